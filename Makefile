@@ -1,0 +1,42 @@
+# Everything happens in .venv; nothing is installed globally.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo test test-slow lint check clean
+
+help:
+	@echo "make demo       set up, then train with GGDR on the bundled images and measure the result"
+	@echo "make test       set up, then run the tests"
+	@echo "make test-slow  set up, then run the slow tests too"
+	@echo "make lint       set up, then ruff and mypy"
+	@echo "make clean      remove the virtual environment and caches"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Error: Python 3.11 or newer is needed, '$(PYTHON)' is older; try make PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet 'torch>=2.14.1' 'torchvision>=0.29.1'
+	$(BIN)/python -m pip install --quiet --editable '.[efficientnet,tensorboard,lmdb,dev]'
+	@touch $(STAMP)
+
+demo: setup
+	$(BIN)/python tools/demo.py
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+check: lint test
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache *.egg-info
