@@ -1,0 +1,1 @@
+"""PyTorch building blocks shared by training, metrics and the command lines."""

@@ -1,0 +1,81 @@
+"""Convolution combined with up- or downsampling, in the order that costs least."""
+
+import torch
+import torch.nn.functional as F
+
+from torch_utils.ops.upfirdn2d import Pair, add_padding, downsample_padding, pad_or_crop, parse_padding, upfirdn2d, upsample_padding
+
+
+def conv2d_resample(
+    x: torch.Tensor,
+    w: torch.Tensor,
+    f: torch.Tensor | None = None,
+    up: int = 1,
+    down: int = 1,
+    padding: Pair = 0,
+    groups: int = 1,
+    flip_weight: bool = True,
+    flip_filter: bool = False,
+) -> torch.Tensor:
+    """Upsample by ``up`` with filter ``f``, convolve with ``w``, downsample by ``down`` with ``f``.
+
+    Args:
+        x: ``[N, in, H, W]``.
+        w: ``[out, in / groups, kh, kw]``.
+        f: low-pass filter from :func:`~torch_utils.ops.upfirdn2d.setup_filter`; None is the identity.
+        up: upsampling factor.
+        down: downsampling factor.
+        padding: of the upsampled image, ``n``, ``[x, y]`` or ``[left, right, top, bottom]``. With ``kernel // 2`` the
+            output has ``up / down`` times the input's size.
+        groups: number of convolution groups.
+        flip_weight: True correlates with ``w`` (as :func:`torch.nn.functional.conv2d`), False convolves.
+        flip_filter: False convolves with ``f``, True correlates.
+
+    Returns:
+        ``[N, out, H', W']``.
+    """
+    kernel = (w.shape[3], w.shape[2])
+    pad = list(parse_padding(padding))
+    if up > 1:
+        pad = add_padding(pad, upsample_padding(f, up))
+    if down > 1:
+        pad = add_padding(pad, downsample_padding(f, down))
+    if not flip_weight:
+        w = w.flip([2, 3])  # from here on, w is correlated
+
+    if up == 1 and down == 1:
+        return _conv(x, w, pad, groups)
+    if down == 1 and kernel == (1, 1):  # convolve at the low resolution
+        return upfirdn2d(_conv(x, w, [0] * 4, groups), f, up=up, padding=pad, flip_filter=flip_filter, gain=up**2)
+    if up == 1 and kernel == (1, 1):
+        return _conv(upfirdn2d(x, f, down=down, padding=pad, flip_filter=flip_filter), w, [0] * 4, groups)
+    if up == 1:
+        return F.conv2d(upfirdn2d(x, f, padding=pad, flip_filter=flip_filter), w, stride=down, groups=groups)
+    x = _conv_then_upsample(x, w, f, up, pad, groups, flip_filter)
+    return x if down == 1 else upfirdn2d(x, f, down=down, flip_filter=flip_filter)
+
+
+def _conv(x: torch.Tensor, w: torch.Tensor, pad: list[int], groups: int) -> torch.Tensor:
+    left, right, top, bottom = pad
+    if left == right >= 0 and top == bottom >= 0:
+        return F.conv2d(x, w, padding=(top, left), groups=groups)
+    return F.conv2d(pad_or_crop(x, (left, right, top, bottom)), w, groups=groups)
+
+
+def _conv_then_upsample(
+    x: torch.Tensor, w: torch.Tensor, f: torch.Tensor | None, up: int, pad: list[int], groups: int, flip_filter: bool
+) -> torch.Tensor:
+    """Transposed convolution with stride ``up``, then the low-pass filter: both orders of these linear maps agree.
+
+    The transposed convolution starts ``kernel − 1`` pixels before the first pixel of the zero-inserted image and ends
+    ``kernel − up`` pixels after its last one, which the filter's padding takes back; what it would crop on both sides
+    is not computed in the first place.
+    """
+    out_channels, in_per_group, kh, kw = w.shape
+    transposed = w.flip([2, 3]).reshape(groups, out_channels // groups, in_per_group, kh, kw).transpose(1, 2)
+    transposed = transposed.reshape(groups * in_per_group, out_channels // groups, kh, kw)
+    pad = add_padding(pad, [-(kw - 1), -(kw - up), -(kh - 1), -(kh - up)])
+    crop_x, crop_y = (max(min(-a, -b), 0) for a, b in (pad[:2], pad[2:]))
+    x = F.conv_transpose2d(x, transposed, stride=up, padding=(crop_y, crop_x), groups=groups)
+    pad = add_padding(pad, [crop_x, crop_x, crop_y, crop_y])
+    return upfirdn2d(x, f, padding=pad, gain=up**2, flip_filter=flip_filter)
