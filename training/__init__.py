@@ -1,0 +1,1 @@
+"""Training: configuration, data, networks, augmentation, objective and the loop."""

@@ -1,0 +1,99 @@
+"""Move pixels: pad, upsample, warp, downsample (ADA, appendix B, "pixel blitting" and "general geometric transformations")."""
+
+import torch
+import torch.nn.functional as F
+
+from training.augment.params import GeometricParams, compose
+from training.augment.resample import SUPPORT, Margin, downsample, upsample
+from training.augment.rows import apply_to_rows
+
+# Symlet 6 low-pass taps (Daubechies, "Ten Lectures on Wavelets", 1992; as printed by PyWavelets 1.8.0,
+# pywt.Wavelet("sym6").dec_lo).
+SYM6 = (
+    *(0.015404109327027373, 0.0034907120842174702, -0.11799011114819057, -0.048311742585633),
+    *(0.4910559419267466, 0.787641141030194, 0.3379294217276218, -0.07263752278646252),
+    *(-0.021060292512300564, 0.04472490177066578, 0.0017677118642428036, -0.007800708325034148),
+)
+
+
+def inverse_matrix(params: GeometricParams, width: int, height: int) -> torch.Tensor:
+    """``[N, 2, 3]``: from a position in the augmented image to the one in the original that it shows.
+
+    Positions are in pixels, (x, y) from the image's centre, y downwards. Integer shifts are rounded to whole pixels
+    of ``width`` × ``height``. The forward transform is ``y = linear⁻¹ (blit⁻¹ x + round(shift)) + offset``.
+    """
+    size = params.shift.new_tensor([width, height])
+    shift, offset = (params.shift * size).round()[:, :, None], (params.offset * size)[:, :, None]
+    linear = compose(params.blit, params.linear)
+    return torch.cat([linear, -compose(linear, offset) - compose(params.blit, shift)], dim=2)
+
+
+def warp(x: torch.Tensor, params: GeometricParams, up_taps: torch.Tensor | None, down_taps: torch.Tensor) -> torch.Tensor:
+    """Move the pixels of ``x``; what comes from outside is a reflection.
+
+    Args:
+        x: images or feature maps, ``[N, C, H, W]``.
+        params: for N images, on the same device.
+        up_taps: wavelet filter ``[12]`` for the way up to twice the resolution; None is bilinear interpolation.
+        down_taps: the same filter for the way back down.
+
+    Returns:
+        ``[N, C, H, W]``. With the wavelet both ways, up and down again changes nothing; so a sample whose transform is
+        the identity at this resolution is left out of the work and comes out bit for bit. With bilinear interpolation
+        every sample is softened alike, moved or not.
+    """
+    height, width = x.shape[2:]
+    matrices = inverse_matrix(params, width, height).cpu()  # a wait for the GPU: the padding has to be known here
+    if up_taps is None:
+        return _warp(x, matrices, up_taps, down_taps)
+    moved = (matrices != torch.eye(2, 3)).flatten(1).any(dim=1)
+    return apply_to_rows(x, moved, lambda rows: _warp(rows, matrices[moved], up_taps, down_taps))
+
+
+def required_margin(matrices: torch.Tensor, width: int, height: int) -> Margin:
+    """Pixels of reflection outside the image that any of ``matrices`` (``[n, 2, 3]``) shows, at most the size less one.
+
+    To the corners' reach comes the support of the two filters.
+    """
+    x, y = (width - 1) / 2, (height - 1) / 2
+    corners = torch.tensor([[-x, -y, 1], [x, -y, 1], [x, y, 1], [-x, y, 1]])
+    reach = (matrices @ corners.T).permute(1, 0, 2).flatten(1)  # [2, n * 4]
+    half = torch.tensor([x, y])
+    limit = torch.tensor([width - 1, height - 1])
+    (left, top), (right, bottom) = (
+        torch.minimum((excess + 2 * SUPPORT).clamp(min=0).ceil(), limit).int().tolist()
+        for excess in (-reach.amin(dim=1) - half, reach.amax(dim=1) - half)
+    )
+    return left, right, top, bottom
+
+
+def _warp(x: torch.Tensor, matrices: torch.Tensor, up_taps: torch.Tensor | None, down_taps: torch.Tensor) -> torch.Tensor:
+    """:func:`warp` of all samples, with ``matrices`` ``[n, 2, 3]`` in host memory."""
+    height, width = x.shape[2:]
+    margin = required_margin(matrices, width, height)
+    grid = sampling_grid(matrices, width, height, margin).to(x.device, x.dtype)
+    x = F.grid_sample(upsample(x, up_taps, margin), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return downsample(x, down_taps)
+
+
+def sampling_grid(matrices: torch.Tensor, width: int, height: int, margin: Margin) -> torch.Tensor:
+    """Where each pixel of the augmented image at twice the resolution looks in the extended original at that resolution.
+
+    Sample 2i of an upsampled image shows pixel i: the wavelet's energy is centred there, not half-way between two
+    samples as that of a symmetric filter of even length would be. Hence the quarters of a pixel below.
+
+    Args:
+        matrices: from :func:`inverse_matrix`, ``[n, 2, 3]``.
+        width: of the image, not extended, in pixels. ``height`` likewise.
+        margin: pixels by which the original was extended.
+
+    Returns:
+        ``[n, 2 height + 4 SUPPORT, 2 width + 4 SUPPORT, 2]`` in the convention of ``grid_sample``, edges at ±1. The
+        augmented image includes SUPPORT pixels on every side for the filter on the way down.
+    """
+    left, right, top, bottom = margin
+    xs, ys = (torch.arange(2 * size + 4 * SUPPORT) / 2 - SUPPORT - (size - 1) / 2 for size in (width, height))
+    recentre = torch.tensor([(left - right) / 2 - 0.25, (top - bottom) / 2 - 0.25])
+    half = torch.tensor([left + width + right, top + height + bottom]) / 2
+    a, b, c = (torch.cat([matrices[:, :, :2], matrices[:, :, 2:] + recentre[:, None]], dim=2) / half[:, None]).unbind(2)
+    return a[:, None, None, :] * xs[:, None] + (b[:, None, None, :] * ys[:, None, None] + c[:, None, None, :])

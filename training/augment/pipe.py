@@ -1,0 +1,104 @@
+"""The order of the transforms. Parameters are drawn once and then applied to images and feature maps alike."""
+
+from typing import Any
+
+import torch
+
+from torch_utils.ops import upfirdn2d
+from training.augment import color, corrupt, geometric
+from training.augment.params import AugmentParams, AugmentSpec, draw
+
+
+class AugmentPipe(torch.nn.Module):
+    """ADA's augmentations with probability ``p`` each.
+
+    Args:
+        spec: fields of :class:`training.augment.params.AugmentSpec`, e.g. ``**preset("bgc")``. All are off by default.
+
+    Buffers, with the reference's names: ``p``, scalar, 1 at first; ``Hz_geom`` ``[12]`` and ``Hz_fbank`` ``[4, 43]``,
+    the wavelet filters.
+
+    Raises:
+        TypeError: unknown keyword.
+        ValueError: see :class:`AugmentSpec`.
+    """
+
+    p: torch.Tensor
+    Hz_geom: torch.Tensor
+    Hz_fbank: torch.Tensor
+
+    def __init__(self, **spec: Any) -> None:
+        super().__init__()
+        self.spec = AugmentSpec(**spec)
+        self.init_kwargs: dict[str, Any] = dict(spec)
+        self.register_buffer("p", torch.ones([]))
+        self.register_buffer("Hz_geom", upfirdn2d.setup_filter(geometric.SYM6))
+        self.register_buffer("Hz_fbank", corrupt.band_filters())
+
+    def forward(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """:meth:`apply` after :meth:`sample`. Images and result are ``[N, C, H, W]``."""
+        return self.apply(images, self.sample(images, generator=generator))
+
+    def sample(
+        self, images: torch.Tensor, debug_percentile: float | None = None, *, generator: torch.Generator | None = None
+    ) -> AugmentParams:
+        """Draw parameters for ``images``, ``[N, C, H, W]``; see :func:`training.augment.params.draw`."""
+        color.check_channels(images)
+        with torch.no_grad():
+            return draw(self.spec, self.p, images, generator, debug_percentile)
+
+    def apply(self, images: torch.Tensor, params: AugmentParams) -> torch.Tensor:  # type: ignore[override]
+        """Augment images. (This takes the name of :meth:`torch.nn.Module.apply`, which is of no use here.)
+
+        Args:
+            images: ``[N, C, H, W]`` with C 1 or 3, values in [-1, 1] nominally.
+            params: from :meth:`sample` for these images.
+
+        Returns:
+            ``[N, C, H, W]``, differentiable any number of times in ``images``.
+
+        Raises:
+            ValueError: another number of channels, or parameters drawn for another number or shape of images.
+        """
+        color.check_channels(images)
+        self._check_batch(images, params)
+        if params.geometric is not None:
+            images = geometric.warp(images, params.geometric, self.Hz_geom, self.Hz_geom)
+        if params.color is not None:
+            images = color.transform(images, params.color)
+        if params.band_gains is not None:
+            images = corrupt.filter_bands(images, params.band_gains, self.Hz_fbank)
+        if params.noise is not None:
+            images = corrupt.add_noise(images, params.noise)
+        if params.cutout is not None:
+            images = corrupt.cut_out(images, params.cutout)
+        return images
+
+    def warp(self, features: torch.Tensor, params: AugmentParams) -> torch.Tensor:
+        """Move a feature map as :meth:`apply` moves the images, and do nothing else to it (GGDR).
+
+        Two differences from the images' path: the map is upsampled bilinearly before it is warped, and integer shifts
+        are rounded at the map's own resolution. The former softens every map a little and displaces it, before the
+        transform, by a quarter of its own pixels to the right and down, whether or not it moves otherwise and also at
+        p = 0; the reference does so and ``golden/augment.npz`` holds it. Without geometric transforms in the pipe the
+        map is returned as it is.
+
+        Args:
+            features: ``[N, C, H, W]``, any C, H and W.
+            params: from :meth:`sample` for N images of any resolution.
+
+        Returns:
+            ``[N, C, H, W]``, differentiable any number of times in ``features``.
+
+        Raises:
+            ValueError: parameters drawn for another number of images.
+        """
+        self._check_batch(features, params)
+        if params.geometric is None:
+            return features
+        return geometric.warp(features, params.geometric, None, self.Hz_geom)
+
+    @staticmethod
+    def _check_batch(x: torch.Tensor, params: AugmentParams) -> None:
+        if len(x) != params.batch_size:
+            raise ValueError(f"augmentation parameters were drawn for {params.batch_size} images, not {len(x)}")
