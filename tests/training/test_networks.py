@@ -1,0 +1,159 @@
+"""Shapes, parameter counts, architectures, freezing, and what GGDR's decoder leaves alone."""
+
+import pytest
+import torch
+
+from training.networks import Discriminator, Generator
+from training.networks.discriminator import MinibatchStdLayer
+from training.networks.layers import MappingNetwork
+
+SMALL = {"channel_base": 128, "channel_max": 8}
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def small_generator(**kwargs) -> Generator:
+    return Generator(8, kwargs.pop("c_dim", 0), 8, 32, kwargs.pop("img_channels", 3), {"num_layers": 2}, {**SMALL, **kwargs})
+
+
+def small_discriminator(c_dim: int = 0, img_channels: int = 3, **kwargs) -> Discriminator:
+    return Discriminator(c_dim, 32, img_channels, **SMALL, **kwargs)
+
+
+def test_parameter_counts_at_paper256():
+    """24.767 M, 24.001 M and with the decoder at 64, 25.576 M: built without memory, on the meta device."""
+    with torch.device("meta"):
+        G = Generator(512, 0, 512, 256, 3, {"num_layers": 8}, {"channel_base": 16384, "channel_max": 512})
+        D = Discriminator(0, 256, 3, channel_base=16384, channel_max=512)
+        D_ggdr = Discriminator(0, 256, 3, channel_base=16384, channel_max=512, decoder_res=64)
+    assert [round(count(m) / 1e6, 3) for m in (G, D, D_ggdr)] == [24.767, 24.001, 25.576]
+
+
+def test_without_decoder_keys_and_initial_weights_are_the_baselines():
+    torch.manual_seed(0)
+    baseline = small_discriminator().state_dict()
+    torch.manual_seed(0)
+    extended = small_discriminator(decoder_res=16).state_dict()
+    assert list(extended)[: len(baseline)] == list(baseline)
+    assert {key.split(".")[0] for key in list(extended)[len(baseline) :]} == {"b8_dec", "b16_dec"}
+    for key, value in baseline.items():
+        assert torch.equal(value, extended[key]), key
+
+
+def test_the_decoder_does_not_change_the_logits():
+    torch.manual_seed(0)
+    D = small_discriminator(decoder_res=16)
+    images = torch.randn([4, 3, 32, 32])
+    logits, maps = D(images, None, return_features=True)
+    assert torch.equal(logits, D(images, None))
+    assert {res: tuple(m.shape) for res, m in maps.items()} == {8: (4, 8, 8, 8), 16: (4, 8, 16, 16)}
+
+
+@pytest.mark.parametrize("architecture", ["orig", "skip", "resnet"])
+@pytest.mark.parametrize(("c_dim", "channels"), [(0, 1), (0, 3), (3, 3)])
+def test_discriminator_architectures(architecture, c_dim, channels):
+    D = small_discriminator(c_dim, channels, architecture=architecture, decoder_res=8)
+    c = torch.eye(3)[[0, 1, 2, 0]] if c_dim else torch.zeros([4, 0])
+    images = torch.randn([4, channels, 32, 32])
+    logits, maps = D(images, c, return_features=True)
+    assert logits.shape == (4, 1)
+    assert list(maps) == [8]
+    if c_dim:
+        assert not torch.allclose(D(images, c.flip(0)), logits)
+
+
+@pytest.mark.parametrize("architecture", ["orig", "skip", "resnet"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_generator_architectures(architecture, channels):
+    G = small_generator(img_channels=channels, architecture=architecture)
+    images, features = G(torch.randn([2, 8]), None, capture=(4, 32))
+    assert images.shape == (2, channels, 32, 32)
+    assert {res: tuple(f.shape) for res, f in features.items()} == {4: (2, 8, 4, 4), 32: (2, 4, 32, 32)}
+
+
+def test_noise_modes():
+    G = small_generator()
+    for name, p in G.named_parameters():
+        if name.endswith("noise_strength"):
+            p.data.fill_(1)
+    ws = G.mapping(torch.randn([1, 8]), None)
+    const, none = G.synthesis(ws, noise_mode="const"), G.synthesis(ws, noise_mode="none")
+    assert torch.equal(const, G.synthesis(ws, noise_mode="const"))
+    assert not torch.allclose(const, none)
+    assert not torch.allclose(G.synthesis(ws), G.synthesis(ws))
+
+
+def test_both_ways_to_modulate_agree():
+    G = small_generator()
+    ws = G.mapping(torch.randn([3, 8]), None)
+    fused = G.synthesis(ws, noise_mode="const", fused_modconv=True)
+    torch.testing.assert_close(fused, G.synthesis(ws, noise_mode="const"), atol=1e-5, rtol=1e-5)
+
+
+def test_running_average_of_w_moves_only_when_asked():
+    mapping = MappingNetwork(8, 0, 8, num_ws=4, num_layers=2, w_avg_beta=0.9)
+    w = mapping(torch.randn([16, 8]), None)
+    assert not mapping.w_avg.any()
+    z = torch.randn([16, 8])
+    w = mapping(z, None, update_emas=True)
+    torch.testing.assert_close(mapping.w_avg, 0.1 * w[:, 0].mean(dim=0))
+
+
+def test_truncation_limits():
+    mapping = MappingNetwork(8, 0, 8, num_ws=4, num_layers=2)
+    mapping.w_avg.normal_()
+    z = torch.randn([2, 8])
+    w, average = mapping(z, None), mapping.w_avg.expand(2, 4, 8)
+    torch.testing.assert_close(mapping(z, None, truncation_psi=0), average)
+    cut = mapping(z, None, truncation_psi=0, truncation_cutoff=1)
+    torch.testing.assert_close(cut[:, :1], average[:, :1])
+    torch.testing.assert_close(cut[:, 1:], w[:, 1:])
+
+
+@pytest.mark.parametrize("freeze", [0, 1, 4, 100])
+def test_frozen_layers_are_buffers_under_the_same_names(freeze):
+    """Layers are counted from the image: fromrgb, conv0, conv1, skip of the first block, and so on."""
+    plain = small_discriminator()
+    D = small_discriminator(block_kwargs={"freeze_layers": freeze})
+    assert set(D.state_dict()) == set(plain.state_dict())
+    trainable = {name.rsplit(".", 1)[0] for name, _ in D.named_parameters()}
+    layers = [f"b{res}.{name}" for res in (32, 16, 8) for name in ("fromrgb", "conv0", "conv1", "skip") if res == 32 or name != "fromrgb"]
+    assert trainable & set(layers) == set(layers[freeze:])
+    assert "b4.out" in trainable
+
+
+def test_minibatch_std():
+    """Groups are n, n + N/group, …: two groups of two alternate, and equal images have no deviation."""
+    x = torch.tensor([0.0, 5, 2, 5]).reshape(4, 1, 1, 1).expand(4, 2, 4, 4)
+    y = MinibatchStdLayer(2)(x)
+    assert y.shape == (4, 3, 4, 4)
+    torch.testing.assert_close(y[:, 2, 0, 0], torch.tensor([1.0, 0, 1, 0]), atol=2e-4, rtol=0)
+    with pytest.raises(ValueError, match="does not divide"):
+        MinibatchStdLayer(3)(x)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Generator(8, 0, 8, 24, 3), "power of two"),
+        (lambda: Discriminator(0, 4, 3), "at least 8"),
+        (lambda: small_discriminator(decoder_res=32), "not possible"),
+        (lambda: small_discriminator(decoder_res=4), "not possible"),
+        (lambda: small_discriminator(architecture="vgg"), "architecture"),
+        (lambda: small_generator(architecture="vgg"), "architecture"),
+        (lambda: small_discriminator()(torch.zeros([1, 3, 16, 16]), None), "expected images"),
+        (lambda: small_discriminator()(torch.zeros([1, 3, 32, 32]), None, return_features=True), "no decoder"),
+        (lambda: small_generator(c_dim=2)(torch.zeros([1, 8]), None), "expected c"),
+        (lambda: small_generator()(torch.zeros([1, 7]), None), "expected z"),
+        (lambda: small_generator().synthesis(torch.zeros([1, 3, 8])), "expected ws"),
+        (lambda: small_generator()(torch.zeros([1, 8]), None, capture=(64,)), "cannot capture"),
+        (lambda: small_generator()(torch.zeros([1, 8]), None, noise_mode="loud"), "noise_mode"),
+        (lambda: MappingNetwork(0, 0, 8, num_ws=None), "at least one"),
+        (lambda: MappingNetwork(8, 0, 8, num_ws=2, w_avg_beta=None)(torch.zeros([1, 8]), None, truncation_psi=0.5), "truncation"),
+    ],
+)
+def test_wrong_arguments_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
