@@ -1,0 +1,79 @@
+"""Make a data set for training: square images of one size in a zip or folder, with labels if there are any."""
+
+import re
+from typing import Any
+
+import click
+import PIL.ImageColor
+
+from dnnlib.cli import Command, friendly_errors
+from dnnlib.errors import UserError
+from training.dataset_import import ImportReport, Transform, import_dataset
+
+
+def parse_resolution(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    """``"256x128"`` to (256, 128)."""
+    match = re.fullmatch(r"(\d+)x(\d+)", text.strip().lower()) if text is not None else None
+    if text is not None and match is None:
+        raise click.BadParameter(f"'{text}' is not of the form WxH, such as 256x256")
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def parse_color(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[int, ...]:
+    """A colour's name or ``#rrggbb`` to (r, g, b)."""
+    try:
+        return PIL.ImageColor.getrgb(text)[:3]
+    except ValueError as error:
+        raise click.BadParameter(f"'{text}' is no colour; give a name such as white or #rrggbb") from error
+
+
+@click.command(cls=Command)
+@click.option("--source", required=True, metavar="PATH", help="Folder, zip, cifar-10-python.tar.gz, MNIST images .gz, LSUN lmdb")
+@click.option("--dest", required=True, metavar="PATH", help="Zip (name ends in .zip; replaced if there) or new folder to write")
+@click.option("--max-images", type=int, metavar="N", help="Take only the first N images of the source")
+@click.option("--resize-filter", type=click.Choice(["box", "lanczos"]), default="lanczos", show_default=True, help="How to resize")
+@click.option("--transform", type=click.Choice(["center-crop", "center-crop-wide"]), help="Crop before resizing  [default: none]")
+@click.option("--width", type=int, help="Width to come out  [default: the images' own]")
+@click.option("--height", type=int, help="Height to come out  [default: the images' own]")
+@click.option("--resolution", metavar="WxH", callback=parse_resolution, help="Both in one, such as 256x256")
+@click.option("--background", default="white", show_default=True, callback=parse_color, metavar="COLOUR", help="Behind transparency")
+@click.option("--labels", type=click.Choice(["dataset.json", "subfolders", "none"]), help="Their source  [default: dataset.json if there]")
+@click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True, help="What to do about a broken image")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes to use  [default: one for each core]")
+@friendly_errors
+def main(width: int | None, height: int | None, resolution: tuple[int, int] | None, **options: Any) -> None:
+    """Make a data set for training out of images as they come.
+
+    The images come out as NNNNN/imgNNNNNNNN.png beside a dataset.json with their labels, greyscale when all are greyscale and
+    RGB otherwise. The output depends on the input and the options alone, and appears whole or not at all.
+
+    \b
+    python dataset_tool.py --source=photos/ --dest=photos256.zip --transform=center-crop --resolution=256x256
+    python dataset_tool.py --source=cifar-10-python.tar.gz --dest=cifar10.zip
+    python dataset_tool.py --source=train-images-idx3-ubyte.gz --dest=fashion.zip
+    python dataset_tool.py --source=imagenet/train --dest=imagenet128.zip --labels=subfolders \\
+        --transform=center-crop --resolution=128x128 --on-error=skip
+
+    --transform=center-crop takes the largest centred square. --transform=center-crop-wide takes the largest centred rectangle of
+    the ratio width:height and pads it with black to width x width; smaller images are errors to it.
+    """
+    if resolution is not None:
+        if width is not None or height is not None:
+            raise UserError("--resolution stands for --width and --height; give one or the other")
+        width, height = resolution
+    transform = Transform(options.pop("transform"), width, height, options.pop("resize_filter"))
+    print_report(import_dataset(**options, transform=transform), options["dest"])
+
+
+def print_report(report: ImportReport, dest: str) -> None:
+    """Say what was written and, one a line, what was left out."""
+    for line in report.skipped:
+        click.echo(f"skipped {line}", err=True)
+    left_out = f", {len(report.skipped)} skipped" if report.skipped else ""
+    labels = f"labels of {report.label_dim}" if report.label_dim else "no labels"
+    kind = "greyscale" if report.num_channels == 1 else "RGB"
+    click.echo(f"{dest}: {report.num_images} {kind} images of {report.resolution}x{report.resolution}, {labels}{left_out}")
+
+
+if __name__ == "__main__":
+    main()

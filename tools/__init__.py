@@ -1,0 +1,1 @@
+"""Further command lines, run as ``python -m tools.NAME`` from the project's root."""

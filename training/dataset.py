@@ -1,0 +1,329 @@
+"""Training images: a data set over a folder or a zip, the endless shuffled order, and batches from both."""
+
+import io
+import os
+import signal
+from collections.abc import Generator, Iterator, Sequence
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+
+from dnnlib.errors import UserError
+from training.file_tree import FileTree, reason
+from training.labels import LABEL_FILE, label_array, labels_for, read_labels
+
+MIN_RESOLUTION = 4
+CHANNELS = {"L": 1, "RGB": 3}
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]):
+    """Square 8-bit images of one size in a folder (recursive) or a zip, with optional labels from ``dataset.json``.
+
+    Item ``i`` is ``(image, label)``: uint8 ``[C, H, W]`` and float32 ``[label_dim]``. Images are ordered by name.
+
+    Arguments:
+        path: folder or zip.
+        resolution: what the images must measure; None takes what they do.
+        use_labels: give labels; without it every label is empty.
+        max_size: keep this many images, picked at random by ``random_seed`` and kept in order; None keeps all.
+        xflip: append a mirrored copy of everything: item ``num_images + i`` is item ``i`` mirrored.
+        memory_budget_mb: keep all images decoded in memory when they take no more MiB than this. They are then decoded and
+            checked at construction. Otherwise only the first is, and each other one when it is asked for. 0 never does.
+
+    Attributes: ``name`` (the path's stem), ``path``, ``num_images`` (before mirroring; ``len()`` counts mirrored copies),
+    ``image_shape`` (``[C, H, W]``), ``resolution``, ``num_channels``, ``has_labels`` (the source has usable labels, used or
+    not), ``use_labels``, ``label_dim`` (0 when labels are off), ``label_shape``, ``in_memory``.
+
+    Instances may be forked or pickled into worker processes; a pickled copy reads from disk rather than carry the pixels.
+    Raises :class:`UserError`, at construction or from an item, for whatever is wrong with the path, an image or a label.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        resolution: int | None = None,
+        use_labels: bool = False,
+        max_size: int | None = None,
+        xflip: bool = False,
+        random_seed: int = 0,
+        memory_budget_mb: float = 1024,
+    ) -> None:
+        self.path = os.fspath(path)
+        self.name = os.path.splitext(os.path.basename(os.path.abspath(self.path)))[0]
+        self.use_labels = use_labels
+        self.xflip = xflip
+        self._pixels: np.ndarray | None = None
+        self._tree = FileTree(path)
+        self._all_names = self._tree.image_names
+        if not self._all_names:
+            raise UserError(f"'{path}' holds no images; give a folder or zip of square images, or make one with dataset_tool.py")
+        kept = _subset(len(self._all_names), max_size, random_seed)
+        self._names = [self._all_names[i] for i in kept]
+        self.num_images = len(kept)
+        self.image_shape = list(self._first_shape(resolution))
+        self._labels: np.ndarray | None = None
+        self._label_shape: list[int] = [0]
+        if use_labels:
+            every = self._every_label()
+            self._label_shape = [int(every.max()) + 1] if every.ndim == 1 else list(every.shape[1:])
+            self._labels = every[kept]
+        if self.num_images * int(np.prod(self.image_shape)) <= memory_budget_mb * 2**20:
+            self._pixels = self._load_all()
+
+    def __len__(self) -> int:
+        return self.num_images * (2 if self.xflip else 1)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        raw, mirrored = self._locate(index)
+        image = self._load(raw) if self._pixels is None else self._pixels[raw]
+        return (image[:, :, ::-1] if mirrored else image).copy(), self.get_label(index)
+
+    def get_label(self, index: int) -> np.ndarray:
+        """The label of one item, float32 ``[label_dim]``: one-hot for a class, else the vector as it stands."""
+        raw, _ = self._locate(index)
+        if self._labels is None:
+            return np.zeros(0, dtype=np.float32)
+        if self._labels.ndim == 2:
+            return self._labels[raw].copy()
+        onehot = np.zeros(self.label_dim, dtype=np.float32)
+        onehot[self._labels[raw]] = 1
+        return onehot
+
+    @property
+    def resolution(self) -> int:
+        return self.image_shape[1]
+
+    @property
+    def num_channels(self) -> int:
+        return self.image_shape[0]
+
+    @property
+    def label_shape(self) -> list[int]:
+        return list(self._label_shape)
+
+    @property
+    def label_dim(self) -> int:
+        return self._label_shape[0]
+
+    @property
+    def in_memory(self) -> bool:
+        return self._pixels is not None
+
+    @cached_property
+    def has_labels(self) -> bool:
+        """Whether labels could be used. Unreadable labels that nobody asked for count as none."""
+        try:
+            return self.use_labels or len(self._every_label()) > 0
+        except UserError:
+            return False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pixels": None}
+
+    def _locate(self, index: int) -> tuple[int, bool]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"item {index} of {len(self)}")
+        mirrored, raw = divmod(int(index) % len(self), self.num_images)
+        return raw, bool(mirrored)
+
+    def _first_shape(self, resolution: int | None) -> tuple[int, ...]:
+        first = self._names[0]
+        shape = read_pixels(self._tree, first).shape
+        _, height, width = shape
+        if height != width or width < MIN_RESOLUTION or width & (width - 1):
+            raise UserError(
+                f"'{first}' in '{self.path}' is {width}x{height}; images must be square with a power of two of at least "
+                f"{MIN_RESOLUTION} a side: convert them with dataset_tool.py --transform=center-crop --resolution=WxH"
+            )
+        if resolution is not None and resolution != width:
+            raise UserError(f"the images in '{self.path}' are {width}x{height}, not {resolution}x{resolution} as was asked for")
+        return shape
+
+    def _every_label(self) -> np.ndarray:
+        """Labels of all images, before any subset is taken, so that a subset has the same label_dim."""
+        labels = read_labels(self._tree)
+        if labels is None:
+            raise UserError(
+                f"'{self.path}' has no labels in a {LABEL_FILE}; train without --cond, or add them "
+                "(dataset_tool.py --labels=subfolders takes them from folder names)"
+            )
+        return label_array(labels_for(self._all_names, labels, f"{LABEL_FILE} in '{self.path}'"))
+
+    def _load(self, raw: int) -> np.ndarray:
+        """Decode one image and hold it against the first one's shape."""
+        image = read_pixels(self._tree, self._names[raw])
+        if list(image.shape) != self.image_shape:
+            raise UserError(
+                f"'{self._names[raw]}' in '{self.path}' is {_describe(image.shape)}, but '{self._names[0]}' is "
+                f"{_describe(self.image_shape)}; make them all alike with dataset_tool.py"
+            )
+        return image
+
+    def _load_all(self) -> np.ndarray:
+        pixels = np.empty([self.num_images, *self.image_shape], dtype=np.uint8)
+        for raw in range(self.num_images):  # no threads: on images that are small enough to fit they take longer
+            pixels[raw] = self._load(raw)
+        self._tree.close()
+        return pixels
+
+
+def read_pixels(tree: FileTree, name: str) -> np.ndarray:
+    """Decode one greyscale or RGB image as uint8 ``[C, H, W]``, pixels as stored. Raises :class:`UserError` otherwise."""
+    content = tree.read(name)
+    try:
+        with PIL.Image.open(io.BytesIO(content)) as image:
+            mode = image.mode + (" with transparency" if "transparency" in image.info else "")
+            pixels = np.asarray(image) if mode in CHANNELS else None
+    except Exception as error:  # Pillow raises nearly anything on damaged bytes
+        raise UserError(f"'{name}' in '{tree.path}' is broken: {reason(error)}; mend or remove it") from error
+    if pixels is None:
+        raise UserError(f"'{name}' in '{tree.path}' is {mode}, not RGB or 8-bit greyscale (L); convert the images with dataset_tool.py")
+    return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], CHANNELS[mode]).transpose(2, 0, 1))
+
+
+class EndlessShuffle(torch.utils.data.Sampler[int]):
+    """Indices of a data set in an endless shuffled order that is a pure function of (seed, position).
+
+    Position p lies in epoch ``p // size``; every epoch is a permutation of its own, drawn from (seed, epoch), and never
+    begins with the item that the one before ended with (from three items up). Iteration gives positions ``start + rank``,
+    ``start + rank + world_size``, and so on, so ``world_size`` ranks together walk the order once.
+    """
+
+    def __init__(self, size: int, *, seed: int, start: int = 0, rank: int = 0, world_size: int = 1) -> None:
+        if size < 1 or seed < 0 or start < 0 or not 0 <= rank < world_size:
+            raise ValueError(f"EndlessShuffle: {size=} {seed=} {start=} {rank=} {world_size=}")
+        self.size = size
+        self.seed = seed
+        self.start = start
+        self.rank = rank
+        self.world_size = world_size
+
+    def __iter__(self) -> Iterator[int]:
+        position = self.start + self.rank
+        epoch, order = -1, np.empty(0, dtype=np.int64)
+        while True:
+            if position // self.size != epoch:
+                epoch = position // self.size
+                order = epoch_order(self.size, self.seed, epoch)
+            yield int(order[position % self.size])
+            position += self.world_size
+
+
+def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
+    """The permutation int64 ``[size]`` of one epoch of :class:`EndlessShuffle`."""
+    order = _permutation(size, seed, epoch)
+    # Mending the seam touches places 0 and 1 alone, so the last item of an epoch is that of its raw permutation.
+    if size > 2 and epoch > 0 and order[0] == _permutation(size, seed, epoch - 1)[-1]:
+        order[[0, 1]] = order[[1, 0]]
+    return order
+
+
+def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
+    # RandomState, because NumPy promises never to change its streams: a run can be continued under another NumPy.
+    bits = np.random.MT19937(np.random.SeedSequence([seed, epoch]))
+    return np.random.RandomState(bits).permutation(size).astype(np.int64)
+
+
+def image_batches(
+    dataset: ImageFolderDataset,
+    *,
+    batch_size: int,
+    seed: int,
+    start: int = 0,
+    workers: int = 2,
+    pin_memory: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Generator[Batch, None, None]:
+    """Endless batches ``(images uint8 [N, C, H, W], labels float32 [N, label_dim])`` in :class:`EndlessShuffle`'s order.
+
+    ``start`` is the position of the first item over all ranks, ``batch_size`` counts one rank's images. A data set in memory
+    is indexed directly; any other is read by ``workers`` processes (0: in this one). The global random generators are left
+    alone. Close the iterator (``contextlib.closing``) to end the workers at once. Raises :class:`UserError`, with the
+    file's name, for an image that can't be used, and :class:`ValueError` for senseless numbers.
+    """
+    if batch_size < 1 or workers < 0:
+        raise ValueError(f"image_batches: {batch_size=} {workers=}")
+    sampler = EndlessShuffle(len(dataset), seed=seed, start=start, rank=rank, world_size=world_size)
+    pin_memory = pin_memory and torch.cuda.is_available()
+    if dataset.in_memory or workers == 0:
+        return _direct_batches(dataset, sampler, batch_size, pin_memory)
+    return _worker_batches(dataset, sampler, batch_size, pin_memory, workers)
+
+
+def _direct_batches(
+    dataset: ImageFolderDataset, sampler: EndlessShuffle, batch_size: int, pin_memory: bool
+) -> Generator[Batch, None, None]:
+    indices = iter(sampler)
+    while True:
+        yield _tensors(_stack([dataset[i] for i in islice(indices, batch_size)]), pin_memory)
+
+
+def _worker_batches(
+    dataset: ImageFolderDataset, sampler: EndlessShuffle, batch_size: int, pin_memory: bool, workers: int
+) -> Generator[Batch, None, None]:
+    loader: Any = torch.utils.data.DataLoader(
+        _ErrorsAsItems(dataset),
+        sampler=sampler,
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=_stack_or_error,  # to arrays, not tensors: those would need shared memory, which containers often lack,
+        # and a handshake with the worker for each, which an interrupt can cut
+        worker_init_fn=_ignore_interrupt,
+        generator=torch.Generator(),  # without one of its own, the loader draws from the global generator
+    )
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield _tensors(batch, pin_memory)
+
+
+class _ErrorsAsItems(torch.utils.data.Dataset[Any]):
+    """Hands a :class:`UserError` over as an item; raised in a worker it would arrive buried in a traceback's text."""
+
+    def __init__(self, dataset: ImageFolderDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray] | UserError:
+        try:
+            return self.dataset[index]
+        except UserError as error:
+            return UserError(str(error))
+
+
+def _stack(items: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    return np.stack([image for image, _ in items]), np.stack([label for _, label in items])
+
+
+def _tensors(arrays: tuple[np.ndarray, np.ndarray], pin_memory: bool) -> Batch:
+    images, labels = (torch.from_numpy(array) for array in arrays)
+    return (images.pin_memory(), labels.pin_memory()) if pin_memory else (images, labels)
+
+
+def _stack_or_error(items: list[Any]) -> tuple[np.ndarray, np.ndarray] | UserError:
+    return next((item for item in items if isinstance(item, UserError)), None) or _stack(items)
+
+
+def _ignore_interrupt(_worker: int) -> None:
+    # Ctrl-C reaches the whole process group; the main process alone answers it and ends the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _subset(size: int, max_size: int | None, random_seed: int) -> np.ndarray:
+    """Sorted indices of the images to keep; the legacy generator, so that a subset is the reference's."""
+    if max_size is not None and max_size < 1:
+        raise UserError(f"the subset must have at least 1 image, not {max_size}")
+    if max_size is None or max_size >= size:
+        return np.arange(size)
+    return np.sort(np.random.RandomState(random_seed % 2**32).permutation(size)[:max_size])
+
+
+def _describe(shape: Sequence[int]) -> str:
+    channels, height, width = shape
+    return f"{width}x{height} {'greyscale' if channels == 1 else 'RGB'}"

@@ -1,0 +1,91 @@
+"""The files of a data set, in a folder or in a zip, read by name without extracting anything."""
+
+import os
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dnnlib.errors import UserError
+
+# Raster formats that Pillow reads by itself. Not Pillow's whole registry: that names formats needing outside programs too.
+IMAGE_SUFFIXES = {
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".j2k", ".jpx", ".pcx", ".sgi"),
+}
+
+
+class FileTree:
+    """The files below a folder (recursively) or inside a zip, by name relative to it with ``/`` between the parts.
+
+    Hidden files and macOS' ``__MACOSX`` shadows are left out. Zip handles are opened per process and never travel to
+    another one, so an instance may be forked or pickled into workers.
+
+    Attributes: ``path``, ``is_zip``, and ``names``, every file's name in sorted order.
+    Raises :class:`UserError` when the path is missing, is neither folder nor zip, or can't be listed.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._handle: zipfile.ZipFile | None = None
+        self._handle_pid: int | None = None
+        self.is_zip = os.path.isfile(path)
+        if not os.path.exists(path):
+            raise UserError(f"'{self.path}' does not exist; give a folder of images or a zip of them")
+        if self.is_zip:
+            names = [info.filename for info in self._zip().infolist() if not info.is_dir()]
+            self.close()
+        else:
+            names = list(_walk(self.path))
+        self.names = sorted(name for name in names if not _hidden(name))
+
+    @property
+    def image_names(self) -> list[str]:
+        """The names with an image's suffix, sorted."""
+        return [name for name in self.names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
+
+    def read(self, name: str) -> bytes:
+        """The content of one file. Raises :class:`UserError` with its name when it can't be read."""
+        try:
+            return self._zip().read(name) if self.is_zip else (self.path / name).read_bytes()
+        except UserError:
+            raise
+        except Exception as error:  # a damaged or encrypted zip member raises nearly anything
+            raise UserError(f"cannot read '{name}' in '{self.path}': {reason(error)}") from error
+
+    def close(self) -> None:
+        """Close the zip handle of this process; reading again opens a new one."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            handle.close()
+
+    def _zip(self) -> zipfile.ZipFile:
+        if self._handle is None or self._handle_pid != os.getpid():
+            try:
+                self._handle = zipfile.ZipFile(self.path)
+            except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+                raise UserError(f"'{self.path}' is no zip that can be read ({reason(error)}); give a folder of images or a zip") from error
+            self._handle_pid = os.getpid()
+        return self._handle
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_handle": None, "_handle_pid": None}
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, on one line, for the end of a message."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    def refuse(error: OSError) -> None:
+        raise UserError(f"cannot list '{error.filename}': {reason(error)}") from error
+
+    for root, _, files in os.walk(folder, onerror=refuse):
+        for file in files:
+            yield os.path.relpath(os.path.join(root, file), folder).replace(os.sep, "/")
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
