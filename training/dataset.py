@@ -123,6 +123,17 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
         except UserError:
             return False
 
+    def fingerprint(self) -> str:
+        """A digest of all that decides the pixels: file contents, which of them and in which order, mirroring.
+
+        The files are read once, not decoded; nothing but their contents matters, neither path nor time.
+        """
+        return f"{self._digest}-{'mirrored' if self.xflip else 'plain'}"
+
+    @cached_property
+    def _digest(self) -> str:
+        return self._tree.digest(self._names)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pixels": None}
 

@@ -1,8 +1,9 @@
 """The files of a data set, in a folder or in a zip, read by name without extracting anything."""
 
+import hashlib
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,18 @@ class FileTree:
             raise
         except Exception as error:  # a damaged or encrypted zip member raises nearly anything
             raise UserError(f"cannot read '{name}' in '{self.path}': {reason(error)}") from error
+
+    def digest(self, names: Iterable[str]) -> str:
+        """SHA-256 of the contents of some files, in order; of a zip, of the checksums and sizes that its directory records."""
+        total = hashlib.sha256()
+        for name in names:
+            if self.is_zip:
+                info = self._zip().getinfo(name)
+                total.update(f"{info.CRC:08x} {info.file_size}\n".encode())
+            else:
+                total.update(hashlib.sha256(self.read(name)).digest())
+        self.close()
+        return total.hexdigest()
 
     def close(self) -> None:
         """Close the zip handle of this process; reading again opens a new one."""

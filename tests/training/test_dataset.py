@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -399,3 +400,25 @@ def test_ctrl_c_leaves_no_words_and_no_workers(folder: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=30)  # the pipes close when the last worker is gone
     assert (process.returncode, out, err) == (0, "interrupted\n", "")
+
+
+def test_fingerprint_is_of_the_contents(tmp_path: Path) -> None:
+    """Paths and times don't matter; pixels, choice and mirroring do."""
+    folder = tmp_path / "a"
+    folder.mkdir()
+    for i in range(4):
+        PIL.Image.new("RGB", (8, 8), (i, 0, 0)).save(folder / f"{i}.png")
+    plain = ImageFolderDataset(folder).fingerprint()
+    shutil.copytree(folder, tmp_path / "b")
+    os.utime(tmp_path / "b" / "0.png", (0, 0))
+    assert ImageFolderDataset(tmp_path / "b").fingerprint() == plain
+    others = {ImageFolderDataset(folder, xflip=True).fingerprint(), ImageFolderDataset(folder, max_size=3).fingerprint()}
+    PIL.Image.new("RGB", (8, 8), (9, 0, 0)).save(tmp_path / "b" / "0.png")
+    others.add(ImageFolderDataset(tmp_path / "b").fingerprint())
+    for name in ("c.zip", "d.zip"):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            for i in range(4):
+                archive.write(folder / f"{i}.png", f"{name}/{i}.png")
+    zips = {ImageFolderDataset(tmp_path / name).fingerprint() for name in ("c.zip", "d.zip")}
+    assert len(zips) == 1
+    assert len(others | zips | {plain}) == 5

@@ -1,0 +1,96 @@
+"""Statistics of real images on disk, keyed by what they were computed from."""
+
+import hashlib
+import json
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from dnnlib.download import cache_root
+from dnnlib.errors import UserError
+from dnnlib.files import atomic_write
+from metrics.sampling import ImageDataset, real_images
+from metrics.statistics import FeatureSet, Moments
+
+# Count up when features or statistics are computed otherwise: older files are then not found.
+CODE_VERSION = 1
+
+Key = Mapping[str, str | int]
+Statistics = Moments | FeatureSet
+
+
+def fingerprint(dataset: ImageDataset) -> str:
+    """SHA-256 of all pixels in order, mirrored copies included: the content of a data set, not its path or its time.
+
+    Reads every image. A data set with a method ``fingerprint()`` of its own (a digest of all that decides its pixels:
+    file contents, choice, order, mirroring) is asked instead.
+    """
+    own = getattr(dataset, "fingerprint", None)
+    if own is not None:
+        return str(own())
+    digest = hashlib.sha256()
+    for batch in real_images(dataset, len(dataset), batch_size=64):
+        digest.update(str(tuple(batch.shape[1:])).encode())
+        digest.update(batch.numpy().tobytes())
+    return digest.hexdigest()
+
+
+class StatisticsCache:
+    """A folder of ``.npz`` files, one for each key. Files are written atomically, so that processes may share it.
+
+    Raises :class:`UserError` at construction when the folder can't be made or written.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = cache_root() / "statistics" if folder is None else Path(folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise UserError(f"the cache folder {self.folder} can't be written ({error.strerror}); set GGDR_CACHE_DIR to another") from error
+
+    def path(self, key: Key) -> Path:
+        text = json.dumps({**key, "code_version": CODE_VERSION}, sort_keys=True)
+        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
+
+    def load(self, key: Key) -> Statistics | None:
+        """What :meth:`store` was given for the key; None when there is nothing, or (with a line to stderr) a damaged file."""
+        path = self.path(key)
+        if not path.exists():
+            return None
+        try:
+            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:  # np.load leaves a damaged file open
+                return _checked(dict(file))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            print(f"Warning: the cache file {path} is damaged ({error}); computing it anew", file=sys.stderr)
+            return None
+
+    def store(self, key: Key, value: Statistics) -> None:
+        """Keep a value. Raises :class:`UserError` when the file can't be written."""
+        if isinstance(value, Moments):
+            arrays = {"count": np.int64(value.count), "mean": value.mean, "covariance": value.covariance}
+        else:
+            arrays = {"features": value.features}
+        try:
+            with atomic_write(self.path(key)) as stream:
+                np.savez(stream, **arrays)  # type: ignore[arg-type]
+        except OSError as error:
+            raise UserError(f"can't write {self.path(key)}: {error.strerror}; set GGDR_CACHE_DIR to another folder") from error
+
+
+def _checked(arrays: dict[str, np.ndarray]) -> Statistics:
+    if "features" in arrays:
+        features = arrays["features"]
+        if features.ndim != 2 or features.dtype != np.float32 or not np.isfinite(features).all():
+            raise ValueError("its features are not finite float32 [N, F]")
+        return FeatureSet(features)
+    count, mean, covariance = arrays["count"], arrays["mean"], arrays["covariance"]
+    if mean.ndim != 1 or covariance.shape != mean.shape * 2 or not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise ValueError("its moments are not finite [F] and [F, F]")
+    return Moments(int(count), mean, covariance)

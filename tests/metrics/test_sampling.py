@@ -1,0 +1,99 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dnnlib.errors import UserError
+from metrics.sampling import CHUNK, fake_images, real_images, rebatched
+
+CPU = torch.device("cpu")
+
+
+def fakes(generator: Any, dataset: Any, count: int, seed: int = 0) -> torch.Tensor:
+    return torch.cat(list(fake_images(generator, dataset, count, seed=seed, device=CPU)))
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+@pytest.mark.parametrize("batch", [1, 7, 16, 100])
+def test_reals_come_in_order(make_dataset: Any, batch: int, in_memory: bool) -> None:
+    dataset = make_dataset(count=40)
+    dataset.in_memory = in_memory
+    batches = list(real_images(dataset, 33, batch))
+    assert [len(b) for b in batches][:-1] == [batch] * (len(batches) - 1)
+    assert np.array_equal(torch.cat(batches).numpy(), dataset.images[:33])
+
+
+def test_an_error_of_the_data_set_arrives(make_dataset: Any) -> None:
+    dataset = make_dataset(count=40)
+
+    class Broken(type(dataset)):  # type: ignore[misc]
+        def __getitem__(self, index: int) -> Any:
+            if index == 21:
+                raise UserError("image 21 is broken")
+            return super().__getitem__(index)
+
+    with pytest.raises(UserError, match="image 21"):
+        list(real_images(Broken(count=40), 40, 4))
+    with pytest.raises(UserError, match="has 40 images, not 41"):
+        list(real_images(dataset, 41, 4))
+
+
+def test_image_i_depends_on_seed_and_i_alone(make_dataset: Any, make_generator: Any) -> None:
+    dataset = make_dataset()
+    long = fakes(make_generator(), dataset, 3 * CHUNK)
+    assert torch.equal(fakes(make_generator(), dataset, 2 * CHUNK + 3), long[: 2 * CHUNK + 3])
+    assert not torch.equal(fakes(make_generator(), dataset, 5, seed=1), long[:5])
+    assert len(torch.unique(long.flatten(1), dim=0)) == len(long)
+
+
+def test_every_chunk_has_noise_of_its_own(make_dataset: Any, make_generator: Any) -> None:
+    generator = make_generator()
+    generator.weight.zero_()
+    assert len(torch.unique(fakes(generator, make_dataset(), 3 * CHUNK).flatten(1), dim=0)) == 3 * CHUNK
+
+
+def test_global_random_state_neither_matters_nor_changes(make_dataset: Any, make_generator: Any) -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = fakes(make_generator(), make_dataset(), 20)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    assert torch.equal(fakes(make_generator(), make_dataset(), 20), first)
+
+
+def test_bytes_as_in_the_reference(make_dataset: Any, make_generator: Any) -> None:
+    values = torch.tensor([-2.0, -1.0, 0.0, 0.5, 1.0, 3.0])
+    generator = make_generator()
+    generator.forward = lambda z, c: values.reshape(1, 1, 1, 6).expand(len(z), 3, 1, 6)
+    assert fakes(generator, make_dataset(), 1)[0, 0, 0].tolist() == [0, 0, 128, 191, 255, 255]
+
+
+def test_labels_are_drawn_from_the_data_set(make_dataset: Any, make_generator: Any) -> None:
+    dataset = make_dataset(classes=4)
+    dataset.classes[:] = np.where(np.arange(40) % 4 == 0, 3, 1)  # classes 0 and 2 never, 1 three times as often as 3
+    generator = make_generator(c_dim=4)
+    fakes(generator, dataset, 800)
+    counts = torch.cat(generator.labels).sum(0)
+    assert counts[[0, 2]].tolist() == [0, 0]
+    assert 500 < counts[1] < 700
+
+
+def test_the_generator_keeps_its_mode(make_dataset: Any, make_generator: Any) -> None:
+    generator = make_generator().train()
+    fakes(generator, make_dataset(), 4)  # the toy asserts that it runs in evaluation mode
+    assert generator.training
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_diverged_generator_is_an_error(make_dataset: Any, make_generator: Any, value: float) -> None:
+    generator = make_generator()
+    generator.weight[0, 0] = value
+    with pytest.raises(UserError, match="not finite"):
+        fakes(generator, make_dataset(), 4)
+
+
+def test_rebatched() -> None:
+    parts = list(torch.arange(20).split(3))
+    assert [len(part) for part in rebatched(iter(parts), 7)] == [9, 9, 2]
+    assert torch.equal(torch.cat(list(rebatched(iter(parts), 7))), torch.arange(20))
