@@ -1,0 +1,239 @@
+"""train.py as a user types it: right options, wrong options, exit statuses."""
+
+import json
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import pytest
+from click.testing import CliRunner
+
+import train
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four 32x32 RGB images with labels."""
+    folder = tmp_path_factory.mktemp("cli") / "dots"
+    folder.mkdir()
+    for i in range(4):
+        PIL.Image.new("RGB", (32, 32), color=(i, 0, 0)).save(folder / f"{i}.png")
+    (folder / "dataset.json").write_text(json.dumps({"labels": [[f"{i}.png", i % 2] for i in range(4)]}))
+    return folder
+
+
+def invoke(*arguments: str) -> Any:
+    return CliRunner().invoke(train.main, list(arguments))
+
+
+def dry(data: Path, *arguments: str) -> dict[str, Any]:
+    """The JSON of a dry run."""
+    result = invoke(f"--data={data}", "--dry-run", *arguments)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def refused(result: Any, message: str) -> None:
+    assert result.exit_code != 0
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1
+    assert result.stderr.endswith(errors[0] + "\n")
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        ("--reg_type=ggdr", "--ggdr_res=8", "--map_depth=3", "--allow_tf32=1", "--mbstd_group=2", "--dry_run"),
+        ("--reg-type=ggdr", "--ggdr-res=8", "--map-depth=3", "--allow-tf32=1", "--mbstd-group=2", "-n"),
+        ("--reg_type", "ggdr", "--ggdr-res", "8", "--map_depth", "3", "--allow-tf32", "true", "--mbstd-group", "2", "--dry-run"),
+    ],
+)
+def test_options_may_be_spelled_with_either_dash(data: Path, spelling: tuple[str, ...]) -> None:
+    result = invoke(f"--data={data}", *spelling)
+    assert result.exit_code == 0, result.output
+    config = json.loads(result.stdout)
+    assert config["ggdr"]["resolution"] == 8
+    assert config["generator"]["map_layers"] == 3
+    assert config["runtime"]["allow_tf32"] is True
+    assert config["discriminator"]["mbstd_group"] == 2
+
+
+def test_every_option_of_the_contract_is_there() -> None:
+    reference = "--outdir --gpus --snap --metrics --seed -n --dry-run --data --cond --subset --mirror --cfg --gamma --kimg --batch --aug"
+    more = "--p --target --augpipe --resume --freezed --fp32 --nhwc --nobench --allow-tf32 --workers --reg_type --ggdr_res"
+    new = "--cbase --cmax --map-depth --glr --dlr --mbstd-group --tick --device --ggdr-weight --ggdr-start-kimg --detector"
+    spelled = {name for parameter in train.main.params for name in parameter.opts}
+    assert set(reference.split() + more.split() + new.split()) <= spelled
+
+
+def test_data_options(data: Path) -> None:
+    config = dry(data, "--cond=1", "--subset=3", "--mirror=1", "--seed=9")
+    assert config["data"] == {
+        "path": str(data),
+        "resolution": 32,
+        "num_channels": 3,
+        "label_dim": 2,
+        "num_images": 6,
+        "use_labels": True,
+        "max_size": 3,
+        "xflip": True,
+        "random_seed": 9,
+    }
+    assert config["seed"] == 9
+    assert config["description"] == "dots-cond-subset3-mirror-auto1"
+
+
+@pytest.mark.parametrize(
+    ("text", "names"), [("none", []), ("fid5k_full", ["fid5k_full"]), ("fid5k_full, pr5k3_full", ["fid5k_full", "pr5k3_full"])]
+)
+def test_metrics(data: Path, text: str, names: list[str]) -> None:
+    assert dry(data, f"--metrics={text}")["metrics"]["names"] == names
+
+
+def test_a_dry_run_prints_json_alone_on_stdout_and_makes_nothing(data: Path, tmp_path: Path) -> None:
+    outdir = tmp_path / "runs"
+    result = invoke(f"--data={data}", f"--outdir={outdir}", "-n", "--gpus=8", "--reg_type=ggdr", "--batch=32")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["runtime"]["gpus"] == 8
+    assert "32x32, 3 channels" in result.stderr
+    assert "Note: --ggdr_res=8 was chosen" in result.stderr
+    assert "Note: The data set has labels, which are not used" in result.stderr
+    assert not outdir.exists()
+
+
+def test_labels_that_are_used_need_no_note(data: Path) -> None:
+    assert "has labels" not in invoke(f"--data={data}", "-n", "--cond=1").stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--ggdr_res=32", "--reg_type=ggdr"), "--ggdr_res=32 must be smaller than the images"),
+        (("--ggdr_res=64", "--reg_type=ggdr"), "--ggdr_res=64 must be smaller than the images"),
+        (("--ggdr_res=12", "--reg_type=ggdr"), "--ggdr_res=12 must be a power of two"),
+        (("--ggdr_res=4", "--reg_type=ggdr"), "8 or larger"),
+        (("--p=0.2",), "--p=0.2 needs --aug=fixed"),
+        (("--aug=fixed",), "--aug=fixed needs the probability"),
+        (("--aug=noaug", "--augpipe=bg"), "contradicts"),
+        (("--subset=5",), "--subset=5 must lie between 1 and 4"),
+        (("--gpus=6",), "power of two"),
+        (("--batch=9", "--gpus=2"), "divisible"),
+        (("--metrics=none,fid5k_full",), "unknown metric 'none'"),
+        (("--metrics=fid5k",), "unknown metric 'fid5k'"),
+        (("--resume=nowhere.pkl",), "--resume=nowhere.pkl does not exist"),
+        (("--resume=ffhq512",), "download the network pickle"),
+        (("--cfg=paper128",), "'paper128' is not one of"),
+        (("--kimg=many",), "'many' is not a valid float"),
+        (("--gamma=nan",), "--gamma (loss.r1_gamma) must be a finite number"),
+        (("--mirror=perhaps",), "'perhaps' is not a valid boolean"),
+        (("--colour=1",), "No such option"),
+    ],
+)
+def test_wrong_options(data: Path, arguments: tuple[str, ...], message: str) -> None:
+    result = invoke(f"--data={data}", "--dry-run", *arguments)
+    refused(result, message)
+    assert result.stdout == ""
+
+
+def test_outdir_is_needed_to_train(data: Path) -> None:
+    refused(invoke(f"--data={data}"), "--outdir is missing")
+
+
+def test_data_is_needed() -> None:
+    refused(invoke("--dry-run"), "Missing option '--data'")
+
+
+def test_an_outdir_that_is_a_file(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_loop(monkeypatch, lambda *arguments: None)
+    (tmp_path / "file").write_text("")
+    refused(invoke(f"--data={data}", f"--outdir={tmp_path / 'file'}"), "cannot make a run directory")
+
+
+def make_bad_data(root: Path, kind: str) -> Path:
+    path = root / "bad"
+    if kind == "no zip":
+        path = root / "bad.zip"
+        path.write_bytes(b"not a zip at all")
+    elif kind != "missing":
+        path.mkdir()
+    if kind == "not square":
+        PIL.Image.new("RGB", (32, 16)).save(path / "a.png")
+    if kind == "odd size":
+        PIL.Image.new("RGB", (48, 48)).save(path / "a.png")
+    if kind == "no labels":
+        PIL.Image.new("RGB", (32, 32)).save(path / "a.png")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "no zip", "not square", "odd size", "no labels"])
+def test_bad_data(tmp_path: Path, kind: str) -> None:
+    path = make_bad_data(tmp_path, kind)
+    result = invoke(f"--data={path}", f"--outdir={tmp_path / 'runs'}", *(["--cond=1"] if kind == "no labels" else []))
+    refused(result, str(path))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_images_of_differing_sizes_stop_the_start(data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mixed"
+    path.mkdir()
+    for i, size in enumerate((32, 16)):
+        PIL.Image.new("RGB", (size, size)).save(path / f"{i}.png")
+    refused(invoke(f"--data={path}", f"--outdir={tmp_path / 'runs'}"), "1.png")
+    assert not (tmp_path / "runs").exists()
+
+
+def install_loop(monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
+    module = types.ModuleType("training.training_loop")
+    module.run = run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "training.training_loop", module)
+
+
+def test_training_starts(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    install_loop(monkeypatch, lambda config, run_dir, dataset: seen.append((config, run_dir, dataset)))
+    result = invoke(f"--data={data}", f"--outdir={tmp_path}", "--reg_type=ggdr", "--kimg=1", "--metrics=none")
+    assert result.exit_code == 0, result.output
+    [(config, run_dir, dataset)] = seen
+    assert run_dir == tmp_path / "00000-dots-auto1-kimg1"
+    assert config.ggdr.resolution == 8
+    assert dataset.resolution == 32
+    assert "Note: --ggdr_res=8 was chosen" in result.stdout
+
+
+def test_ctrl_c_ends_with_130_and_one_line(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    install_loop(monkeypatch, run)
+    result = invoke(f"--data={data}", f"--outdir={tmp_path}")
+    assert result.exit_code == 130
+    assert result.stderr.count("\n") == 1
+    assert "Interrupted" in result.stderr
+
+
+def shell(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = "import sys, train; sys.argv = ['train.py', '--help']; train.main(standalone_mode=False); sys.exit('torch' in sys.modules)"
+    result = shell("-c", code)
+    assert result.returncode == 0, result.stderr
+    assert "--reg_type" in result.stdout
+
+
+def test_as_a_program(data: Path, tmp_path: Path) -> None:
+    good = shell("train.py", f"--data={data}", "--dry-run", "--cfg=cifar", "--gpus=2", "--reg_type=ggdr", "--ggdr_res=8")
+    assert good.returncode == 0, good.stderr
+    assert json.loads(good.stdout)["schedule"]["batch_gpu"] == 32
+    bad = shell("train.py", f"--data={tmp_path / 'missing'}", f"--outdir={tmp_path / 'runs'}")
+    assert (bad.returncode, bad.stdout, bad.stderr.count("\n")) == (1, "", 1)
+    assert bad.stderr.startswith("Error: ")
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,54 @@
+"""Imports point one way: entry points → training → metrics → torch_utils → dnnlib; ops import torch alone."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LAYERS = ["dnnlib", "torch_utils", "metrics", "training"]
+FILES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports, at whatever depth."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add(node.module or "")
+    return names
+
+
+def test_there_are_files():
+    assert len(FILES) > 30
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    layer = LAYERS.index(path.relative_to(ROOT).parts[0])
+    above = set(LAYERS[layer + 1 :]) | {"train", "generate", "calc_metrics", "dataset_tool", "tools"}
+    assert not {name.split(".")[0] for name in imported(path)} & above
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "torch_utils" / "ops").rglob("*.py")), ids=lambda path: path.name)
+def test_ops_import_torch_alone(path):
+    allowed = {"torch", "numpy", "torch_utils"} | set(sys.stdlib_module_names)
+    assert {name.split(".")[0] for name in imported(path)} <= allowed
+    ours = {f"torch_utils.ops.{p.stem}" for p in path.parent.glob("*.py")}
+    assert {name for name in imported(path) if name.startswith("torch_utils")} <= ours
+
+
+def test_losses_import_no_network():
+    assert not {name for name in imported(ROOT / "training" / "loss.py") if name.startswith("training")}
+
+
+def test_only_build_and_the_options_know_that_ggdr_is_an_option():
+    knowing = {"build.py", "config.py", "presets.py", "ggdr.py"}
+    for path in FILES:
+        if path.name not in knowing:
+            assert "training.ggdr" not in imported(path), path
+            assert "config.ggdr" not in path.read_text(encoding="utf-8"), path

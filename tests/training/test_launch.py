@@ -1,0 +1,156 @@
+"""training.launch: what is checked before a run directory exists, and how it is numbered."""
+
+import dataclasses
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import pytest
+
+from dnnlib.errors import UserError
+from training import launch
+from training.config import TrainConfig
+from training.presets import TrainOptions, resolve
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(4):
+        PIL.Image.new("L", (16, 16), color=i).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def config(images: Path) -> TrainConfig:
+    described, _ = launch.inspect_data(str(images), cond=False, subset=None, mirror=False, seed=0)
+    return resolve(TrainOptions(), described)
+
+
+@pytest.fixture
+def fake_loop(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., None]], None]:
+    """Puts a function in the place of training.training_loop.run."""
+
+    def install(run: Callable[..., None]) -> None:
+        module = types.ModuleType("training.training_loop")
+        module.run = run  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "training.training_loop", module)
+
+    return install
+
+
+def test_data_is_described(images: Path) -> None:
+    described, has_labels = launch.inspect_data(str(images), cond=False, subset=3, mirror=True, seed=5)
+    assert (described.resolution, described.num_channels, described.label_dim) == (16, 1, 0)
+    assert (described.max_size, described.num_images, described.xflip, described.random_seed) == (3, 6, True, 5)
+    assert not has_labels
+    assert len(launch.open_dataset(described)) == 6
+
+
+def test_a_subset_of_everything_is_no_subset(images: Path) -> None:
+    described, _ = launch.inspect_data(str(images), cond=False, subset=4, mirror=False, seed=0)
+    assert (described.max_size, described.num_images) == (None, 4)
+
+
+@pytest.mark.parametrize("subset", [0, 5, -1])
+def test_impossible_subsets_are_refused(images: Path, subset: int) -> None:
+    with pytest.raises(UserError, match=f"--subset={subset} must lie between 1 and 4"):
+        launch.inspect_data(str(images), cond=False, subset=subset, mirror=False, seed=0)
+
+
+def test_data_that_changed_is_refused(images: Path, config: TrainConfig) -> None:
+    (images / "3.png").unlink()
+    with pytest.raises(UserError, match="num_images is 3, but the configuration says 4"):
+        launch.open_dataset(config.data)
+
+
+def test_start_hands_everything_to_the_loop(tmp_path: Path, config: TrainConfig, fake_loop: Any) -> None:
+    calls: list[Any] = []
+    fake_loop(lambda *arguments: calls.append(arguments))
+    run_dir = launch.start(config, str(tmp_path / "runs" / "deep"))
+    assert run_dir == tmp_path / "runs" / "deep" / "00000-images-auto1"
+    assert run_dir.is_dir()
+    [(given, given_dir, dataset)] = calls
+    assert (given, given_dir, len(dataset)) == (config, run_dir, 4)
+
+
+def test_numbers_go_on_after_the_highest(tmp_path: Path) -> None:
+    for name in ("00001-a", "00007-b", "notes", "99-c.txt", "123x"):
+        (tmp_path / name).mkdir()
+    assert launch.make_run_dir(str(tmp_path), "d").name == "00100-d"
+    assert launch.make_run_dir(str(tmp_path), "d").name == "00101-d"
+
+
+def test_a_number_taken_in_between_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "00000-d").mkdir()
+    monkeypatch.setattr("os.listdir", lambda path: [])
+    assert launch.make_run_dir(str(tmp_path), "d").name == "00001-d"
+
+
+@pytest.mark.parametrize("outdir", ["file", "file/below", "/proc/nothing"])
+def test_an_outdir_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outdir: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    with pytest.raises(UserError, match=f"--outdir={outdir}.*give a folder that can be written"):
+        launch.make_run_dir(outdir, "d")
+
+
+def refused(config: TrainConfig, outdir: Path, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        launch.start(config, str(outdir))
+    assert not outdir.exists()
+
+
+def test_several_gpus_are_refused_for_now(tmp_path: Path, images: Path) -> None:
+    described, _ = launch.inspect_data(str(images), cond=False, subset=None, mirror=False, seed=0)
+    refused(resolve(TrainOptions(gpus=2), described), tmp_path / "runs", "--gpus=2.*not supported yet")
+
+
+def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    wanted = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, device="cuda"))
+    refused(wanted, tmp_path / "runs", "--device=cuda, but PyTorch finds no usable GPU")
+
+
+def test_a_pickle_that_is_not_there_is_refused(tmp_path: Path, config: TrainConfig) -> None:
+    refused(dataclasses.replace(config, resume=str(tmp_path / "no.pkl")), tmp_path / "runs", "no.pkl does not exist")
+    refused(dataclasses.replace(config, resume=str(tmp_path)), tmp_path / "runs", "is a folder")
+
+
+def test_a_broken_pickle_leaves_no_directory(tmp_path: Path, images: Path) -> None:
+    """With the real training loop, which loads the pickle before it writes anything."""
+    broken = tmp_path / "broken.pkl"
+    broken.write_bytes(b"\x80\x04\x95abc")
+    described, _ = launch.inspect_data(str(images), cond=False, subset=None, mirror=False, seed=0)
+    options = TrainOptions(resume=str(broken), metrics=(), cbase=128, cmax=8, device="cpu")
+    with pytest.raises(UserError, match=r"broken\.pkl"):
+        launch.start(resolve(options, described), str(tmp_path / "runs"))
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [UserError("no detector"), KeyboardInterrupt()])
+def test_an_end_before_anything_was_written_leaves_no_directory(
+    tmp_path: Path, config: TrainConfig, fake_loop: Any, error: BaseException
+) -> None:
+    def run(_config: TrainConfig, _run_dir: Path, _dataset: object) -> None:
+        raise error
+
+    fake_loop(run)
+    with pytest.raises(type(error)):
+        launch.start(config, str(tmp_path / "runs"))
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_an_error_later_keeps_what_was_written(tmp_path: Path, config: TrainConfig, fake_loop: Any) -> None:
+    def run(_config: TrainConfig, run_dir: Path, _dataset: object) -> None:
+        (run_dir / "log.txt").write_text("hours of work")
+        raise UserError("image 17 is broken")
+
+    fake_loop(run)
+    with pytest.raises(UserError, match="image 17"):
+        launch.start(config, str(tmp_path / "runs"))
+    assert [path.name for path in tmp_path.glob("runs/*/*")] == ["log.txt"]

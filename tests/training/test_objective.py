@@ -1,0 +1,201 @@
+"""What each phase computes, what its gradients reach, and that GGDR off is the baseline."""
+
+import pytest
+import torch
+from helpers import small_state
+
+from torch_utils.training_stats import StatsCollector
+from training.augment import AugmentPipe, preset
+from training.ggdr import GuidedRegularizer, cosine_distance
+from training.networks import Discriminator, Generator
+from training.objective import Batch, Objective
+from training.training_loop import build_phases, run_phase
+
+PHASES = ("G_main", "G_reg", "D_main", "D_reg")
+
+
+def make_batch(state, n=4):
+    generator = torch.Generator().manual_seed(1)
+    data = state.config.data
+    draw = lambda *shape: torch.randn(shape, generator=generator)  # noqa: E731
+    labels = torch.eye(data.label_dim)[torch.arange(n) % max(data.label_dim, 1)] if data.label_dim else torch.zeros([n, 0])
+    return Batch(draw(n, data.num_channels, data.resolution, data.resolution).clamp(-1, 1), labels, draw(n, 8), labels)
+
+
+def accumulate(state, name, images_seen=0, seed=0):
+    """Run one phase's term on a batch; gradients end up in its network."""
+    module = state.G if name.startswith("G") else state.D
+    module.requires_grad_(True)
+    torch.manual_seed(seed)
+    state.objective.terms[name](make_batch(state), 1.0, images_seen)
+    module.requires_grad_(False)
+
+
+def gradients(module):
+    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("aug", ["noaug", "ada"])
+@pytest.mark.parametrize("name", PHASES)
+def test_a_phase_reaches_its_own_network_only(name, aug):
+    state = small_state(reg_type="ggdr", aug=aug)
+    accumulate(state, name)
+    own, other = (state.G, state.D) if name.startswith("G") else (state.D, state.G)
+    assert any(g.any() for g in gradients(own).values())
+    assert gradients(other) == {}
+
+
+def test_ggdr_gradient_reaches_decoder_and_encoder_and_never_g():
+    """The guidance term alone, with everything that could carry a gradient into G left open."""
+    state = small_state(reg_type="ggdr", aug="fixed", p=0.5)
+    state.G.requires_grad_(True)
+    state.D.requires_grad_(True)
+    images, features = state.G(torch.randn([4, 8]), None, capture=(8,))
+    params = state.pipe.sample(images)
+    _, maps = state.D(state.pipe.apply(images.detach(), params), None, return_features=True)
+    GuidedRegularizer(8)(features, maps, state.pipe, params).mean().backward()
+    assert gradients(state.G) == {}
+    reached = {name for name, g in gradients(state.D).items() if g.any()}
+    encoder = {name for name, _ in state.D.named_parameters() if name.startswith(("b32.", "b16.", "b8."))}
+    assert {"b8_dec.weight", "b8_dec.bias"} <= reached
+    assert encoder <= reached
+    assert not any(name.startswith("b4.") for name in reached)
+
+
+@pytest.mark.parametrize("phase", ["G_main", "G_reg", "D_reg"])
+def test_other_phases_leave_the_decoder_alone(phase):
+    state = small_state(reg_type="ggdr")
+    state.D.requires_grad_(True)
+    calls = []
+    state.D.b8_dec.register_forward_hook(lambda *_: calls.append(1))
+    accumulate(state, phase)
+    assert calls == []
+
+
+def test_ggdr_value_is_lambda_times_cosine_distance():
+    state = small_state(reg_type="ggdr", aug="noaug", ggdr_weight=3)
+    accumulate(state, "D_main")
+    logged = state.stats.flush()["Loss/D/loss_gen_reg"].mean
+    torch.manual_seed(0)
+    batch = make_batch(state)
+    with torch.no_grad():
+        (images, features), _ = state.objective.generate(batch.z, batch.gen_labels, capture=(8,))
+        _, maps = state.D(images, batch.gen_labels, return_features=True)
+    assert logged == pytest.approx(3 * cosine_distance(maps[8], features[8]).mean().item(), rel=1e-5)
+
+
+def test_ggdr_waits_for_its_start():
+    state = small_state(reg_type="ggdr", ggdr_start_kimg=2)
+    accumulate(state, "D_main", images_seen=1999)
+    assert "Loss/D/loss_gen_reg" not in state.stats.flush()
+    assert "b8_dec.weight" not in gradients(state.D)
+    accumulate(state, "D_main", images_seen=2000)
+    assert "Loss/D/loss_gen_reg" in state.stats.flush()
+    assert gradients(state.D)["b8_dec.weight"].any()
+
+
+@pytest.mark.parametrize("aug", ["noaug", "ada"])
+def test_with_weight_zero_training_is_the_baseline_bit_for_bit(aug):
+    """Same draws, same losses, same weights of everything but the decoder, over steps that include every phase."""
+    results = []
+    for options in ({"reg_type": "none"}, {"reg_type": "ggdr", "ggdr_weight": 0}):
+        state = small_state(aug=aug, **options)
+        take_steps(state, 5)
+        results.append((state.G.state_dict(), state.D.state_dict(), state.stats.flush()))
+    (G0, D0, stats0), (G1, D1, stats1) = results
+    assert all(torch.equal(G0[key], G1[key]) for key in G0)
+    assert all(torch.equal(D0[key], D1[key]) for key in D0)
+    assert {name: summary for name, summary in stats1.items() if name != "Loss/D/loss_gen_reg"} == stats0
+
+
+def test_ggdr_changes_training():
+    weights = []
+    for options in ({"reg_type": "none"}, {"reg_type": "ggdr"}):
+        state = small_state(**options)
+        take_steps(state, 2)
+        weights.append(state.D.b32.conv0.weight)
+    assert not torch.equal(*weights)
+
+
+def take_steps(state, steps):
+    real = make_batch(state).real_images
+    for _ in range(steps):
+        for phase in build_phases(state):
+            if state.steps % phase.interval == 0:
+                run_phase(state, phase, real, torch.zeros([len(real), 0]), None)
+        state.steps += 1
+
+
+def test_d_loss_is_the_true_sum_of_both_terms():
+    state = small_state(aug="noaug")
+    accumulate(state, "D_main")
+    stats = state.stats.flush()
+    softplus = torch.nn.functional.softplus
+    torch.manual_seed(0)
+    batch = make_batch(state)
+    with torch.no_grad():
+        images, _ = state.objective.generate(batch.z, batch.gen_labels)
+        expected = softplus(state.D(images, None)) + softplus(-state.D(batch.real_images, None))
+    assert stats["Loss/D/loss"].mean == pytest.approx(expected.mean().item(), rel=1e-5)
+    assert {"Loss/scores/real", "Loss/scores/fake", "Loss/signs/real", "Loss/signs/fake"} <= set(stats)
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+@pytest.mark.parametrize("phase", ["G_reg", "D_reg"])
+def test_gradient_penalties_against_finite_differences(phase, augmented):
+    """R1 and path length, differentiated a second time through networks and augmentation, along one direction.
+
+    Activations are smooth here: with leaky ReLU the penalties themselves jump where a unit changes sides. The running
+    mean of path lengths follows the batch by one percent, a share that the gradient rightly leaves out.
+    """
+    torch.manual_seed(2)
+    sizes = {"channel_base": 128, "channel_max": 8}
+    G = Generator(8, 0, 8, 32, 3, {"num_layers": 2, "activation": "softplus"}, {**sizes, "activation": "softplus"})
+    smooth = {"activation": "softplus"}
+    D = Discriminator(0, 32, 3, **sizes, block_kwargs=smooth, epilogue_kwargs=smooth)
+    pipe = AugmentPipe(**preset("bgcfnc")) if augmented else None
+    objective = Objective(
+        G.requires_grad_(False), D.requires_grad_(False), pipe, StatsCollector(), r1_gamma=10, pl_weight=2, style_mixing_prob=0.9
+    )
+    (G if phase == "G_reg" else D).requires_grad_(True)
+    weight = (G.synthesis.b16 if phase == "G_reg" else D.b16).conv0.weight
+    original, direction = weight.detach().clone(), torch.randn(weight.shape)
+    values, slopes = [], []
+    for shift in (-1e-2, 0.0, 1e-2):
+        weight.data.copy_(original + shift * direction)
+        weight.grad = None
+        objective.pl_mean = torch.zeros([])
+        torch.manual_seed(0)
+        objective.terms[phase](Batch(torch.rand([4, 3, 32, 32]), torch.zeros([4, 0]), torch.randn([4, 8]), torch.zeros([4, 0])), 1.0, 0)
+        values.append(objective.stats.flush()["Loss/G/reg" if phase == "G_reg" else "Loss/D/reg"].mean)
+        slopes.append(float((weight.grad * direction).sum()))
+    assert slopes[1] == pytest.approx((values[2] - values[0]) / 2e-2, rel=0.03)
+
+
+def test_switched_off_terms_are_no_phases():
+    state = small_state(cfg="cifar", mbstd_group=4)
+    assert list(state.objective.terms) == ["G_main", "D_main", "D_reg"]
+    assert state.config.loss.style_mixing_prob == 0
+
+
+def test_style_mixing_takes_later_layers_from_another_latent():
+    state = small_state()
+    batch = make_batch(state)
+    base = state.G.mapping(batch.z, None)
+    state.objective.style_mixing_prob = 1.0
+    _, ws = state.objective.generate(batch.z, None)
+    changed = (ws != base).any(dim=2).all(dim=0)
+    assert not changed[0]
+    assert changed[-1]
+    assert changed.tolist() == sorted(changed.tolist())
+    state.objective.style_mixing_prob = 0.0
+    assert torch.equal(state.objective.generate(batch.z, None)[1], base)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 4), (1, 1, 1, 1)])
+def test_cosine_distance(shape):
+    x = torch.rand(shape) + 0.1
+    torch.testing.assert_close(cosine_distance(x, 3 * x), torch.zeros(shape[0]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(cosine_distance(x, -x), torch.full([shape[0]], 2.0))
+    with pytest.raises(ValueError, match="equal shapes"):
+        cosine_distance(x, x[:, :, :, :0])

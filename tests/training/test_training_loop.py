@@ -1,0 +1,243 @@
+"""Whole runs in miniature: what they leave behind, that they can be repeated, and that they learn."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from helpers import make_images, open_small, small_state
+
+from dnnlib.errors import UserError
+from torch_utils.persistence import load_network_pkl
+from training import training_loop
+from training.checkpoint import RunState, transfer_weights
+from training.images import from_uint8
+
+CONTRACT_STATS = [
+    "Progress/kimg",
+    "Progress/augment",
+    "Timing/sec_per_kimg",
+    "Loss/scores/real",
+    "Loss/scores/fake",
+    "Loss/signs/real",
+    "Loss/G/loss",
+    "Loss/D/loss",
+    "Loss/D/loss_gen_reg",
+    "Loss/r1_penalty",
+    "Loss/pl_penalty",
+]
+
+
+def train(folder, run_dir, **options):
+    config, dataset = open_small(folder, **options)
+    run_dir.mkdir()
+    training_loop.run(config, run_dir, dataset)
+    return run_dir
+
+
+def weights(run_dir, name="network-snapshot-000000.pkl"):
+    data = load_network_pkl(run_dir / name)
+    return {f"{part}.{key}": value for part in ("G", "D", "G_ema") for key, value in data[part].state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    root = tmp_path_factory.mktemp("run")
+    return train(make_images(root / "images"), root / "run", reg_type="ggdr")
+
+
+def test_run_directory(finished):
+    assert {path.name.split(".")[0] if "tfevents" in path.name else path.name for path in finished.iterdir()} == {
+        "training_options.json",
+        "log.txt",
+        "stats.jsonl",
+        "reals.png",
+        "fakes_init.png",
+        "fakes000000.png",
+        "network-snapshot-000000.pkl",
+        "events",
+    }
+    assert json.loads((finished / "training_options.json").read_text())["ggdr"] == {"resolution": 8, "weight": 10, "start_kimg": 0}
+    log = (finished / "log.txt").read_text()
+    assert "tick 0" in log
+    assert "Finished" in log
+
+
+def test_statistics_have_the_contracts_names(finished):
+    lines = [json.loads(line) for line in (finished / "stats.jsonl").read_text().splitlines()]
+    assert [line["Progress/kimg"]["mean"] for line in lines] == [0.004, 0.012, 0.02]
+    for name in CONTRACT_STATS:
+        assert set(lines[0][name]) == {"num", "mean", "std"}, name
+    assert lines[1]["Loss/G/loss"]["num"] == 8
+    assert lines[1]["Loss/scores/real"]["num"] == 8
+
+
+def test_grids_show_16_by_8_images(finished):
+    for name in ("reals.png", "fakes_init.png", "fakes000000.png"):
+        with PIL.Image.open(finished / name) as picture:
+            assert (picture.size, picture.mode) == ((512, 256), "RGB")
+
+
+def test_snapshot_opens_and_records_the_data_set(finished):
+    data = load_network_pkl(finished / "network-snapshot-000000.pkl")
+    assert data["info"]["images_seen"] == 20
+    assert data["training_set_kwargs"]["resolution"] == 32
+    assert data["D"].decoder_res == 8
+    assert float(data["augment_pipe"].p) in (0, pytest.approx(4 * 4 / 500_000))
+    torch.testing.assert_close(data["G"].synthesis.b4.const, data["G_ema"].synthesis.b4.const, atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"reg_type": "none", "aug": "noaug"},
+        {"reg_type": "ggdr", "cond": True, "mirror": True},
+        {"reg_type": "ggdr", "channels": 1},
+        {"cfg": "cifar", "mbstd_group": 4, "map_depth": 2},
+        {"freezed": 2, "workers": 2},
+    ],
+    ids=["baseline", "conditional", "greyscale", "cifar", "freezed"],
+)
+def test_variants_run_and_repeat_exactly(tmp_path, options):
+    options = dict(options)
+    channels = options.pop("channels", 3)
+    folder = make_images(tmp_path / "images", channels=channels, classes=3 if options.get("cond") else 0)
+    first, second = (weights(train(folder, tmp_path / name, **options)) for name in "ab")
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_frozen_layers_stay(tmp_path):
+    state = small_state(freezed=3)
+    before = {key: value.clone() for key, value in state.D.state_dict().items()}
+    run_steps(state, torch.rand([4, 3, 32, 32]), 3)
+    same = {key for key, value in state.D.state_dict().items() if torch.equal(value, before[key]) and "filter" not in key}
+    assert same == {"b32.fromrgb.weight", "b32.fromrgb.bias", "b32.conv0.weight", "b32.conv0.bias", "b32.conv1.weight", "b32.conv1.bias"}
+
+
+def run_steps(state, real, steps):
+    phases = training_loop.build_phases(state)
+    labels = torch.zeros([len(real), state.config.data.label_dim])
+    for _ in range(steps):
+        for phase in phases:
+            if state.steps % phase.interval == 0:
+                training_loop.run_phase(state, phase, real, labels, None)
+        state.update_average()
+        state.steps += 1
+        state.images_seen += len(real)
+
+
+def test_accumulating_in_portions_gives_the_gradient_of_the_whole_batch():
+    """D_main with one pass of 4 and two of 2: same draws, without what depends on the portion."""
+    gradients = []
+    for batch_gpu in (4, 2):
+        state = small_state(aug="noaug", mbstd_group=1)
+        config = dataclasses.replace(state.config, schedule=dataclasses.replace(state.config.schedule, batch_gpu=batch_gpu))
+        state = RunState.fresh(config, torch.device("cpu"))
+        state.objective.style_mixing_prob = 0
+        state.D_opt.step = lambda: None
+        real = torch.rand([4, 3, 32, 32], generator=torch.Generator().manual_seed(0))
+        for phase in training_loop.build_phases(state):
+            if phase.name == "D_main":
+                training_loop.run_phase(state, phase, real, torch.zeros([4, 0]), None)
+        gradients.append(torch.cat([p.grad.flatten() for p in state.D.parameters()]))
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+
+def test_unreached_parameters_get_a_zero_gradient_and_bad_values_are_replaced():
+    module = torch.nn.Linear(2, 1)
+    module.weight.grad = torch.tensor([[float("nan"), float("inf")]])
+    training_loop.clean_gradients(module)
+    assert module.weight.grad.tolist() == [[0, 1e5]]
+    assert module.bias.grad.tolist() == [0]
+
+
+def test_overfits_a_handful_of_images():
+    """D learns to tell 4 fixed images from a generator that stands still, and its decoder the generator's features."""
+    state = small_state(reg_type="ggdr", aug="noaug", cbase=512, cmax=16, dlr=0.01)
+    real = from_uint8(torch.from_numpy(np.random.default_rng(0).integers(0, 256, [4, 3, 32, 32], dtype=np.uint8)))
+    phase = next(p for p in training_loop.build_phases(state) if p.name == "D_main")
+    history = []
+    for _ in range(150):
+        training_loop.run_phase(state, phase, real, torch.zeros([4, 0]), None)
+        history.append(state.stats.flush())
+        state.steps += 1
+    first, last = history[0], history[-1]
+    assert last["Loss/D/loss"].mean < 0.3 * first["Loss/D/loss"].mean
+    assert last["Loss/D/loss_gen_reg"].mean < 0.7 * first["Loss/D/loss_gen_reg"].mean
+
+
+@pytest.mark.slow
+def test_generator_learns_four_images():
+    """The whole loop on four images: the average's pictures come close to them, each within reach of one."""
+    state = small_state(reg_type="ggdr", aug="noaug", cbase=512, cmax=32, batch=8, gamma=0.1, resolution=16, ggdr_res=8)
+    rng = np.random.default_rng(0)
+    blocks = rng.choice([-0.8, 0.8], size=[4, 3, 2, 2])
+    real = torch.from_numpy(np.kron(blocks, np.ones([8, 8]))).float()
+    grid = torch.randn([16, 8])
+
+    def distance():
+        with torch.no_grad():
+            fakes = state.G_ema(grid, None, noise_mode="const")
+        return (fakes[:, None] - real[None]).square().mean(dim=[2, 3, 4]).min(dim=1).values.mean().item()
+
+    before = distance()
+    run_steps(state, real.repeat(2, 1, 1, 1), 1000)
+    assert distance() < 0.25 * before
+
+
+def test_transfer_from_a_baseline_to_ggdr(tmp_path):
+    folder = make_images(tmp_path / "images")
+    source = train(folder, tmp_path / "source", reg_type="none") / "network-snapshot-000000.pkl"
+    data = load_network_pkl(source)
+    config, _ = open_small(folder, reg_type="ggdr", resume=str(source))
+    assert config.augment.kimg == 100
+    state = RunState.fresh(config, torch.device("cpu"))
+    for name, module in (("G", state.G), ("D", state.D), ("G_ema", state.G_ema)):
+        for key, value in data[name].state_dict().items():
+            assert torch.equal(module.state_dict()[key], value), f"{name}.{key}"
+    fresh = RunState.fresh(dataclasses.replace(config, resume=None), torch.device("cpu"))
+    assert torch.equal(state.D.b8_dec.weight, fresh.D.b8_dec.weight), "the decoder keeps its initial weights"
+
+
+def test_transfer_refuses_networks_that_do_not_fit():
+    state, other = small_state(), small_state(resolution=16)
+    with pytest.raises(UserError, match="same resolution"):
+        transfer_weights(small_state(channels=1).G, state.G, "G of a.pkl")
+    transfer_weights(other.G, other.G, "itself")
+    with pytest.raises(UserError, match="no weights in common"):
+        transfer_weights(torch.nn.Linear(1, 1), state.G, "G of a.pkl")
+
+
+def test_ctrl_c_finishes_the_step_and_keeps_the_networks(tmp_path, monkeypatch):
+    folder = make_images(tmp_path / "images")
+    steps = []
+    original = training_loop.run_phase
+
+    def interrupting(state, phase, *args):
+        original(state, phase, *args)
+        steps.append((state.steps, phase.name))
+        if steps[-1] == (2, "G_main"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(training_loop, "run_phase", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, tmp_path / "run", kimg=10, tick=10, snap=50)
+    assert steps[-1] == (2, "D_main")
+    assert load_network_pkl(tmp_path / "run" / "network-snapshot-000000.pkl")["info"]["images_seen"] == 12
+    assert "Stopped at 0.012 kimg" in (tmp_path / "run" / "log.txt").read_text()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_failing_metric_does_not_end_the_run(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise UserError("the detector went away")
+
+    monkeypatch.setattr(training_loop, "preflight", lambda *args, **kwargs: None)
+    monkeypatch.setattr(training_loop, "evaluate", fail)
+    run_dir = train(make_images(tmp_path / "images"), tmp_path / "run", metrics=("fid8_full",))
+    assert "failed, training goes on: the detector went away" in (run_dir / "log.txt").read_text()
+    assert "Finished" in (run_dir / "log.txt").read_text()

@@ -1,0 +1,115 @@
+"""Where configuration meets constructors, and the only place that knows GGDR as an option."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from torch_utils.training_stats import StatsCollector
+from training.augment import AdaController, AugmentPipe, preset
+from training.config import DiscriminatorConfig, GeneratorConfig, OptimConfig, TrainConfig
+from training.ggdr import GuidedRegularizer
+from training.networks import Discriminator, Generator
+from training.objective import Objective
+
+
+def build_device(config: TrainConfig) -> torch.device:
+    """The device that the run uses: the GPU where there is one, unless told otherwise."""
+    name = config.runtime.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def build_generator(config: TrainConfig) -> Generator:
+    """G, with freshly drawn weights."""
+    g: GeneratorConfig = config.generator
+    return Generator(
+        z_dim=g.z_dim,
+        c_dim=config.data.label_dim,
+        w_dim=g.w_dim,
+        img_resolution=config.data.resolution,
+        img_channels=config.data.num_channels,
+        mapping_kwargs=dict(num_layers=g.map_layers),
+        synthesis_kwargs=dict(
+            channel_base=g.channel_base,
+            channel_max=g.channel_max,
+            num_fp16_res=g.num_fp16_res,
+            conv_clamp=g.conv_clamp,
+            fp16_channels_last=config.runtime.nhwc,
+        ),
+    )
+
+
+def build_discriminator(config: TrainConfig) -> Discriminator:
+    """D, with freshly drawn weights, and with a decoder where the regulariser needs one."""
+    d: DiscriminatorConfig = config.discriminator
+    return Discriminator(
+        c_dim=config.data.label_dim,
+        img_resolution=config.data.resolution,
+        img_channels=config.data.num_channels,
+        architecture=d.architecture,
+        channel_base=d.channel_base,
+        channel_max=d.channel_max,
+        num_fp16_res=d.num_fp16_res,
+        conv_clamp=d.conv_clamp,
+        block_kwargs=dict(freeze_layers=d.freeze_layers, fp16_channels_last=config.runtime.nhwc),
+        epilogue_kwargs=dict(mbstd_group_size=d.mbstd_group),
+        decoder_res=None if config.ggdr is None else config.ggdr.resolution,
+    )
+
+
+def build_augment_pipe(config: TrainConfig) -> AugmentPipe | None:
+    """The augmentation pipe at its initial probability; None without augmentation."""
+    if config.augment.mode == "noaug":
+        return None
+    pipe = AugmentPipe(**preset(config.augment.pipe))
+    pipe.p.fill_(config.augment.initial_p)
+    return pipe
+
+
+def build_ada(config: TrainConfig, device: torch.device) -> AdaController | None:
+    """What adapts the augmentation's probability; None unless the run has a target for it."""
+    augment = config.augment
+    if augment.target is None:
+        return None
+    return AdaController(augment.target, config.schedule.batch_size, augment.interval, augment.kimg, device)
+
+
+def build_objective(
+    config: TrainConfig, G: Generator, D: Discriminator, pipe: AugmentPipe | None, ada: AdaController | None, stats: StatsCollector
+) -> Objective:
+    """The objective of the run's loss and regulariser."""
+    regularizer = None
+    if config.ggdr is not None:
+        regularizer = GuidedRegularizer(config.ggdr.resolution, config.ggdr.weight, config.ggdr.start_kimg)
+    return Objective(
+        G,
+        D,
+        pipe,
+        stats,
+        r1_gamma=config.loss.r1_gamma,
+        pl_weight=config.loss.pl_weight,
+        style_mixing_prob=config.loss.style_mixing_prob,
+        pl_batch_shrink=config.loss.pl_batch_shrink,
+        pl_decay=config.loss.pl_decay,
+        regularizer=regularizer,
+        observe_real=None if ada is None else ada.observe,
+    )
+
+
+def build_optimizer(module: nn.Module, lr: float, reg_interval: int, optim: OptimConfig) -> torch.optim.Adam:
+    """Adam for the main and the lazy regularisation phase of one network.
+
+    The regularisation phase adds one step to every ``interval`` steps, so learning rate and decays are scaled by
+    ``interval / (interval + 1)`` to keep the speed per image (Karras et al. 2020, appendix B).
+    """
+    ratio = reg_interval / (reg_interval + 1)
+    betas = (float(optim.beta1**ratio), float(optim.beta2**ratio))
+    return torch.optim.Adam(module.parameters(), lr=lr * ratio, betas=betas, eps=optim.eps)
+
+
+def describe_parameters(**modules: nn.Module) -> str:
+    """One line with the number of parameters of each module, in millions."""
+    counts: dict[str, Any] = {name: sum(p.numel() for p in m.parameters()) / 1e6 for name, m in modules.items()}
+    return "Parameters: " + ", ".join(f"{name} {count:.3f} M" for name, count in counts.items())

@@ -1,0 +1,502 @@
+"""What a training run is made of: frozen dataclasses, checked when they are constructed, to and from JSON.
+
+A configuration that exists is consistent: every contradiction raises :class:`dnnlib.errors.UserError` here,
+once, and nothing behind has to look again. Nothing in this file imports torch, so that a command line with a
+mistake in it is answered at once. Sizes are in images, thousands of images (kimg), channels or pixels, as named.
+"""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self, TypeVar
+
+from dnnlib.errors import UserError
+
+#: Names of the augmentation pipelines; their contents are ``training.augment.presets.AUGPIPE_SPECS``.
+AUGPIPES = ("blit", "geom", "color", "filter", "noise", "cutout", "bg", "bgc", "bgcf", "bgcfn", "bgcfnc")
+
+#: Those of them that have colour operations.
+COLOR_AUGPIPES = ("color", "bgc", "bgcf", "bgcfn", "bgcfnc")
+
+#: Value of ``AugmentConfig.pipe`` when there is no augmentation.
+NO_PIPE = "none"
+
+#: Command-line options behind the fields, for messages.
+OPTIONS = {
+    "generator.map_layers": "--map-depth",
+    "generator.channel_base": "--cbase",
+    "generator.channel_max": "--cmax",
+    "discriminator.mbstd_group": "--mbstd-group",
+    "discriminator.freeze_layers": "--freezed",
+    "augment.initial_p": "--p",
+    "augment.target": "--target",
+    "augment.pipe": "--augpipe",
+    "loss.r1_gamma": "--gamma",
+    "ggdr.weight": "--ggdr-weight",
+    "ggdr.start_kimg": "--ggdr-start-kimg",
+    "optim.lr_G": "--glr",
+    "optim.lr_D": "--dlr",
+    "schedule.total_kimg": "--kimg",
+    "schedule.batch_size": "--batch",
+    "schedule.kimg_per_tick": "--tick",
+    "schedule.snapshot_ticks": "--snap",
+    "runtime.workers": "--workers",
+    "data.max_size": "--subset",
+    "data.random_seed": "--seed",
+    "config.seed": "--seed",
+}
+
+C = TypeVar("C", bound="Config")
+
+
+class Config:
+    """Base of all parts: type and range checks at construction, strict conversion from plain dictionaries."""
+
+    #: The name under which messages speak of this part.
+    _part: ClassVar[str] = "config"
+
+    def __post_init__(self) -> None:
+        for name, hint in typing.get_type_hints(type(self)).items():
+            if name.startswith("_"):
+                continue
+            value = getattr(self, name)
+            if not _matches(value, hint):
+                raise UserError(f"{self._where(name)} must be {_describe(hint)}, not {value!r}")
+        self._validate()
+
+    def _validate(self) -> None:
+        """Refuse values that have the right type and yet make no sense. Raises :class:`UserError`."""
+
+    def _where(self, name: str) -> str:
+        """The field's name, led by the option that sets it."""
+        path = f"{self._part}.{name}"
+        return f"{OPTIONS[path]} ({path})" if path in OPTIONS else path
+
+    def _at_least(self, low: float, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise UserError(f"{self._where(name)} must be at least {low:g}, not {value:g}")
+
+    def _above_zero(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"{self._where(name)} must be greater than 0, not {value:g}")
+
+    def _fraction(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise UserError(f"{self._where(name)} must lie between 0 and 1, not at {value:g}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dictionaries, lists, numbers and strings: what :func:`json.dump` takes."""
+        return {field.name: _to_plain(getattr(self, field.name)) for field in dataclasses.fields(typing.cast(Any, self))}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_dict`. Unknown and missing keys raise :class:`UserError`, as wrong values do."""
+        return _from_dict(cls, values)
+
+
+def _matches(value: Any, hint: Any) -> bool:
+    """Is ``value`` of the annotated type? Stricter than ``isinstance``: a bool is no number, and numbers are finite."""
+    origin = typing.get_origin(hint)
+    if origin in (types.UnionType, typing.Union):
+        return any(_matches(value, option) for option in typing.get_args(hint))
+    if origin is Literal:
+        return value in typing.get_args(hint)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_matches(item, typing.get_args(hint)[0]) for item in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _describe(hint: Any) -> str:
+    """The annotated type in words, for a message."""
+    origin = typing.get_origin(hint)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_describe(option) for option in typing.get_args(hint))
+    if origin is Literal:
+        return "one of " + " ".join(typing.get_args(hint))
+    if origin is tuple:
+        return "a list of strings"
+    names = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a string", type(None): "null"}
+    return names.get(hint, "a section of its own")
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, Config):
+        return value.to_dict()
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
+    if not isinstance(values, Mapping):
+        raise UserError(f"the section '{cls._part}' of the configuration must be a dictionary, not {values!r}")
+    fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))}
+    unknown = sorted(str(key) for key in values if key not in fields)
+    if unknown:
+        raise UserError(f"the section '{cls._part}' of the configuration has unknown keys ({', '.join(unknown)}); remove them")
+    missing = [name for name, field in fields.items() if name not in values and field.default is dataclasses.MISSING]
+    if missing:
+        raise UserError(f"the section '{cls._part}' of the configuration lacks {', '.join(missing)}")
+    hints = typing.get_type_hints(cls)
+    return cls(**{name: _from_plain(value, hints[name]) for name, value in values.items()})
+
+
+def _from_plain(value: Any, hint: Any) -> Any:
+    for option in typing.get_args(hint) or (hint,):
+        if isinstance(option, type) and issubclass(option, Config) and value is not None:
+            return _from_dict(option, value)
+    if typing.get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(value)
+    return value
+
+
+def is_power_of_two(number: int) -> bool:
+    """True for 1, 2, 4, 8, …"""
+    return number > 0 and number & (number - 1) == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Config):
+    """The training images, as the opened data set described them.
+
+    Attributes:
+        path: folder or zip.
+        resolution: width and height in pixels, a power of two, at least 8.
+        num_channels: 1 (greyscale) or 3 (RGB).
+        label_dim: classes that the networks are conditioned on; 0 unless ``use_labels``.
+        num_images: length of the data set as it is trained on, after ``max_size``, mirrored copies counted.
+        use_labels: condition on the labels (``--cond``).
+        max_size: keep this many images, drawn by ``random_seed`` (``--subset``); None for all of them.
+        xflip: add a mirrored copy of every image (``--mirror``).
+        random_seed: draws the subset.
+    """
+
+    path: str
+    resolution: int
+    num_channels: int
+    label_dim: int
+    num_images: int
+    use_labels: bool
+    max_size: int | None
+    xflip: bool
+    random_seed: int
+    _part: ClassVar[str] = "data"
+
+    def _validate(self) -> None:
+        self._at_least(1, "num_images", "max_size")
+        self._at_least(0, "label_dim", "random_seed")
+        if not is_power_of_two(self.resolution) or self.resolution < 8:
+            raise UserError(
+                f"the images in {self.path} are {self.resolution} pixels wide; a power of two from 8 up is needed"
+                " (dataset_tool.py --width --height resizes them)"
+            )
+        if self.num_channels not in (1, 3):
+            raise UserError(f"the images in {self.path} have {self.num_channels} channels, not 1 or 3; convert them with dataset_tool.py")
+        if self.use_labels and self.label_dim == 0:
+            raise UserError(f"--cond=1 needs labels, and {self.path} has none (dataset.json with 'labels'); leave out --cond")
+        if not self.use_labels and self.label_dim != 0:
+            raise UserError(f"data.label_dim must be 0 where labels are not used, not {self.label_dim}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig(Config):
+    """Size and precision of G. Channels at resolution r: ``min(channel_base // r, channel_max)``.
+
+    Attributes:
+        z_dim, w_dim: length of the input and of the intermediate latent vectors.
+        map_layers: fully connected layers of the mapping network.
+        num_fp16_res: how many of the highest resolutions run in half precision on a GPU.
+        conv_clamp: clamp activations to ± this; None leaves them.
+    """
+
+    z_dim: int = 512
+    w_dim: int = 512
+    map_layers: int
+    channel_base: int
+    channel_max: int
+    num_fp16_res: int
+    conv_clamp: float | None
+    _part: ClassVar[str] = "generator"
+
+    def _validate(self) -> None:
+        self._at_least(1, "z_dim", "w_dim", "map_layers", "channel_base", "channel_max")
+        self._at_least(0, "num_fp16_res")
+        self._above_zero("conv_clamp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscriminatorConfig(Config):
+    """Size and precision of D; channels and precision as in :class:`GeneratorConfig`.
+
+    Attributes:
+        architecture: how blocks are joined (Karras et al. 2020, StyleGAN2, figure 7).
+        mbstd_group: samples over which the minibatch standard deviation is taken; cut down to the batch of one GPU.
+        freeze_layers: highest-resolution layers that are not trained (Freeze-D, Mo et al. 2020).
+    """
+
+    architecture: Literal["orig", "skip", "resnet"]
+    channel_base: int
+    channel_max: int
+    num_fp16_res: int
+    conv_clamp: float | None
+    mbstd_group: int
+    freeze_layers: int = 0
+    _part: ClassVar[str] = "discriminator"
+
+    def _validate(self) -> None:
+        self._at_least(1, "channel_base", "channel_max", "mbstd_group")
+        self._at_least(0, "num_fp16_res", "freeze_layers")
+        self._above_zero("conv_clamp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig(Config):
+    """Augmentation of everything that D sees (Karras et al. 2020, ADA).
+
+    Attributes:
+        mode: ``noaug``, ``ada`` (p follows ``target``) or ``fixed`` (p stays at ``initial_p``).
+        pipe: one of :data:`AUGPIPES`; :data:`NO_PIPE` with ``noaug``.
+        initial_p: probability of every operation at the start, 0 to 1.
+        target: E[sign D(real)] that ADA steers to; None unless mode is ``ada``.
+        kimg: thousands of images in which p could go from 0 to 1.
+        interval: batches between two adjustments of p.
+    """
+
+    mode: Literal["noaug", "ada", "fixed"]
+    pipe: str
+    initial_p: float
+    target: float | None
+    kimg: int
+    interval: int = 4
+    _part: ClassVar[str] = "augment"
+
+    def _validate(self) -> None:
+        self._at_least(1, "kimg", "interval")
+        self._fraction("initial_p", "target")
+        if self.mode == "noaug" and (self.pipe != NO_PIPE or self.initial_p != 0):
+            raise UserError(f"augment.mode noaug goes with pipe '{NO_PIPE}' and initial_p 0, not '{self.pipe}' and {self.initial_p:g}")
+        if self.mode != "noaug" and self.pipe not in AUGPIPES:
+            raise UserError(f"there is no augmentation pipeline '{self.pipe}'; choose one of {' '.join(AUGPIPES)}")
+        if (self.mode == "ada") != (self.target is not None):
+            raise UserError("augment.target goes with augment.mode ada and with no other")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig(Config):
+    """Weights of the regularisers.
+
+    Attributes:
+        r1_gamma: weight of the R1 penalty on D (γ/2 · |∇D|²).
+        pl_weight: weight of path length regularisation on G; 0 turns it off.
+        style_mixing_prob: probability that an image takes its styles from two latents.
+        pl_batch_shrink: path length is measured on the batch divided by this.
+        pl_decay: speed of the running mean of path lengths.
+    """
+
+    r1_gamma: float
+    pl_weight: float
+    style_mixing_prob: float
+    pl_batch_shrink: int = 2
+    pl_decay: float = 0.01
+    _part: ClassVar[str] = "loss"
+
+    def _validate(self) -> None:
+        self._at_least(0, "r1_gamma", "pl_weight")
+        self._at_least(1, "pl_batch_shrink")
+        self._fraction("style_mixing_prob", "pl_decay")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GGDRConfig(Config):
+    """Generator-guided discriminator regularisation (Lee et al. 2022).
+
+    Attributes:
+        resolution: of the generator's feature map that D's decoder reconstructs; below the images', at least 8.
+        weight: λ of the cosine distance.
+        start_kimg: thousands of images shown before the term counts.
+    """
+
+    resolution: int
+    weight: float = 10
+    start_kimg: float = 0
+    _part: ClassVar[str] = "ggdr"
+
+    def _validate(self) -> None:
+        if not is_power_of_two(self.resolution) or self.resolution < 8:
+            raise UserError(f"--ggdr_res={self.resolution} must be a power of two, 8 or larger")
+        self._at_least(0, "weight", "start_kimg")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig(Config):
+    """Adam for both networks, with lazy regularisation: R1 and path length run once in so many batches."""
+
+    lr_G: float
+    lr_D: float
+    beta1: float = 0.0
+    beta2: float = 0.99
+    eps: float = 1e-8
+    G_reg_interval: int = 4
+    D_reg_interval: int = 16
+    _part: ClassVar[str] = "optim"
+
+    def _validate(self) -> None:
+        self._above_zero("lr_G", "lr_D", "eps")
+        self._at_least(1, "G_reg_interval", "D_reg_interval")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"optim.{name} must be at least 0 and below 1, not {getattr(self, name):g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig(Config):
+    """How long, and in what portions.
+
+    Attributes:
+        total_kimg: thousands of real images to show.
+        batch_size: images of one optimiser step, all GPUs together.
+        batch_gpu: images in one pass on one GPU; gradients accumulate where ``batch_gpu · gpus < batch_size``.
+        ema_kimg: half-life of the generator average.
+        ema_rampup: the half-life is at most this fraction of what has been shown; None turns the ramp-up off.
+        kimg_per_tick: between two status lines.
+        snapshot_ticks: between two snapshots.
+    """
+
+    total_kimg: float
+    batch_size: int
+    batch_gpu: int
+    ema_kimg: float
+    ema_rampup: float | None
+    kimg_per_tick: float = 4
+    snapshot_ticks: int = 50
+    _part: ClassVar[str] = "schedule"
+
+    def _validate(self) -> None:
+        self._above_zero("total_kimg", "kimg_per_tick", "ema_rampup")
+        self._at_least(1, "batch_size", "batch_gpu", "snapshot_ticks")
+        self._at_least(0, "ema_kimg")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig(Config):
+    """Where and how it is computed; nothing here changes what is computed, rounding apart.
+
+    Attributes:
+        device: ``auto`` is a GPU where there is one.
+        gpus: processes, each with one device.
+        workers: processes that load images; 0 loads in the training process.
+        fp32: no half precision anywhere.
+        nhwc: channels-last memory format for half precision.
+        nobench: leave cuDNN's benchmarking off.
+        allow_tf32: let matrix products and convolutions round to TF32.
+    """
+
+    device: Literal["auto", "cuda", "cpu"]
+    gpus: int
+    workers: int
+    fp32: bool
+    nhwc: bool
+    nobench: bool
+    allow_tf32: bool
+    _part: ClassVar[str] = "runtime"
+
+    def _validate(self) -> None:
+        self._at_least(0, "workers")
+        if not is_power_of_two(self.gpus):
+            raise UserError(f"--gpus={self.gpus} must be a power of two: 1, 2, 4, 8, …")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsConfig(Config):
+    """What is measured at every snapshot.
+
+    Attributes:
+        names: metrics such as ``fid50k_full``; empty for none.
+        detector: feature extractor, by name or by path; ``auto`` is the one that each metric is defined with.
+    """
+
+    names: tuple[str, ...]
+    detector: str
+    _part: ClassVar[str] = "metrics"
+
+    def _validate(self) -> None:
+        if any(not name for name in self.names) or len(set(self.names)) != len(self.names):
+            raise UserError(f"--metrics={','.join(self.names)} has an empty or a repeated name; list each metric once, or give none")
+        if not self.detector:
+            raise UserError("--detector is empty; give a name or the path of a TorchScript file")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Config):
+    """A whole training run. Constructing it checks the parts against each other.
+
+    Attributes:
+        ggdr: None with ``--reg_type=none``.
+        seed: everything random is derived from it, the training step and the rank.
+        resume: path of a network pickle to start from (transfer learning), or None.
+        description: what follows the number in the name of the run directory.
+    """
+
+    data: DataConfig
+    generator: GeneratorConfig
+    discriminator: DiscriminatorConfig
+    augment: AugmentConfig
+    loss: LossConfig
+    ggdr: GGDRConfig | None
+    optim: OptimConfig
+    schedule: ScheduleConfig
+    runtime: RuntimeConfig
+    metrics: MetricsConfig
+    seed: int
+    resume: str | None
+    description: str
+    _part: ClassVar[str] = "config"
+
+    def _validate(self) -> None:
+        self._at_least(0, "seed")
+        if not self.description:
+            raise UserError("config.description is empty; it names the run directory")
+        if self.runtime.fp32 and (self.generator.num_fp16_res or self.discriminator.num_fp16_res):
+            raise UserError("runtime.fp32 contradicts num_fp16_res > 0; set both num_fp16_res to 0")
+        self._validate_ggdr()
+        self._validate_batch()
+
+    def _validate_ggdr(self) -> None:
+        """D's decoder at resolution t takes D's features as they enter block t, so t is at most half the image resolution."""
+        if self.ggdr is not None and self.ggdr.resolution >= self.data.resolution:
+            images = self.data.resolution
+            advice = f"choose {images // 2} or less, such as {max(images // 4, 8)}" if images > 8 else "images this small cannot have it"
+            raise UserError(
+                f"--ggdr_res={self.ggdr.resolution} must be smaller than the images, which are {images}x{images} pixels; {advice}"
+            )
+
+    def _validate_batch(self) -> None:
+        schedule, gpus = self.schedule, self.runtime.gpus
+        if schedule.batch_size % gpus:
+            raise UserError(f"--batch={schedule.batch_size} must be divisible by --gpus={gpus}")
+        if schedule.batch_size % (schedule.batch_gpu * gpus):
+            raise UserError(
+                f"the batch of {schedule.batch_size} cannot be split into portions of {schedule.batch_gpu} on {gpus} GPUs; change --batch"
+            )
+        group = min(self.discriminator.mbstd_group, schedule.batch_gpu)
+        if schedule.batch_gpu % group:
+            raise UserError(
+                f"the {schedule.batch_gpu} images of one GPU cannot be split into groups of {group} for the minibatch standard deviation;"
+                f" change --batch (a multiple of {group * gpus}) or --mbstd-group (a divisor of {schedule.batch_gpu})"
+            )
+        if self.loss.pl_weight > 0 and schedule.batch_gpu < self.loss.pl_batch_shrink:
+            raise UserError(
+                f"{schedule.batch_gpu} image a GPU is too little: path length regularisation works on 1/{self.loss.pl_batch_shrink}"
+                f" of the batch; use --batch={self.loss.pl_batch_shrink * gpus} or more"
+            )

@@ -1,0 +1,197 @@
+"""What a run says and shows: status line, statistics, image grids."""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from torch import nn
+
+from metrics.sampling import ImageDataset
+from torch_utils.seeding import derive_seed
+from torch_utils.training_stats import Summary
+from training.images import save_grid, to_uint8
+
+
+def format_time(seconds: float) -> str:
+    """``12s``, ``3m 20s``, ``5h 01m 40s``, ``2d 03h 15m``."""
+    s = round(seconds)
+    if s < 60:
+        return f"{s}s"
+    if s < 3600:
+        return f"{s // 60}m {s % 60:02d}s"
+    if s < 86400:
+        return f"{s // 3600}h {s // 60 % 60:02d}m {s % 60:02d}s"
+    return f"{s // 86400}d {s // 3600 % 24:02d}h {s // 60 % 60:02d}m"
+
+
+@dataclass(frozen=True)
+class SampleGrid:
+    """The images that a run shows again and again: the same latents and labels each time.
+
+    Attributes:
+        columns, rows: of the grid.
+        reals: uint8 ``[columns · rows, C, H, W]``.
+        z: ``[columns · rows, z_dim]``.
+        c: ``[columns · rows, c_dim]``, the labels of ``reals``.
+    """
+
+    columns: int
+    rows: int
+    reals: torch.Tensor
+    z: torch.Tensor
+    c: torch.Tensor
+
+    @staticmethod
+    def draw(dataset: ImageDataset, resolution: int, z_dim: int, seed: int) -> "SampleGrid":
+        """Choose real images and latents; with labels, each row shows one class.
+
+        The picture is about 2048×1024 pixels for large images, and at most 16×8 images for small ones.
+        """
+        columns, rows = int(np.clip(2048 // resolution, 4, 16)), int(np.clip(1024 // resolution, 2, 8))
+        rng = np.random.default_rng(derive_seed(seed, "grid"))
+        order = rng.permutation(len(dataset))
+        indices = order[: columns * rows] if dataset.label_dim == 0 else _row_per_class(dataset, order, columns, rows)
+        indices = np.resize(indices, columns * rows)
+        items = [dataset[int(i)] for i in indices]
+        return SampleGrid(
+            columns,
+            rows,
+            reals=torch.from_numpy(np.stack([image for image, _ in items])),
+            z=torch.from_numpy(rng.standard_normal([columns * rows, z_dim])).float(),
+            c=torch.from_numpy(np.stack([label for _, label in items])).float(),
+        )
+
+    def save_reals(self, path: Path) -> None:
+        """Write the real images."""
+        save_grid(self.reals, path, self.columns)
+
+    @torch.no_grad()
+    def save_fakes(self, path: Path, G: nn.Module, device: torch.device, batch_size: int) -> None:
+        """Write what ``G`` makes of the latents, with constant noise."""
+        images = []
+        for z, c in zip(self.z.split(batch_size), self.c.split(batch_size), strict=True):
+            images.append(to_uint8(G(z.to(device), c.to(device), noise_mode="const")))
+        save_grid(torch.cat(images), path, self.columns)
+
+
+def _row_per_class(dataset: ImageDataset, order: np.ndarray, columns: int, rows: int) -> np.ndarray:
+    groups: dict[tuple[float, ...], list[int]] = {}
+    for index in order:
+        groups.setdefault(tuple(dataset.get_label(int(index)).tolist()), []).append(int(index))
+    classes = sorted(groups, reverse=True)
+    return np.concatenate([np.resize(groups[classes[row % len(classes)]], columns) for row in range(rows)])
+
+
+class RunLog:
+    """``stats.jsonl``, TensorBoard event files where tensorboard is installed, and the status line.
+
+    Args:
+        run_dir: where they are written.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.start_time = time.time()
+        self._stats = open(run_dir / "stats.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - closed in close()
+        self._tensorboard, self.tensorboard_status = _open_tensorboard(run_dir)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._stats.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+    def write(self, summaries: Mapping[str, Summary], images_seen: int) -> None:
+        """One line of ``stats.jsonl``, ``{name: {num, mean, std}, timestamp}``, and the means to TensorBoard."""
+        now = time.time()
+        fields: dict[str, Any] = {name: dict(num=s.num, mean=s.mean, std=s.std) for name, s in summaries.items()}
+        self._stats.write(json.dumps({**fields, "timestamp": now}) + "\n")
+        self._stats.flush()
+        self.write_scalars({name: s.mean for name, s in summaries.items()}, images_seen, now)
+
+    def write_scalars(self, values: Mapping[str, float], images_seen: int, now: float | None = None) -> None:
+        """Scalars to TensorBoard, with thousands of images as the step."""
+        if self._tensorboard is not None:
+            for name, value in values.items():
+                self._tensorboard.add_scalar(name, value, global_step=images_seen // 1000, walltime=now)
+            self._tensorboard.flush()
+
+
+def _open_tensorboard(run_dir: Path) -> tuple[Any, str]:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None, "TensorBoard: not installed, no event files (pip install 'tensorboard')"
+    return SummaryWriter(str(run_dir)), "TensorBoard: event files are written to the run directory"
+
+
+@dataclass
+class TickTimer:
+    """Times of the current tick and of the maintenance (snapshots, metrics) before it, in seconds."""
+
+    clock: Callable[[], float] = time.time
+
+    def __post_init__(self) -> None:
+        self.start = self.tick_start = self.clock()
+        self.maintenance = 0.0
+
+    def begin_tick(self) -> None:
+        """Everything since the last call of :meth:`summary` was maintenance."""
+        now = self.clock()
+        self.maintenance = now - self.tick_start
+        self.tick_start = now
+
+    def summary(self, images: int) -> dict[str, float]:
+        """The ``Timing/*`` statistics of a tick that took ``images`` images, and start the clock for maintenance."""
+        now = self.clock()
+        seconds, self.tick_start = now - self.tick_start, now
+        return {
+            "Timing/sec_per_tick": seconds,
+            "Timing/sec_per_kimg": seconds / max(images, 1) * 1000,
+            "Timing/maintenance_sec": self.maintenance,
+            "Timing/total_sec": now - self.start,
+            "Timing/total_hours": (now - self.start) / 3600,
+            "Timing/total_days": (now - self.start) / 86400,
+        }
+
+
+def resource_summary(device: torch.device) -> dict[str, float]:
+    """The ``Resources/*`` statistics: memory in GiB, of the process and of the GPU since the last call."""
+    values = {"Resources/cpu_mem_gb": psutil.Process().memory_info().rss / 2**30}
+    if device.type == "cuda":
+        values["Resources/peak_gpu_mem_gb"] = torch.cuda.max_memory_allocated(device) / 2**30
+        torch.cuda.reset_peak_memory_stats(device)
+    return values
+
+
+def status_line(tick: int, images_seen: int, values: Mapping[str, float], p: float | None) -> str:
+    """What is printed at every tick."""
+    fields = [
+        f"tick {tick:<5d}",
+        f"kimg {images_seen / 1000:<8.1f}",
+        f"time {format_time(values['Timing/total_sec']):<12s}",
+        f"sec/tick {values['Timing/sec_per_tick']:<7.1f}",
+        f"sec/kimg {values['Timing/sec_per_kimg']:<7.2f}",
+        f"maintenance {values['Timing/maintenance_sec']:<6.1f}",
+        f"cpumem {values['Resources/cpu_mem_gb']:<6.2f}",
+    ]
+    if "Resources/peak_gpu_mem_gb" in values:
+        fields.append(f"gpumem {values['Resources/peak_gpu_mem_gb']:<6.2f}")
+    if p is not None:
+        fields.append(f"augment {p:.3f}")
+    return " ".join(fields)
+
+
+def single_values(values: Mapping[str, float]) -> dict[str, Summary]:
+    """Scalars as the statistics of one observation each."""
+    return {name: Summary(1, value, 0.0) for name, value in values.items()}
+
+
+def loss_line(summaries: Mapping[str, Summary], names: Sequence[str] = ("Loss/G/loss", "Loss/D/loss", "Loss/D/loss_gen_reg")) -> str:
+    """The main losses of a tick, for the progress bar."""
+    return " ".join(f"{name.removeprefix('Loss/')} {summaries[name].mean:.3f}" for name in names if name in summaries)
