@@ -1,0 +1,200 @@
+"""calc_metrics.py on a small untrained network: what it prints, what it records, and what it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from click.testing import CliRunner
+
+import calc_metrics
+from torch_utils.persistence import save_network_pkl
+from training.networks import Discriminator, Generator
+
+ROOT = Path(__file__).resolve().parents[2]
+RESOLUTION = 16
+
+
+class PooledPixels(torch.nn.Module):
+    """A detector: the mean of each colour in each quarter of the image."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.adaptive_avg_pool2d(images, 2).flatten(1)
+
+
+def write_images(folder: Path, count: int, resolution: int = RESOLUTION, mode: str = "RGB", labels: bool = False) -> Path:
+    folder.mkdir()
+    rng = np.random.RandomState(0)
+    shape = (resolution, resolution, 3) if mode == "RGB" else (resolution, resolution)
+    for i in range(count):
+        PIL.Image.fromarray(rng.randint(0, 256, shape).astype(np.uint8)).save(folder / f"{i:02d}.png")
+    if labels:
+        (folder / "dataset.json").write_text(json.dumps({"labels": [[f"{i:02d}.png", i % 2] for i in range(count)]}))
+    return folder
+
+
+def write_network(path: Path, /, c_dim: int = 0, **training_set_kwargs: Any) -> Path:
+    torch.manual_seed(0)
+    shape = dict(img_resolution=RESOLUTION, img_channels=3)
+    G = Generator(z_dim=8, c_dim=c_dim, w_dim=8, **shape, synthesis_kwargs=dict(channel_base=128, channel_max=8))
+    D = Discriminator(c_dim=c_dim, **shape, channel_base=128, channel_max=8)
+    save_network_pkl(path, G=G, D=D, G_ema=G, training_set_kwargs=training_set_kwargs)
+    return path
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set, a run directory with a network trained on its half, mirrored, and a detector file."""
+    root = tmp_path_factory.mktemp("calc")
+    data = write_images(root / "data", 24, labels=True)
+    run = root / "run"
+    run.mkdir()
+    (run / "training_options.json").write_text("{}")
+    write_network(run / "net.pkl", path=str(data), max_size=12, xflip=True, use_labels=False, resolution=RESOLUTION)
+    write_network(root / "alone.pkl")
+    write_network(root / "conditional.pkl", c_dim=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.jit.script(PooledPixels()).save(str(root / "detector.pt"))
+    return root
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GGDR_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def invoke(world: Path, *arguments: str, network: str = "alone.pkl", detector: str = "detector.pt") -> Any:
+    common = [f"--network={world / network}", f"--detector={world / detector}", "--device=cpu"]
+    return CliRunner().invoke(calc_metrics.main, [*common, *arguments])
+
+
+def lines(result: Any) -> list[dict[str, Any]]:
+    assert result.exit_code == 0, result.output
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def refused(result: Any, message: str) -> None:
+    assert result.exit_code != 0
+    assert message in result.stderr
+    assert result.stdout == ""
+    assert "Traceback" not in result.output
+    assert result.stderr.splitlines()[-1].startswith("Error: ")
+
+
+def test_in_a_run_directory(world: Path) -> None:
+    """By default, against the whole training set, neither subset nor mirrored; results are also appended there."""
+    found = lines(invoke(world, "--metrics=fid20_full,pr203_full", network="run/net.pkl"))
+    assert [set(line["results"]) for line in found] == [{"fid20_full"}, {"pr203_full_precision", "pr203_full_recall"}]
+    for line in found:
+        expected = {"num_real": 24, "mirror": False, "count": 20, "seed": 0, "dataset": "data", "resolution": RESOLUTION}
+        assert expected.items() <= line.items()
+        assert line["detector"] == str(world / "detector.pt")
+        assert line["snapshot_pkl"] == "net.pkl"
+        recorded = (world / "run" / f"metric-{line['metric']}.jsonl").read_text().splitlines()
+        assert json.loads(recorded[-1]) == line
+
+
+def test_with_data_given(world: Path) -> None:
+    data = f"--data={world / 'data'}"
+    (plain,) = lines(invoke(world, "--metrics=fid20_full", data, network="run/net.pkl"))
+    result = invoke(world, "--metrics=fid20_full", data, "--mirror=1", "--batch=5")
+    (mirrored,) = lines(result)
+    assert (plain["num_real"], mirrored["num_real"]) == (24, 24)
+    assert plain["results"] == mirrored["results"]
+    assert "--mirror=1 has no effect" in result.stderr
+    assert not list(world.glob("metric-*.jsonl"))
+
+
+def test_seed_and_batch(world: Path) -> None:
+    def value(*arguments: str) -> float:
+        return lines(invoke(world, "--metrics=fid20_full", f"--data={world / 'data'}", *arguments))[0]["results"]["fid20_full"]
+
+    first = value("--batch=3")
+    assert value("--batch=64", "--verbose=0") == first
+    assert value("--seed=1") != first
+
+
+def test_conditional_network(world: Path) -> None:
+    (line,) = lines(invoke(world, "--metrics=fid20_full", f"--data={world / 'data'}", network="conditional.pkl"))
+    assert np.isfinite(line["results"]["fid20_full"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--metrics=kid50k_full"], "known are fid50k_full, pr50k3_full"),
+        (["--metrics=none"], "names no metric"),
+        (["--metrics=fid20_full", "--gpus=2"], "one process for now"),
+        (["--metrics=fid20_full", "--gpus=0"], "'--gpus'"),
+        (["--metrics=fid20_full", "--batch=0"], "'--batch'"),
+        (["--metrics=fid20_full", "--seed=-1"], "'--seed'"),
+        (["--metrics=fid20_full", "--mirror=maybe"], "'--mirror'"),
+        (["--metrics=fid20_full", "--snapshots=1"], "No such option"),
+        (["--metrics=fid20_full"], "give --data"),
+        (["--metrics=fid20_full", "--data=/no/such/folder"], "/no/such/folder"),
+        (["--metrics=fid20_full", "--data=DATA", "--detector=nope"], "no detector 'nope'"),
+        (["--metrics=fid20_full", "--data=DATA", "--detector=DATA"], "no detector"),
+        (["--metrics=fid20_full", "--data=DATA", "--network=missing.pkl"], "missing.pkl"),
+        (["--metrics=fid20_full", "--data=DATA", "--network=DETECTOR"], "not a network pickle"),
+    ],
+)
+def test_refusals(world: Path, arguments: list[str], message: str) -> None:
+    replaced = [a.replace("DATA", str(world / "data")).replace("DETECTOR", str(world / "detector.pt")) for a in arguments]
+    refused(invoke(world, *replaced), message)
+
+
+def test_a_data_set_that_does_not_fit(world: Path, tmp_path: Path) -> None:
+    few = write_images(tmp_path / "few", 3)
+    refused(invoke(world, "--metrics=pr203_full", f"--data={few}"), "at least 4 real images")
+    large = write_images(tmp_path / "large", 4, resolution=32)
+    refused(invoke(world, "--metrics=fid20_full", f"--data={large}"), "32x32, not 16x16")
+    grey = write_images(tmp_path / "grey", 4, mode="L")
+    refused(invoke(world, "--metrics=fid20_full", f"--data={grey}"), "with 3 channels")
+    refused(invoke(world, "--metrics=fid20_full", f"--data={few}", network="conditional.pkl"), "no labels")
+
+
+def test_training_data_that_has_moved(world: Path, tmp_path: Path) -> None:
+    write_network(tmp_path / "net.pkl", path="/gone/images.zip")
+    refused(invoke(tmp_path, "--metrics=fid20_full", network="net.pkl"), "say where it is with --data")
+
+
+def test_nothing_is_recorded_when_one_metric_is_refused(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "training_options.json").write_text("{}")
+    write_network(tmp_path / "net.pkl", path=str(write_images(tmp_path / "few", 3)))
+    refused(
+        invoke(tmp_path, "--metrics=fid20_full,pr203_full", f"--detector={world / 'detector.pt'}", network="net.pkl"), "at least 4 real"
+    )
+    assert not list(tmp_path.glob("metric-*"))
+
+
+def shell(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "calc_metrics.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_as_a_program(world: Path) -> None:
+    common = [f"--network={world / 'alone.pkl'}", f"--data={world / 'data'}", f"--detector={world / 'detector.pt'}", "--device=cpu"]
+    good = shell("--metrics=fid20_full", *common)
+    assert good.returncode == 0, good.stderr
+    assert json.loads(good.stdout)["metric"] == "fid20_full"
+    bad = shell("--metrics=fid20", *common)
+    assert (bad.returncode, bad.stdout) == (1, "")
+    assert bad.stderr.startswith("Error: unknown metric 'fid20'")
+    assert bad.stderr.count("\n") == 1
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    source = "import sys, calc_metrics; calc_metrics.main(['--help'], standalone_mode=False); assert 'torch' not in sys.modules"
+    result = subprocess.run([sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
+    for option in ("--network", "--metrics", "--data", "--mirror", "--gpus", "--verbose", "--detector"):
+        assert option in result.stdout
