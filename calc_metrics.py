@@ -53,9 +53,9 @@ def main(
 
     from metrics.registry import known_names, parse_metrics
     from metrics.runner import append_result, evaluate
+    from torch_utils.device import pick_device
     from torch_utils.host_memory import keep_freed_memory
     from torch_utils.persistence import load_network_pkl
-    from training.generation import pick_device
 
     if not parse_metrics(metrics):
         raise UserError(f"--metrics names no metric; known are {known_names()}")

@@ -40,8 +40,9 @@ def main(
     if max(numbers, default=0) >= 2**32:
         raise UserError(f"--seeds={seeds}: seeds must be below 4294967296")
 
+    from torch_utils.device import pick_device
     from torch_utils.persistence import load_network_pkl
-    from training.generation import images_from_seeds, images_from_ws, load_projected_w, pick_device
+    from training.generation import images_from_seeds, images_from_ws, load_projected_w
     from training.images import save_png
 
     target = pick_device(device)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dnnlib.durations import format_duration
 from dnnlib.errors import UserError
 from metrics.cache import Key, StatisticsCache, fingerprint
 from metrics.features import Detector, open_detector
@@ -61,7 +62,7 @@ class MetricResult:
             "results": self.values,
             "metric": self.metric,
             "total_time": self.total_time,
-            "total_time_str": _duration(self.total_time),
+            "total_time_str": format_duration(self.total_time),
             "num_gpus": self.num_gpus,
             "snapshot_pkl": snapshot_pkl,
             "timestamp": self.timestamp,
@@ -253,12 +254,3 @@ def _collect(needs: set[Need], batches: Iterator[Tensor], detectors: dict[str, D
             seen += len(images)
             bar.update(len(images))
     return {need: collector.result() for need, collector in collectors.items()}
-
-
-def _duration(seconds: float) -> str:
-    """``5h 01m 40s``, ``3m 20s`` or ``12s``."""
-    minutes, s = divmod(round(seconds), 60)
-    hours, m = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h {m:02d}m {s:02d}s"
-    return f"{m}m {s:02d}s" if m else f"{s}s"

@@ -13,14 +13,6 @@ from training.networks import Discriminator, Generator
 from training.objective import Objective
 
 
-def build_device(config: TrainConfig) -> torch.device:
-    """The device that the run uses: the GPU where there is one, unless told otherwise."""
-    name = config.runtime.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
 def build_generator(config: TrainConfig) -> Generator:
     """G, with freshly drawn weights."""
     g: GeneratorConfig = config.generator

@@ -13,15 +13,6 @@ from training.images import to_uint8
 from training.networks.generator import Generator, NoiseMode
 
 
-def pick_device(name: str) -> torch.device:
-    """``auto``, ``cuda`` or ``cpu`` to a device. Raises :class:`UserError` where there is no GPU to pick."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device=cuda, but PyTorch finds no usable GPU here; use --device=cpu or auto")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
 def one_hot_label(G: Generator, class_idx: int | None) -> torch.Tensor:
     """The label ``[1, c_dim]`` of a class.
 

@@ -93,11 +93,9 @@ def check_machine(config: TrainConfig) -> None:
     """Raises :class:`UserError` where this machine, or this version, cannot run the configuration."""
     if config.runtime.gpus > 1:
         raise UserError(f"--gpus={config.runtime.gpus}: training in several processes is not supported yet; use --gpus=1")
-    if config.runtime.device == "cuda":
-        import torch
+    from torch_utils.device import pick_device
 
-        if not torch.cuda.is_available():
-            raise UserError("--device=cuda, but PyTorch finds no usable GPU here; use --device=cpu or auto")
+    pick_device(config.runtime.device)
 
 
 def check_file(option: str, path: str) -> None:

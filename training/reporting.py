@@ -12,22 +12,11 @@ import psutil
 import torch
 from torch import nn
 
+from dnnlib.durations import format_duration
 from metrics.sampling import ImageDataset
 from torch_utils.seeding import derive_seed
 from torch_utils.training_stats import Summary
 from training.images import save_grid, to_uint8
-
-
-def format_time(seconds: float) -> str:
-    """``12s``, ``3m 20s``, ``5h 01m 40s``, ``2d 03h 15m``."""
-    s = round(seconds)
-    if s < 60:
-        return f"{s}s"
-    if s < 3600:
-        return f"{s // 60}m {s % 60:02d}s"
-    if s < 86400:
-        return f"{s // 3600}h {s // 60 % 60:02d}m {s % 60:02d}s"
-    return f"{s // 86400}d {s // 3600 % 24:02d}h {s // 60 % 60:02d}m"
 
 
 @dataclass(frozen=True)
@@ -174,7 +163,7 @@ def status_line(tick: int, images_seen: int, values: Mapping[str, float], p: flo
     fields = [
         f"tick {tick:<5d}",
         f"kimg {images_seen / 1000:<8.1f}",
-        f"time {format_time(values['Timing/total_sec']):<12s}",
+        f"time {format_duration(values['Timing/total_sec']):<12s}",
         f"sec/tick {values['Timing/sec_per_tick']:<7.1f}",
         f"sec/kimg {values['Timing/sec_per_kimg']:<7.2f}",
         f"maintenance {values['Timing/maintenance_sec']:<6.1f}",

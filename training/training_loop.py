@@ -10,20 +10,22 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from dnnlib.durations import format_duration
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from dnnlib.interrupt import InterruptFlag
 from dnnlib.log import LogTee
 from metrics.runner import append_result, evaluate, preflight
+from torch_utils.device import pick_device
 from torch_utils.host_memory import keep_freed_memory
 from torch_utils.seeding import derive_seed, seed_everything
-from training.build import build_device, describe_parameters
+from training.build import describe_parameters
 from training.checkpoint import RunState
 from training.config import TrainConfig
 from training.dataset import ImageFolderDataset, image_batches
 from training.images import from_uint8
 from training.objective import Batch
-from training.reporting import RunLog, SampleGrid, TickTimer, format_time, loss_line, resource_summary, single_values, status_line
+from training.reporting import RunLog, SampleGrid, TickTimer, loss_line, resource_summary, single_values, status_line
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def run(config: TrainConfig, run_dir: Path, dataset: ImageFolderDataset) -> None
         UserError: something that the user can mend, before the first step wherever possible.
         KeyboardInterrupt: after Ctrl-C, when the current step is finished and a snapshot is written.
     """
-    device = build_device(config)
+    device = pick_device(config.runtime.device)
     state = RunState.fresh(config, device)
     reals = measured_images(config, dataset)
     preflight(config.metrics.names, config.metrics.detector, reals, device=device)
@@ -118,7 +120,7 @@ def train(
     if interrupt.raised:
         print(f"Stopped at {state.images_seen / 1000:g} kimg; the networks so far are in {snapshot}")
         raise KeyboardInterrupt
-    print(f"Finished after {format_time(timer.clock() - timer.start)}; everything is in {run_dir}")
+    print(f"Finished after {format_duration(timer.clock() - timer.start)}; everything is in {run_dir}")
 
 
 def build_phases(state: RunState) -> list[Phase]:

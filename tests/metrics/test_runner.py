@@ -178,10 +178,6 @@ def test_records(make_dataset: Any, make_generator: Any, detector_file: Write, t
         append_result(result, tmp_path / "missing", "x.pkl")
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0s"), (59.6, "1m 00s"), (200, "3m 20s"), (18100, "5h 01m 40s")])
-def test_durations(seconds: float, text: str) -> None:
-    assert module._duration(seconds) == text
-
 
 def test_preflight_finds_what_would_stop_an_evaluation(make_dataset: Any, detector_file: Write, tmp_path: Path) -> None:
     good = detector_file("pooled")

@@ -1,0 +1,86 @@
+"""Durations, lists of numbers, option spelling, atomic files, the log, Ctrl-C."""
+
+import os
+import signal
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from dnnlib.cli import Command, friendly_errors, parse_int_list
+from dnnlib.durations import format_duration
+from dnnlib.errors import UserError
+from dnnlib.files import atomic_write
+from dnnlib.interrupt import InterruptFlag
+from dnnlib.log import LogTee
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0s"), (59.4, "59s"), (59.6, "1m 00s"), (200, "3m 20s"), (18100, "5h 01m 40s"), (184500, "2d 03h 15m")],
+)
+def test_durations(seconds, text):
+    assert format_duration(seconds) == text
+
+
+def test_lists_of_numbers():
+    assert parse_int_list("1,2,5-7, 3") == [1, 2, 5, 6, 7, 3]
+    for text in ("", "a", "1,", "-1", "5-", "7-5", "1.5"):
+        with pytest.raises(UserError):
+            parse_int_list(text)
+
+
+@click.command(cls=Command)
+@click.option("--reg_type")
+@click.option("--allow-tf32")
+@click.option("-n", "--dry-run", is_flag=True)
+@friendly_errors
+def command(reg_type, allow_tf32, dry_run):
+    if reg_type == "bad":
+        raise UserError("this is\nbad")
+    click.echo(f"{reg_type} {allow_tf32} {dry_run}")
+
+
+@pytest.mark.parametrize("args", [["--reg_type=a_b", "--allow-tf32=1", "-n"], ["--reg-type", "a_b", "--allow_tf32", "1", "--dry_run"]])
+def test_options_take_either_dash(args):
+    assert CliRunner().invoke(command, args).output == "a_b 1 True\n"
+
+
+def test_user_errors_are_one_line_and_status_1():
+    result = CliRunner().invoke(command, ["--reg_type=bad"])
+    assert (result.exit_code, result.output) == (1, "Error: this is bad\n")
+
+
+def test_atomic_write_replaces_or_leaves_alone(tmp_path):
+    path = tmp_path / "a.txt"
+    with atomic_write(path, "w") as stream:
+        stream.write("first")
+        assert not path.exists()
+    with pytest.raises(KeyboardInterrupt), atomic_write(path, "w") as stream:  # noqa: PT012
+        stream.write("second")
+        raise KeyboardInterrupt
+    assert path.read_text() == "first"
+    assert os.listdir(tmp_path) == ["a.txt"]
+    umask = os.umask(0)
+    os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_log_tee_writes_to_both(tmp_path, capsys):
+    before = sys.stdout
+    with LogTee(tmp_path / "log.txt"):
+        print("hello")
+    assert sys.stdout is before
+    assert (tmp_path / "log.txt").read_text() == "hello\n"
+    assert capsys.readouterr().out == "hello\n"
+
+
+def test_interrupt_flag_lets_the_first_ctrl_c_pass_and_not_the_second(capsys):
+    with InterruptFlag() as flag:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert flag.raised
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert "press Ctrl-C again" in capsys.readouterr().out
