@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.networks import Discriminator, Generator
+from training.networks import Discriminator, Generator, modulated_conv2d
 from training.networks.discriminator import MinibatchStdLayer
 from training.networks.layers import MappingNetwork
 
@@ -157,3 +157,56 @@ def test_minibatch_std():
 def test_wrong_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.fixture
+def half_on_cpu(monkeypatch):
+    """Half precision as it is chosen on a GPU, carried out on the CPU: the same casts, formats and safeguards."""
+
+    def choose(device, use_fp16, force_fp32):
+        return torch.float16 if use_fp16 and not force_fp32 else torch.float32
+
+    monkeypatch.setattr("training.networks.generator.half_precision", choose)
+    monkeypatch.setattr("training.networks.discriminator.half_precision", choose)
+
+
+@pytest.mark.parametrize("nhwc", [False, True])
+def test_half_precision_follows_float32(half_on_cpu, nhwc):
+    torch.manual_seed(0)
+    G = small_generator(num_fp16_res=2, conv_clamp=256, fp16_channels_last=nhwc)
+    D = small_discriminator(decoder_res=16, num_fp16_res=2, conv_clamp=256, block_kwargs={"fp16_channels_last": nhwc})
+    assert [G.get_submodule(f"synthesis.b{res}").use_fp16 for res in (4, 8, 16, 32)] == [False, False, True, True]
+    assert [D.get_submodule(f"b{res}").use_fp16 for res in (8, 16, 32)] == [False, True, True]
+    dtypes = {}
+    for name in ("synthesis.b32.conv1", "synthesis.b8.conv1"):
+        G.get_submodule(name).register_forward_hook(lambda _m, _i, out, name=name: dtypes.update({name: out.dtype}))
+    ws = G.mapping(torch.randn([4, 8]), None)
+    images, features = G.synthesis(ws, capture=(32,), noise_mode="const")
+    assert dtypes == {"synthesis.b32.conv1": torch.float16, "synthesis.b8.conv1": torch.float32}
+    full = G.synthesis(ws, noise_mode="const", force_fp32=True)
+    assert (images.dtype, features[32].dtype) == (torch.float32, torch.float32)
+    assert not torch.equal(images, full)
+    torch.testing.assert_close(images, full, atol=0.02, rtol=0.02)
+    logits, maps = D(images, None, return_features=True)
+    full_logits, full_maps = D(images, None, return_features=True, force_fp32=True)
+    assert (logits.dtype, maps[16].dtype) == (torch.float32, torch.float32)
+    torch.testing.assert_close(logits, full_logits, atol=0.02, rtol=0.02)
+    torch.testing.assert_close(maps[16], full_maps[16], atol=0.02, rtol=0.02)
+    (maps[16].square().mean() + logits.mean()).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in D.parameters())
+
+
+def test_half_precision_is_normalised_before_it_could_overflow():
+    x, styles = torch.randn([1, 8, 4, 4]), 1e5 * torch.rand([1, 8])
+    weight = 1e3 * torch.randn([4, 8, 3, 3])
+    expected = modulated_conv2d(x, weight, styles, padding=1)
+    found = modulated_conv2d(x.half(), weight, styles, padding=1)
+    torch.testing.assert_close(found.float(), expected, atol=0.02, rtol=0.02)
+
+
+def test_activations_are_clamped():
+    D = small_discriminator(conv_clamp=0.1)
+    outputs = []
+    D.b32.conv0.register_forward_hook(lambda _m, _i, out: outputs.append(out))
+    D(10 * torch.randn([2, 3, 32, 32]), None)
+    assert outputs[0].abs().max().item() == pytest.approx(0.1)

@@ -1,0 +1,86 @@
+"""The main job on the bundled images, as a user would type it: train with GGDR, generate, measure.
+
+    python tools/demo.py [--outdir=demo-run]
+
+Prints the three command lines before it runs them. About ten minutes on two CPU cores.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+ROOT = Path(__file__).resolve().parent.parent
+METRICS = ("fid1k_full", "pr1k3_full")
+TRAIN = (
+    "train.py",
+    "--data=data/emoji32.zip",
+    "--reg_type=ggdr",
+    "--cfg=cifar",
+    "--cbase=512",
+    "--cmax=32",
+    "--batch=16",
+    "--mbstd-group=8",
+    "--glr=0.005",
+    "--gamma=0.05",
+    "--kimg=48",
+    "--snap=100",
+    f"--metrics={','.join(METRICS)}",
+    "--detector=efficientnet-lite0",
+)
+
+
+@click.command()
+@click.option("--outdir", default="demo-run", show_default=True, help="where everything goes; what an earlier demo left there is replaced")
+def main(outdir: str) -> None:
+    """Train with GGDR on the bundled images, generate pictures and measure them."""
+    root = Path(outdir).resolve()
+    marker = root / ".demo"
+    if root.exists() and not marker.exists() and any(root.iterdir()):
+        raise click.ClickException(f"--outdir={outdir} has something in it that is not from a demo; name another folder")
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    marker.touch()
+    call(*TRAIN, f"--outdir={root}")
+    (run_dir,) = (path for path in root.iterdir() if path.is_dir())
+    network = max(run_dir.glob("network-snapshot-*.pkl"))
+    call("generate.py", f"--network={network}", "--seeds=0-15", f"--outdir={root / 'generated'}")
+    call("calc_metrics.py", f"--network={network}", f"--metrics={','.join(METRICS)}", "--detector=efficientnet-lite0")
+    summarise(run_dir, root)
+
+
+def call(*arguments: str) -> None:
+    """Print and run one of the entry points; a failure ends the demo with its exit status."""
+    print(f"\n$ python {' '.join(arguments)}", flush=True)
+    status = subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False).returncode
+    if status:
+        sys.exit(status)
+
+
+def summarise(run_dir: Path, root: Path) -> None:
+    """What the training measured at its start and at its end, and where the pictures are."""
+    results: list[dict[str, float]] = [{}, {}]
+    for metric in METRICS:
+        lines = (run_dir / f"metric-{metric}.jsonl").read_text(encoding="utf-8").splitlines()
+        for found, line in zip(results, (lines[0], lines[-1]), strict=True):
+            found.update(json.loads(line)["results"])
+    print("\nMeasured with efficientnet-lite0 (not comparable with Inception's values):")
+    print(f"{'':32s}{'at the start':>14s}{'at the end':>14s}")
+    for name in results[0]:
+        print(f"{name:32s}{results[0][name]:14.4g}{results[1][name]:14.4g}")
+    for title, path in (
+        ("Real images:", run_dir / "reals.png"),
+        ("Generated, before training:", run_dir / "fakes_init.png"),
+        ("Generated, after training:", max(run_dir.glob("fakes[0-9]*.png"))),
+        ("Single pictures:", root / "generated"),
+        ("Everything of the run:", run_dir),
+    ):
+        print(f"{title:32s}{os.path.relpath(path)}")
+
+
+if __name__ == "__main__":
+    main()
