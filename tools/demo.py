@@ -27,7 +27,6 @@ TRAIN = (
     "--mbstd-group=8",
     "--glr=0.005",
     "--gamma=0.05",
-    "--kimg=48",
     "--snap=100",
     f"--metrics={','.join(METRICS)}",
     "--detector=efficientnet-lite0",
@@ -36,7 +35,8 @@ TRAIN = (
 
 @click.command()
 @click.option("--outdir", default="demo-run", show_default=True, help="where everything goes; what an earlier demo left there is replaced")
-def main(outdir: str) -> None:
+@click.option("--kimg", default=48.0, show_default=True, help="length of the training in thousands of images")
+def main(outdir: str, kimg: float) -> None:
     """Train with GGDR on the bundled images, generate pictures and measure them."""
     root = Path(outdir).resolve()
     marker = root / ".demo"
@@ -45,7 +45,7 @@ def main(outdir: str) -> None:
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
     marker.touch()
-    call(*TRAIN, f"--outdir={root}")
+    call(*TRAIN, f"--kimg={kimg:g}", f"--outdir={root}")
     (run_dir,) = (path for path in root.iterdir() if path.is_dir())
     network = max(run_dir.glob("network-snapshot-*.pkl"))
     call("generate.py", f"--network={network}", "--seeds=0-15", f"--outdir={root / 'generated'}")

@@ -1,5 +1,6 @@
 """The training loop: sequence only. What a step computes is in ``objective.py``, what it changes in ``checkpoint.py``."""
 
+import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -84,18 +85,24 @@ def train(
     grid.save_fakes(run_dir / "fakes_init.png", state.G_ema, device, schedule.batch_gpu)
     phases = build_phases(state)
     batches = image_batches(
-        dataset, batch_size=schedule.batch_size, seed=config.seed, start=state.images_seen, workers=config.runtime.workers
+        dataset,
+        batch_size=schedule.batch_size,
+        seed=config.seed,
+        start=state.images_seen,
+        workers=config.runtime.workers,
+        pin_memory=device.type == "cuda",
     )
+    print(_loading(dataset, config.runtime.workers))
     print(f"Training for {schedule.total_kimg:g} kimg on {device} ...")
     timer, tick, tick_start = TickTimer(), 0, state.images_seen
     bar = _progress(schedule.kimg_per_tick)
-    with bar:
+    with bar, contextlib.closing(batches):
         while True:
             images, labels = next(batches)
-            real = from_uint8(images, device)
+            real, labels = from_uint8(images, device), labels.to(device, non_blocking=True)
             for phase in phases:
                 if state.steps % phase.interval == 0:
-                    run_phase(state, phase, real, labels.to(device), dataset)
+                    run_phase(state, phase, real, labels, dataset)
             state.update_average()
             state.images_seen += schedule.batch_size
             state.steps += 1
@@ -214,6 +221,12 @@ def _set_up_device(config: TrainConfig, device: torch.device) -> None:
         torch.backends.cudnn.allow_tf32 = config.runtime.allow_tf32
     else:
         print(keep_freed_memory())
+
+
+def _loading(dataset: ImageFolderDataset, workers: int) -> str:
+    if dataset.in_memory:
+        return f"Data: all {dataset.num_images} images are decoded in memory"
+    return f"Data: images are read as they are needed, {f'by {workers} processes' if workers else 'in this process'}"
 
 
 def _progress(kimg_per_tick: float) -> tqdm:

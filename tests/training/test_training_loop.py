@@ -63,6 +63,7 @@ def test_run_directory(finished):
     }
     assert json.loads((finished / "training_options.json").read_text())["ggdr"] == {"resolution": 8, "weight": 10, "start_kimg": 0}
     log = (finished / "log.txt").read_text()
+    assert "Data: all 16 images are decoded in memory" in log
     assert "tick 0" in log
     assert "Finished" in log
 

@@ -1,0 +1,32 @@
+"""The demo runs from end to end and never deletes what is not its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tools import demo
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("all of it")
+    result = CliRunner().invoke(demo.main, [f"--outdir={tmp_path}"])
+    assert result.exit_code == 1
+    assert "not from a demo" in result.output
+    assert (tmp_path / "thesis.txt").read_text() == "all of it"
+
+
+@pytest.mark.slow
+def test_end_to_end_in_miniature(tmp_path):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    command = [sys.executable, "tools/demo.py", f"--outdir={tmp_path / 'demo'}", "--kimg=0.032"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "fid1k_full" in done.stdout
+    assert "Generated, after training:" in done.stdout
+    assert len(list((tmp_path / "demo" / "generated").glob("seed*.png"))) == 16
+    assert len(list((tmp_path / "demo").glob("00*"))) == 1
