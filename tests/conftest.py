@@ -1,7 +1,11 @@
 """Makes the repository's packages, its entry points and the tests' helpers importable, installed or not."""
 
+import os
 import sys
 from pathlib import Path
+
+# The tests' tensors are small: one thread is faster, and does not spin for a core that another process has.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TESTS = Path(__file__).resolve().parent
 for folder in (str(TESTS), str(TESTS.parent)):
