@@ -9,7 +9,8 @@ from typing import Any, Self
 class InterruptFlag:
     """While open, the first Ctrl-C only sets :attr:`raised`; a second one interrupts at once, as usual.
 
-    Outside the main thread, where Python has no signals, it does nothing.
+    It does nothing outside the main thread, where Python has no signals, and where Ctrl-C is ignored, as in a
+    shell's background jobs.
     """
 
     def __init__(self) -> None:
@@ -17,7 +18,7 @@ class InterruptFlag:
         self._previous: Any = None
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             self._previous = signal.signal(signal.SIGINT, self._handle)
         return self
 

@@ -1,6 +1,7 @@
 """Makes the repository's packages, its entry points and the tests' helpers importable, installed or not."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,3 +12,6 @@ TESTS = Path(__file__).resolve().parent
 for folder in (str(TESTS), str(TESTS.parent)):
     if folder not in sys.path:
         sys.path.insert(0, folder)
+
+# A shell's background job ignores Ctrl-C, and so would the processes that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)

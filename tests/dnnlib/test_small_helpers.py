@@ -76,6 +76,16 @@ def test_log_tee_writes_to_both(tmp_path, capsys):
     assert capsys.readouterr().out == "hello\n"
 
 
+def test_interrupt_flag_leaves_an_ignored_ctrl_c_ignored():
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with InterruptFlag() as flag:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not flag.raised
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
 def test_interrupt_flag_lets_the_first_ctrl_c_pass_and_not_the_second(capsys):
     with InterruptFlag() as flag:
         os.kill(os.getpid(), signal.SIGINT)

@@ -86,12 +86,32 @@ def test_ggdr_value_is_lambda_times_cosine_distance():
 
 def test_ggdr_waits_for_its_start():
     state = small_state(reg_type="ggdr", ggdr_start_kimg=2)
+    calls = []
+    state.D.b8_dec.register_forward_hook(lambda *_: calls.append(1))
     accumulate(state, "D_main", images_seen=1999)
+    assert calls == []
     assert "Loss/D/loss_gen_reg" not in state.stats.flush()
     assert "b8_dec.weight" not in gradients(state.D)
     accumulate(state, "D_main", images_seen=2000)
     assert "Loss/D/loss_gen_reg" in state.stats.flush()
     assert gradients(state.D)["b8_dec.weight"].any()
+
+
+def test_the_target_moves_with_its_image():
+    """A decoder that predicts the warped map exactly is at distance 0; the unwarped one is not what it is held against."""
+    pipe = AugmentPipe(xflip=1, rotate90=1, scale=1)
+    features = {8: torch.randn([8, 6, 8, 8])}
+    params = pipe.sample(torch.zeros([8, 3, 32, 32]))
+    moved = {8: pipe.warp(features[8], params)}
+    assert GuidedRegularizer(8)(features, moved, pipe, params).max() < 1e-4
+    assert GuidedRegularizer(8)(features, features, pipe, params).mean() > 0.5
+    assert GuidedRegularizer(8)(features, features, None, None).max() < 1e-4
+
+
+def test_path_length_takes_half_the_batch():
+    state = small_state()
+    accumulate(state, "G_reg")
+    assert state.stats.flush()["Loss/pl_penalty"].num == 2
 
 
 @pytest.mark.parametrize("aug", ["noaug", "ada"])

@@ -90,6 +90,8 @@ def test_snapshot_opens_and_records_the_data_set(finished):
     assert data["D"].decoder_res == 8
     assert float(data["augment_pipe"].p) in (0, pytest.approx(4 * 4 / 500_000))
     torch.testing.assert_close(data["G"].synthesis.b4.const, data["G_ema"].synthesis.b4.const, atol=0.05, rtol=0)
+    config, _ = open_small(finished.parent / "images", reg_type="ggdr")
+    assert not torch.equal(RunState.fresh(config, torch.device("cpu")).G_ema.synthesis.b4.const, data["G_ema"].synthesis.b4.const)
 
 
 @pytest.mark.parametrize(
@@ -242,3 +244,24 @@ def test_a_failing_metric_does_not_end_the_run(tmp_path, monkeypatch):
     run_dir = train(make_images(tmp_path / "images"), tmp_path / "run", metrics=("fid8_full",))
     assert "failed, training goes on: the detector went away" in (run_dir / "log.txt").read_text()
     assert "Finished" in (run_dir / "log.txt").read_text()
+
+
+def test_a_phases_draws_depend_on_seed_and_step_alone():
+    gradients = []
+    for consumed in (0, 100):
+        state = small_state()
+        torch.rand([consumed])
+        phase = training_loop.build_phases(state)[0]
+        training_loop.run_phase(state, phase, torch.rand([4, 3, 32, 32], generator=torch.Generator()), torch.zeros([4, 0]), None)
+        gradients.append(state.G.synthesis.b32.conv1.weight.grad)
+    assert torch.equal(*gradients)
+
+
+def test_optimizers_are_scaled_for_lazy_regularization():
+    """Learning rate and betas to the power interval / (interval + 1): 4 / 5 for G, 16 / 17 for D (StyleGAN2, appendix B)."""
+    state = small_state(glr=0.002, dlr=0.003)
+    for optimizer, lr, ratio in ((state.G_opt, 0.002, 4 / 5), (state.D_opt, 0.003, 16 / 17)):
+        (group,) = optimizer.param_groups
+        assert group["lr"] == pytest.approx(lr * ratio)
+        assert group["betas"] == (0.0, pytest.approx(0.99**ratio))
+        assert group["eps"] == 1e-8
