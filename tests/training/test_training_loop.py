@@ -246,6 +246,21 @@ def test_a_failing_metric_does_not_end_the_run(tmp_path, monkeypatch):
     assert "Finished" in (run_dir / "log.txt").read_text()
 
 
+def test_metrics_compare_with_all_images_as_they_are(tmp_path, monkeypatch):
+    """Neither mirrored nor a subset, whatever is trained on."""
+    seen = []
+    monkeypatch.setattr(training_loop, "preflight", lambda names, detector, reals, **kwargs: seen.append(len(reals)))
+    monkeypatch.setattr(training_loop, "evaluate", lambda names, *, dataset, **kwargs: seen.append(len(dataset)) or [])
+    train(make_images(tmp_path / "images"), tmp_path / "run", metrics=("fid8_full",), mirror=True, kimg=0.004)
+    assert set(seen) == {16}
+
+
+def test_the_average_starts_as_a_copy():
+    state = small_state()
+    ours, average = state.G.state_dict(), state.G_ema.state_dict()
+    assert all(torch.equal(ours[key], average[key]) for key in ours)
+
+
 def test_a_phases_draws_depend_on_seed_and_step_alone():
     gradients = []
     for consumed in (0, 100):
