@@ -85,7 +85,6 @@ class RunLog:
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self.start_time = time.time()
         self._stats = open(run_dir / "stats.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - closed in close()
         self._tensorboard, self.tensorboard_status = _open_tensorboard(run_dir)
 

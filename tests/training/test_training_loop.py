@@ -280,3 +280,15 @@ def test_optimizers_are_scaled_for_lazy_regularization():
         assert group["lr"] == pytest.approx(lr * ratio)
         assert group["betas"] == (0.0, pytest.approx(0.99**ratio))
         assert group["eps"] == 1e-8
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_switches_of_a_gpu_are_set(on):
+    """They are plain flags, which exist without a GPU too."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = (cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32)
+    try:
+        training_loop._set_up_device(small_state(nobench=not on, allow_tf32=on).config, torch.device("cuda"))
+        assert (cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32) == (on, on, on)
+    finally:
+        cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
