@@ -1,15 +1,21 @@
 """What the command lines share: option spelling, error output, seed ranges."""
 
 import functools
+import math
 import re
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from dnnlib import torchrun
 from dnnlib.errors import UserError
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+MAX_LIST = 1_000_000  # numbers in one range; more is a mistake that would fill the memory
 
 
 class Command(click.Command):
@@ -21,7 +27,12 @@ class Command(click.Command):
         for arg in args:
             name, equals, value = arg.partition("=")
             spelled.append(declared.get(name.replace("_", "-"), name) + equals + value)
-        return super().parse_args(ctx, spelled)
+        try:
+            return super().parse_args(ctx, spelled)
+        except click.UsageError:
+            if torchrun.rank() > 0:  # every process has the same command line; one complains
+                raise SystemExit(2) from None
+            raise
 
 
 def friendly_errors(function: F) -> F:
@@ -47,5 +58,59 @@ def parse_int_list(text: str) -> list[int]:
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             raise UserError(f"the range '{part.strip()}' in '{text}' runs backwards")
+        if last - first >= MAX_LIST:
+            raise UserError(f"the range '{part.strip()}' in '{text}' has more than {MAX_LIST} numbers")
         numbers.extend(range(first, last + 1))
     return numbers
+
+
+def parse_float_list(text: str) -> list[float]:
+    """``"0,0.5,1"`` to ``[0.0, 0.5, 1.0]``. Raises :class:`UserError` on anything but finite numbers."""
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = [math.nan]
+    if not all(map(math.isfinite, numbers)):
+        raise UserError(f"'{text}' is not a list of numbers such as 0,0.5,1")
+    return numbers
+
+
+class FiniteFloat(click.ParamType):
+    """A number that is neither infinite nor "not a number"."""
+
+    name = "float"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            self.fail(f"'{value}' is not a finite number", param, ctx)
+        return number
+
+
+class GridSize(click.ParamType):
+    """``"5x4"`` to ``(5, 4)``: columns and rows, at least one of each."""
+
+    name = "grid"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d+)[x×](\d+)", value.strip().lower())
+        if match is None or not (int(match[1]) and int(match[2])):
+            self.fail(f"'{value}' is not a size in columns and rows such as 5x4", param, ctx)
+        return int(match[1]), int(match[2])
+
+
+def output_folder(path: str | Path, option: str = "--outdir") -> Path:
+    """Make a folder unless it is there, and see that files can be written to it. Raises :class:`UserError` naming ``option``."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to the folder {option}={path}: {error.strerror}") from error
+    return folder

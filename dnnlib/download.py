@@ -1,26 +1,19 @@
-"""Files by address, kept in a cache that holds whole files only."""
+"""Files by path or by address; those by address are kept in a cache that holds whole files only."""
 
 import hashlib
+import json
 import os
-import time
+import re
+from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import urlsplit
-
-import requests
-from tqdm import tqdm
+from urllib.parse import parse_qs, urldefrag, urlsplit
 
 from dnnlib.errors import UserError
-from dnnlib.files import atomic_write
+from dnnlib.files import atomic_write, file_sha256
+from dnnlib.http_download import DownloadError, Expected, claimed_part, download, part_path
 
 CACHE_VARIABLE = "GGDR_CACHE_DIR"
-TIMEOUT = (10.0, 60.0)  # seconds to connect, seconds without a byte
-ATTEMPTS = 3
-PAUSE = 1.0  # seconds before the second attempt, doubled before each further one
-BLOCK = 1 << 20
-
-
-class _Transient(Exception):
-    """A failure that another attempt may cure."""
+OFFLINE_VARIABLE = "GGDR_OFFLINE"
 
 
 def cache_root() -> Path:
@@ -30,16 +23,52 @@ def cache_root() -> Path:
 
 def cached_path(url: str, cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """Where :func:`fetch` keeps the file of ``url``: the file's own name, with a few digits that stand for the address."""
-    name = Path(urlsplit(url).path).name or "file"
-    digits = hashlib.sha256(url.encode()).hexdigest()[:8]
+    address = urldefrag(url).url
+    name = Path(urlsplit(address).path).name[-100:] or "file"
     folder = Path(cache_dir) if cache_dir is not None else cache_root() / "downloads"
-    return folder / f"{digits}-{name}"
+    return folder / f"{hashlib.sha256(address.encode()).hexdigest()[:8]}-{name}"
 
 
-def file_sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal. Raises :class:`OSError` as :func:`open` does."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def is_address(source: str | os.PathLike[str]) -> bool:
+    """Whether ``source`` is an http(s) address rather than a path."""
+    return re.match(r"https?://", os.fspath(source), re.IGNORECASE) is not None
+
+
+def forbid_downloads() -> None:
+    """From now on nothing is downloaded, by this process and those that it starts: what ``--offline`` does."""
+    os.environ[OFFLINE_VARIABLE] = "1"
+
+
+def downloads_forbidden() -> bool:
+    """Whether ``$GGDR_OFFLINE`` is set, to anything but 0, false, no or off."""
+    return os.environ.get(OFFLINE_VARIABLE, "").strip().lower() not in ("", "0", "false", "no", "off")
+
+
+def local_file(
+    source: str | os.PathLike[str],
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    sha256: str | None = None,
+    size: int | None = None,
+    offline: bool = False,
+    progress: bool = True,
+) -> Path:
+    """The local path of a file that is given by its path or by an http(s) address. Arguments as for :func:`fetch`.
+
+    Raises :class:`UserError` when there is no such file, when it is not the expected one, and as :func:`fetch` does.
+    """
+    text = os.fspath(source)
+    if is_address(text):
+        return fetch(text, cache_dir, sha256=sha256, size=size, offline=offline, progress=progress)
+    if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
+        raise UserError(f"'{text}' can't be read: {scheme[0]} is not supported; give a path or an address with http:// or https://")
+    path = Path(text)
+    if not path.is_file():
+        problem = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise UserError(f"'{text}' {problem}; give the path of a file or an http(s) address")
+    if wrong := Expected(sha256 and sha256.lower(), size).mismatch(path):
+        raise UserError(f"'{text}' is not the expected file: {wrong}")
+    return path
 
 
 def fetch(
@@ -47,63 +76,81 @@ def fetch(
     cache_dir: str | os.PathLike[str] | None = None,
     *,
     sha256: str | None = None,
+    size: int | None = None,
+    offline: bool = False,
     progress: bool = True,
 ) -> Path:
     """The local path of the file at ``url``, downloaded unless the cache has it.
 
-    The bytes go to a temporary name and are renamed when the length that the server announced, and ``sha256``
-    when given, have been checked. Failures that may pass (connection, server error, short answer) are tried
-    again; an answer such as 404 is not.
+    The bytes go to ``<name>.part``, which is renamed when the length that the server announced, and what is known of
+    the file, have been checked. What came before a connection broke or the process ended is continued if the server
+    can do that and the file is still the same there. Of several processes that ask for one address, one downloads
+    and the others wait. ``<name>.json`` beside the file records where it came from and its SHA-256, so that a later
+    change of the cached file is noticed; a file put there by hand needs none.
 
-    Args: ``cache_dir`` replaces ``<cache_root()>/downloads``; ``sha256`` in hexadecimal, held against a cached file too.
+    Args:
+        url: http(s); may end in ``#sha256=<hexadecimal>``, as in Python package indices.
+        cache_dir: in place of ``<cache_root()>/downloads``.
+        sha256, size: what the file has to have (hexadecimal; bytes). A cached file that differs is replaced.
+        offline: raise instead of downloading, as with ``$GGDR_OFFLINE``.
+        progress: a bar on a terminal.
+
     Raises :class:`UserError` that names address, cache path and the way to put the file there by hand.
     """
-    target = cached_path(url, cache_dir)
-    if target.is_file() and target.stat().st_size > 0 and (sha256 is None or file_sha256(target) == sha256.lower()):
+    address, expected = _parse(url, sha256, size)
+    target = cached_path(address, cache_dir)
+    if _is_cached(target, address, expected):
         return target
-    reason = "no attempt was made"
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            time.sleep(PAUSE * 2 ** (attempt - 1))
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _download(url, target, sha256, progress)
-            return target
-        except requests.Timeout:
-            reason = "the server does not answer"
-        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
-            reason = "there is no connection to the server, or it broke"
-        except _Transient as error:
-            reason = str(error)
-        except (requests.RequestException, OSError) as error:
-            reason = str(error)
-            break
-    raise UserError(f"cannot download {url} ({_brief(reason)}); fetch it some other way and put the file at {target}")
+    by_hand = f"fetch it some other way and put the file at {target}"
+    if offline or downloads_forbidden():
+        raise UserError(f"cannot download {address} (downloads are switched off by --offline or {OFFLINE_VARIABLE}); {by_hand}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with claimed_part(target) as part:
+            if not _is_cached(target, address, expected):  # another process may have been faster
+                download(address, part, expected, target.name, progress)
+                record = _record(address, part.path)
+                _record_path(target).unlink(missing_ok=True)
+                part.rename(target)
+                with atomic_write(_record_path(target), "w", encoding="utf-8") as stream:
+                    stream.write(record)
+    except (DownloadError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        kept = "; the part that has come is kept and continued next time" if part_path(target).is_file() else ""
+        raise UserError(f"cannot download {address} ({reason}); {by_hand}{kept}") from error
+    return target
 
 
-def _download(url: str, target: Path, sha256: str | None, progress: bool) -> None:
-    # Without an encoding, the length announced is that of the file.
-    with requests.get(url, stream=True, timeout=TIMEOUT, headers={"Accept-Encoding": "identity"}) as response:
-        if response.status_code >= 500 or response.status_code in (408, 429):
-            raise _Transient(f"the server answers {response.status_code} {response.reason}")
-        response.raise_for_status()
-        announced = response.headers.get("Content-Length")
-        expected = int(announced) if announced is not None else None
-        received, digest = 0, hashlib.sha256()
-        title, hidden = f"download {target.name}", None if progress else True  # None: shown on a terminal only
-        bar = tqdm(total=expected, unit="B", unit_scale=True, desc=title, leave=False, disable=hidden)
-        with bar, atomic_write(target) as stream:
-            for block in response.iter_content(BLOCK):
-                stream.write(block)
-                digest.update(block)
-                received += len(block)
-                bar.update(len(block))
-            if received == 0 or (expected is not None and received != expected):
-                raise _Transient(f"{received} bytes came, {expected} were announced")
-            if sha256 is not None and digest.hexdigest() != sha256.lower():
-                raise _Transient(f"the file's SHA-256 is {digest.hexdigest()}, expected {sha256.lower()}")
+def _parse(url: str, sha256: str | None, size: int | None) -> tuple[str, Expected]:
+    """Address without its fragment, and what is expected of its file."""
+    address, fragment = urldefrag(url)
+    digest = sha256 or parse_qs(fragment).get("sha256", [None])[0]
+    if digest is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
+        raise UserError(f"'{digest}', given as the SHA-256 of {address}, is not 64 hexadecimal digits")
+    return address, Expected(digest and digest.lower(), size)
 
 
-def _brief(reason: str, limit: int = 200) -> str:
-    line = " ".join(reason.split())
-    return line if len(line) <= limit else line[:limit] + "…"
+def _is_cached(target: Path, address: str, expected: Expected) -> bool:
+    """Whether the file is there, as expected. Raises :class:`UserError` when it has changed since it was downloaded."""
+    if not target.is_file() or target.stat().st_size == 0:
+        return False
+    if expected.mismatch(target) is not None:
+        return False
+    record = _record_path(target)
+    if expected.sha256 is None and record.is_file():
+        recorded = json.loads(record.read_text(encoding="utf-8"))["sha256"]
+        if wrong := Expected(recorded).mismatch(target):
+            raise UserError(
+                f"{target} is not what was downloaded from {address} ({wrong}); delete it to download it again, "
+                f"or delete {record} to use it as it is"
+            )
+    return True
+
+
+def _record_path(target: Path) -> Path:
+    return target.with_name(target.name + ".json")
+
+
+def _record(address: str, path: Path) -> str:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return json.dumps({"address": address, "sha256": file_sha256(path), "size": path.stat().st_size, "downloaded": now}, indent=1) + "\n"

@@ -1,33 +1,78 @@
-"""Ctrl-C that lets the current piece of work finish."""
+"""Requests to stop that let the current piece of work finish."""
 
+import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+#: Ctrl-C, the end that a scheduler or a system sends, the warning that a scheduler can be told to send before it (SLURM:
+#: ``--signal=USR1@120``), and a terminal that is closed.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+
+
+class Interrupted(BaseException):
+    """A request to stop came while there was nothing to finish (:meth:`InterruptFlag.at_once`)."""
+
 
 class InterruptFlag:
-    """While open, the first Ctrl-C only sets :attr:`raised`; a second one interrupts at once, as usual.
+    """While open, a signal of :data:`SIGNALS` is only noted; a second Ctrl-C interrupts at once, as usual.
 
-    It does nothing outside the main thread, where Python has no signals, and where Ctrl-C is ignored, as in a
-    shell's background jobs.
+    It does nothing outside the main thread, where Python has no signals. A signal that is ignored stays so, such as Ctrl-C
+    in a shell's background jobs.
+
+    Args:
+        announce: say on standard error that the current step is being finished.
+
+    Attributes:
+        received: the first signal that came, or None.
     """
 
-    def __init__(self) -> None:
-        self.raised = False
-        self._previous: Any = None
+    def __init__(self, announce: bool = True) -> None:
+        self._announce = announce
+        self.received: signal.Signals | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+        self._at_once = False
+
+    @property
+    def raised(self) -> bool:
+        """Whether to stop."""
+        return self.received is not None
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """For work that need not be finished: a signal raises :class:`Interrupted` in the block, one that came before too."""
+        if self.raised:
+            raise Interrupted
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-            self._previous = signal.signal(signal.SIGINT, self._handle)
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # None: somebody's handler that is not Python's
+                    self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)
+        self._previous = {}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.raised:
-            raise KeyboardInterrupt
-        self.raised = True
-        print("\nInterrupted: finishing the current step (press Ctrl-C again to stop at once)", flush=True)
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
+        self.received = signal.Signals(number)
+        if self._announce:
+            advice = " (press Ctrl-C again to stop at once)" if number == signal.SIGINT else ""
+            # Not print(): the signal may have come in the middle of one, and streams cannot be entered twice.
+            os.write(2, f"\n{self.received.name}: finishing the current step{advice}\n".encode())
+        if self._at_once:
+            raise Interrupted

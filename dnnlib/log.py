@@ -5,18 +5,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
 
+from dnnlib.errors import UserError
+from dnnlib.files import AppendFile
+
 
 class LogTee:
-    """While open, everything written to standard output is also appended to a file.
+    """While open, everything written to standard output is also appended to a file, which no other :class:`LogTee` may have open.
 
-    Progress bars go to standard error and so stay out of the file. Raises :class:`OSError` if the file can't be opened.
+    Progress bars go to standard error and so stay out of the file. Raises :class:`OSError` if the file can't be opened, and
+    :class:`UserError` if another process holds it for more than ``patience`` seconds.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, patience: float = 10.0) -> None:
         self._path = path
+        self._patience = patience
 
     def __enter__(self) -> Self:
-        self._file = open(self._path, "a", encoding="utf-8")
+        self._file = AppendFile(self._path)
+        if not self._file.lock(self._patience):
+            self._file.close()
+            raise UserError(f"another process is writing {self._path}; stop that one first, or give another folder")
         self._stdout: TextIO = sys.stdout
         sys.stdout = self
         return self
@@ -30,7 +38,6 @@ class LogTee:
         return self._stdout.write(text)
 
     def flush(self) -> None:
-        self._file.flush()
         self._stdout.flush()
 
     def isatty(self) -> bool:

@@ -1,7 +1,6 @@
-"""Durations, lists of numbers, option spelling, atomic files, the log, Ctrl-C."""
+"""Durations, lists of numbers, option spelling, atomic files, the log."""
 
 import os
-import signal
 import sys
 
 import click
@@ -12,7 +11,6 @@ from dnnlib.cli import Command, friendly_errors, parse_int_list
 from dnnlib.durations import format_duration
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
-from dnnlib.interrupt import InterruptFlag
 from dnnlib.log import LogTee
 
 
@@ -74,23 +72,3 @@ def test_log_tee_writes_to_both(tmp_path, capsys):
     assert sys.stdout is before
     assert (tmp_path / "log.txt").read_text() == "hello\n"
     assert capsys.readouterr().out == "hello\n"
-
-
-def test_interrupt_flag_leaves_an_ignored_ctrl_c_ignored():
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with InterruptFlag() as flag:
-            os.kill(os.getpid(), signal.SIGINT)
-            assert not flag.raised
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def test_interrupt_flag_lets_the_first_ctrl_c_pass_and_not_the_second(capsys):
-    with InterruptFlag() as flag:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert flag.raised
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert "press Ctrl-C again" in capsys.readouterr().out

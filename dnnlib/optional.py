@@ -1,0 +1,14 @@
+"""Packages that only some tools need, installed as extras."""
+
+import importlib
+from types import ModuleType
+
+from dnnlib.errors import UserError
+
+
+def optional_import(name: str, *, extra: str, purpose: str) -> ModuleType:
+    """The module ``name``. Raises :class:`UserError` that says what for and which extra to install where it is missing."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"{purpose} needs the package {name}: pip install '.[{extra}]'") from error

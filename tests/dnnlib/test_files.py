@@ -1,0 +1,140 @@
+"""Files that appear as a whole, files that grow by whole pieces, full disks, locks."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dnnlib import files
+from dnnlib.errors import UserError
+from dnnlib.files import AppendFile, atomic_write, remove_temporaries, writing
+from dnnlib.log import LogTee
+
+
+class FullDisk:
+    """Takes the place of os.write for one file: so many bytes still fit."""
+
+    def __init__(self, monkeypatch, room):
+        self.room = room
+        self._write = os.write
+        monkeypatch.setattr(os, "write", self)
+
+    def __call__(self, fd, data):
+        if fd < 3:
+            return self._write(fd, data)
+        if self.room == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = self._write(fd, data[: self.room])
+        self.room -= written
+        return written
+
+
+def test_the_folder_is_synced_after_the_file_and_the_name(tmp_path, monkeypatch):
+    """In this order a machine that loses its power has the old or the new file."""
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("folder" if os.path.isdir(f"/proc/self/fd/{fd}") else "file"), fsync(fd))[1])
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("rename"), replace(a, b))[1])
+    with atomic_write(tmp_path / "a") as stream:
+        stream.write(b"x" * 100_000)
+    assert calls == ["file", "rename", "folder"]
+
+
+@pytest.mark.parametrize(("number", "fails"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_folders_that_cannot_be_synced(tmp_path, monkeypatch, number, fails):
+    fsync = os.fsync
+
+    def refuse(fd):
+        if os.path.isdir(f"/proc/self/fd/{fd}"):
+            raise OSError(number, "no")
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError) if fails else writing(tmp_path), atomic_write(tmp_path / "a") as stream:  # noqa: PT011 - any
+        stream.write(b"x")
+    assert (tmp_path / "a").read_bytes() == b"x"
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_temporaries_of_killed_processes_are_removed(tmp_path):
+    code = "import os\nfrom dnnlib.files import atomic_write\nwith atomic_write('a.pt') as f: f.write(b'x'); os.kill(os.getpid(), 9)"
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(files.__file__))}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=False)
+    for name in (".hidden", "b.tmp", ".config.json"):
+        (tmp_path / name).touch()
+    (stale,) = remove_temporaries(tmp_path)
+    assert stale.startswith(".a.pt.")
+    assert {path.name for path in tmp_path.iterdir()} == {".hidden", "b.tmp", ".config.json"}
+
+
+def test_writing_names_the_file():
+    with pytest.raises(UserError, match=r"cannot write /proc/x \(No such file or directory\); make room"), writing("folder"):
+        Path("/proc/x").touch()
+    with pytest.raises(UserError, match=r"cannot write folder \(No space left on device\)"), writing("folder"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_what_does_not_fit_waits_and_no_half_line_is_left(tmp_path, monkeypatch, capsys):
+    log = AppendFile(tmp_path / "a.jsonl")
+    log.write("first\n")
+    disk = FullDisk(monkeypatch, room=3)
+    log.write("second\n")
+    log.write("third\n")
+    assert (tmp_path / "a.jsonl").read_text() == "first\n"
+    assert capsys.readouterr().err.count("cannot write") == 1
+    disk.room = 1000
+    log.write("fourth\n")
+    assert (tmp_path / "a.jsonl").read_text() == "first\nsecond\nthird\nfourth\n"
+    disk.room = 0
+    log.write("fifth\n")
+    assert "No space left on device" in capsys.readouterr().err
+    disk.room = 1000
+    log.close()
+    assert (tmp_path / "a.jsonl").read_text().endswith("fourth\nfifth\n")
+
+
+def test_a_file_that_is_there_grows(tmp_path):
+    for text in ("a\n", "é\n"):
+        log = AppendFile(tmp_path / "log")
+        log.write(text)
+        log.close()
+    assert (tmp_path / "log").read_text(encoding="utf-8") == "a\né\n"
+
+
+def other_process(path, seconds):
+    """Whether another process gets the lock."""
+    code = "import sys\nfrom dnnlib.files import AppendFile\nsys.exit(0 if AppendFile(sys.argv[1]).lock(float(sys.argv[2])) else 3)"
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(files.__file__))}
+    return subprocess.run([sys.executable, "-c", code, str(path), str(seconds)], env=environment, check=False).returncode == 0
+
+
+def test_one_process_at_a_time(tmp_path):
+    log = AppendFile(tmp_path / "log")
+    assert log.lock(0)
+    assert not other_process(tmp_path / "log", 0.3)
+    log.close()
+    assert other_process(tmp_path / "log", 0)
+
+
+def test_a_log_that_another_process_writes_is_refused(tmp_path):
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom dnnlib.log import LogTee\n"
+        "with LogTee(Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(files.__file__))}
+    command = [sys.executable, "-c", code, str(tmp_path / "log.txt")]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        stdout = sys.stdout
+        with pytest.raises(UserError, match="another process is writing"), LogTee(tmp_path / "log.txt", patience=0.1):
+            pass
+        assert sys.stdout is stdout
+        process.communicate("")
+    with LogTee(tmp_path / "log.txt", patience=0):
+        print("mine")
+    assert (tmp_path / "log.txt").read_text() == "held\nmine\n"

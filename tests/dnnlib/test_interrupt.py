@@ -1,0 +1,91 @@
+"""Signals that ask to stop: noted, announced, obeyed at once where there is nothing to finish."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from dnnlib.interrupt import SIGNALS, Interrupted, InterruptFlag
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+
+
+def handlers():
+    return [signal.getsignal(number) for number in SIGNALS]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_first_signal_is_noted(number, capfd):
+    before = handlers()
+    with InterruptFlag() as flag:
+        assert not flag.raised
+        send(number)
+        assert flag.raised
+        assert flag.received == number
+    assert handlers() == before
+    assert f"{number.name}: finishing the current step" in capfd.readouterr().err
+
+
+def test_signals_are_those_of_terminals_systems_and_schedulers():
+    assert {number.name for number in SIGNALS} == {"SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"}
+
+
+def test_a_second_ctrl_c_interrupts(capfd):
+    with InterruptFlag() as flag:
+        send(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+        assert flag.received == signal.SIGINT
+    assert capfd.readouterr().err.count("press Ctrl-C again") == 1
+
+
+def test_further_requests_of_a_scheduler_are_let_pass(capfd):
+    with InterruptFlag() as flag:
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM):
+            send(number)
+        assert flag.received == signal.SIGUSR1
+        with pytest.raises(KeyboardInterrupt):  # by hand, somebody who is in a hurry
+            send(signal.SIGINT)
+    assert "Ctrl-C" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_ignored_signals_stay_ignored(number):
+    previous = signal.signal(number, signal.SIG_IGN)
+    try:
+        with InterruptFlag() as flag:
+            send(number)
+            assert not flag.raised
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, previous)
+
+
+def test_at_once(capfd):
+    with InterruptFlag(announce=False) as flag:
+        with pytest.raises(Interrupted), flag.at_once():
+            send(signal.SIGTERM)
+        with pytest.raises(Interrupted), flag.at_once():
+            raise AssertionError("one that came before counts too")
+    with InterruptFlag() as flag:
+        with flag.at_once():
+            pass
+        send(signal.SIGTERM)
+        assert flag.raised
+    assert capfd.readouterr().err.count("SIGTERM") == 1
+
+
+def test_outside_the_main_thread_nothing_changes():
+    before, seen = handlers(), []
+
+    def work():
+        with InterruptFlag():
+            seen.extend(handlers())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == before
