@@ -1,83 +1,148 @@
-"""Measure a network pickle: FID, precision and recall."""
+"""Measure a network pickle, or image files: Fréchet and kernel distances, precision and recall, and the other metrics."""
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from dnnlib import torchrun
 from dnnlib.cli import Command, friendly_errors
 from dnnlib.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
+
     from training.dataset import ImageFolderDataset
 
 
 @click.command(cls=Command)
-@click.option("--network", "network_pkl", metavar="PATH", required=True, help="network pickle (network-snapshot-*.pkl)")
+@click.option("--network", metavar="PATH|URL", help="network pickle (network-snapshot-*.pkl), or .safetensors")
+@click.option("--images", metavar="PATH", help="measure the images in this folder or zip, in place of a network's")
 @click.option("--metrics", metavar="LIST", default="fid50k_full", show_default=True, help="names with any count: fid5k_full,pr5k3_full")
 @click.option("--data", metavar="PATH", help="real images, a folder or a zip  [default: what the network was trained on]")
-@click.option("--mirror", type=bool, metavar="BOOL", help="accepted; the *_full metrics never mirror the reals")
-@click.option("--gpus", type=click.IntRange(min=1), default=1, show_default=True, metavar="INT", help="number of GPUs (1 for now)")
+@click.option("--mirror", type=bool, metavar="BOOL", help="mirrored reals in fid50k kid50k pr50k3  [default: as trained; no with --data]")
+@click.option("--gpus", type=click.IntRange(min=1), metavar="INT", help="processes that share the images, each with a device  [default: 1]")
 @click.option("--verbose", type=bool, default=True, show_default=True, metavar="BOOL", help="progress on standard error")
-@click.option("--detector", metavar="NAME|PATH", default="auto", show_default=True, help="detector by name, or a TorchScript file")
+@click.option("--detector", metavar="NAME|PATH|URL", default="auto", show_default=True, help="detector by name, or a TorchScript file")
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
 @click.option(
     "--batch", type=click.IntRange(min=1), default=64, show_default=True, metavar="INT", help="images at a time; changes no value"
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="INT", help="which latents, labels and noise")
+@click.option("--offline", is_flag=True, help="never download; say what is missing and where to put it")
+@click.option("--no-cache", is_flag=True, help="neither read nor write the cache of the reals' statistics")
 @friendly_errors
-def main(
-    network_pkl: str,
+def main(gpus: int | None, device: str, **given: Any) -> None:
+    """Measure a network pickle or image files against real images, and print one line of JSON for each metric.
+
+    When the pickle lies in a run directory, the lines are also appended to its metric-NAME.jsonl. Detectors by name:
+    inception and vgg16 (the reference's, downloaded once; auto picks them) and efficientnet-lite0 (works offline).
+    Metrics and detectors are defined in docs/metrics.md.
+
+    \b
+    python calc_metrics.py --network=RUN/network-snapshot-000100.pkl --metrics=fid50k_full,pr50k3_full
+    python calc_metrics.py --network=net.pkl --data=images.zip --metrics=fid2k_full --detector=efficientnet-lite0
+    python calc_metrics.py --images=generated/ --data=images.zip --metrics=fid50k_full
+    """
+    from training import launch
+
+    with launch.among_workers(device):
+        count = launch.process_count(gpus) or 1
+        if count > 1 and not torchrun.is_worker():
+            sys.exit(launch.in_processes(count, device))
+        measure(device=device, **given)
+
+
+def measure(
+    *,
+    network: str | None,
+    images: str | None,
     metrics: str,
     data: str | None,
     mirror: bool | None,
-    gpus: int,
     verbose: bool,
     detector: str,
     device: str,
     batch: int,
     seed: int,
+    offline: bool,
+    no_cache: bool,
 ) -> None:
-    """Measure a network pickle against real images, and print one line of JSON for each metric.
+    """Evaluate, print and record, as the options of the same names say. Raises :class:`UserError`."""
+    if (network is None) == (images is None):
+        raise UserError("give either --network or --images")
+    if images is not None and data is None:
+        raise UserError(f"--images={images} is measured against real images; say where they are with --data")
 
-    When the pickle lies in a run directory, the lines are also appended to its metric-NAME.jsonl. Detectors by name:
-    inception and vgg16 (the reference's, downloaded once; auto picks them) and efficientnet-lite0 (works offline).
-
-    \b
-    python calc_metrics.py --network=RUN/network-snapshot-000100.pkl --metrics=fid50k_full,pr50k3_full
-    python calc_metrics.py --network=net.pkl --data=images.zip --metrics=fid2k_full --detector=efficientnet-lite0
-    """
-    if gpus > 1:
-        raise UserError(f"--gpus={gpus}: metrics run in one process for now; use --gpus=1")
-
+    from dnnlib.download import forbid_downloads
     from metrics.registry import known_names, parse_metrics
-    from metrics.runner import append_result, evaluate
+    from metrics.results import append_result
+    from metrics.runner import evaluate
+    from torch_utils.distributed import is_main, main_first
+    from training.dataset import ImageFolderDataset
+    from training.network_files import load_networks
+
+    parsed = parse_metrics(metrics)
+    if not parsed:
+        raise UserError(f"--metrics names no metric; known are {known_names()}")
+    if offline:
+        forbid_downloads()
+    where = set_up_device(device)
+    generator, run_dir = None, None
+    if network is not None:
+        with main_first("opening the network"):
+            networks = load_networks(network)
+        if networks["G_ema"] is None:
+            raise UserError(f"{network} holds no averaged generator (G_ema), which is what is measured")
+        generator, trained_on = networks["G_ema"].to(where), networks["training_set_kwargs"]
+        dataset = open_reals(trained_on, data, generator)
+        if mirror is None and data is None:
+            mirror = trained_on.get("xflip", False)
+        folder = Path(network).parent
+        run_dir = folder if (folder / "training_options.json").is_file() else None
+    else:
+        assert data is not None
+        dataset = ImageFolderDataset(data)
+    if mirror and is_main() and not any(metric.family.reals == "as trained" for metric in parsed):
+        print("Note: --mirror=1 has no effect: these metrics compare with the images as they are, as in the reference", file=sys.stderr)
+    if verbose and is_main():
+        print(f"Measuring {network or images} against {len(dataset)} images of {dataset.path} on {where}", file=sys.stderr)
+    results = evaluate(
+        metrics,
+        generator=generator,
+        images=None if images is None else ImageFolderDataset(images),
+        dataset=dataset,
+        mirror=bool(mirror),
+        detector=detector,
+        device=where,
+        batch_size=batch,
+        seed=seed,
+        progress=verbose,
+        use_cache=not no_cache,
+    )
+    for result in results if is_main() else []:
+        if network is not None and run_dir is not None:
+            print(append_result(result, run_dir, network))
+        else:
+            print(json.dumps({**result.record(network), **({} if images is None else {"images": images})}))
+
+
+def set_up_device(name: str) -> "torch.device":
+    """The device, computing in float32 proper as the reference's metrics do: no TF32."""
+    import torch
+
     from torch_utils.device import pick_device
     from torch_utils.host_memory import keep_freed_memory
-    from torch_utils.persistence import load_network_pkl
 
-    if not parse_metrics(metrics):
-        raise UserError(f"--metrics names no metric; known are {known_names()}")
-    where = pick_device(device)
-    if where.type == "cpu":
+    device = pick_device(name)
+    if device.type == "cpu":
         keep_freed_memory()
     else:
-        full_precision()
-    networks = load_network_pkl(network_pkl)
-    generator = networks["G_ema"].to(where)
-    dataset = open_reals(networks["training_set_kwargs"], data, generator)
-    if mirror:
-        print("Note: --mirror=1 has no effect: *_full metrics compare with the images as they are, as in the reference", file=sys.stderr)
-    if verbose:
-        print(f"Measuring {network_pkl} against {len(dataset)} images of {dataset.path} on {where}", file=sys.stderr)
-    results = evaluate(
-        metrics, generator=generator, dataset=dataset, detector=detector, device=where, batch_size=batch, seed=seed, progress=verbose
-    )
-    run_dir = Path(network_pkl).parent
-    in_run_dir = (run_dir / "training_options.json").is_file()
-    for result in results:
-        print(append_result(result, run_dir, network_pkl) if in_run_dir else result.json_line(network_pkl))
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+    return device
 
 
 def open_reals(training_set_kwargs: dict[str, Any] | None, data: str | None, generator: Any) -> "ImageFolderDataset":
@@ -93,14 +158,6 @@ def open_reals(training_set_kwargs: dict[str, Any] | None, data: str | None, gen
     if data is None and not Path(known["path"]).exists():
         raise UserError(f"'{known['path']}', which the network was trained on, is not there; say where it is with --data")
     return ImageFolderDataset(known["path"], resolution=generator.img_resolution, use_labels=generator.c_dim > 0)
-
-
-def full_precision() -> None:
-    """Compute in float32 proper on a GPU, as the reference's metrics do: no TF32."""
-    import torch
-
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
 
 
 if __name__ == "__main__":

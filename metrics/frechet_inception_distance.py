@@ -1,20 +1,11 @@
 """Fréchet distance between two normal distributions fitted to features (Heusel et al. 2017, "FID")."""
 
-from typing import Protocol
-
 import numpy as np
 import scipy.linalg
-from numpy.typing import ArrayLike, NDArray
+import torch
+from numpy.typing import ArrayLike
 
-
-class HasMoments(Protocol):
-    """What :func:`fid` reads: a fitted mean ``[F]`` and covariance ``[F, F]``, float64."""
-
-    @property
-    def mean(self) -> NDArray[np.float64]: ...
-
-    @property
-    def covariance(self) -> NDArray[np.float64]: ...
+from metrics.statistics import Moments
 
 
 def frechet_distance(mu1: ArrayLike, sigma1: ArrayLike, mu2: ArrayLike, sigma2: ArrayLike) -> float:
@@ -41,12 +32,12 @@ def frechet_distance(mu1: ArrayLike, sigma1: ArrayLike, mu2: ArrayLike, sigma2: 
     kept = values > max(values[-1], 0.0) * len(values) * np.finfo(np.float64).eps
     factor = vectors[:, kept] * np.sqrt(values[kept])
     product = factor.T @ s2 @ factor
-    spectrum = scipy.linalg.eigvalsh((product + product.T) / 2) if kept.any() else np.zeros(0)
+    spectrum = scipy.linalg.eigvalsh((product + product.T) / 2)
     root_trace = np.sqrt(spectrum.clip(min=0)).sum()
     distance = np.square(m1 - m2).sum() + np.trace(s1) + np.trace(s2) - 2 * root_trace
     return float(max(distance, 0.0))
 
 
-def fid(real: HasMoments, fake: HasMoments) -> dict[str, float]:
+def fid(real: Moments, fake: Moments, device: torch.device) -> dict[str, float]:
     """The metric on fitted moments. The key is what follows the metric's name in the results."""
     return {"": frechet_distance(fake.mean, fake.covariance, real.mean, real.covariance)}

@@ -1,7 +1,10 @@
 """Kernel distance: unbiased squared maximum mean discrepancy on features (Bińkowski et al. 2018, "KID")."""
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+
+from metrics.statistics import FeatureSet
 
 
 def _kernel(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -29,12 +32,20 @@ def kernel_distance(real: ArrayLike, gen: ArrayLike, num_subsets: int, max_subse
     Args: features ``[N, F]`` and ``[M, F]``; computed in float64.
     Raises :class:`ValueError` on shapes that do not belong together and on subsets of fewer than two rows.
     """
-    r, g = np.asarray(real, np.float64), np.asarray(gen, np.float64)
+    r, g = np.asarray(real), np.asarray(gen)
     if r.ndim != 2 or g.ndim != 2 or r.shape[1] != g.shape[1]:
         raise ValueError(f"two feature arrays [N, F] and [M, F] are needed, not {r.shape} and {g.shape}")
     m = min(len(r), len(g), max_subset_size)
     if m < 2 or num_subsets < 1:
         raise ValueError(f"at least one subset of at least two rows is needed, not {num_subsets} of {m}")
     rng = np.random.RandomState(seed)
-    rounds = [_unbiased_mmd2(r[rng.choice(len(r), m, replace=False)], g[rng.choice(len(g), m, replace=False)]) for _ in range(num_subsets)]
-    return float(np.mean(rounds))
+
+    def draw(rows: NDArray) -> NDArray[np.float64]:
+        return rows[rng.choice(len(rows), m, replace=False)].astype(np.float64)
+
+    return float(np.mean([_unbiased_mmd2(draw(r), draw(g)) for _ in range(num_subsets)]))
+
+
+def kid(real: FeatureSet, fake: FeatureSet, device: torch.device) -> dict[str, float]:
+    """The metric with the reference's 100 subsets of at most 1,000. The key is what follows the metric's name in the results."""
+    return {"": kernel_distance(real.features, fake.features, num_subsets=100, max_subset_size=1000)}

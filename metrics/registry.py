@@ -2,14 +2,29 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
+
 from dnnlib.errors import UserError
+from metrics.density_coverage import dc5
 from metrics.frechet_inception_distance import fid
+from metrics.inception_score import is10
+from metrics.kernel_inception_distance import kid
+from metrics.perceptual_path_length import PathSampling, ppl
 from metrics.precision_recall import pr3
 
-Statistic = Literal["moments", "features"]
+# What of the generated images, and of the reals where they are looked at, is collected. PathSampling stands for distances along
+# paths in latent space, which need a network rather than images.
+Statistic = Literal["moments", "features", "probabilities"] | PathSampling
+
+# Which reals a metric compares with: nothing, all as they are, or at most as many as generated images, of the images as the
+# training saw them (mirrored copies included), which the reference's older metrics do.
+Reals = Literal["none", "all", "as trained"]
+
+DEFAULT_COUNT = 50_000
+COUNT = "([1-9][0-9]*k?)"
 
 
 @dataclass(frozen=True)
@@ -17,55 +32,136 @@ class MetricFamily:
     """What metrics that differ in their count alone have in common.
 
     Attributes:
-        template: the name, with ``{count}`` in it.
+        template: the name, with ``{count}`` in it, or with ``[{count}_]`` where the count may be left out (it is 50,000 then).
         description: one line.
         reference_detector: what ``--detector=auto`` means.
-        statistic: what of the features is collected, of reals and of fakes.
+        statistic: what is collected.
+        reals: which reals are looked at.
         max_real: reals beyond this number are left out (as in the reference); None takes all.
-        min_images: fewest reals and fewest fakes that the metric is defined for.
-        compute: from the two statistics (see :mod:`metrics.statistics`) to results; a key is appended to the name.
+        min_images: fewest reals, where there are any, and fewest fakes that the metric is defined for.
+        compute: from the statistics of reals (None without any) and fakes (see :mod:`metrics.statistics`), and the device
+            for heavy work, to results; a key is appended to the metric's name.
     """
 
     template: str
     description: str
     reference_detector: str
     statistic: Statistic
-    max_real: int | None
+    reals: Reals
     min_images: int
-    compute: Callable[[Any, Any], dict[str, float]]
+    compute: Callable[[Any, Any, torch.device], dict[str, float]]
+    max_real: int | None = None
 
     def match(self, name: str) -> int | None:
         """The count in ``name``, if it is of this family: ``fid5k_full`` gives 5000."""
-        before, after = (re.escape(part) for part in self.template.split("{count}"))
-        found = re.fullmatch(rf"{before}([1-9][0-9]*)(k?){after}", name)
-        return int(found[1]) * (1000 if found[2] else 1) if found else None
+        pattern = re.escape(self.template)
+        pattern = pattern.replace(re.escape("[{count}_]"), f"(?:{COUNT}_)?").replace(re.escape("{count}"), COUNT)
+        found = re.fullmatch(pattern, name)
+        if found is None:
+            return None
+        count = found[1] or str(DEFAULT_COUNT)
+        return int(count[:-1]) * 1000 if count.endswith("k") else int(count)
+
+    @property
+    def reference_name(self) -> str:
+        """The name with the reference's count: ``fid50k_full``, ``ppl2_wend``."""
+        return self.template.replace("[{count}_]", "").format(count="50k")
 
 
+FID = MetricFamily(
+    template="fid{count}_full",
+    description="Fréchet inception distance to all training images",
+    reference_detector="inception",
+    statistic="moments",
+    reals="all",
+    min_images=2,
+    compute=fid,
+)
+KID = MetricFamily(
+    template="kid{count}_full",
+    description="kernel inception distance to all training images (at most 1,000,000), 100 subsets of at most 1,000",
+    reference_detector="inception",
+    statistic="features",
+    reals="all",
+    min_images=2,
+    compute=kid,
+    max_real=1_000_000,
+)
+PR = MetricFamily(
+    template="pr{count}3_full",
+    description="precision and recall against all training images (at most 200,000), neighbourhood 3",
+    reference_detector="vgg16",
+    statistic="features",
+    reals="all",
+    min_images=4,
+    compute=pr3,
+    max_real=200_000,
+)
+DC = MetricFamily(
+    template="dc{count}5_full",
+    description="density and coverage against all training images (at most 200,000), neighbourhood 5",
+    reference_detector="vgg16",
+    statistic="features",
+    reals="all",
+    min_images=6,
+    compute=dc5,
+    max_real=200_000,
+)
+IS = MetricFamily(
+    template="is{count}",
+    description="inception score, mean and standard deviation over 10 parts",
+    reference_detector="inception",
+    statistic="probabilities",
+    reals="none",
+    min_images=10,
+    compute=is10,
+)
+PPL2 = MetricFamily(
+    template="ppl2_[{count}_]wend",
+    description="perceptual path length in W, at the paths' ends, whole images",
+    reference_detector="vgg16",
+    statistic=PathSampling("w", "end", crop=False),
+    reals="none",
+    min_images=2,
+    compute=ppl,
+)
+
+
+def _as_trained(family: MetricFamily, template: str, description: str) -> MetricFamily:
+    return replace(family, template=template, description=description, reals="as trained", max_real=None)
+
+
+def _cropped_ppl(space: Literal["z", "w"], sampling: Literal["full", "end"]) -> MetricFamily:
+    where = "anywhere on the paths" if sampling == "full" else "at the paths' ends"
+    return replace(
+        PPL2,
+        template=f"ppl_[{{count}}_]{space}{sampling}",
+        description=f"perceptual path length in {space.upper()}, {where}, middle of the images",
+        statistic=PathSampling(space, sampling, crop=True),
+    )
+
+
+# In the reference's order: those that it recommends, density and coverage (new here), its older ones.
 FAMILIES: tuple[MetricFamily, ...] = (
-    MetricFamily(
-        template="fid{count}_full",
-        description="Fréchet inception distance to all training images",
-        reference_detector="inception",
-        statistic="moments",
-        max_real=None,
-        min_images=2,
-        compute=fid,
-    ),
-    MetricFamily(
-        template="pr{count}3_full",
-        description="precision and recall against all training images (at most 200,000), neighbourhood 3",
-        reference_detector="vgg16",
-        statistic="features",
-        max_real=200_000,
-        min_images=4,
-        compute=pr3,
-    ),
+    FID,
+    KID,
+    PR,
+    DC,
+    PPL2,
+    IS,
+    _as_trained(FID, "fid{count}", "Fréchet inception distance to as many training images as are generated"),
+    _as_trained(KID, "kid{count}", "kernel inception distance to as many training images as are generated"),
+    _as_trained(PR, "pr{count}3", "precision and recall against as many training images as are generated"),
+    _cropped_ppl("z", "full"),
+    _cropped_ppl("w", "full"),
+    _cropped_ppl("z", "end"),
+    _cropped_ppl("w", "end"),
 )
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric as it was asked for: ``name`` as typed, ``count`` generated images."""
+    """One metric as it was asked for: ``name`` as typed, ``count`` generated images (pairs of them for path lengths)."""
 
     name: str
     family: MetricFamily
@@ -77,13 +173,14 @@ class Metric:
 
     def real_count(self, available: int) -> int:
         """How many of the ``available`` reals are used."""
-        return available if self.family.max_real is None else min(available, self.family.max_real)
+        limits = {"none": 0, "all": self.family.max_real or available, "as trained": self.count}
+        return min(available, limits[self.family.reals])
 
 
 def known_names() -> str:
     """The metrics that exist, for error messages and help texts."""
-    names = ", ".join(family.template.format(count="50k") for family in FAMILIES)
-    return f"{names}, each with any count in place of 50k (such as 200 or 5k)"
+    names = ", ".join(family.reference_name for family in FAMILIES)
+    return f"{names}, each with any count in place of 50k (such as fid5k_full; ppl2_5k_wend for path lengths)"
 
 
 def parse_metric(name: str) -> Metric:

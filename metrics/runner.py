@@ -1,83 +1,29 @@
 """Evaluate metrics: which statistics they need, one pass over the reals (cached) and one over the fakes, values, records."""
 
-import json
+import functools
 import os
+import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from dnnlib.durations import format_duration
 from dnnlib.errors import UserError
-from metrics.cache import Key, StatisticsCache, fingerprint
+from metrics.cache import NoCache, StatisticsCache
+from metrics.collecting import Collector, Need
 from metrics.features import Detector, open_detector
-from metrics.registry import Metric, Statistic, parse_metrics
-from metrics.sampling import ImageDataset, fake_images, real_images, rebatched
-from metrics.statistics import FeatureCollector, FeatureSet, Moments, MomentsCollector
-
-
-@dataclass(frozen=True)
-class Need:
-    """A statistic of the first ``count`` images as one detector sees them."""
-
-    detector: str
-    statistic: Statistic
-    count: int
-
-
-Found = dict[Need, Moments | FeatureSet]
-
-
-@dataclass(frozen=True)
-class MetricResult:
-    """One evaluated metric.
-
-    ``values`` has the reference's keys (``fid50k_full``; ``pr50k3_full_precision``, ``pr50k3_full_recall``); ``count``
-    and ``num_real`` are numbers of images; ``mirror`` says whether the reals include mirrored copies; ``total_time`` is in
-    seconds from the start of the evaluation that the metric was part of.
-    """
-
-    metric: str
-    values: dict[str, float]
-    detector: str
-    count: int
-    num_real: int
-    seed: int
-    dataset: str
-    mirror: bool
-    resolution: int
-    total_time: float
-    num_gpus: int
-    timestamp: float
-
-    def record(self, snapshot_pkl: str | None = None) -> dict[str, Any]:
-        """A line of ``metric-<name>.jsonl``: the reference's keys, then how the value came about."""
-        return {
-            "results": self.values,
-            "metric": self.metric,
-            "total_time": self.total_time,
-            "total_time_str": format_duration(self.total_time),
-            "num_gpus": self.num_gpus,
-            "snapshot_pkl": snapshot_pkl,
-            "timestamp": self.timestamp,
-            "detector": self.detector,
-            "count": self.count,
-            "num_real": self.num_real,
-            "seed": self.seed,
-            "dataset": self.dataset,
-            "mirror": self.mirror,
-            "resolution": self.resolution,
-        }
-
-    def json_line(self, snapshot_pkl: str | None = None) -> str:
-        """:meth:`record` as JSON, without the end of the line."""
-        return json.dumps(self.record(snapshot_pkl))
+from metrics.parallel import on_main, together
+from metrics.perceptual_path_length import PathSampling
+from metrics.registry import Metric, parse_metrics
+from metrics.results import MetricResult
+from metrics.sampling import ImageDataset, real_images
+from metrics.statistics import Moments
+from torch_utils.distributed import is_main, world_size
 
 
 def preflight(
@@ -85,172 +31,216 @@ def preflight(
     detector: str,
     dataset: ImageDataset,
     *,
+    images: ImageDataset | None = None,
+    mirror: bool = False,
     device: torch.device | str = "cpu",
     cache_dir: str | os.PathLike[str] | None = None,
+    use_cache: bool = True,
 ) -> None:
     """Find out before a training what would stop :func:`evaluate` in the middle of it.
 
-    Checks the metrics' names and counts, the number of reals, the cache folder, and each detector (downloaded if need
-    be, loaded on ``device``, run on one image). Raises :class:`UserError`.
+    Checks the metrics' names and counts, the number and kind of reals (and of ``images``, where those are measured), the
+    cache folder, and each detector: downloaded if need be, loaded on ``device``, run on one image for what the metrics ask
+    of it. In a group of processes every rank calls this, and rank 0 alone downloads. Raises :class:`UserError`.
     """
     parsed = parse_metrics(metrics)
-    _check_reals(parsed, dataset)
     if parsed:
-        StatisticsCache(None if cache_dir is None else Path(cache_dir))
+        _check_images(parsed, dataset, images, mirror)
+        _open_cache(cache_dir, use_cache)
         image = next(real_images(dataset, 1, 1))
-        for opened in _open_detectors(parsed, detector, device).values():
-            opened(image)
+        opened = _open_detectors(parsed, detector, device)
+        for metric in parsed:
+            _try_out(metric, opened[metric.detector_name(detector)], image)
 
 
 def evaluate(
     metrics: str | Sequence[str],
     *,
-    generator: Any,
     dataset: ImageDataset,
+    generator: Any = None,
+    images: ImageDataset | None = None,
+    mirror: bool = False,
     detector: str = "auto",
     device: torch.device | str = "cpu",
     batch_size: int = 64,
     seed: int = 0,
     progress: bool = True,
     cache_dir: str | os.PathLike[str] | None = None,
+    use_cache: bool = True,
 ) -> list[MetricResult]:
-    """Evaluate ``metrics`` of a generator against a data set, in the order given.
+    """Evaluate ``metrics`` of a generator, or of image files, against a data set, in the order given.
 
     Every metric of one detector shares one pass: each image is generated and seen by the detector once, and a metric
     with a smaller count takes the first images. Values do not depend on ``batch_size`` (the detector's, in images).
 
+    In a group of processes (see :mod:`torch_utils.distributed`) every rank calls this with the same arguments, each on its
+    device. They share the images; rank 0 gathers, computes and keeps statistics, and every rank gets the same results.
+    What fails on one rank fails on all.
+
     Args:
         metrics: names, as a list or separated by commas.
-        generator: ``G(z, c)`` gives images -1..1 ``[N, C, H, W]``; with ``z_dim c_dim img_resolution img_channels``. On ``device``.
-        dataset: the reals, already mirrored if they are to be; labels switched on if the generator is conditional.
+        dataset: the reals, all of them and not mirrored; labels switched on if the generator is conditional.
+        generator: ``G(z, c)`` gives images -1..1 ``[N, C, H, W]``; with ``z_dim c_dim img_resolution img_channels``, and for
+            path lengths ``mapping`` and ``synthesis``. On ``device``. Either this or ``images`` is given.
+        images: measured in place of a generator's, the first ones in order. Where there are fewer than a metric's count,
+            all are taken, a line on standard error says so, and the result's ``count`` tells their number.
+        mirror: whether the training saw mirrored copies. Only the reference's older metrics (``fid50k``, ``kid50k``,
+            ``pr50k3``) ask; they take the images in order, then the copies, as many as their count.
         detector: ``auto`` for each metric's reference detector, or what :func:`metrics.features.open_detector` takes.
         seed: which latents, labels and noise (see :func:`metrics.sampling.fake_images`).
         progress: bars on a terminal.
         cache_dir: where statistics of reals are kept; None for the usual folder.
+        use_cache: False neither reads nor writes them.
 
     Raises :class:`UserError` on anything :func:`preflight` finds, and when generator and data set do not fit.
     """
+    if (generator is None) is (images is None):
+        raise ValueError("evaluate: either a generator or images must be given")
     started = time.time()
     parsed = parse_metrics(metrics)
     if not parsed:
         return []
-    where = torch.device(device)
-    _check_reals(parsed, dataset)
-    _check_generator(generator, dataset)
-    cache = StatisticsCache(None if cache_dir is None else Path(cache_dir))
-    detectors = _open_detectors(parsed, detector, where)
-    wanted = [
-        (
-            metric,
-            Need(metric.detector_name(detector), metric.family.statistic, metric.real_count(len(dataset))),
-            Need(metric.detector_name(detector), metric.family.statistic, metric.count),
-        )
-        for metric in parsed
-    ]
-    reals = _real_statistics({real for _, real, _ in wanted}, dataset, detectors, cache, batch_size, progress)
-    needs = {fake for _, _, fake in wanted}
-    images = fake_images(generator, dataset, max(need.count for need in needs), seed=seed, device=where)
-    fakes = _collect(needs, rebatched(images, batch_size), detectors, "generated images" if progress else None)
+    _check_images(parsed, dataset, images, mirror)
+    if images is None:
+        _check_generator(generator, dataset)
+    else:
+        parsed = [_limited(metric, images) for metric in parsed]
+    cache = on_main(lambda: _open_cache(cache_dir, use_cache), "opening the cache of statistics")
+    collector = Collector(_open_detectors(parsed, detector, device), torch.device(device), batch_size, progress)
+    needs = [_needs(metric, metric.detector_name(detector), dataset, mirror) for metric in parsed]
+    reals = collector.reals((real for real, _ in needs if real is not None), dataset, cache)
+    wanted = [fake for _, fake in needs]
+    fakes = collector.fakes(wanted, generator, dataset, seed) if images is None else collector.images(wanted, images)
+
+    def compute() -> list[dict[str, float]]:
+        return [
+            _values(metric, None if real is None else reals[real], fakes[fake], collector.device)
+            for metric, (real, fake) in zip(parsed, needs, strict=True)
+        ]
+
     return [
         MetricResult(
             metric=metric.name,
-            values={metric.name + key: value for key, value in metric.family.compute(reals[real], fakes[fake]).items()},
-            detector=real.detector,
+            values=values,
+            detector=fake.detector,
             count=metric.count,
-            num_real=real.count,
+            num_real=0 if real is None else real.count,
             seed=seed,
             dataset=dataset.name,
-            mirror=bool(getattr(dataset, "xflip", False)),
+            mirror=real is not None and real.mirrored,
             resolution=dataset.resolution,
             total_time=time.time() - started,
-            num_gpus=1,
+            num_gpus=world_size(),
             timestamp=time.time(),
         )
-        for metric, real, fake in wanted
+        for metric, (real, fake), values in zip(parsed, needs, on_main(compute, "computing the metrics"), strict=True)
     ]
 
 
-def append_result(result: MetricResult, run_dir: str | os.PathLike[str], snapshot: str | os.PathLike[str]) -> str:
-    """Append a result to ``metric-<name>.jsonl`` in a run directory, in one write. Gives the line, without its end.
-
-    The snapshot's path is recorded relative to the run directory, as in the reference.
-    Raises :class:`UserError` when the file can't be written.
-    """
-    path = Path(run_dir) / f"metric-{result.metric}.jsonl"
-    line = result.json_line(os.path.relpath(snapshot, run_dir))
-    try:
-        with open(path, "ab", buffering=0) as stream:
-            stream.write(f"{line}\n".encode())
-    except OSError as error:
-        raise UserError(f"can't write {path}: {error.strerror}") from error
-    return line
-
-
-def _check_reals(metrics: Sequence[Metric], dataset: ImageDataset) -> None:
+def _check_images(metrics: Sequence[Metric], dataset: ImageDataset, images: ImageDataset | None, mirror: bool) -> None:
     for metric in metrics:
-        if metric.real_count(len(dataset)) < metric.family.min_images:
-            raise UserError(
-                f"the metric '{metric.name}' needs at least {metric.family.min_images} real images, "
-                f"but the data set '{dataset.name}' has {len(dataset)}"
-            )
+        if metric.family.reals != "none":
+            _check_number(metric, metric.real_count(_available(metric, dataset, mirror)), "real", dataset)
+        if images is not None:
+            if isinstance(metric.family.statistic, PathSampling):
+                raise UserError(f"the metric '{metric.name}' walks through a network's latent space; image files have none: leave it out")
+            _check_number(metric, len(images), "measured", images)
     if dataset.num_channels not in (1, 3):
         raise UserError(f"metrics need greyscale or RGB images, but those of '{dataset.name}' have {dataset.num_channels} channels")
+    if images is not None and _size(images.resolution, images.num_channels) != _size(dataset.resolution, dataset.num_channels):
+        raise UserError(
+            f"the images of '{images.name}' are {_size(images.resolution, images.num_channels)}, but those of the data set "
+            f"'{dataset.name}' are {_size(dataset.resolution, dataset.num_channels)}; make them alike with dataset_tool.py"
+        )
+
+
+def _size(resolution: int, channels: int) -> str:
+    return f"{resolution}x{resolution} with {channels} channel{'' if channels == 1 else 's'}"
+
+
+def _check_number(metric: Metric, number: int, kind: str, dataset: ImageDataset) -> None:
+    if number < metric.family.min_images:
+        raise UserError(
+            f"the metric '{metric.name}' needs at least {metric.family.min_images} {kind} images, "
+            f"but the data set '{dataset.name}' has {len(dataset)}"
+        )
 
 
 def _check_generator(generator: Any, dataset: ImageDataset) -> None:
-    made = (generator.img_resolution, generator.img_channels)
-    real = (dataset.resolution, dataset.num_channels)
+    made, real = _size(generator.img_resolution, generator.img_channels), _size(dataset.resolution, dataset.num_channels)
     if made != real:
-        raise UserError(
-            f"the network renders {made[0]}x{made[0]} images with {made[1]} channels, but the data set '{dataset.name}' "
-            f"has {real[0]}x{real[0]} with {real[1]}"
-        )
+        raise UserError(f"the network renders images of {made}, but those of the data set '{dataset.name}' are {real}")
     if generator.c_dim > 0 and generator.c_dim != dataset.label_dim:
         raise UserError(
             f"the network takes labels of {generator.c_dim} numbers, but those of the data set '{dataset.name}' have {dataset.label_dim}"
         )
 
 
+def _limited(metric: Metric, images: ImageDataset) -> Metric:
+    if metric.count <= len(images):
+        return metric
+    if is_main():
+        print(f"Note: {metric.name} measures all {len(images)} images of '{images.name}', not {metric.count}", file=sys.stderr)
+    return replace(metric, count=len(images))
+
+
+def _available(metric: Metric, dataset: ImageDataset, mirror: bool) -> int:
+    """How many reals there are for a metric, mirrored copies included where it takes them."""
+    return len(dataset) * (2 if mirror and metric.family.reals == "as trained" else 1)
+
+
+def _needs(metric: Metric, detector: str, dataset: ImageDataset, mirror: bool) -> tuple[Need | None, Need]:
+    """Of the reals (where the metric looks at any), and of the fakes."""
+    statistic, count = metric.family.statistic, metric.real_count(_available(metric, dataset, mirror))
+    real = Need(detector, statistic, count, mirrored=count > len(dataset)) if count else None
+    return real, Need(detector, statistic, metric.count)
+
+
+def _open_cache(folder: str | os.PathLike[str] | None, use_cache: bool) -> StatisticsCache | NoCache:
+    if not use_cache:
+        return NoCache()
+    return StatisticsCache(None if folder is None else Path(folder))
+
+
 def _open_detectors(metrics: Sequence[Metric], detector: str, device: torch.device | str) -> dict[str, Detector]:
     names = dict.fromkeys(metric.detector_name(detector) for metric in metrics)
-    return {name: open_detector(name, device) for name in names}
+    found: dict[str, Detector] = {}
 
+    def load() -> None:
+        found.update({name: open_detector(name, device) for name in names})
 
-def _real_statistics(
-    needs: Iterable[Need], dataset: ImageDataset, detectors: dict[str, Detector], cache: StatisticsCache, batch_size: int, progress: bool
-) -> Found:
-    """From the cache, and the rest in one pass over the data set."""
-    content = fingerprint(dataset)
-    keys: dict[Need, Key] = {
-        need: {"dataset": content, "detector": detectors[need.detector].digest, "statistic": need.statistic, "count": need.count}
-        for need in needs
-    }
-    cached = {need: cache.load(key) for need, key in keys.items()}
-    found: Found = {need: value for need, value in cached.items() if value is not None}
-    missing = {need for need in keys if need not in found}
-    if missing:
-        images = real_images(dataset, max(need.count for need in missing), batch_size)
-        computed = _collect(missing, images, detectors, "real images" if progress else None)
-        for need, value in computed.items():
-            cache.store(keys[need], value)
-        found.update(computed)
+    on_main(load, "opening the detectors")  # first and alone, because it may have to download them
+    together(load, "opening the detectors")
     return found
 
 
-def _collect(needs: set[Need], batches: Iterator[Tensor], detectors: dict[str, Detector], title: str | None) -> Found:
-    """Show the images to the detectors, each as far as it is needed, and gather the statistics."""
-    collectors = {need: (MomentsCollector if need.statistic == "moments" else FeatureCollector)(need.count) for need in needs}
-    enough = {name: max((need.count for need in needs if need.detector == name), default=0) for name in detectors}
-    seen = 0
-    with tqdm(total=max(enough.values()), desc=title, unit="img", leave=False, disable=None if title else True) as bar:
-        for images in batches:
-            for name, detector in detectors.items():
-                if seen >= enough[name]:
-                    continue
-                features: np.ndarray = detector(images[: enough[name] - seen])
-                for need, collector in collectors.items():
-                    if need.detector == name and not collector.full:
-                        collector.append(features)
-            seen += len(images)
-            bar.update(len(images))
-    return {need: collector.result() for need, collector in collectors.items()}
+def _try_out(metric: Metric, detector: Detector, image: Tensor) -> None:
+    if isinstance(metric.family.statistic, PathSampling):
+        detector.perceptual(image.to(detector.device, torch.float32))
+    elif metric.family.statistic == "probabilities":
+        detector.probabilities(image)
+    else:
+        detector(image)
+
+
+def _values(metric: Metric, real: Any, fake: Any, device: torch.device) -> dict[str, float]:
+    try:
+        computed = metric.family.compute(real, fake, device)
+    except (ValueError, np.linalg.LinAlgError) as error:
+        raise UserError(f"the metric '{metric.name}' can't be computed: {error}") from error
+    if isinstance(fake, Moments):
+        _warn_of_few_samples(metric, min(real.count, fake.count), len(fake.mean))
+    return {metric.name + key: value for key, value in computed.items()}
+
+
+def _warn_of_few_samples(metric: Metric, samples: int, dimensions: int) -> None:
+    if samples <= dimensions:
+        _say_once(
+            f"Warning: {metric.name} fits a covariance of {dimensions} features to {samples} images, so it is singular and the value "
+            "high; compare it only with values of the same counts"
+        )
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    print(text, file=sys.stderr)

@@ -1,4 +1,8 @@
-"""The images that metrics look at: all of a data set, and a generator's, each a pure function of (seed, index)."""
+"""The images that metrics look at: those of a data set, and a generator's, each a pure function of (seed, index).
+
+Both come in portions of whole chunks, which the ranks of a group take in turns, so that neither the batch size nor the
+number of processes decides which images a detector sees together.
+"""
 
 import os
 from collections import deque
@@ -14,7 +18,7 @@ from torch import Tensor
 from dnnlib.errors import UserError
 from torch_utils.seeding import derive_seed
 
-# Generated images are drawn this many at a time, so that neither the detector's batch nor the total count changes image i.
+# Images are drawn, rendered and shown this many at a time or a multiple of it, so that no batch size and no count changes image i.
 CHUNK = 16
 
 
@@ -40,29 +44,64 @@ class ImageDataset(Protocol):
     def get_label(self, index: int, /) -> np.ndarray: ...
 
 
-def real_images(dataset: ImageDataset, count: int, batch_size: int) -> Iterator[Tensor]:
-    """The first ``count`` images in order: uint8 ``[N, C, H, W]`` on the CPU, N at most ``batch_size``.
+class Mirrored:
+    """A data set followed by a mirrored copy of everything: item ``len + i`` is item ``i``, flipped from left to right."""
 
-    A data set that says it is ``in_memory`` is indexed directly; any other is decoded by a few threads, two batches ahead.
+    def __init__(self, plain: ImageDataset) -> None:
+        self._plain = plain
+        self.name = plain.name
+        self.resolution = plain.resolution
+        self.num_channels = plain.num_channels
+        self.label_dim = plain.label_dim
+        self.in_memory = getattr(plain, "in_memory", False)
+
+    def __len__(self) -> int:
+        return 2 * len(self._plain)
+
+    def __getitem__(self, index: int, /) -> tuple[np.ndarray, np.ndarray]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"item {index} of {len(self)}")
+        image, label = self._plain[index % len(self._plain)]
+        return (image if index < len(self._plain) else image[:, :, ::-1]), label
+
+    def get_label(self, index: int, /) -> np.ndarray:
+        return self._plain.get_label(index % len(self._plain))
+
+
+def portions(count: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[range]:
+    """What of ``range(count)`` this rank takes: every ``world_size``-th portion, each of whole chunks.
+
+    A portion is ``batch_size`` rounded up to chunks, or less where otherwise some rank would get nothing. Portion ``i`` of
+    all belongs to rank ``i % world_size``; portion and rank together give the place, so that results can be put in order.
+    """
+    chunks = -(-count // CHUNK)
+    size = CHUNK * max(1, min(-(-batch_size // CHUNK), -(-chunks // world_size)))
+    return [range(start, min(start + size, count)) for start in range(rank * size, count, world_size * size)]
+
+
+def real_images(dataset: ImageDataset, count: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> Iterator[Tensor]:
+    """This rank's :func:`portions` of the first ``count`` images, in order: uint8 ``[N, C, H, W]`` on the CPU.
+
+    A data set that says it is ``in_memory`` is indexed directly; any other is decoded by a few threads, two portions ahead.
     Raises whatever the data set raises, and :class:`UserError` when it has fewer images.
     """
     if count > len(dataset):
         raise UserError(f"the data set '{dataset.name}' has {len(dataset)} images, not {count}")
-    starts = range(0, count, batch_size)
+    mine = portions(count, batch_size, rank, world_size)
 
     def image(index: int) -> np.ndarray:
         return dataset[index][0]
 
-    if getattr(dataset, "in_memory", False):
-        for start in starts:
-            yield torch.from_numpy(np.stack([image(i) for i in range(start, min(start + batch_size, count))]))
+    if getattr(dataset, "in_memory", False) or not mine:
+        for portion in mine:
+            yield torch.from_numpy(np.stack([image(i) for i in portion]))
         return
-    image(0)  # opens the archive, before threads could do it twice
+    image(mine[0].start)  # opens the archive, before threads could do it twice
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         ahead: deque[list[Future[np.ndarray]]] = deque()
         try:
-            for start in starts:
-                ahead.append([pool.submit(image, i) for i in range(start, min(start + batch_size, count))])
+            for portion in mine:
+                ahead.append([pool.submit(image, i) for i in portion])
                 if len(ahead) > 2:
                     yield _stacked(ahead.popleft())
             while ahead:
@@ -75,37 +114,58 @@ def _stacked(images: list[Future[np.ndarray]]) -> Tensor:
     return torch.from_numpy(np.stack([image.result() for image in images]))
 
 
-def fake_images(generator: Any, dataset: ImageDataset, count: int, *, seed: int, device: torch.device) -> Iterator[Tensor]:
-    """``count`` images of the generator: uint8 ``[N, C, H, W]`` on ``device``, N at most CHUNK.
+def fake_images(
+    generator: Any,
+    labels: ImageDataset,
+    count: int,
+    *,
+    seed: int,
+    device: torch.device,
+    batch_size: int = CHUNK,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[Tensor]:
+    """This rank's :func:`portions` of ``count`` images of the generator: uint8 ``[N, C, H, W]`` on ``device``.
 
-    Latents, labels (of uniformly drawn items of the data set, when the generator is conditional) and the generator's
+    Latents, labels (of uniformly drawn items of ``labels``, when the generator is conditional) and the generator's
     noise inputs for images ``16 k`` to ``16 k + 15`` come from ``(seed, k)``. Values in -1..1 become bytes as in the
     reference: ``x * 127.5 + 128``, clamped, cut off. Global random states are left as they were.
     Raises :class:`UserError` when the generator renders values that are not finite.
     """
-    for k in range((count + CHUNK - 1) // CHUNK):
-        rng = np.random.RandomState(derive_seed(seed, "metrics", k) % 2**32)  # NumPy promises never to change its streams
-        z = torch.from_numpy(rng.randn(CHUNK, generator.z_dim).astype(np.float32))
-        c = torch.zeros(CHUNK, generator.c_dim)
-        if generator.c_dim > 0:
-            c = torch.from_numpy(np.stack([dataset.get_label(int(i)) for i in rng.randint(len(dataset), size=CHUNK)]))
-        images = _render(generator, z.to(device), c.to(device), derive_seed(seed, "metrics noise", k))
+    for portion in portions(count, batch_size, rank, world_size):
+        chunks = []
+        for k in range(portion.start // CHUNK, -(-portion.stop // CHUNK)):
+            rng = np.random.RandomState(derive_seed(seed, "metrics", k) % 2**32)  # NumPy promises never to change its streams
+            z = torch.from_numpy(rng.randn(CHUNK, generator.z_dim).astype(np.float32))
+            c = draw_labels(labels, rng, CHUNK, generator.c_dim)
+            chunks.append(_render(generator, z.to(device), c.to(device), derive_seed(seed, "metrics noise", k)))
         # Every chunk is rendered whole, so that the last one's images are those of a longer run.
-        yield images[: count - k * CHUNK]
+        yield torch.cat(chunks)[: len(portion)]
+
+
+def draw_labels(dataset: ImageDataset, rng: np.random.RandomState, n: int, c_dim: int) -> Tensor:
+    """Labels float32 ``[n, c_dim]`` of uniformly drawn items; nothing is drawn for an unconditional generator."""
+    if c_dim == 0:
+        return torch.zeros(n, 0)
+    return torch.from_numpy(np.stack([dataset.get_label(int(i)) for i in rng.randint(len(dataset), size=n)]))
 
 
 def _render(generator: Any, z: Tensor, c: Tensor, noise_seed: int) -> Tensor:
     devices = [z.device] if z.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices=devices), _evaluating(generator):
+    with torch.no_grad(), torch.random.fork_rng(devices=devices), evaluating(generator):
         torch.manual_seed(noise_seed)
-        images: Tensor = generator(z, c)
-        if not images.isfinite().all():
-            raise UserError("the generator renders values that are not finite (NaN or infinity): the training has diverged")
-        return (images * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+        return (finite(generator(z, c)) * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+
+
+def finite(images: Tensor) -> Tensor:
+    """The images, which a diverged generator's are not. Raises :class:`UserError` then."""
+    if not images.isfinite().all():
+        raise UserError("the generator renders values that are not finite (NaN or infinity): the training has diverged")
+    return images
 
 
 @contextmanager
-def _evaluating(module: Any) -> Iterator[None]:
+def evaluating(module: Any) -> Iterator[None]:
     """The module in evaluation mode, and back as it was."""
     training = getattr(module, "training", False)
     if training:
@@ -115,15 +175,3 @@ def _evaluating(module: Any) -> Iterator[None]:
     finally:
         if training:
             module.train()
-
-
-def rebatched(parts: Iterator[Tensor], batch_size: int) -> Iterator[Tensor]:
-    """Small batches joined into batches of at least ``batch_size`` (the last one excepted)."""
-    held: list[Tensor] = []
-    for part in parts:
-        held.append(part)
-        if sum(map(len, held)) >= batch_size:
-            yield torch.cat(held)
-            held = []
-    if held:
-        yield torch.cat(held)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 
@@ -24,6 +25,10 @@ class FeatureSet:
     @property
     def count(self) -> int:
         return len(self.features)
+
+    def on(self, device: torch.device) -> torch.Tensor:
+        """The features as a tensor on a device (on the CPU, one that shares their memory)."""
+        return torch.from_numpy(self.features).to(device)
 
 
 class _Collector:

@@ -52,6 +52,47 @@ class ToyGenerator(nn.Module):
         return images + 0.3 * torch.randn_like(images)
 
 
+class LinearGenerator(nn.Module):
+    """Latents to w and w to images by an isometry each, times ``scale``, plus noise images; remembers what it was given."""
+
+    def __init__(self, channels: int = 3, resolution: int = 8, z_dim: int = 3, c_dim: int = 0, scale: float = 0.1) -> None:
+        super().__init__()
+        self.z_dim, self.c_dim, self.img_resolution, self.img_channels = z_dim, c_dim, resolution, channels
+        self.synthesis = LinearSynthesis(channels, resolution, z_dim, scale)
+        self.mapped: list[torch.Tensor] = []
+        self.labels: list[torch.Tensor] = []
+
+    def mapping(self, z: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        self.mapped.append(z)
+        self.labels.append(c)
+        return z.flip(1).unsqueeze(1).repeat(1, 2, 1)
+
+    def forward(self, z: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        return self.synthesis(self.mapping(z, c), noise_mode="random", force_fp32=False)
+
+
+class LinearSynthesis(nn.Module):
+    def __init__(self, channels: int, resolution: int, w_dim: int, scale: float) -> None:
+        super().__init__()
+        self.shape = (channels, resolution, resolution)
+        random = torch.randn(channels * resolution**2, w_dim, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("weight", torch.linalg.qr(random).Q.T * scale)
+        self.register_buffer("noise_const", torch.zeros(resolution, resolution))
+        self.given: list[torch.Tensor] = []
+        self.noise: list[torch.Tensor] = []
+
+    def forward(self, ws: torch.Tensor, noise_mode: str, force_fp32: bool) -> torch.Tensor:
+        assert not self.training
+        self.given.append(ws)
+        if noise_mode == "const":
+            assert force_fp32
+            self.noise.append(self.noise_const)
+            noise = self.noise_const
+        else:
+            noise = torch.randn_like(self.noise_const)
+        return (ws[:, 0] @ self.weight).unflatten(1, self.shape) + 0.1 * noise
+
+
 class PooledPixels(nn.Module):
     """12 features: the mean of each colour in each quarter of the image."""
 
@@ -68,6 +109,19 @@ class LikeReference(nn.Module):
         return images.mean(dim=[1, 2, 3]).unsqueeze(1)
 
 
+class AllOutputs(nn.Module):
+    """Features, class probabilities and a perceptual distance, chosen by the arguments of the reference's files."""
+
+    def forward(
+        self, images: torch.Tensor, return_features: bool = False, no_output_bias: bool = False, return_lpips: bool = False
+    ) -> torch.Tensor:
+        if return_features:
+            return nn.functional.adaptive_avg_pool2d(images, 2).flatten(1)
+        if return_lpips:
+            return images.flatten(1)
+        return (images.mean(dim=[2, 3]) / 20).softmax(dim=1)
+
+
 class Unpooled(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return images
@@ -78,7 +132,7 @@ class NotFinite(nn.Module):
         return (images * 0).mean(dim=[2, 3]) / 0
 
 
-NETWORKS = {"pooled": PooledPixels, "reference": LikeReference, "unpooled": Unpooled, "notfinite": NotFinite}
+NETWORKS = {"pooled": PooledPixels, "reference": LikeReference, "all": AllOutputs, "unpooled": Unpooled, "notfinite": NotFinite}
 
 
 @pytest.fixture(autouse=True)
@@ -110,3 +164,8 @@ def make_dataset() -> Any:
 @pytest.fixture
 def make_generator() -> Any:
     return ToyGenerator
+
+
+@pytest.fixture
+def make_linear_generator() -> Any:
+    return LinearGenerator

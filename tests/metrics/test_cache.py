@@ -1,14 +1,28 @@
+import errno
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
+import torch
+from helpers import make_images
 
 from dnnlib.errors import UserError
 from metrics import cache as module
-from metrics.cache import StatisticsCache, fingerprint
+from metrics.cache import NoCache, StatisticsCache, fingerprint
+from metrics.features import Detector
+from metrics.runner import evaluate
 from metrics.statistics import FeatureSet, Moments
+from training.dataset import ImageFolderDataset
 
+ROOT = Path(__file__).resolve().parents[2]
 KEY = {"dataset": "d", "detector": "e", "statistic": "features", "count": 4}
 FEATURES = FeatureSet(np.arange(8, dtype=np.float32).reshape(4, 2))
 
@@ -67,10 +81,71 @@ def test_a_damaged_file_is_named_and_not_used(tmp_path: Path, damage: str, capsy
     assert message.count("\n") == 1
 
 
+@pytest.mark.parametrize("value", [FEATURES, Moments(7, np.ones(2), np.eye(2))], ids=["features", "moments"])
+def test_no_single_damaged_byte_goes_through(tmp_path: Path, value: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = StatisticsCache(tmp_path)
+    cache.store(KEY, value)
+    path = cache.path(KEY)
+    content = path.read_bytes()
+    for place in range(len(content)):
+        for flip in (0x01, 0x08):
+            path.write_bytes(content[:place] + bytes([content[place] ^ flip]) + content[place + 1 :])
+            found = cache.load(KEY)
+            assert found is None or all(np.array_equal(getattr(found, name), array) for name, array in vars(value).items())
+    assert len(capsys.readouterr().err.splitlines()) > len(content)
+
+
+@pytest.mark.parametrize(("owner", "name"), [(os, "listdir"), (module.tempfile, "TemporaryFile")])
+def test_a_folder_that_may_not_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(owner, name, refuse)
+    with pytest.raises(UserError, match=r"can't be written or read \(Permission denied\); set GGDR_CACHE_DIR"):
+        StatisticsCache(tmp_path)
+
+
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="GGDR_CACHE_DIR"):
+    with pytest.raises(UserError, match=r"cache folder .*below can't be written or read \(Not a directory\); set GGDR_CACHE_DIR"):
         StatisticsCache(tmp_path / "file" / "below")
+
+
+def test_a_full_disk_loses_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    cache = StatisticsCache(tmp_path)
+    monkeypatch.setattr(module, "atomic_write", full)
+    cache.store(KEY, FEATURES)
+    said = capsys.readouterr().err
+    assert said == f"Warning: {cache.path(KEY)} can't be written (No space left on device); next time it is computed anew\n"
+
+
+def test_no_cache() -> None:
+    cache = NoCache()
+    cache.store(KEY, FEATURES)
+    assert cache.load(KEY) is None
+
+
+def test_several_processes(tmp_path: Path) -> None:
+    """Whoever reads while others write finds the whole value."""
+    source = """
+import sys
+from pathlib import Path
+import numpy as np
+from metrics.cache import StatisticsCache
+from metrics.statistics import FeatureSet
+
+cache, key, features = StatisticsCache(Path(sys.argv[1])), {"a": 1}, np.arange(200_000, dtype=np.float32).reshape(-1, 10)
+for _ in range(15):
+    cache.store(key, FeatureSet(features))
+    assert np.array_equal(cache.load(key).features, features)
+"""
+    command = [sys.executable, "-c", source, str(tmp_path)]
+    running = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [(process.communicate(timeout=120)[1], process.returncode) for process in running] == [("", 0)] * 2
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_fingerprint_is_the_content(make_dataset: Any) -> None:
@@ -91,3 +166,92 @@ def test_a_data_set_may_know_its_own_fingerprint(make_dataset: Any) -> None:
     dataset = make_dataset()
     dataset.fingerprint = lambda: "mine"
     assert fingerprint(dataset) == "mine"
+
+
+@pytest.fixture
+def reals_seen(
+    make_generator: Any, detector_file: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, float]]:
+    """Evaluate against the images at a path: how many reals the detector was shown, and the value."""
+    shown: list[int] = []
+    plain = Detector.__call__
+
+    def counting(self: Detector, images: torch.Tensor) -> np.ndarray:
+        shown.append(len(images))
+        return plain(self, images)
+
+    monkeypatch.setattr(Detector, "__call__", counting)
+
+    def run(path: Path, metric: str = "fid20_full", detector: str = "pooled", **options: Any) -> tuple[int, float]:
+        shown.clear()
+        dataset = ImageFolderDataset(path)
+        generator = make_generator(resolution=16)
+        (result,) = evaluate(metric, generator=generator, dataset=dataset, detector=detector_file(detector), progress=False, **options)
+        return sum(shown) - result.count, result.values[metric]
+
+    return run
+
+
+def change_one_pixel(path: Path) -> None:
+    """And leave name, size and time as they were."""
+    pixels = np.array(PIL.Image.open(path))
+    pixels[3, 4, 1] ^= 1
+    stat = path.stat()
+    PIL.Image.fromarray(pixels).save(path)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def zipped(folder: Path, path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.iterdir()):
+            archive.writestr(file.name, file.read_bytes())
+    return path
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_the_content_counts_and_nothing_else(reals_seen: Any, tmp_path: Path, kind: str) -> None:
+    images = make_images(tmp_path / "images", resolution=16)
+
+    def data(name: str) -> Path:
+        return images if kind == "folder" else zipped(images, tmp_path / name)
+
+    path = data("images.zip")
+    first = reals_seen(path)
+    assert first[0] == 16
+    assert reals_seen(path) == (0, first[1])
+    moved = tmp_path / "elsewhere" / "b"
+    moved.parent.mkdir()
+    shutil.move(path, moved)
+    assert reals_seen(moved) == (0, first[1])
+    shutil.move(moved, path)
+    change_one_pixel(images / "0005.png")
+    changed = reals_seen(data("images.zip"))
+    assert changed[0] == 16
+    assert changed[1] != first[1]
+
+
+def test_detector_count_mirroring_and_code_count(reals_seen: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = make_images(tmp_path / "images", resolution=16)
+    _, plain = reals_seen(images)
+    seen, other = reals_seen(images, detector="reference")
+    assert seen == 16
+    assert other != plain
+    assert reals_seen(images)[0] == 0
+    seen, mirrored = reals_seen(images, metric="fid20", mirror=True)
+    assert seen == 20
+    seen, fewer = reals_seen(images, metric="fid20")
+    assert seen == 0  # the same 16 images as those of fid20_full
+    assert reals_seen(images, metric="fid10")[0] == 10
+    assert mirrored != fewer
+    assert reals_seen(images, metric="fid20", mirror=True) == (0, mirrored)
+    monkeypatch.setattr(module, "CODE_VERSION", module.CODE_VERSION + 1)
+    assert reals_seen(images) == (16, plain)
+
+
+def test_without_the_cache(reals_seen: Any, tmp_path: Path, cache_root: Path) -> None:
+    images = make_images(tmp_path / "images", resolution=16)
+    first = reals_seen(images, use_cache=False)
+    assert first[0] == 16
+    assert not cache_root.exists()
+    reals_seen(images)
+    assert reals_seen(images, use_cache=False) == first

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from metrics import precision_recall as module
+from metrics import neighbours
 from metrics.precision_recall import precision_recall
 
 
@@ -18,10 +18,9 @@ def by_definition(real: np.ndarray, gen: np.ndarray, k: int) -> tuple[float, flo
 
 
 @pytest.mark.parametrize("nhood_size", [1, 3, 5])
-@pytest.mark.parametrize("tile", [(1, 1), (7, 5), (1024, 4096)])
-def test_agrees_with_the_definition_whatever_the_tiles(nhood_size: int, tile: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ROWS", tile[0])
-    monkeypatch.setattr(module, "COLUMNS", tile[1])
+@pytest.mark.parametrize("tile", [1, 7, 2048])
+def test_agrees_with_the_definition_whatever_the_tiles(nhood_size: int, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "TILE", tile)
     rng = np.random.RandomState(0)
     real, gen = rng.randn(31, 4), rng.randn(23, 4) * 0.7 + 0.5
     expected = by_definition(real, gen, nhood_size)
@@ -35,6 +34,12 @@ def test_identical_sets_are_wholly_covered_even_with_duplicates(copies: int) -> 
     rows = np.concatenate([rows] * copies)
     shuffled = rows[np.random.RandomState(1).permutation(len(rows))]
     assert precision_recall(rows, shuffled) == (1, 1)
+
+
+def test_all_alike() -> None:
+    """No extent to scale by, and every radius is 0."""
+    assert precision_recall(np.full((9, 3), 7.0), np.full((8, 3), 7.0)) == (1, 1)
+    assert precision_recall(np.full((9, 3), 7.0), np.full((8, 3), 7.5)) == (0, 0)
 
 
 def test_rounding_of_the_matrix_product_does_not_decide_a_tie() -> None:
@@ -64,8 +69,8 @@ def test_takes_tensors() -> None:
 @pytest.mark.parametrize(
     ("real", "gen", "message"),
     [
-        (np.zeros((3, 2)), np.zeros((9, 2)), "more than 3 real samples, not 3"),
-        (np.zeros((9, 2)), np.zeros((2, 2)), "more than 3 generated samples, not 2"),
+        (np.zeros((3, 2)), np.zeros((9, 2)), "at least 4 real samples are needed, not 3"),
+        (np.zeros((9, 2)), np.zeros((2, 2)), "at least 4 generated samples are needed, not 2"),
         (np.zeros((9, 2)), np.zeros((9, 3)), "differ in width"),
         (np.zeros(9), np.zeros((9, 3)), r"must be \[N, F\]"),
         (np.full((9, 2), np.nan), np.zeros((9, 2)), "finite"),

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dnnlib.errors import UserError
-from metrics.sampling import CHUNK, fake_images, real_images, rebatched
+from metrics.sampling import CHUNK, Mirrored, fake_images, portions, real_images
 
 CPU = torch.device("cpu")
 
@@ -15,12 +15,12 @@ def fakes(generator: Any, dataset: Any, count: int, seed: int = 0) -> torch.Tens
 
 
 @pytest.mark.parametrize("in_memory", [False, True])
-@pytest.mark.parametrize("batch", [1, 7, 16, 100])
+@pytest.mark.parametrize("batch", [1, 16, 32, 100])
 def test_reals_come_in_order(make_dataset: Any, batch: int, in_memory: bool) -> None:
     dataset = make_dataset(count=40)
     dataset.in_memory = in_memory
     batches = list(real_images(dataset, 33, batch))
-    assert [len(b) for b in batches][:-1] == [batch] * (len(batches) - 1)
+    assert [len(b) for b in batches][:-1] == [max(batch, CHUNK)] * (len(batches) - 1)
     assert np.array_equal(torch.cat(batches).numpy(), dataset.images[:33])
 
 
@@ -93,7 +93,32 @@ def test_a_diverged_generator_is_an_error(make_dataset: Any, make_generator: Any
         fakes(generator, make_dataset(), 4)
 
 
-def test_rebatched() -> None:
-    parts = list(torch.arange(20).split(3))
-    assert [len(part) for part in rebatched(iter(parts), 7)] == [9, 9, 2]
-    assert torch.equal(torch.cat(list(rebatched(iter(parts), 7))), torch.arange(20))
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+@pytest.mark.parametrize("batch", [1, 16, 17, 1000])
+@pytest.mark.parametrize("count", [1, 16, 100, 2000])
+def test_portions_are_whole_chunks_taken_in_turns(count: int, batch: int, world_size: int) -> None:
+    shares = [portions(count, batch, rank, world_size) for rank in range(world_size)]
+    in_order = [share[turn] for turn in range(len(shares[0])) for share in shares if turn < len(share)]
+    assert [i for portion in in_order for i in portion] == list(range(count))
+    assert all(portion.start % CHUNK == 0 and len(portion) <= max(batch + CHUNK - 1, CHUNK) for portion in in_order)
+    assert sum(map(bool, shares)) == min(world_size, -(-count // CHUNK))  # nobody is idle who needn't be
+
+
+def test_ranks_together_render_the_same_images(make_dataset: Any, make_generator: Any) -> None:
+    dataset, where = make_dataset(classes=3), {"seed": 0, "device": CPU}
+    alone = fakes(make_generator(c_dim=3), dataset, 100)
+    shares = [list(fake_images(make_generator(c_dim=3), dataset, 100, batch_size=20, rank=r, world_size=2, **where)) for r in range(2)]
+    assert [len(part) for share in shares for part in share] == [32, 32, 32, 4]
+    assert torch.equal(torch.cat([shares[0][0], shares[1][0], shares[0][1], shares[1][1]]), alone)
+
+
+def test_a_mirrored_copy_follows(make_dataset: Any) -> None:
+    plain = make_dataset(count=5, classes=2)
+    both = Mirrored(plain)
+    assert (len(both), both.name, both.resolution, both.num_channels, both.label_dim) == (10, "arrays", 8, 3, 2)
+    images = torch.cat(list(real_images(both, 10, 4))).numpy()
+    assert np.array_equal(images, np.concatenate([plain.images, plain.images[..., ::-1]]))
+    assert np.array_equal(both.get_label(7), plain.get_label(2))
+    assert np.array_equal(both[7][1], plain.get_label(2))
+    with pytest.raises(IndexError):
+        both[10]

@@ -1,0 +1,220 @@
+"""Nearest neighbours and balls among many feature vectors: exact, in bounded memory, at the speed of float32 matrix products.
+
+For rows x and y, shifted to a common centre and rounded to float32, ``|x|² + |y|² - 2 x·y`` misses their true squared distance
+by no more than ``η (|x|² + |y|²)``, in whatever order a matrix product sums (Higham 2002, *Accuracy and Stability of Numerical
+Algorithms*, section 3.1). That decides nearly every comparison of a distance with a radius. The few that it leaves open are
+decided by the distance in float64, of the rows as they were given.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Features = NDArray[np.floating] | Tensor
+
+# Distances are computed in tiles of at most TILE x TILE, whatever the number of samples.
+TILE = 2048
+
+# Candidates for the k-th neighbour kept beyond k, so that rounding in float32 can't push the right one out.
+SPARE = 4
+
+# Squared distances nearer to each other than this fraction of |x|² + |y|² are equal: they differ by float64 rounding
+# (a few 1e-16), far below the resolution of float32 features (1e-7).
+TIE = 1e-12
+
+# Of the pairs in a tile, the fraction from which on one float64 matrix product is faster than a distance for each pair.
+CROWDED = 1 / 32
+
+# More than underflow can change in a squared distance of rows that are scaled to at most 1 an element.
+UNDERFLOW = 1e-30
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Rows of features, and what bounds their distances. Distances are in units of ``scale``.
+
+    Attributes:
+        rows: as given, ``[N, F]``.
+        centre, scale: ``[F]`` float64, and the power of two that brings every element of ``rows - centre`` to at most 1.
+        lean: ``(rows - centre) / scale`` in float32.
+        norms: squared lengths of ``lean``, ``[N]`` float64.
+    """
+
+    rows: Tensor
+    centre: Tensor
+    scale: float
+    lean: Tensor
+    norms: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def error(self) -> float:
+        """η: covers products and sums twice over, and in the 16 units rounding to float32 and TIE."""
+        units = (self.rows.shape[1] + 16) * 2.0**-24
+        return 2 * units / (1 - units)
+
+    @property
+    def blocks(self) -> list[range]:
+        return [range(start, min(start + TILE, len(self))) for start in range(0, len(self), TILE)]
+
+    def exact(self, rows: Tensor | slice) -> Tensor:
+        """Some rows, shifted and scaled, in float64."""
+        return (self.rows[rows].double() - self.centre) / self.scale
+
+
+def points(first: Features, second: Features, fewest: int) -> tuple[Points, Points]:
+    """Two sets ``[N, F]`` and ``[M, F]`` about one centre, their mean, on the device they are on.
+
+    Takes ``4 F (N + M)`` bytes beside the features, and less than a tenth of a GiB for blocks of rows at work.
+    Raises :class:`ValueError` on other shapes, fewer than ``fewest`` rows, and values that are not finite.
+    """
+    sets = [torch.as_tensor(features) for features in (first, second)]
+    for rows, what in zip(sets, ("real", "generated"), strict=True):
+        if rows.ndim != 2:
+            raise ValueError(f"{what} features must be [N, F], not {tuple(rows.shape)}")
+        if len(rows) < fewest:
+            raise ValueError(f"at least {fewest} {what} samples are needed, not {len(rows)}")
+        if not all(block.isfinite().all() for block in rows.split(TILE)):
+            raise ValueError(f"{what} features must be finite")
+    if sets[0].shape[1] != sets[1].shape[1]:
+        raise ValueError(f"real and generated features differ in width: {sets[0].shape[1]} and {sets[1].shape[1]}")
+    blocks = [block for rows in sets for block in rows.split(TILE)]
+    centre = torch.stack([block.double().sum(0) for block in blocks]).sum(0) / sum(map(len, sets))
+    largest = max(float((block.double() - centre).abs().max()) for block in blocks)
+    scale = float(2.0 ** np.ceil(np.log2(largest))) if largest > 0 else 1.0
+    one, other = (_shifted(rows, centre, scale) for rows in sets)
+    return one, other
+
+
+def _shifted(rows: Tensor, centre: Tensor, scale: float) -> Points:
+    lean = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
+    norms = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
+    for start in range(0, len(rows), TILE):
+        block = slice(start, start + TILE)
+        lean[block] = (rows[block].double() - centre) / scale
+        norms[block] = lean[block].double().square().sum(1)
+    return Points(rows, centre, scale, lean, norms)
+
+
+def squared_radii(a: Points, k: int) -> Tensor:
+    """Squared distance of every row to its ``k``-th nearest other row: ``[N]`` float64. Each pair is looked at once.
+
+    Duplicates count as neighbours, at distance 0.
+    """
+    low = torch.full((len(a), k + SPARE), torch.inf, device=a.lean.device)
+    who = torch.zeros(low.shape, dtype=torch.int64, device=a.lean.device)
+    for number, rows in enumerate(a.blocks):
+        for columns in a.blocks[number:]:
+            bounds = _lower_bounds(a, rows, a, columns)
+            if rows == columns:
+                bounds.fill_diagonal_(torch.inf)
+            else:
+                _keep_nearest(low[columns.start : columns.stop], who[columns.start : columns.stop], bounds.t().contiguous(), rows.start)
+            _keep_nearest(low[rows.start : rows.stop], who[rows.start : rows.stop], bounds, columns.start)
+    radii = _kth_distance(a, low.double(), who, k)
+    # Whoever is not among a row's candidates is at least as far as the last of them.
+    undecided = (radii > low[:, -1]).nonzero().squeeze(1)
+    for start in range(0, len(undecided), TILE):
+        these = undecided[start : start + TILE]
+        radii[these] = _kth_distance_of_all(a, these, k)
+    return radii
+
+
+def pairs_within(a: Points, b: Points, radii_a: Tensor, radii_b: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """All pairs nearer to each other than the radius of one of them, in parts.
+
+    A point on a ball's surface is inside. Args: squared radii of the balls about ``a`` and, where those matter, about ``b``.
+    Yields ``(i, j, in_a, in_b)``: indices into ``a`` and ``b``, whether j is in the ball about i, and i in that about j.
+    """
+    if radii_b is None:
+        radii_b = torch.full_like(b.norms, -torch.inf)
+    most_a, most_b = radii_a.float(), radii_b.float()  # rounding them loses no pair: the bounds leave more room than that
+    for rows in a.blocks:
+        for columns in b.blocks:
+            bounds = _lower_bounds(a, rows, b, columns)
+            most = torch.maximum(most_a[rows.start : rows.stop, None], most_b[None, columns.start : columns.stop])
+            r, c = (bounds <= most).nonzero(as_tuple=True)
+            i, j = r + rows.start, c + columns.start
+            low, sizes = bounds[r, c].double(), a.norms[i] + b.norms[j]
+            squared = low + 2 * a.error * sizes + 2 * UNDERFLOW  # an upper bound, which decides wherever both agree
+            unsure = ((low <= radii_a[i]) & (squared > radii_a[i])) | ((low <= radii_b[j]) & (squared > radii_b[j]))
+            if unsure.any():
+                squared[unsure] = _squared_distances(a, i[unsure], b, j[unsure], rows, columns) - TIE * sizes[unsure]
+            yield i, j, squared <= radii_a[i], squared <= radii_b[j]
+
+
+@contextmanager
+def _float32_products() -> Iterator[None]:
+    """Float32 products that are: neither TF32 nor bfloat16."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _lower_bounds(a: Points, rows: range, b: Points, columns: range) -> Tensor:
+    """For all pairs of two blocks, a number that squared distance less TIE can't be below: float32 ``[R, C]``."""
+    x, y = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
+    ours, theirs = (((1 - a.error) * norms - UNDERFLOW / 2).float() for norms in (a.norms[x], b.norms[y]))
+    with _float32_products():
+        return (ours[:, None] + theirs[None, :]).addmm_(a.lean[x], b.lean[y].T, alpha=-2)
+
+
+def _keep_nearest(low: Tensor, who: Tensor, bounds: Tensor, offset: int) -> None:
+    """Merge a tile into the candidates of its rows (both in place, ``[R, K]``, sorted by ``low``)."""
+    new = bounds.topk(min(low.shape[1], bounds.shape[1]), dim=1, largest=False)
+    merged = torch.cat([low, new.values], dim=1).topk(low.shape[1], dim=1, largest=False)
+    who.copy_(torch.cat([who, new.indices + offset], dim=1).gather(1, merged.indices))
+    low.copy_(merged.values)
+
+
+def _kth_distance(a: Points, low: Tensor, who: Tensor, k: int) -> Tensor:
+    """The k-th smallest squared distance among each row's candidates, given sorted lower bounds ``[N, K]``.
+
+    Whose interval of possible distances lies wholly below or above that of the k-th keeps its bound; it only has to be counted.
+    """
+    itself = torch.arange(len(a), device=low.device)[:, None].expand_as(who)
+    high = low + 2 * a.error * (a.norms[itself] + a.norms[who]) + 2 * UNDERFLOW
+    unsure = (low <= high.kthvalue(k, dim=1, keepdim=True).values) & (high >= low[:, k - 1 : k])
+    squared = low.clone()
+    squared[unsure] = _distances_of_pairs(a, itself[unsure], a, who[unsure])
+    return squared.kthvalue(k, dim=1).values
+
+
+def _kth_distance_of_all(a: Points, these: Tensor, k: int) -> Tensor:
+    """For some rows ``[R]``, from float64 products with all rows."""
+    mine = a.exact(these)
+    nearest = torch.full((len(these), k), torch.inf, dtype=torch.float64, device=mine.device)
+    for columns in a.blocks:
+        tile = _distance_products(mine, a.exact(slice(columns.start, columns.stop)))
+        tile[these[:, None] == torch.arange(columns.start, columns.stop, device=mine.device)] = torch.inf
+        nearest = torch.cat([nearest, tile], dim=1).topk(k, dim=1, largest=False).values
+    return nearest.amax(1)
+
+
+def _squared_distances(a: Points, i: Tensor, b: Points, j: Tensor, rows: range, columns: range) -> Tensor:
+    """In float64, for pairs within a tile: one product of the whole tile when they are many."""
+    if len(i) < CROWDED * len(rows) * len(columns):
+        return _distances_of_pairs(a, i, b, j)
+    tile = _distance_products(a.exact(slice(rows.start, rows.stop)), b.exact(slice(columns.start, columns.stop)))
+    return tile[i - rows.start, j - columns.start]
+
+
+def _distances_of_pairs(a: Points, i: Tensor, b: Points, j: Tensor) -> Tensor:
+    step = max(1, TILE * 512 // a.rows.shape[1])  # 8 MiB of float64 features
+    parts = [(a.exact(x) - b.exact(y)).square().sum(1) for x, y in zip(i.split(step), j.split(step), strict=True)]
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64, device=i.device)
+
+
+def _distance_products(x: Tensor, y: Tensor) -> Tensor:
+    scale = x.square().sum(1)[:, None] + y.square().sum(1)[None, :]
+    return scale.addmm_(x, y.T, alpha=-2)

@@ -1,0 +1,41 @@
+"""Work that the ranks of a group do at the same time, and that fails on all of them when it fails on one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from dnnlib.errors import UserError
+from torch_utils import distributed
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Failure:
+    message: str
+    by_user: bool
+
+
+def together(work: Callable[[], T], what: str) -> list[T]:
+    """What ``work`` gives on every rank, in the order of ranks; on every rank.
+
+    Raises whatever ``work`` raises here, and when it failed on another rank alone, :class:`UserError` or
+    :class:`RuntimeError` with the same message: no rank is left waiting for one that has given up.
+    """
+    try:
+        mine = work()
+    except Exception as error:
+        distributed.all_gather(_Failure(str(error) or type(error).__name__, isinstance(error, UserError)), what, patient=True)
+        raise
+    gathered: list[Any] = distributed.all_gather(mine, what, patient=True)
+    for part in gathered:
+        if isinstance(part, _Failure):
+            raise UserError(part.message) if part.by_user else RuntimeError(f"another process failed at {what}: {part.message}")
+    return gathered
+
+
+def on_main(work: Callable[[], T], what: str) -> T:
+    """What ``work`` gives on rank 0, where alone it is done; on every rank. Fails everywhere as :func:`together` does."""
+    found: list[Any] = together(lambda: work() if distributed.is_main() else None, what)
+    result: T = found[0]
+    return result

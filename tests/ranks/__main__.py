@@ -1,0 +1,3 @@
+from ranks import main
+
+main()

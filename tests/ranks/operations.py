@@ -1,0 +1,136 @@
+"""Collective operations, and what they do when a rank fails, stops or is killed."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ranks import become
+from torch_utils import distributed
+from torch_utils.training_stats import StatsCollector
+
+RANKS = 3
+
+
+def everything(rank: int, folder: Path, port: int) -> None:
+    """``RANK.json`` keeps what every operation gave on each rank."""
+    become(rank, RANKS, port)
+    with distributed.joined(cuda=False, timeout=60):
+        found: dict[str, Any] = {
+            "identity": [distributed.active(), distributed.rank(), distributed.world_size(), distributed.is_main()],
+            "all_gather": distributed.all_gather({"rank": rank}, "gathering"),
+            "patient": distributed.all_gather(rank, "gathering", patient=True),
+            "maxima": distributed.maxima([rank, -rank, 7], "the largest"),
+            "sum": distributed.sum_(torch.tensor([1.0, rank]), "summing").tolist(),
+            "sum_flat": _sum_flat(rank),
+            "main_first": _main_first(rank, folder),
+            "stats": _stats(rank),
+            "unequal": _unequal(rank),
+        }
+    assert not distributed.active()
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+
+
+def _sum_flat(rank: int) -> list[Any]:
+    tensors = [torch.full([2, 2], float(rank)), torch.tensor(1.0), torch.arange(3.0).t()]
+    distributed.sum_flat_(tensors, "summing many")
+    return [tensor.tolist() for tensor in tensors]
+
+
+def _main_first(rank: int, folder: Path) -> list[bool]:
+    """Whether what rank 0 makes was there when this rank entered the block; twice, because the second must wait anew."""
+    there = []
+    for name in ("first", "second"):
+        with distributed.main_first(name):
+            there.append((folder / name).exists())
+            if rank == 0:
+                time.sleep(0.5)
+                (folder / name).touch()
+    return there
+
+
+def _stats(rank: int) -> dict[str, list[float]]:
+    stats = StatsCollector()
+    stats.report("everywhere", torch.arange(rank + 1.0))
+    if rank > 0:
+        stats.report("not on 0", rank)
+    stats.gather()
+    stats.gather()  # what was gathered is not counted twice
+    return {name: [s.num, s.mean] for name, s in stats.flush().items()}
+
+
+def _unequal(rank: int) -> str:
+    weights = torch.arange(7.0)
+    distributed.check_equal({"w": weights, "half": weights.half(), "empty": weights[:0]}, "comparing")
+    swapped = weights[[1, 0, 2, 3, 4, 5, 6]] if rank == 2 else weights
+    try:
+        distributed.check_equal({"a": weights, "b": swapped, "c": swapped}, "comparing")
+    except RuntimeError as error:
+        return str(error)
+    return "no error"
+
+
+def mishaps(rank: int, folder: Path, port: int) -> None:
+    """One after another, each in a group of its own; prints ``NAME SECONDS MESSAGE``. Rank 0 alone survives them all."""
+    distributed.GRACE = 1.0
+    for mishap, size in ((raises, 3), (fails_to_prepare, 3), (is_late_to_prepare, 3), (is_killed, 3), (stops, 2), (never_starts, 2)):
+        if rank < size:
+            become(rank, size, port)
+            _suffer(mishap, rank)
+
+
+def raises(rank: int) -> None:
+    if rank == 1:
+        _report(ValueError("this is wrong\nin detail"))
+    distributed.sum_(torch.ones(1), "the numbers")
+
+
+def fails_to_prepare(rank: int) -> None:
+    with distributed.main_first("the file"):
+        if rank == 0:
+            _report(OSError("no room"))
+
+
+def is_late_to_prepare(rank: int) -> None:
+    with distributed.main_first("the file"):
+        if rank == 0:
+            time.sleep(4)
+
+
+def is_killed(rank: int) -> None:
+    if rank == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    distributed.all_gather(1, "the answers", patient=True)
+
+
+def stops(rank: int) -> None:
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    distributed.maxima([1], "the numbers")
+
+
+def never_starts(rank: int) -> None:
+    """Rank 1 is still stopped, so this is not reached."""
+
+
+def _report(error: Exception) -> None:
+    assert distributed.report_failure(error)
+    assert not distributed.report_failure(KeyError("second"))
+    raise error
+
+
+def _suffer(mishap: Callable[[int], None], rank: int) -> None:
+    start = time.monotonic()
+    try:
+        with distributed.joined(cuda=False, timeout=2, prepare_timeout=3):
+            start = time.monotonic()
+            mishap(rank)
+        outcome = "nothing happened"
+    except (distributed.RankLost, OSError, ValueError) as error:
+        outcome = f"{type(error).__name__}: {error}".replace("\n", "|")
+    print(mishap.__name__, round(time.monotonic() - start, 2), outcome, flush=True)

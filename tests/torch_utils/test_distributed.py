@@ -1,0 +1,118 @@
+"""Collective operations over three processes, and alone; and who is named when one of them is lost."""
+
+import json
+import re
+
+import pytest
+import ranks
+import torch
+
+from torch_utils import distributed
+from torch_utils.training_stats import StatsCollector
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("operations")
+    ranks.run("operations:everything", 3, folder)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("operation", "expected"),
+    [
+        ("identity", [[True, 0, 3, True], [True, 1, 3, False], [True, 2, 3, False]]),
+        ("all_gather", [[{"rank": 0}, {"rank": 1}, {"rank": 2}]] * 3),
+        ("patient", [[0, 1, 2]] * 3),
+        ("maxima", [[2, 0, 7]] * 3),
+        ("sum", [[3, 3]] * 3),
+        ("sum_flat", [[[[3, 3], [3, 3]], 3, [0, 3, 6]]] * 3),
+        ("main_first", [[False, False], [True, True], [True, True]]),
+        ("stats", [{"everywhere": [6, pytest.approx(4 / 6)], "not on 0": [2, 1.5]}, {}, {}]),
+    ],
+)
+def test_operations(found, operation, expected):
+    assert [results[operation] for results in found] == expected
+
+
+def test_tensors_that_differ_are_named(found):
+    for results in found:
+        assert "comparing: 'b' is not the same on rank 2 as on rank 0 (2 of 3 tensors differ)" in results["unequal"]
+
+
+@pytest.fixture(scope="module")
+def mishaps(tmp_path_factory):
+    """What each rank said at each mishap: ``[{mishap: (seconds, message)}]``."""
+    with ranks.running("operations:mishaps", 3, tmp_path_factory.mktemp("mishaps")) as processes:
+        outputs = [processes[0].communicate(timeout=120)[0]]
+        for process in processes[1:]:  # one was killed, the other is stopped
+            process.kill()
+            outputs.append(process.communicate()[0])
+    lines = [[line.split(" ", 2) for line in output.splitlines()] for output in outputs]
+    return [{name: (float(seconds), message) for name, seconds, message in of_rank} for of_rank in lines]
+
+
+LOST = "RankLost: "
+
+
+@pytest.mark.parametrize(
+    ("mishap", "rank", "longest", "message"),
+    [
+        ("raises", 0, 2, LOST + "rank 1 failed: ValueError: this is wrong"),
+        ("raises", 1, 2, "ValueError: this is wrong|in detail"),
+        ("raises", 2, 2, LOST + "rank 1 failed: ValueError: this is wrong"),
+        ("fails_to_prepare", 0, 2, "OSError: no room"),
+        ("fails_to_prepare", 1, 2.5, LOST + "rank 0 failed: OSError: no room"),
+        ("is_late_to_prepare", 1, 6, LOST + "rank 0 was not done with the file within 3 seconds (--prepare-timeout)"),
+        ("is_killed", 0, 6, LOST + "rank 0 gave up after waiting for the answers for 0.S seconds: rank 2 does not answer"),
+        ("is_killed", 1, 6, LOST + "rank 1 gave up after waiting for the answers for 0.S seconds: rank 2 does not answer"),
+        ("stops", 0, 8, LOST + "rank 0 gave up after waiting for the numbers for 2.S seconds: rank 1 does not answer"),
+        ("never_starts", 0, 6, LOST + "rank 1 did not start within 2 seconds (--dist-timeout); look at what their machines printed"),
+    ],
+)
+def test_whoever_is_lost_is_named_soon(mishaps, mishap, rank, longest, message):
+    seconds, said = mishaps[rank][mishap]
+    assert re.sub(r"\.\d seconds", ".S seconds", said) == message
+    assert seconds < longest
+
+
+def test_only_the_first_failure_is_told(mishaps):
+    """All were asked to be there; none of the survivors says anything of its own."""
+    assert [set(said) for said in mishaps] == [
+        {"raises", "fails_to_prepare", "is_late_to_prepare", "is_killed", "stops", "never_starts"},
+        {"raises", "fails_to_prepare", "is_late_to_prepare", "is_killed"},
+        {"raises", "fails_to_prepare", "is_late_to_prepare"},
+    ]
+
+
+def test_alone_nothing_happens():
+    assert (distributed.active(), distributed.rank(), distributed.world_size(), distributed.is_main()) == (False, 0, 1, True)
+    assert distributed.all_gather("x", "nobody") == ["x"]
+    assert distributed.maxima([3, 1], "nobody") == [3, 1]
+    tensor = torch.ones(2)
+    assert distributed.sum_(tensor, "nobody") is tensor
+    distributed.sum_flat_([tensor, tensor.half()], "nobody")
+    distributed.check_equal({"x": tensor}, "nobody")
+    with distributed.main_first("nothing"):
+        pass
+    assert distributed.report_failure(ValueError("x"))
+    stats = StatsCollector()
+    stats.report("x", 3.0)
+    stats.gather()
+    assert stats.flush()["x"].num == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64, torch.int64, torch.bool])
+def test_a_checksum_sees_values_and_their_order(dtype):
+    values = torch.tensor([1, 0, 1, 0, 0], dtype=dtype)
+    others = [torch.tensor([0, 1, 1, 0, 0], dtype=dtype), torch.tensor([1, 0, 1, 0, 1], dtype=dtype), values[:4]]
+    same = distributed._checksum(values.clone())
+    assert torch.equal(distributed._checksum(values), same)
+    assert torch.equal(distributed._checksum(torch.stack([values, values], dim=1)[:, 0]), same), "however it lies in memory"
+    assert not any(torch.equal(distributed._checksum(other), same) for other in others)
+
+
+def test_a_checksum_sees_nan_and_the_sign_of_zero():
+    nan, zero = torch.tensor([float("nan")]), torch.tensor([0.0])
+    assert torch.equal(distributed._checksum(nan), distributed._checksum(nan.clone()))
+    assert not torch.equal(distributed._checksum(zero), distributed._checksum(-zero))

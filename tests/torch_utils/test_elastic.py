@@ -1,0 +1,139 @@
+"""Starting processes with torch's launcher: exit statuses, who speaks, restarts, signals."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import ranks
+
+from dnnlib import torchrun
+from torch_utils import elastic
+
+PROGRAM = ranks.TESTS / "ranks" / "launched.py"
+
+
+def program(restarts, *modes, scratch=None):
+    environment = {
+        **os.environ,
+        **({} if scratch is None else {"TMPDIR": str(scratch)}),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(ranks.TESTS), str(ranks.TESTS.parent)]),
+    }
+    return subprocess.Popen(
+        [sys.executable, str(PROGRAM), str(restarts), *modes], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def outputs():
+    """What each mode printed, and its exit status, with one restart allowed."""
+    output, _ = program(1, "killed", "broken", "wrong input").communicate(timeout=300)
+    parts = re.split(r"^mode (.+)\n", output, flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def test_a_killed_process_is_followed_by_a_restart(outputs):
+    output = outputs["killed"]
+    first, second = output.split("The processes were started again after a failure (number 1)\n")
+    assert first.startswith("starts, remembers None\nstep 0\nstep 1\nstep 2\n")
+    assert "Error: rank 0 gave up after waiting for " in first
+    assert first.count("Error") == 1
+    assert re.fullmatch(r"starts, remembers 3\n(step \d\n){8}ends\nstatus 0 after [\d.]+ s\n", second), second
+
+
+def test_a_fault_is_shown_once_in_each_attempt(outputs):
+    output = outputs["broken"]
+    assert output.count("Traceback") == 1
+    assert "Rank 1 of 2 failed:\nTraceback" in output
+    assert "ZeroDivisionError: a fault of the program" in output
+    assert "status 0" in output, "the second attempt goes well"
+
+
+def test_wrong_input_is_one_line_and_no_reason_to_try_again(outputs):
+    errors = [line for line in outputs["wrong input"].splitlines() if not line.startswith(("starts", "step"))]
+    assert errors[0] == "Error: this input is wrong"
+    assert re.fullmatch(r"status 1 after [\d.]+ s", errors[1])
+    assert len(errors) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGUSR1, 0)], ids=["ctrl-c", "term", "warning"]
+)
+def test_a_signal_to_the_launcher_lets_all_end_in_good_order(number, status):
+    process = program(0, "long")
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("step 5"):
+            process.send_signal(number)
+            break
+    start = time.monotonic()
+    rest = process.communicate(timeout=60)[0]
+    assert f"stops for {number.name}\nstatus {status} " in rest
+    assert process.returncode == status
+    assert time.monotonic() - start < 15
+    assert "Error" not in rest
+    assert "Traceback" not in rest
+
+
+@pytest.mark.slow
+def test_when_the_launcher_is_killed_its_processes_end_too(tmp_path):
+    process = program(0, "long", scratch=tmp_path)  # it cannot clean up
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step 5"):
+            break
+    workers = psutil.Process(process.pid).children()
+    assert len(workers) == 2
+    process.kill()
+    assert "stops for SIGTERM\n" in process.stdout.read(), "in good order, and before the 200 steps are over"
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert not alive
+    process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("statuses", "status", "message"),
+    [
+        ({1: -9}, 1, "Error: rank 1 was killed by SIGKILL (signal 9)\n"),
+        ({0: 1, 1: -11}, 1, "Error: rank 1 was killed by SIGSEGV (signal 11)\n"),
+        ({2: -64}, 1, "Error: rank 2 was killed by SIGRTMAX (signal 64)\n"),
+        ({0: -15, 1: 1}, 1, ""),
+        ({0: 1}, 1, ""),
+        ({0: 130, 1: 130}, 130, ""),
+    ],
+)
+def test_what_the_launcher_says_of_a_failure(statuses, status, message, capsys):
+    assert elastic._failure_status(statuses) == status
+    assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize(
+    ("number", "in_order", "status"), [("SIGINT", True, 130), ("SIGINT", False, 130), ("SIGTERM", True, 0), ("SIGTERM", False, 143)]
+)
+def test_exit_status_after_a_signal(number, in_order, status):
+    assert elastic._signal_status(signal.Signals[number], in_order) == status
+
+
+def test_without_a_launcher_nothing_is_remembered(monkeypatch):
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+    elastic.remember("x", "y")
+    assert elastic.recall("x") is None
+
+
+def test_torchruns_variables(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    assert (torchrun.is_worker(), torchrun.rank(), torchrun.world_size(), torchrun.local_world_size()) == (False, 0, 1, None)
+    assert torchrun.restarts() == 0
+    for name, value in dict(RANK="5", WORLD_SIZE="8", LOCAL_WORLD_SIZE="4", TORCHELASTIC_RESTART_COUNT="2").items():
+        monkeypatch.setenv(name, value)
+    assert (torchrun.is_worker(), torchrun.rank(), torchrun.world_size(), torchrun.local_world_size()) == (True, 5, 8, 4)
+    assert torchrun.restarts() == 2

@@ -1,0 +1,199 @@
+"""Several processes on torch's elastic launcher: starting them on this machine, and how one of them lives and ends.
+
+``torchrun`` starts the processes on any number of machines; :func:`launch` does the same on one, without torchrun.
+"""
+
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from torch import distributed as dist
+
+from dnnlib import torchrun
+from dnnlib.errors import UserError
+from torch_utils import distributed
+
+#: The launcher passes these on to the processes: what a terminal, a system or a scheduler sends.
+SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1")
+
+#: Exit status after Ctrl-C, by the shell's convention.
+INTERRUPTED = 128 + signal.SIGINT
+
+_ENDED_DIR = "ELASTIC_ENDED_DIR"  # where processes that ended in good order leave a note for launch()
+_GAVE_UP = "gave up"  # under which a failure is remembered that would only repeat itself
+
+
+def launch(command: Sequence[str], processes: int, *, max_restarts: int = 0, patience: float = distributed.TIMEOUT) -> int:
+    """Run ``python command...`` in several processes on this machine, with torch's elastic launcher at a free port.
+
+    A signal (:data:`SIGNALS`) is passed on to them. When one of them fails, the others are ended, and all are started anew
+    up to ``max_restarts`` times.
+
+    Args:
+        command: a script and its arguments.
+        processes: how many.
+        patience: seconds that they may take to end in good order after a signal.
+
+    Returns:
+        the exit status: 0, or after Ctrl-C 130, when all ended in good order. Otherwise 1, or 128 and the number of the
+        signal; what failed has then been printed to standard error.
+    """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // processes, 1)))
+    _silence_launcher()
+    with tempfile.TemporaryDirectory(prefix="launch-") as folder:
+        os.environ[_ENDED_DIR] = folder
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            run_id="local",
+            rdzv_backend="c10d",
+            rdzv_endpoint="127.0.0.1:0",
+            local_addr="127.0.0.1",
+            max_restarts=max_restarts,
+            monitor_interval=0.1,
+            logs_specs=DefaultLogsSpecs(log_dir=os.path.join(folder, "logs")),
+            signals_to_handle=",".join(SIGNALS),
+            shutdown_timeout=int(patience),
+        )
+        try:
+            elastic_launch(config, sys.executable)(*command)
+        except ChildFailedError as error:
+            first = min(failure.timestamp for failure in error.failures.values())  # later ones are what the launcher did then
+            return _failure_status({rank: failure.exitcode for rank, failure in error.failures.items() if failure.timestamp == first})
+        except SignalException as error:
+            return _signal_status(error.sigval, sum(path.name.startswith("rank") for path in Path(folder).iterdir()) == processes)
+        finally:
+            del os.environ[_ENDED_DIR]
+    return 0
+
+
+def _silence_launcher() -> None:
+    """The launcher's logs say in other words what is said here, and more that is of no use."""
+    import torch.distributed.elastic.agent.server.local_elastic_agent  # noqa: F401 - its loggers exist once it is imported
+
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic") or name == "torch.distributed.launcher.api":
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _failure_status(statuses: Mapping[int, int]) -> int:
+    """Exit status after a failure, from those of the ranks that failed first. Names what was killed; all else has spoken itself."""
+    for rank, status in sorted(statuses.items()):
+        if status < 0 and -status != signal.SIGTERM:
+            print(f"Error: rank {rank} was killed by {_signal_name(-status)}", file=sys.stderr, flush=True)
+    return INTERRUPTED if set(statuses.values()) == {INTERRUPTED} else 1
+
+
+def _signal_status(number: signal.Signals, in_order: bool) -> int:
+    if number == signal.SIGINT:
+        return INTERRUPTED
+    return 0 if in_order else 128 + number
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f"{signal.Signals(number).name} (signal {number})"
+    except ValueError:
+        return f"signal {number}"
+
+
+@contextmanager
+def worker(*, cuda: bool, timeout: float, prepare_timeout: float, one_line: tuple[type[Exception], ...] = (UserError,)) -> Iterator[None]:
+    """The life of one process: joins the others, prints on rank 0 only, and makes a failure of one the end of all.
+
+    What goes wrong is shown once: the traceback of the rank where it happened, with that rank's number, or one line for
+    exceptions that need no traceback; the other ranks end without a word.
+
+    Args:
+        cuda, timeout, prepare_timeout: see :func:`torch_utils.distributed.joined`.
+        one_line: exceptions that the caller shows.
+
+    Raises:
+        SystemExit: status 1 after a failure, unless it is one of ``one_line`` and this the first rank, or the only one, to fail.
+    """
+    with contextlib.ExitStack() as stack:
+        if torchrun.rank() > 0:
+            stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w", encoding="utf-8"))))
+        _begin(cuda)
+        try:
+            with distributed.joined(cuda=cuda, timeout=timeout, prepare_timeout=prepare_timeout):
+                try:
+                    yield
+                except Exception as error:
+                    first = distributed.report_failure(error)
+                    if isinstance(error, one_line):
+                        remember(_GAVE_UP, str(error))
+                    if first and isinstance(error, (*one_line, distributed.RankLost)):
+                        raise
+                    if first:
+                        _show(error)
+                    raise SystemExit(1) from error
+        except distributed.RankLost as error:
+            print(f"Error: {error}", file=sys.stderr, flush=True)
+            raise SystemExit(1) from error
+    _note_good_end()
+
+
+def _begin(cuda: bool) -> None:
+    _end_with_launcher()
+    if recall(_GAVE_UP) is not None:
+        raise SystemExit(1)
+    if torchrun.restarts():
+        print(f"The processes were started again after a failure (number {torchrun.restarts()})", flush=True)
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+
+
+def _end_with_launcher() -> None:
+    """Have Linux send SIGTERM when the launcher is killed: nobody else would end this process, which has a session of its own."""
+    if sys.platform == "linux":
+        prctl_set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(prctl_set_parent_death_signal, signal.SIGTERM)
+
+
+def _show(error: Exception) -> None:
+    print(f"Rank {distributed.rank()} of {distributed.world_size()} failed:", file=sys.stderr)
+    traceback.print_exception(error)
+    sys.stderr.flush()
+
+
+def _note_good_end() -> None:
+    folder = os.environ.get(_ENDED_DIR)
+    if folder is not None:
+        (Path(folder) / f"rank{torchrun.rank()}").touch()
+
+
+def remember(key: str, value: str) -> None:
+    """Keep a value until the launcher ends, across restarts of the processes. Without a launcher that restarts, nothing is kept."""
+    store = _lasting_store()
+    if store is not None:
+        store.set(key, value)
+
+
+def recall(key: str) -> str | None:
+    """What :func:`remember` was last given for the key; None where there is nothing."""
+    store = _lasting_store()
+    return store.get(key).decode() if store is not None and store.check([key]) else None
+
+
+def _lasting_store() -> dist.Store | None:
+    """The launcher's own store. That of ``torch.distributed`` is a part of it that begins empty at each restart."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return dist.PrefixStore("lasting", dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=30)))
