@@ -1,10 +1,9 @@
 """Network pickles: one file with generator, discriminator, average and what is needed to use them.
 
-The file is a pickle of plain dictionaries, lists, strings, numbers and bytes, and nothing else: each network is the
-name of its class, its constructor arguments and its tensors. Opening one looks no name up and so can run no code.
+docs/formats.md describes the files. Opening one runs nothing that is in it: see :mod:`torch_utils.pickles`.
 """
 
-import importlib
+import io
 import os
 import pickle
 from collections.abc import Mapping
@@ -17,24 +16,29 @@ from torch import nn
 
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
+from torch_utils.pickles.record import CLASSES, NetworkRecord
+from torch_utils.pickles.reference import record_from_reference
+from torch_utils.pickles.unpickler import DamagedPickle, ForbiddenName, read_pickle
+from torch_utils.pickles.values import NAMES, PersistentObject, StoredTensor, plain
 
 FORMAT = "stylegan2-ada-ggdr networks"
-VERSION = 1
-
-#: Classes that a network pickle may name, and where they live. Each has ``init_kwargs``, its constructor arguments.
-CLASSES = {
-    "Generator": "training.networks",
-    "Discriminator": "training.networks",
-    "AugmentPipe": "training.augment",
-}
+VERSION = 2
 NETWORKS = ("G", "D", "G_ema", "augment_pipe")
+TENSOR_TYPES = ("<f2", "<f4", "<f8")
+#: What pickles of ProGAN, StyleGAN and StyleGAN2 for TensorFlow refer to.
+TENSORFLOW_CLASSES = ("dnnlib.tflib.network.Network", "tfutil.Network")
+
+PORTABLE_SOURCE = Path(__file__).with_name("pickles") / "portable.py"
+PERSISTENCE_VERSION = 6  # of the reference's protocol
+#: Defaults that differ between StyleGAN2-ADA-PyTorch (and this project) and StyleGAN3, so a file says them.
+EXPLICIT: dict[str, dict[str, Any]] = {"synthesis_kwargs": {"num_fp16_res": 0, "conv_clamp": None}, "mapping_kwargs": {"w_avg_beta": 0.995}}
 
 
 def save_network_pkl(
     path: str | os.PathLike[str],
     *,
-    G: nn.Module,
-    D: nn.Module,
+    G: nn.Module | None,
+    D: nn.Module | None,
     G_ema: nn.Module,
     augment_pipe: nn.Module | None = None,
     training_set_kwargs: Mapping[str, Any] | None = None,
@@ -44,98 +48,165 @@ def save_network_pkl(
 
     Args:
         path: where to.
-        G, D, G_ema: generator, discriminator, and the generator's average.
+        G, D: generator and discriminator; None leaves one out, and then the reference's programs can't open the file.
+        G_ema: the generator's average.
         augment_pipe: the augmentation pipe of the run, or None.
         training_set_kwargs: arguments that open the training set again.
         info: further plain values to record, such as ``kimg``.
 
     Raises:
         OSError: the file can't be written.
+        TypeError: a network of another class, or ``training_set_kwargs`` or ``info`` with values that are not plain.
     """
     networks = dict(zip(NETWORKS, (G, D, G_ema, augment_pipe), strict=True))
+    source = PORTABLE_SOURCE.read_text(encoding="utf-8")
     data: dict[str, Any] = {"format": FORMAT, "version": VERSION}
-    data.update({name: None if module is None else _pack(module) for name, module in networks.items()})
-    data.update(training_set_kwargs=dict(training_set_kwargs or {}), info=dict(info or {}))
+    data.update({name: None if module is None else _Packed(module, source) for name, module in networks.items()})
+    data.update(training_set_kwargs=plain(training_set_kwargs or {}), info=plain(info or {}))
     with atomic_write(path) as stream:
         pickle.dump(data, stream, protocol=4)
 
 
 def load_network_pkl(source: str | os.PathLike[str] | IO[bytes]) -> dict[str, Any]:
-    """Open a network pickle without running anything in it.
+    """Open a network pickle of this project or of the reference without running anything in it.
+
+    Besides this project's files those of StyleGAN2-ADA-PyTorch, GGDR and StyleGAN3 (StyleGAN2 networks) can be opened.
 
     Args:
         source: a path, or a file opened for reading bytes.
 
     Returns:
-        ``G``, ``D``, ``G_ema`` and ``augment_pipe`` as modules in evaluation mode on the CPU (or None),
-        ``training_set_kwargs`` and ``info`` as dictionaries.
+        ``G``, ``D``, ``G_ema`` and ``augment_pipe`` as modules of this project in evaluation mode on the CPU, without
+        gradients (``G_ema`` always, the others may be None); ``training_set_kwargs`` and ``info`` as dictionaries of
+        plain values, ``info`` being empty in files of the reference.
 
     Raises:
-        UserError: the file is missing, damaged, or not a network pickle of this project.
+        UserError: the file is missing, damaged, refers to anything but tensors, arrays, plain values and known classes,
+            or has networks of another kind.
     """
     if isinstance(source, str | os.PathLike):
-        if not Path(source).is_file():
+        path = Path(source)
+        if path.is_dir():
+            raise UserError(f"network pickle {source} is a folder, not a file")
+        if not path.is_file():
             raise UserError(f"network pickle {source} does not exist")
-        with open(source, "rb") as stream:
-            return _load(stream, str(source))
+        try:
+            with open(path, "rb") as stream:
+                return _load(stream, str(source))
+        except OSError as error:
+            raise UserError(f"network pickle {source} cannot be read: {error.strerror}") from error
     return _load(source, str(getattr(source, "name", "the given file")))
 
 
 def _load(stream: IO[bytes], name: str) -> dict[str, Any]:
+    if not stream.seekable():
+        stream = io.BytesIO(stream.read())
+    start = stream.tell()
+    size = stream.seek(0, io.SEEK_END) - start
+    stream.seek(start)
     try:
-        data = _PlainUnpickler(stream).load()
-    except _ForeignPickle as error:
-        raise UserError(f"{name} is a pickle of another kind (it refers to {error}), not one of this project's network pickles") from error
-    except Exception as error:
-        raise UserError(f"{name} is not a network pickle, or it is truncated or damaged ({type(error).__name__}: {error})") from error
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        data = read_pickle(stream, NAMES)
+    except ForbiddenName as error:
+        raise UserError(f"{name} {_refusal(str(error))}") from error
+    except DamagedPickle as error:
+        raise UserError(f"{name} is not a network pickle, or it is truncated or damaged ({_line(error)})") from error
+    _check_kind(data, name)
+    loaded: dict[str, Any] = {}
+    part = ""
+    try:
+        for part in NETWORKS:
+            stored = data.pop(part, None)  # so that its memory is free again before the next one is built
+            loaded[part] = None if stored is None else _record(stored).build(limit=size)
+        for part in ("training_set_kwargs", "info"):
+            loaded[part] = _dictionary(data.get(part))
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(f"{name} cannot be used: its {part} is damaged or of an unknown kind ({_line(error)})") from error
+    if loaded["G_ema"] is None:
+        raise UserError(f"{name} has no G_ema, the network that images are made with")
+    return loaded
+
+
+def _check_kind(data: Any, name: str) -> None:
+    if not isinstance(data, dict) or not any(part in data for part in NETWORKS):
+        raise UserError(f"{name} is a pickle, but not a network pickle")
+    if data.get("format", FORMAT) != FORMAT:
         raise UserError(f"{name} is a pickle, but not a network pickle of this project")
-    if data.get("version") != VERSION:
-        raise UserError(f"{name} has format version {data.get('version')}, this program reads version {VERSION}; update the program")
-    try:
-        networks = {key: None if data[key] is None else _unpack(data[key]) for key in NETWORKS}
-        return {**networks, "training_set_kwargs": data["training_set_kwargs"], "info": data["info"]}
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise UserError(f"{name} is damaged: its networks cannot be rebuilt ({type(error).__name__}: {error})") from error
+    version = data.get("version", VERSION)
+    if type(version) is not int or not 1 <= version <= VERSION:
+        raise UserError(f"{name} has format version {_line(version)}, this program reads up to {VERSION}; update the program")
 
 
-class _ForeignPickle(Exception):
-    pass
+def _record(stored: Any) -> NetworkRecord:
+    """A network in any of its forms: version 1 of this project, version 2, or the reference's.
+
+    A file can mix the last two, when a program of the reference family has changed one of ours.
+    """
+    if isinstance(stored, PersistentObject) and "tensors" not in stored.state:
+        return record_from_reference(stored)
+    packed = stored.state if isinstance(stored, PersistentObject) else stored
+    class_name = packed["class_name"] if isinstance(stored, PersistentObject) else packed["class"]
+    if type(class_name) is not str:  # before anything looks it up: hashing a nested tuple can take for ever
+        raise TypeError("a class name that is not text")
+    return NetworkRecord(class_name, _dictionary(packed["init_kwargs"]), {key: _tensor(value) for key, value in packed["tensors"].items()})
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """An unpickler for which no class or function exists."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise _ForeignPickle(f"{module}.{name}")
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise _ForeignPickle("an external object")
+def _tensor(packed: Any) -> StoredTensor:
+    data, dtype, shape = packed["data"], packed["dtype"], packed["shape"]
+    if type(data) is not bytes or dtype not in TENSOR_TYPES or type(shape) is not list:
+        raise ValueError("a tensor of an unknown kind")
+    return StoredTensor.contiguous(data, np.dtype(dtype), tuple(shape))
 
 
-def _pack(module: nn.Module) -> dict[str, Any]:
-    name = type(module).__name__
-    if name not in CLASSES:
-        raise TypeError(f"{name} cannot be stored in a network pickle")
-    tensors = {key: _pack_tensor(value) for key, value in module.state_dict().items()}
-    return {"class": name, "init_kwargs": module.init_kwargs, "tensors": tensors}
+def _dictionary(value: Any) -> dict[str, Any]:
+    value = plain(value)
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise TypeError("no dictionary of names")
+    return value
 
 
-def _unpack(packed: Mapping[str, Any]) -> nn.Module:
-    cls = getattr(importlib.import_module(CLASSES[packed["class"]]), packed["class"])
-    with torch.random.fork_rng(devices=[]):  # initial weights are drawn and then replaced: leave the caller's generator alone
-        module = cls(**packed["init_kwargs"])
-    module.load_state_dict({key: _unpack_tensor(value) for key, value in packed["tensors"].items()}, strict=True)
-    return module.eval().requires_grad_(False)
+def _refusal(name: str) -> str:
+    if name in TENSORFLOW_CLASSES:
+        return (
+            f"is a network pickle of StyleGAN's TensorFlow versions ({name}), which only they can open; convert it with "
+            "stylegan2-ada-pytorch's legacy.py (--source, --dest) and open the result"
+        )
+    return f"was not opened: it refers to {_line(name)}, which no network pickle needs and which could run code"
+
+
+def _line(value: Any) -> str:
+    """One printable line of at most 200 characters of whatever a file holds."""
+    text = ascii(str(value))[1:-1] if isinstance(value, str | int | Exception) else type(value).__name__
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
+class _Packed:
+    """Pickles as one of the reference's persistent objects, of a class that :data:`PORTABLE_SOURCE` has."""
+
+    def __init__(self, module: nn.Module, source: str) -> None:
+        name = type(module).__name__
+        if name not in CLASSES:
+            raise TypeError(f"{name} cannot be stored in a network pickle")
+        kwargs = dict(module.init_kwargs)  # type: ignore[arg-type]
+        if name == "Generator":
+            kwargs.update({key: {**defaults, **kwargs[key]} for key, defaults in EXPLICIT.items()})
+        tensors = {key: _pack_tensor(value) for key, value in module.state_dict().items()}
+        state = {"class_name": name, "init_kwargs": plain(kwargs), "tensors": tensors}
+        self.meta = dict(type="class", version=PERSISTENCE_VERSION, module_src=source, class_name=name, state=state)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reconstruct_persistent_obj, (self.meta,)
 
 
 def _pack_tensor(tensor: torch.Tensor) -> dict[str, Any]:
-    array = tensor.detach().cpu().contiguous().numpy()
-    return {"dtype": array.dtype.str, "shape": list(array.shape), "data": array.tobytes()}
+    array = tensor.detach().cpu().numpy()
+    dtype = array.dtype.newbyteorder("<").str
+    if dtype not in TENSOR_TYPES:
+        raise TypeError(f"tensors of type {tensor.dtype} cannot be stored in a network pickle")
+    return {"data": array.astype(dtype, copy=False).tobytes(order="C"), "dtype": dtype, "shape": list(array.shape)}
 
 
-def _unpack_tensor(packed: Mapping[str, Any]) -> torch.Tensor:
-    dtype = np.dtype(packed["dtype"])
-    if dtype.hasobject:
-        raise ValueError(f"tensors of type {dtype} are not allowed")
-    return torch.from_numpy(np.frombuffer(packed["data"], dtype=dtype).reshape(packed["shape"]).copy())
+def _reconstruct_persistent_obj(meta: Any) -> None:
+    """What the reference's pickles, and so ours, call to make a network. Here nothing calls it: see :mod:`torch_utils.pickles`."""
+    raise UserError("open network pickles with torch_utils.persistence.load_network_pkl, which runs nothing in them")

@@ -1,0 +1,107 @@
+"""Our network pickles in the programs of the reference family, which execute the text in them, and what these save, here.
+
+The programs are stand-ins: see reference_program.py.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from reference_program import PROGRAMS, make_program
+
+from torch_utils.persistence import PORTABLE_SOURCE, load_network_pkl, save_network_pkl
+from training.augment import AugmentPipe
+from training.networks import Discriminator, Generator
+
+
+@pytest.fixture(scope="module")
+def networks():
+    torch.manual_seed(0)
+    G = Generator(8, 2, 8, 16, 3, {"num_layers": 2}, {"channel_base": 128, "channel_max": 8})
+    G.mapping.w_avg.normal_()
+    D = Discriminator(2, 16, 3, channel_base=128, channel_max=8, block_kwargs={"freeze_layers": 1}, decoder_res=8)
+    pipe = AugmentPipe(xflip=1, rotate90=0.5)
+    pipe.p.fill_(0.25)
+    return {"G": G, "D": D, "G_ema": G, "augment_pipe": pipe}
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+def test_the_programs_build_their_own_classes(networks, tmp_path, kind):
+    pkl, out, native = tmp_path / "network.pkl", tmp_path / "out.pt", tmp_path / "native.pkl"
+    save_network_pkl(pkl, **networks, training_set_kwargs={"path": "a.zip", "resolution": 16})
+    folder = tmp_path / kind
+    main = make_program(folder, kind)
+    env = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", main, pkl, out, native], cwd=folder, env=env, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    found = torch.load(out, weights_only=True)
+
+    module = "training." + PROGRAMS[kind][0].removesuffix(".py")
+    G, D = networks["G"], networks["D"]
+    assert found["native"] == [True] * 3
+    assert [name.rpartition(".")[2] for name in found["classes"]] == ["Generator", "Discriminator", "AugmentPipe"]
+    assert module in found["modules"]
+    z, c = torch.linspace(-2, 2, 16).reshape(2, 8), torch.eye(2)
+    images = torch.linspace(-1, 1, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
+    assert torch.equal(found["images"], G(z, c, truncation_psi=0.5, noise_mode="const"))
+    assert torch.equal(found["logits"], D(images, c))
+    assert (found["p"], found["xflip"]) == (0.25, 1)
+    assert not found["training"]
+    assert not found["gradients"]
+    assert found["w_avg_beta"] == 0.995
+    assert bool(found["decoder"]) == (kind == "ggdr")
+    assert found["training_set_kwargs"] == {"path": "a.zip", "resolution": 16}
+    sizes = {"channel_base": 128, "channel_max": 8, "num_fp16_res": 0, "conv_clamp": None}
+    own = {
+        "z_dim": 8,
+        "c_dim": 2,
+        "w_dim": 8,
+        "img_resolution": 16,
+        "img_channels": 3,
+        "mapping_kwargs": {"num_layers": 2, "w_avg_beta": 0.995},
+    }
+    assert found["init_kwargs"][0] == {**own, **(sizes if kind == "stylegan3" else {"synthesis_kwargs": sizes})}
+
+    data = load_network_pkl(native)
+    assert data["augment_pipe"].p == 0.25
+    for name in ("G", "D", "G_ema"):
+        state, expected = data[name].state_dict(), networks[name].state_dict()
+        assert list(state) == [key for key in expected if kind == "ggdr" or "_dec." not in key]
+        assert all(torch.equal(value, expected[key]) for key, value in state.items())
+
+
+@pytest.fixture
+def text():
+    """The names that the travelling text defines."""
+    names = {}
+    exec(compile(PORTABLE_SOURCE.read_text(), "portable", "exec"), names)
+    return names
+
+
+def test_a_program_without_such_networks_says_so(text):
+    text["MODULES"]["Generator"] = ("json.networks", "json.networks_stylegan2")
+    with pytest.raises(ImportError, match=r"none of the modules json.networks, json.networks_stylegan2"):
+        text["Generator"]().__setstate__({"class_name": "Generator", "init_kwargs": {}, "tensors": {}})
+
+
+def test_what_a_constructor_takes(text):
+    class Base:
+        def __init__(self, depth, **width):
+            pass
+
+    class Decorated(Base):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+
+    class Silent(Decorated):
+        pass
+
+    for cls in (Base, Decorated, Silent):
+        assert text["takes"](cls, "depth")
+        assert not text["takes"](cls, "width")
+        assert not text["takes"](cls, "self")
+    assert not text["takes"](object, "depth")

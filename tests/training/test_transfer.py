@@ -1,0 +1,135 @@
+"""Where transfer learning starts: names, addresses and paths; networks of the reference family; what is copied."""
+
+import http.server
+import threading
+
+import pytest
+import torch
+from helpers import make_images, open_small, plain_data, small_config, small_state
+from reference_form import reference_pickle
+
+from dnnlib.download import cached_path
+from dnnlib.errors import UserError
+from torch_utils.persistence import save_network_pkl
+from training import launch, presets, transfer
+from training.checkpoint import RunState, transfer_weights
+from training.presets import TrainOptions, resolve
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("GGDR_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("ffhq256", "ffhq-res256-mirror-paper256-noaug.pkl"),
+        ("ffhq512", "ffhq-res512-mirror-stylegan2-noaug.pkl"),
+        ("ffhq1024", "ffhq-res1024-mirror-stylegan2-noaug.pkl"),
+        ("celebahq256", "celebahq-res256-mirror-paper256-kimg100000-ada-target0.5.pkl"),
+        ("lsundog256", "lsundog-res256-paper256-kimg100000-noaug.pkl"),
+    ],
+)
+def test_the_references_names_stand_for_addresses(cache, name, file):
+    """Without a network: the cache has the file, under the address that the name stands for."""
+    folder = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/transfer-learning-source-nets"
+    cached = cached_path(f"{folder}/{file}")
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"network")
+    assert transfer.fetch_source(name) == cached
+    config = resolve(TrainOptions(resume=name), plain_data(256))
+    assert config.resume == name
+    assert config.description.endswith(f"-resume{name}")
+    assert config.augment.kimg == presets.ADA_KIMG_RESUME
+
+
+def test_every_name_is_listed():
+    assert list(transfer.SOURCES) == ["ffhq256", "ffhq512", "ffhq1024", "celebahq256", "lsundog256"]
+
+
+def test_looking_downloads_nothing(cache, tmp_path):
+    (tmp_path / "a.pkl").write_bytes(b"")
+    for source in ("ffhq256", "http://127.0.0.1:9/a.pkl", str(tmp_path / "a.pkl")):
+        transfer.check_source(source)
+    for source, message in (
+        ("ffhq", "does not exist.*or one of ffhq256"),
+        (str(tmp_path), "is a folder"),
+        ("ftp://x/a.pkl", "does not exist"),
+    ):
+        with pytest.raises(UserError, match=f"--resume={source} {message}"):
+            transfer.check_source(source)
+        with pytest.raises(UserError, match=message):
+            transfer.fetch_source(source)
+    assert not cache.exists()
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Serves the folder ``served`` on loopback."""
+    (tmp_path / "served").mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(tmp_path / "served"))
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{httpd.server_port}", tmp_path / "served"
+        httpd.shutdown()
+        thread.join()
+
+
+def differing(target, source):
+    """Names of the tensors of ``target`` that are not those of ``source``."""
+    state = source.state_dict()
+    return {name for name, value in target.state_dict().items() if name not in state or not torch.equal(value, state[name])}
+
+
+@pytest.mark.parametrize("form", ["ours", "theirs"])
+def test_a_baseline_at_an_address_starts_a_run_with_a_decoder(cache, server, form):
+    address, served = server
+    base = small_state(seed=1)
+    if form == "ours":
+        save_network_pkl(served / "net.pkl", G=base.G, D=base.D, G_ema=base.G_ema)
+    else:
+        (served / "net.pkl").write_bytes(reference_pickle(G=base.G, D=base.D, G_ema=base.G_ema))
+    config = small_config(plain_data(), reg_type="ggdr", resume=f"{address}/net.pkl")
+    state = RunState.fresh(config, torch.device("cpu"))
+    assert not differing(state.G, base.G)
+    assert not differing(state.G_ema, base.G_ema)
+    fresh = small_state(reg_type="ggdr").D
+    decoder = {name for name in fresh.state_dict() if "_dec." in name}
+    assert decoder
+    assert differing(state.D, base.D) == decoder
+    assert decoder.isdisjoint(differing(state.D, fresh))
+    assert cached_path(f"{address}/net.pkl").is_file()
+
+
+def test_a_discriminator_with_decoder_starts_one_without(tmp_path):
+    base = small_state(reg_type="ggdr", seed=1)
+    (tmp_path / "net.pkl").write_bytes(reference_pickle(G=base.G, D=base.D, G_ema=base.G_ema))
+    state = RunState.fresh(small_config(plain_data(), resume=str(tmp_path / "net.pkl")), torch.device("cpu"))
+    assert not differing(state.D, base.D)
+
+
+def test_networks_that_are_missing_or_of_another_size(tmp_path):
+    base = small_state()
+    save_network_pkl(tmp_path / "average.pkl", G=None, D=None, G_ema=base.G_ema)
+    with pytest.raises(UserError, match=r"G of .*average\.pkl is not in the file"):
+        RunState.fresh(small_config(plain_data(), resume=str(tmp_path / "average.pkl")), torch.device("cpu"))
+    with pytest.raises(UserError, match="does not fit this run"):
+        transfer_weights(base.G, small_state(cmax=4).G, "G")
+
+
+def test_nothing_is_made_before_the_download_worked(cache, server, tmp_path):
+    address, _ = server
+    config, _ = open_small(make_images(tmp_path / "images"), resume=f"{address}/missing.pkl")
+    with pytest.raises(UserError, match=r"cannot download .*missing\.pkl"):
+        launch.start(config, str(tmp_path / "runs"))
+    assert not (tmp_path / "runs").exists()
