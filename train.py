@@ -6,15 +6,20 @@ The options are those of the GGDR reference, and some more; docs are in README.m
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
+from dnnlib import torchrun
 from dnnlib.cli import Command, friendly_errors
+from dnnlib.download import forbid_downloads
 from dnnlib.errors import UserError
 from training import launch
 from training.config import AUGPIPES, TrainConfig
+from training.continuation import continued, explain_portions, find_run, read_options
 from training.presets import RECIPES, TrainOptions, explain, resolve
+from training.transfer import check_source
 
 
 def metric_names(text: str | None) -> tuple[str, ...] | None:
@@ -24,12 +29,53 @@ def metric_names(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(metric.name for metric in parse_metrics(text))
 
 
-def summarise(config: TrainConfig, outdir: str | None) -> str:
+def new_run(outdir: str | None, dry_run: bool, said: dict[str, Any]) -> tuple[TrainConfig, list[str]]:
+    """What the options ``said`` mean for a run of its own, and what to note about it. Raises :class:`UserError`."""
+    if said["data"] is None:
+        raise click.MissingParameter(param_hint="'--data'", param_type="option")
+    if outdir is None and not dry_run:
+        raise UserError("--outdir is missing; say where the run directory goes, such as --outdir=training-runs")
+    options = TrainOptions(**{name: value for name, value in said.items() if name not in ("data", "cond", "subset", "mirror")})
+    described, has_labels = launch.inspect_data(
+        said["data"], cond=bool(said["cond"]), subset=said["subset"], mirror=bool(said["mirror"]), seed=options.seed or 0
+    )
+    config = resolve(options, described)
+    if config.resume is not None:
+        check_source(config.resume)
+    unused = ["The data set has labels, which are not used; --cond=1 conditions on them."] if has_labels and not said["cond"] else []
+    return config, unused + explain(options, config)
+
+
+def resolve_run(
+    outdir: str | None, dry_run: bool, continue_: str | None, said: dict[str, Any]
+) -> tuple[TrainConfig, Path | None, list[str]]:
+    """The configuration, the run directory to go on in (None for a new one), and notes. Raises :class:`UserError`."""
+    run_dir = Path(continue_) if continue_ not in (None, "auto") else launch.interrupted_run()
+    if run_dir is None:
+        config, notes = new_run(outdir, dry_run, said)
+        if continue_ != "auto" or outdir is None:
+            return config, None, notes
+        run_dir, found = find_run(Path(outdir), config)
+        if run_dir is None:
+            return config, None, notes + found
+    before = read_options(run_dir)
+    config = continued(before, in_run(said, outdir, run_dir))
+    return config, run_dir, explain_portions(before, config)
+
+
+def in_run(said: dict[str, Any], outdir: str | None, run_dir: Path) -> dict[str, Any]:
+    """The options as they compare with those of a run. Raises :class:`UserError` for an ``--outdir`` that it is not in."""
+    if outdir is not None and Path(outdir).resolve() != run_dir.resolve().parent:
+        raise UserError(f"--outdir={outdir} is not where --continue={run_dir} lies; leave it out")
+    return {**said, "data": None if said["data"] is None else os.path.abspath(said["data"])}
+
+
+def summarise(config: TrainConfig, run_dir: str | os.PathLike[str]) -> str:
     """What will be trained, in a few lines for a person."""
     data, schedule, ggdr = config.data, config.schedule, config.ggdr
     mirrored = f" ({data.num_images // 2} and their mirror images)" if data.xflip else ""
     lines = {
-        "Output directory": os.path.join(outdir or "", f"NNNNN-{config.description}"),
+        "Output directory": os.fspath(run_dir),
         "Training data": data.path,
         "Training length": f"{schedule.total_kimg:g} kimg",
         "Batch": f"{schedule.batch_size} images, {schedule.batch_gpu} at once in each of {config.runtime.gpus} processes",
@@ -43,6 +89,7 @@ def summarise(config: TrainConfig, outdir: str | None) -> str:
 
 
 BOOL: dict[str, Any] = {"type": bool, "metavar": "BOOL"}
+SECONDS = click.FloatRange(min=1)
 
 
 @click.command(cls=Command, context_settings={"max_content_width": 120})
@@ -56,7 +103,7 @@ BOOL: dict[str, Any] = {"type": bool, "metavar": "BOOL"}
 @click.option("--seed", metavar="INT", type=int, help="Random seed  [default: 0]")
 @click.option("-n", "--dry-run", is_flag=True, help="Print the resolved configuration as JSON and stop")
 # Data.
-@click.option("--data", metavar="PATH", required=True, help="Training images: folder or zip")
+@click.option("--data", metavar="PATH", help="Training images: folder or zip  [required, but for --continue=RUN_DIR]")
 @click.option("--cond", **BOOL, help="Condition on the labels of the data set  [default: 0]")
 @click.option("--subset", metavar="INT", type=int, help="Train on only so many of the images  [default: all]")
 @click.option("--mirror", **BOOL, help="Add a mirrored copy of every image  [default: 0]")
@@ -65,6 +112,7 @@ BOOL: dict[str, Any] = {"type": bool, "metavar": "BOOL"}
 @click.option("--gamma", metavar="FLOAT", type=float, help="Weight of R1  [default: by --cfg]")
 @click.option("--kimg", metavar="KIMG", type=float, help="Training length in thousands of images  [default: by --cfg]")
 @click.option("--batch", metavar="INT", type=int, help="Batch size over all GPUs  [default: by --cfg]")
+@click.option("--batch-gpu", metavar="INT", type=int, help="Images at once on a GPU; the rest of its share follows  [default: by --cfg]")
 @click.option("--cbase", metavar="INT", type=int, help="Channels times resolution  [default: by --cfg]")
 @click.option("--cmax", metavar="INT", type=int, help="Largest number of channels  [default: 512]")
 @click.option("--map-depth", metavar="INT", type=int, help="Layers of the mapping network  [default: by --cfg]")
@@ -82,8 +130,13 @@ BOOL: dict[str, Any] = {"type": bool, "metavar": "BOOL"}
 @click.option("--target", metavar="FLOAT", type=float, help="Target of ADA  [default: 0.6]")
 @click.option("--augpipe", type=click.Choice(AUGPIPES), help="Augmentation pipeline  [default: bgc]")
 # Transfer learning.
-@click.option("--resume", metavar="PKL", help="Start from a network pickle  [default: noresume]")
+@click.option("--resume", metavar="PKL", help="Start from a network pickle: path, address, or ffhq256 and the like  [default: noresume]")
 @click.option("--freezed", metavar="INT", type=int, help="Freeze so many layers of D  [default: 0]")
+# Long runs.
+@click.option("--continue", "continue_", metavar="RUN_DIR|auto", help="Go on where a run stopped; auto: if --outdir has it, else start")
+@click.option("--checkpoint-minutes", metavar="MINUTES", type=float, help="Between run states, besides snapshots; 0: none  [default: 10]")
+@click.option("--keep-snapshots", metavar="RULES", help="Snapshots that stay: last:N, every:N, best, by comma  [default: all]")
+@click.option("--on-nonfinite", type=click.Choice(["stop", "ignore"]), help="When gradients stay infinite or undefined  [default: stop]")
 # Machine.
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), help="Where to compute  [default: auto]")
 @click.option("--fp32", **BOOL, help="No half precision  [default: 0]")
@@ -91,15 +144,23 @@ BOOL: dict[str, Any] = {"type": bool, "metavar": "BOOL"}
 @click.option("--nobench", **BOOL, help="No cuDNN benchmarking  [default: 0]")
 @click.option("--allow-tf32", **BOOL, help="Allow TF32 in PyTorch  [default: 0]")
 @click.option("--workers", metavar="INT", type=int, help="Processes that load images  [default: 3]")
+@click.option("--offline", is_flag=True, help="Never download; say what is missing and where to put it")
+# Several processes.
+@click.option(
+    "--max-restarts", metavar="INT", type=click.IntRange(min=0), default=0, help="Go on by itself after so many failures  [default: 0]"
+)
+@click.option("--dist-timeout", metavar="SECONDS", type=SECONDS, help="Patience with a process that does not answer  [default: 600]")
+@click.option("--prepare-timeout", metavar="SECONDS", type=SECONDS, help="Patience with downloads and metrics  [default: 3600]")
 @friendly_errors
 def main(
     outdir: str | None,
     dry_run: bool,
-    data: str,
-    cond: bool | None,
-    subset: int | None,
-    mirror: bool | None,
+    continue_: str | None,
     metrics: str | None,
+    offline: bool,
+    max_restarts: int,
+    dist_timeout: float | None,
+    prepare_timeout: float | None,
     **said: Any,
 ) -> None:
     """Train StyleGAN2-ADA, with GGDR where --reg_type=ggdr says so.
@@ -107,25 +168,29 @@ def main(
     \b
     python train.py --outdir=training-runs --data=images.zip --mirror=1 --reg_type=ggdr
     python train.py --data=images.zip --cfg=paper256 --gpus=8 --dry-run
+    python train.py --continue=training-runs/00000-images-mirror-auto1
     """
+    if offline:
+        forbid_downloads()
     try:
-        if outdir is None and not dry_run:
-            raise UserError("--outdir is missing; say where the run directory goes, such as --outdir=training-runs")
-        options = TrainOptions(metrics=metric_names(metrics), **said)
-        seed = 0 if options.seed is None else options.seed
-        described, has_labels = launch.inspect_data(data, cond=bool(cond), subset=subset, mirror=bool(mirror), seed=seed)
-        config = resolve(options, described)
-        if config.resume is not None:
-            launch.check_file("--resume", config.resume)
-        unused = ["The data set has labels, which are not used; --cond=1 conditions on them."] if has_labels and not cond else []
-        click.echo(json.dumps(config.to_dict(), indent=2))
-        click.echo("\n" + summarise(config, outdir) + "\n", err=dry_run)
-        for note in unused + explain(options, config):
-            click.echo(f"Note: {note}", err=dry_run)
-        if outdir is not None and not dry_run:
-            launch.start(config, outdir)
+        with launch.among_workers(said["device"], dist_timeout, prepare_timeout):
+            said["gpus"] = launch.process_count(said["gpus"])
+            config, run_dir, notes = resolve_run(outdir, dry_run, continue_, {**said, "metrics": metric_names(metrics)})
+            if not dry_run and launch.needs_launcher(config, max_restarts):
+                sys.exit(launch.in_processes(config.runtime.gpus, config.runtime.device, max_restarts, dist_timeout))
+            click.echo(json.dumps(config.to_dict(), indent=2))
+            click.echo("\n" + summarise(config, run_dir or os.path.join(outdir or "", f"NNNNN-{config.description}")) + "\n", err=dry_run)
+            for note in notes:
+                click.echo(f"Note: {note}", err=dry_run)
+            if dry_run:
+                return
+            if run_dir is not None:
+                launch.go_on(config, run_dir)
+            elif outdir is not None:
+                launch.start(config, outdir)
     except KeyboardInterrupt:
-        click.echo("Interrupted. What was already saved stays in the run directory.", err=True)
+        if torchrun.rank() == 0:
+            click.echo("Interrupted. What was already saved stays in the run directory.", err=True)
         sys.exit(130)
 
 

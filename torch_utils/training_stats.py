@@ -1,21 +1,28 @@
 """Running statistics of named scalars, kept where the values are until somebody reads them."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+
+from torch_utils import distributed
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Count, mean and (population) standard deviation of what was reported under one name."""
+    """Count, mean and (population) standard deviation of what was reported under one name.
+
+    ``nonfinite`` is how many of the values were not finite; they make mean and deviation so too.
+    """
 
     num: int
     mean: float
     std: float
+    nonfinite: int = 0
 
 
 class StatsCollector:
-    """Collects count, sum and sum of squares of everything reported, without waiting for the device.
+    """Collects count, sum, sum of squares and count of non-finite values of everything reported, without waiting for the device.
 
     Args:
         device: where the sums live, in float64.
@@ -28,7 +35,7 @@ class StatsCollector:
     def report(self, name: str, value: torch.Tensor | float) -> None:
         """Add every element of ``value`` to the statistics of ``name``. Gradients are not tracked."""
         x = torch.as_tensor(value, dtype=torch.float64, device=self.device).detach().flatten()
-        moments = torch.stack([torch.full_like(x.sum(), x.numel()), x.sum(), x.square().sum()])
+        moments = torch.stack([torch.full_like(x.sum(), x.numel()), x.sum(), x.square().sum(), (~x.isfinite()).sum()])
         self._moments[name] = self._moments[name] + moments if name in self._moments else moments
 
     def flush(self) -> dict[str, Summary]:
@@ -38,9 +45,28 @@ class StatsCollector:
         self._moments = {}
         return {name: _summary(*row) for name, row in zip(names, rows, strict=True)}
 
+    def gather(self) -> None:
+        """Move what all ranks reported since the last flush to rank 0, in the order of ranks; the others keep nothing."""
+        if distributed.world_size() == 1:
+            return
+        parts = distributed.all_gather({name: moments.tolist() for name, moments in self._moments.items()}, "statistics")
+        self._moments = {}
+        if distributed.is_main():
+            for name in sorted({name for part in parts for name in part}):
+                rows = torch.tensor([part[name] for part in parts if name in part], dtype=torch.float64, device=self.device)
+                self._moments[name] = rows.sum(dim=0)
 
-def _summary(num: float, total: float, squares: float) -> Summary:
+    def state_dict(self) -> dict[str, Any]:
+        """What was reported since the last flush."""
+        return {name: moments.clone() for name, moments in self._moments.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned."""
+        self._moments = {name: moments.to(self.device, torch.float64).clone() for name, moments in state.items()}
+
+
+def _summary(num: float, total: float, squares: float, nonfinite: float) -> Summary:
     if num == 0:
         return Summary(0, float("nan"), float("nan"))
     mean = total / num
-    return Summary(int(num), mean, max(squares / num - mean**2, 0.0) ** 0.5)
+    return Summary(int(num), mean, max(squares / num - mean**2, 0.0) ** 0.5, int(nonfinite))

@@ -1,22 +1,44 @@
 """What a run consists of while it runs, and what it leaves behind."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from dnnlib.errors import UserError
+from metrics.parallel import on_main
+from torch_utils import distributed
 from torch_utils.persistence import load_network_pkl, save_network_pkl
 from torch_utils.seeding import seed_everything
 from torch_utils.training_stats import StatsCollector
 from training.augment import AdaController, AugmentPipe
 from training.build import build_ada, build_augment_pipe, build_discriminator, build_generator, build_objective, build_optimizer
 from training.config import TrainConfig
+from training.continuation import check_same_run
 from training.ema import average_decay, update_average
+from training.health import GradientHealth
 from training.networks import Discriminator, Generator
 from training.objective import Objective
+from training.reporting import TickTimer
+from training.run_state_file import newest_state, read_state
+from training.transfer import fetch_source
+
+
+class Stateful(Protocol):
+    """What can be saved and continued."""
+
+    def state_dict(self) -> Any:
+        """Tensors and plain values."""
+
+    def load_state_dict(self, state: Any) -> Any:
+        """Take over what :meth:`state_dict` returned."""
+
+
+#: The numbers and names among the attributes of :class:`RunState` that are saved.
+COUNTERS = ("steps", "images_seen", "tick", "tick_start", "snapshots", "pending", "best")
 
 
 @dataclass
@@ -31,8 +53,14 @@ class RunState:
         G_opt, D_opt: their optimisers.
         objective: the losses, with the running mean of path lengths.
         stats: what has been reported since the last tick.
+        health: how often gradients were not finite.
+        timer: how long it takes.
         steps: finished training steps.
         images_seen: real images shown so far.
+        tick, tick_start: number of the current tick, and images seen when it began.
+        snapshots: names of the network snapshots so far.
+        pending: name of a snapshot that was just taken and has not been measured yet.
+        best: the best value so far of the run's first metric, and whose it is: ``{"metric", "value", "snapshot"}``.
     """
 
     config: TrainConfig
@@ -46,22 +74,33 @@ class RunState:
     D_opt: torch.optim.Optimizer
     objective: Objective
     stats: StatsCollector
+    health: GradientHealth
+    timer: TickTimer = field(default_factory=TickTimer)
     steps: int = 0
     images_seen: int = 0
+    tick: int = 0
+    tick_start: int = 0
+    snapshots: list[str] = field(default_factory=list)
+    pending: str | None = None
+    best: dict[str, Any] | None = None
 
     @staticmethod
     def fresh(config: TrainConfig, device: torch.device) -> "RunState":
         """The state before the first step; weights come from ``config.resume`` where that is given."""
+        state = RunState.build(config, device)
+        if config.resume is not None:
+            source = load_network_pkl(fetch_source(config.resume))
+            for name, module in (("G", state.G), ("D", state.D), ("G_ema", state.G_ema)):
+                transfer_weights(source[name], module, f"{name} of {config.resume}")
+        return state
+
+    @staticmethod
+    def build(config: TrainConfig, device: torch.device) -> "RunState":
+        """All parts, with freshly drawn weights."""
         seed_everything(config.seed, "initial weights")
         G, D = build_generator(config), build_discriminator(config)
-        if config.resume is None:
-            G_ema = build_generator(config)
-            G_ema.load_state_dict(G.state_dict())
-        else:
-            source = load_network_pkl(config.resume)
-            G_ema = build_generator(config)
-            for name, module in (("G", G), ("D", D), ("G_ema", G_ema)):
-                transfer_weights(source[name], module, f"{name} of {config.resume}")
+        G_ema = build_generator(config)
+        G_ema.load_state_dict(G.state_dict())
         G, D = G.to(device).requires_grad_(False), D.to(device).requires_grad_(False)
         G_ema = G_ema.to(device).requires_grad_(False).eval()
         pipe = build_augment_pipe(config)
@@ -69,6 +108,7 @@ class RunState:
         ada = build_ada(config, device)
         stats = StatsCollector(device)
         optim = config.optim
+        objective = build_objective(config, G, D, pipe, ada, stats)
         return RunState(
             config,
             device,
@@ -79,9 +119,99 @@ class RunState:
             ada,
             build_optimizer(G, optim.lr_G, optim.G_reg_interval, optim),
             build_optimizer(D, optim.lr_D, optim.D_reg_interval, optim),
-            build_objective(config, G, D, pipe, ada, stats),
+            objective,
             stats,
+            GradientHealth(list(objective.terms), device),
         )
+
+    @staticmethod
+    def restore(config: TrainConfig, device: torch.device, run_dir: Path, identity: str) -> "RunState":
+        """The state that the newest usable file in ``run_dir`` holds. Every rank has to call this.
+
+        Args:
+            config: may differ from the saved one in what :data:`training.continuation.CHANGEABLE` names.
+            identity: of the data set as it is now.
+
+        Raises:
+            UserError: no file can be used, the configuration or the data set differs, or the state does not fit.
+        """
+        read: list[dict[str, Any]] = []
+
+        def newest() -> Path:
+            path, content = newest_state(run_dir)
+            read.append(content)
+            return path
+
+        path = on_main(newest, "the training state")
+        saved = read[0] if read else read_state(path)
+        check_same_run(saved["config"], config, f"the training state {path}")
+        if saved["data"] != identity:
+            raise UserError(
+                f"'{config.data.path}' is not the data that {path} was trained on: files, labels or their order differ; "
+                "bring the old data back"
+            )
+        state = RunState.build(config, device)
+        state.load_state_dict(saved)
+        return state
+
+    def parts(self) -> dict[str, Stateful]:
+        """Everything that a step changes, by the name under which it is saved: the one place where that is registered."""
+        parts: dict[str, Stateful | None] = {
+            "G": self.G,
+            "D": self.D,
+            "G_ema": self.G_ema,
+            "pipe": self.pipe,
+            "ada": self.ada,
+            "G_opt": self.G_opt,
+            "D_opt": self.D_opt,
+            "objective": self.objective,
+            "stats": self.stats,
+            "health": self.health,
+            "timer": self.timer,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What continues this run, as plain values and tensors. Every rank has to call this; rank 0's result counts.
+
+        It has the statistics of all ranks; all else is the same on each.
+        """
+        self.stats.gather()
+        parts = {name: part.state_dict() for name, part in self.parts().items()}
+        counters = {name: getattr(self, name) for name in COUNTERS}
+        return {"config": self.config.to_dict(), "counters": counters, "parts": parts}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` returned in a run of the same configuration.
+
+        Raises:
+            UserError: it does not fit.
+        """
+        try:
+            for name, part in self.parts().items():
+                part.load_state_dict(saved["parts"][name])
+            for name in COUNTERS:
+                setattr(self, name, saved["counters"][name])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"the training state does not fit this run or this version of the program ({error})") from error
+        if not distributed.is_main():
+            self.stats.flush()  # rank 0 goes on with those of all ranks
+
+    @property
+    def finished(self) -> bool:
+        """Whether the schedule has ended, its last tick included."""
+        return self.images_seen >= self.config.schedule.total_images and self.images_seen == self.tick_start
+
+    @property
+    def tick_is_over(self) -> bool:
+        """A tick ends after a number of images; the first one after one step; the last one with the schedule."""
+        schedule = self.config.schedule
+        due = self.images_seen >= self.tick_start + schedule.kimg_per_tick * 1000
+        return due or self.steps == 1 or self.images_seen >= schedule.total_images
+
+    def begin_tick(self) -> None:
+        """Count the next tick, from here on."""
+        self.tick, self.tick_start = self.tick + 1, self.images_seen
 
     def update_average(self) -> None:
         """Move ``G_ema`` towards G, once a step, before the step's images are counted."""
@@ -89,9 +219,14 @@ class RunState:
         decay = average_decay(schedule.batch_size, schedule.ema_kimg, schedule.ema_rampup, self.images_seen)
         update_average(self.G_ema, self.G, decay)
 
+    @property
+    def snapshot_name(self) -> str:
+        """``network-snapshot-NNNNNN.pkl``, N being thousands of images seen."""
+        return f"network-snapshot-{self.images_seen // 1000:06d}.pkl"
+
     def save_snapshot(self, run_dir: Path) -> Path:
-        """Write ``network-snapshot-NNNNNN.pkl`` (N: thousands of images seen) and return its path."""
-        path = run_dir / f"network-snapshot-{self.images_seen // 1000:06d}.pkl"
+        """Write the network pickle :attr:`snapshot_name` and return its path. Raises :class:`OSError`."""
+        path = run_dir / self.snapshot_name
         info = dict(kimg=self.images_seen / 1000, images_seen=self.images_seen, config=self.config.to_dict())
         save_network_pkl(
             path,
@@ -118,14 +253,16 @@ def training_set_kwargs(config: TrainConfig) -> dict[str, Any]:
     )
 
 
-def transfer_weights(source: nn.Module, target: nn.Module, name: str) -> None:
+def transfer_weights(source: nn.Module | None, target: nn.Module, name: str) -> None:
     """Copy every parameter and buffer that both networks have; what only one of them has is left alone.
 
     A network without a decoder can so start one that has it, and the other way round.
 
     Raises:
-        UserError: a tensor that both have differs in shape, or they have nothing in common.
+        UserError: there is no source, a tensor that both have differs in shape, or they have nothing in common.
     """
+    if source is None:
+        raise UserError(f"{name} is not in the file; resume from a network pickle with G, D and G_ema")
     theirs, ours = source.state_dict(), target.state_dict()
     common = [key for key in ours if key in theirs]
     if not common:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from dnnlib.errors import UserError
+from training.snapshots import KEEP_ALL, KeepPolicy
 
 #: Names of the augmentation pipelines; their contents are ``training.augment.presets.AUGPIPE_SPECS``.
 AUGPIPES = ("blit", "geom", "color", "filter", "noise", "cutout", "bg", "bgc", "bgcf", "bgcfn", "bgcfnc")
@@ -41,8 +42,10 @@ OPTIONS = {
     "optim.lr_D": "--dlr",
     "schedule.total_kimg": "--kimg",
     "schedule.batch_size": "--batch",
+    "schedule.batch_gpu": "--batch-gpu",
     "schedule.kimg_per_tick": "--tick",
     "schedule.snapshot_ticks": "--snap",
+    "upkeep.checkpoint_minutes": "--checkpoint-minutes",
     "runtime.workers": "--workers",
     "data.max_size": "--subset",
     "data.random_seed": "--seed",
@@ -382,6 +385,11 @@ class ScheduleConfig(Config):
     snapshot_ticks: int = 50
     _part: ClassVar[str] = "schedule"
 
+    @property
+    def total_images(self) -> int:
+        """Real images to show, at least 1."""
+        return max(round(self.total_kimg * 1000), 1)
+
     def _validate(self) -> None:
         self._above_zero("total_kimg", "kimg_per_tick", "ema_rampup")
         self._at_least(1, "batch_size", "batch_gpu", "snapshot_ticks")
@@ -438,13 +446,34 @@ class MetricsConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class UpkeepConfig(Config):
+    """What keeps a long run safe; nothing here changes what is computed.
+
+    Attributes:
+        checkpoint_minutes: between two run states, besides those at snapshots; 0 for no others.
+        keep_snapshots: which network snapshots stay, as :meth:`training.snapshots.KeepPolicy.parse` reads it.
+        on_nonfinite: whether gradients that are not finite many times in a row end the run.
+    """
+
+    checkpoint_minutes: float = 10
+    keep_snapshots: str = KEEP_ALL
+    on_nonfinite: Literal["stop", "ignore"] = "stop"
+    _part: ClassVar[str] = "upkeep"
+
+    def _validate(self) -> None:
+        self._at_least(0, "checkpoint_minutes")
+        KeepPolicy.parse(self.keep_snapshots)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig(Config):
     """A whole training run. Constructing it checks the parts against each other.
 
     Attributes:
+        cfg: name of the recipe.
         ggdr: None with ``--reg_type=none``.
         seed: everything random is derived from it, the training step and the rank.
-        resume: path of a network pickle to start from (transfer learning), or None.
+        resume: network pickle to start from (transfer learning), as :mod:`training.transfer` takes it, or None.
         description: what follows the number in the name of the run directory.
     """
 
@@ -461,6 +490,8 @@ class TrainConfig(Config):
     seed: int
     resume: str | None
     description: str
+    cfg: str = "auto"
+    upkeep: UpkeepConfig = UpkeepConfig()
     _part: ClassVar[str] = "config"
 
     def _validate(self) -> None:
@@ -469,6 +500,8 @@ class TrainConfig(Config):
             raise UserError("config.description is empty; it names the run directory")
         if self.runtime.fp32 and (self.generator.num_fp16_res or self.discriminator.num_fp16_res):
             raise UserError("runtime.fp32 contradicts num_fp16_res > 0; set both num_fp16_res to 0")
+        if not self.metrics.names and "best" in self.upkeep.keep_snapshots:
+            raise UserError(f"--keep-snapshots={self.upkeep.keep_snapshots} needs a metric to tell which is best, and --metrics=none")
         self._validate_ggdr()
         self._validate_batch()
 
@@ -487,7 +520,8 @@ class TrainConfig(Config):
             raise UserError(f"--batch={schedule.batch_size} must be divisible by --gpus={gpus}")
         if schedule.batch_size % (schedule.batch_gpu * gpus):
             raise UserError(
-                f"the batch of {schedule.batch_size} cannot be split into portions of {schedule.batch_gpu} on {gpus} GPUs; change --batch"
+                f"the batch of {schedule.batch_size} cannot be split into portions of {schedule.batch_gpu} on {gpus} GPUs; "
+                "change --batch or --batch-gpu"
             )
         group = min(self.discriminator.mbstd_group, schedule.batch_gpu)
         if schedule.batch_gpu % group:

@@ -1,11 +1,12 @@
 """Training images: a data set over a folder or a zip, the endless shuffled order, and batches from both."""
 
+import hashlib
 import io
+import itertools
 import os
 import signal
 from collections.abc import Generator, Iterator, Sequence
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import PIL.Image
 import torch
 
 from dnnlib.errors import UserError
+from dnnlib.interrupt import SIGNALS
 from training.file_tree import FileTree, reason
 from training.labels import LABEL_FILE, label_array, labels_for, read_labels
 
@@ -130,6 +132,15 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
         """
         return f"{self._digest}-{'mirrored' if self.xflip else 'plain'}"
 
+    def identity(self) -> str:
+        """By what a continued run knows its data again: a digest of files, labels, order and mirroring, whatever the path.
+
+        Large folders are not read for it; of their files, names and sizes count.
+        """
+        known = self._digest if self._tree.is_zip or self.in_memory else self._tree.outline(self._names)
+        labels = b"" if self._labels is None else self._labels.tobytes()
+        return hashlib.sha256(f"{known} {self.xflip} {len(self)} ".encode() + labels).hexdigest()
+
     @cached_property
     def _digest(self) -> str:
         return self._tree.digest(self._names)
@@ -202,28 +213,30 @@ class EndlessShuffle(torch.utils.data.Sampler[int]):
     """Indices of a data set in an endless shuffled order that is a pure function of (seed, position).
 
     Position p lies in epoch ``p // size``; every epoch is a permutation of its own, drawn from (seed, epoch), and never
-    begins with the item that the one before ended with (from three items up). Iteration gives positions ``start + rank``,
-    ``start + rank + world_size``, and so on, so ``world_size`` ranks together walk the order once.
+    begins with the item that the one before ended with (from three items up). From position ``start`` on, ``world_size``
+    ranks take turns of ``block`` positions each, so together they walk the order once, and with the batch of one rank as
+    the block, every global batch is the same whatever the number of ranks.
     """
 
-    def __init__(self, size: int, *, seed: int, start: int = 0, rank: int = 0, world_size: int = 1) -> None:
-        if size < 1 or seed < 0 or start < 0 or not 0 <= rank < world_size:
-            raise ValueError(f"EndlessShuffle: {size=} {seed=} {start=} {rank=} {world_size=}")
+    def __init__(self, size: int, *, seed: int, start: int = 0, rank: int = 0, world_size: int = 1, block: int = 1) -> None:
+        if size < 1 or seed < 0 or start < 0 or not 0 <= rank < world_size or block < 1:
+            raise ValueError(f"EndlessShuffle: {size=} {seed=} {start=} {rank=} {world_size=} {block=}")
         self.size = size
         self.seed = seed
         self.start = start
         self.rank = rank
         self.world_size = world_size
+        self.block = block
 
     def __iter__(self) -> Iterator[int]:
-        position = self.start + self.rank
         epoch, order = -1, np.empty(0, dtype=np.int64)
-        while True:
-            if position // self.size != epoch:
-                epoch = position // self.size
-                order = epoch_order(self.size, self.seed, epoch)
-            yield int(order[position % self.size])
-            position += self.world_size
+        for turn in itertools.count():
+            first = self.start + (turn * self.world_size + self.rank) * self.block
+            for position in range(first, first + self.block):
+                if position // self.size != epoch:
+                    epoch = position // self.size
+                    order = epoch_order(self.size, self.seed, epoch)
+                yield int(order[position % self.size])
 
 
 def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
@@ -254,14 +267,15 @@ def image_batches(
 ) -> Generator[Batch, None, None]:
     """Endless batches ``(images uint8 [N, C, H, W], labels float32 [N, label_dim])`` in :class:`EndlessShuffle`'s order.
 
-    ``start`` is the position of the first item over all ranks, ``batch_size`` counts one rank's images. A data set in memory
+    ``start`` is the position of the first item over all ranks, ``batch_size`` counts one rank's images: rank r's are the r-th
+    of ``world_size`` equal parts of each global batch, in order. A data set in memory
     is indexed directly; any other is read by ``workers`` processes (0: in this one). The global random generators are left
     alone. Close the iterator (``contextlib.closing``) to end the workers at once. Raises :class:`UserError`, with the
     file's name, for an image that can't be used, and :class:`ValueError` for senseless numbers.
     """
     if batch_size < 1 or workers < 0:
         raise ValueError(f"image_batches: {batch_size=} {workers=}")
-    sampler = EndlessShuffle(len(dataset), seed=seed, start=start, rank=rank, world_size=world_size)
+    sampler = EndlessShuffle(len(dataset), seed=seed, start=start, rank=rank, world_size=world_size, block=batch_size)
     pin_memory = pin_memory and torch.cuda.is_available()
     if dataset.in_memory or workers == 0:
         return _direct_batches(dataset, sampler, batch_size, pin_memory)
@@ -273,7 +287,7 @@ def _direct_batches(
 ) -> Generator[Batch, None, None]:
     indices = iter(sampler)
     while True:
-        yield _tensors(_stack([dataset[i] for i in islice(indices, batch_size)]), pin_memory)
+        yield _tensors(_stack([dataset[i] for i in itertools.islice(indices, batch_size)]), pin_memory)
 
 
 def _worker_batches(
@@ -286,7 +300,7 @@ def _worker_batches(
         num_workers=workers,
         collate_fn=_stack_or_error,  # to arrays, not tensors: those would need shared memory, which containers often lack,
         # and a handshake with the worker for each, which an interrupt can cut
-        worker_init_fn=_ignore_interrupt,
+        worker_init_fn=_ignore_signals,
         generator=torch.Generator(),  # without one of its own, the loader draws from the global generator
     )
     for batch in loader:
@@ -321,9 +335,10 @@ def _stack_or_error(items: list[Any]) -> tuple[np.ndarray, np.ndarray] | UserErr
     return next((item for item in items if isinstance(item, UserError)), None) or _stack(items)
 
 
-def _ignore_interrupt(_worker: int) -> None:
-    # Ctrl-C reaches the whole process group; the main process alone answers it and ends the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _ignore_signals(_worker: int) -> None:
+    # They reach the whole process group; the main process alone answers them, and needs its workers for the current step.
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _subset(size: int, max_size: int | None, random_seed: int) -> np.ndarray:

@@ -1,69 +1,89 @@
-"""Images from a trained generator."""
+"""Pictures from seeds and from intermediate latents."""
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from dnnlib.errors import UserError
-from torch_utils.seeding import seed_everything
 from training.images import to_uint8
 from training.networks.generator import Generator, NoiseMode
+from training.rendering import GeneratorRenderer, Noise, Renderer, noise_from_seeds, one_hot_label
+
+MAX_SEED = 2**32 - 1  # what numpy.random.RandomState takes
 
 
-def one_hot_label(G: Generator, class_idx: int | None) -> torch.Tensor:
-    """The label ``[1, c_dim]`` of a class.
-
-    Raises:
-        UserError: a conditional generator without class, an unconditional one with, or a class out of range.
-    """
-    if G.c_dim == 0:
-        if class_idx is not None:
-            raise UserError("--class is given, but this network is unconditional; leave it out")
-        return torch.zeros([1, 0])
-    if class_idx is None:
-        raise UserError(f"this network is conditional; choose a class with --class (0 to {G.c_dim - 1})")
-    if not 0 <= class_idx < G.c_dim:
-        raise UserError(f"--class={class_idx} does not exist; this network has classes 0 to {G.c_dim - 1}")
-    return torch.nn.functional.one_hot(torch.tensor([class_idx]), G.c_dim).float()
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raise :class:`UserError` for a seed that :func:`latents_from_seeds` cannot take."""
+    if max(seeds, default=0) > MAX_SEED:
+        raise UserError(f"seed {max(seeds)} is too large; seeds must be below {MAX_SEED + 1}")
 
 
-@torch.no_grad()
+def latents_from_seeds(seeds: Sequence[int], z_dim: int) -> torch.Tensor:
+    """Latents ``[N, z_dim]``, float32: seed N means ``numpy.random.RandomState(N).randn(1, z_dim)``."""
+    return torch.from_numpy(np.stack([np.random.RandomState(seed).randn(z_dim) for seed in seeds])).float()
+
+
+def draw_noise(noise_mode: NoiseMode, seeds: Sequence[int], resolutions: Sequence[int]) -> Noise:
+    """The noise of a batch: drawn from each picture's seed where it is random, else the mode's name."""
+    return noise_from_seeds(seeds, resolutions) if noise_mode == "random" else noise_mode
+
+
 def images_from_seeds(
-    G: Generator,
-    seeds: list[int],
+    renderer: Renderer,
+    seeds: Sequence[int],
     *,
     class_idx: int | None = None,
     truncation_psi: float = 1,
     noise_mode: NoiseMode = "const",
-    device: torch.device | str = "cpu",
+    batch: int = 16,
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """``(seed, uint8 [C, H, W])`` for each seed, one at a time, so that a picture depends on nothing but its seed.
-
-    Seed N means the latent ``numpy.random.RandomState(N).randn(1, z_dim)``; random noise is drawn from the seed too.
+    """``(seed, uint8 [C, H, W])`` for each seed. A picture depends on its seed, not on ``batch`` nor on the others.
 
     Raises:
-        UserError: see :func:`one_hot_label`.
+        UserError: at once, see :func:`check_seeds`, :func:`~training.rendering.one_hot_label` and
+            :meth:`~training.rendering.Renderer.check`.
     """
-    G = G.to(device).eval()
-    c = one_hot_label(G, class_idx).to(device)
-    for seed in seeds:
-        z = torch.from_numpy(np.random.RandomState(seed).randn(1, G.z_dim)).float().to(device)
-        seed_everything(seed, "noise")
-        yield seed, to_uint8(G(z, c, truncation_psi=truncation_psi, noise_mode=noise_mode))[0]
+    check_seeds(seeds)
+    c = one_hot_label(renderer.c_dim, class_idx)
+    renderer.check(truncation_psi, noise_mode)
+
+    @torch.no_grad()
+    def draw() -> Iterator[tuple[int, torch.Tensor]]:
+        for part in batches(seeds, batch):
+            z = latents_from_seeds(part, renderer.z_dim)
+            noise = draw_noise(noise_mode, part, renderer.noise_resolutions)
+            images = renderer.images(z, c.expand(len(part), -1), truncation_psi, noise)
+            yield from zip(part, to_uint8(images), strict=True)
+
+    return draw()
 
 
 @torch.no_grad()
 def images_from_ws(
-    G: Generator, ws: torch.Tensor, *, noise_mode: NoiseMode = "const", device: torch.device | str = "cpu"
+    renderer: GeneratorRenderer, ws: torch.Tensor, *, noise_mode: NoiseMode = "const", batch: int = 16
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """``(index, uint8 [C, H, W])`` for each of ``ws [N, num_ws, w_dim]``."""
-    G = G.to(device).eval()
-    for index, w in enumerate(ws):
-        seed_everything(index, "noise")
-        yield index, to_uint8(G.synthesis(w[None].to(device), noise_mode=noise_mode))[0]
+    """``(index, uint8 [C, H, W])`` for each of ``ws [N, num_ws, w_dim]``; random noise is drawn from the index."""
+    for part in batches(range(len(ws)), batch):
+        noise = draw_noise(noise_mode, part, renderer.noise_resolutions)
+        yield from zip(part, to_uint8(renderer.images_from_ws(ws[part[0] : part[-1] + 1], noise)), strict=True)
+
+
+@torch.no_grad()
+def ws_from_seeds(renderer: GeneratorRenderer, seeds: Sequence[int], class_idx: int | None, truncation_psi: float) -> torch.Tensor:
+    """Intermediate latents ``[N, num_ws, w_dim]`` of seeds, on the renderer's device. Raises as :func:`images_from_seeds`."""
+    check_seeds(seeds)
+    c = one_hot_label(renderer.c_dim, class_idx)
+    renderer.check(truncation_psi, "const")
+    return renderer.ws(latents_from_seeds(seeds, renderer.z_dim), c.expand(len(seeds), -1), truncation_psi)
+
+
+def batches(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """``items`` in slices of ``size``; the last one may be shorter."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def load_projected_w(path: str | Path, G: Generator) -> torch.Tensor:
@@ -77,6 +97,6 @@ def load_projected_w(path: str | Path, G: Generator) -> torch.Tensor:
         raise UserError(f"--projected-w={path} does not exist") from error
     except (OSError, ValueError, zipfile.BadZipFile, AttributeError, TypeError) as error:
         raise UserError(f"--projected-w={path} is not an .npz file with an array 'w' ({error})") from error
-    if ws.ndim != 3 or tuple(ws.shape[1:]) != (G.num_ws, G.w_dim):
+    if ws.ndim != 3 or tuple(ws.shape[1:]) != (G.num_ws, G.w_dim) or not len(ws):
         raise UserError(f"'w' in {path} has shape {tuple(ws.shape)}; this network needs [N, {G.num_ws}, {G.w_dim}]")
     return ws

@@ -1,11 +1,14 @@
-"""From the networks' float images to bytes, and to pictures on disk."""
+"""From the networks' float images to bytes, and to and from pictures on disk."""
 
 import os
 
+import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import torch
 import torchvision
 
+from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 
 
@@ -19,15 +22,48 @@ def from_uint8(images: torch.Tensor, device: torch.device | str = "cpu") -> torc
     return images.to(device, non_blocking=True).float() / 127.5 - 1
 
 
+def to_picture(image: torch.Tensor) -> PIL.Image.Image:
+    """One uint8 image ``[C, H, W]`` with C 1 (greyscale) or 3 (RGB) as a picture."""
+    array = image.permute(1, 2, 0).contiguous().numpy()
+    return PIL.Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+
+
 def save_png(image: torch.Tensor, path: str | os.PathLike[str]) -> None:
     """Write one uint8 image ``[C, H, W]`` with C 1 (greyscale) or 3 (RGB); the file appears complete or not at all."""
-    array = image.permute(1, 2, 0).contiguous().numpy()
-    picture = PIL.Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
     with atomic_write(path) as stream:
-        picture.save(stream, format="png")
+        to_picture(image).save(stream, format="png")
+
+
+def grid_image(images: torch.Tensor, columns: int) -> torch.Tensor:
+    """uint8 images ``[N, C, H, W]`` side by side, row by row, without gaps: ``[C, rows · H, columns · W]``; black where none is left."""
+    grid = torchvision.utils.make_grid(images, nrow=columns, padding=0)
+    return grid[:1] if images.shape[1] == 1 else grid
 
 
 def save_grid(images: torch.Tensor, path: str | os.PathLike[str], columns: int) -> None:
-    """Write uint8 images ``[N, C, H, W]`` as one picture, row by row, without gaps."""
-    grid = torchvision.utils.make_grid(images, nrow=columns, padding=0)
-    save_png(grid[:1] if images.shape[1] == 1 else grid, path)
+    """Write :func:`grid_image` of the images as one picture."""
+    save_png(grid_image(images, columns), path)
+
+
+def load_picture(path: str | os.PathLike[str], resolution: int, channels: int) -> torch.Tensor:
+    """A picture from disk as a network would draw it: uint8 ``[channels, resolution, resolution]``.
+
+    It is turned upright, its largest centred square is cut out and resized (Lanczos); colours become grey for a
+    network of one channel, and transparent parts white.
+
+    Raises:
+        UserError: it is missing or no picture.
+    """
+    try:
+        with PIL.Image.open(path) as picture:
+            upright = PIL.ImageOps.exif_transpose(picture).convert("RGBA")
+    except FileNotFoundError as error:
+        raise UserError(f"the picture {path} does not exist") from error
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        raise UserError(f"{path} is not a picture that can be read ({error})") from error
+    opaque = PIL.Image.alpha_composite(PIL.Image.new("RGBA", upright.size, "white"), upright)
+    square = PIL.ImageOps.fit(
+        opaque.convert("L" if channels == 1 else "RGB"), (resolution, resolution), method=PIL.Image.Resampling.LANCZOS, centering=(0.5, 0.5)
+    )
+    array = np.array(square)
+    return torch.from_numpy(array[None] if channels == 1 else array.transpose(2, 0, 1).copy())

@@ -8,14 +8,84 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
+from dnnlib import torchrun
 from dnnlib.errors import UserError
 from training.config import DataConfig, TrainConfig
+from training.continuation import check_has_state, has_state
+from training.transfer import fetch_source
+
+#: Under this name a run directory is remembered across restarts.
+RUN_DIR = "run directory"
+
+#: Processes for each core of a machine without GPU, at most.
+CPU_PROCESSES = 4
 
 if TYPE_CHECKING:
     from training.dataset import ImageFolderDataset
+
+
+@contextlib.contextmanager
+def among_workers(device: str | None, timeout: float | None = None, prepare_timeout: float | None = None) -> Iterator[None]:
+    """Where torchrun started this process, join the others for the block; elsewhere do nothing.
+
+    Args:
+        device: as in the configuration, None for ``auto``.
+        timeout, prepare_timeout: seconds, None for the defaults; see :func:`torch_utils.distributed.joined`.
+    """
+    if not torchrun.is_worker():
+        yield
+        return
+    import torch
+
+    from torch_utils import distributed, elastic
+
+    with elastic.worker(
+        cuda=device != "cpu" and torch.cuda.is_available(),
+        timeout=timeout or distributed.TIMEOUT,
+        prepare_timeout=prepare_timeout or distributed.PREPARE_TIMEOUT,
+        one_line=(UserError, click.ClickException),
+    ):
+        yield
+
+
+def process_count(gpus: int | None) -> int | None:
+    """``--gpus``, or how many processes torchrun started. Raises :class:`UserError` where they differ."""
+    if not torchrun.is_worker():
+        return gpus
+    if gpus not in (None, torchrun.world_size()):
+        raise UserError(f"--gpus={gpus}, but {torchrun.world_size()} processes were started; leave out --gpus under torchrun")
+    return torchrun.world_size()
+
+
+def needs_launcher(config: TrainConfig, max_restarts: int) -> bool:
+    """Whether the processes of this run have yet to be started."""
+    return not torchrun.is_worker() and (config.runtime.gpus > 1 or max_restarts > 0)
+
+
+def in_processes(count: int, device: str, max_restarts: int = 0, timeout: float | None = None) -> int:
+    """Run this command line in so many processes, and return their exit status. Raises :class:`UserError`."""
+    check_machine(count, device)
+
+    from torch_utils import distributed, elastic
+
+    return elastic.launch(sys.argv, count, max_restarts=max_restarts, patience=timeout or distributed.TIMEOUT)
+
+
+def interrupted_run() -> Path | None:
+    """The run directory of the processes before, where these were started again after a failure; None if it has no state yet."""
+    if not torchrun.is_worker():
+        return None
+    from torch_utils import elastic
+
+    run_dir = elastic.recall(RUN_DIR)
+    return Path(run_dir) if run_dir is not None and has_state(Path(run_dir)) else None
 
 
 def inspect_data(path: str, *, cond: bool, subset: int | None, mirror: bool, seed: int) -> tuple[DataConfig, bool]:
@@ -72,14 +142,21 @@ def start(config: TrainConfig, outdir: str) -> Path:
     Raises :class:`UserError` for whatever is wrong with the configuration on this machine. A run directory that nothing
     was written to by then, because a detector or a network pickle proved unusable, is removed again.
     """
-    check_machine(config)
+    check_machine(config.runtime.gpus, config.runtime.device)
     if config.resume is not None:
-        check_file("--resume", config.resume)
+        fetch_source(config.resume)  # before anything is made; the training finds it in the cache
     dataset = open_dataset(config.data)
 
+    from metrics.parallel import on_main
+    from torch_utils import elastic
     from training.training_loop import run
 
-    run_dir = make_run_dir(outdir, config.description)
+    def place() -> str:
+        run_dir = make_run_dir(outdir, config.description)
+        elastic.remember(RUN_DIR, str(run_dir))
+        return str(run_dir)
+
+    run_dir = Path(on_main(place, "the run directory"))
     try:
         run(config, run_dir, dataset)
     except BaseException:
@@ -89,20 +166,32 @@ def start(config: TrainConfig, outdir: str) -> Path:
     return run_dir
 
 
-def check_machine(config: TrainConfig) -> None:
-    """Raises :class:`UserError` where this machine, or this version, cannot run the configuration."""
-    if config.runtime.gpus > 1:
-        raise UserError(f"--gpus={config.runtime.gpus}: training in several processes is not supported yet; use --gpus=1")
+def go_on(config: TrainConfig, run_dir: Path) -> Path:
+    """Train on in a run directory, from its newest run state; returns it when the training is over. Raises :class:`UserError`."""
+    check_has_state(run_dir)
+    check_machine(config.runtime.gpus, config.runtime.device)
+    dataset = open_dataset(config.data)
+
+    from training.training_loop import run
+
+    run(config, run_dir, dataset)
+    return run_dir
+
+
+def check_machine(gpus: int, device: str) -> None:
+    """Raises :class:`UserError` where this machine has not the device, or cannot run its part of so many processes."""
+    import torch
+
     from torch_utils.device import pick_device
 
-    pick_device(config.runtime.device)
-
-
-def check_file(option: str, path: str) -> None:
-    """Raises :class:`UserError` unless ``path``, given by ``option``, is a file."""
-    if not os.path.isfile(path):
-        state = "is a folder, not a file" if os.path.isdir(path) else "does not exist"
-        raise UserError(f"{option}={path} {state}; give the path of a network pickle")
+    here = torchrun.local_world_size() or gpus
+    if pick_device(device).type == "cuda":
+        limit, what = torch.cuda.device_count(), "at most, one a GPU"
+    else:
+        limit, what = max(CPU_PROCESSES * (os.cpu_count() or 1), 8), f"at most, {CPU_PROCESSES} a core"
+    if here > limit:
+        asked = f"--gpus={gpus}" if here == gpus else f"{here} processes on this machine"
+        raise UserError(f"{asked}, but this machine takes {limit} {what}; use fewer, or several machines (docs/distributed.md)")
 
 
 def make_run_dir(outdir: str, description: str) -> Path:

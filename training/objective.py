@@ -109,6 +109,19 @@ class Objective:
         idle = {"G_reg": self.pl_weight == 0, "D_reg": self.r1_gamma == 0}
         return {name: term for name, term in phases.items() if not idle.get(name, False)}
 
+    @property
+    def running_means(self) -> list[torch.Tensor]:
+        """What the terms move in place besides gradients: the mean path length, and the mapping network's mean of w."""
+        return [self.pl_mean, self.G.mapping.w_avg]
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The running mean of path lengths; the networks are saved by themselves."""
+        return {"pl_mean": self.pl_mean.clone()}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take over what :meth:`state_dict` returned."""
+        self.pl_mean.copy_(state["pl_mean"])
+
     def generate(self, z: torch.Tensor, c: torch.Tensor, **synthesis_kwargs: Any) -> tuple[Any, torch.Tensor]:
         """``(G.synthesis's result, ws)`` with style mixing (Karras et al. 2019, section 3.1)."""
         ws = self.G.mapping(z, c, update_emas=True)
@@ -139,7 +152,7 @@ class Objective:
         n = max(batch.z.shape[0] // self.pl_batch_shrink, 1)
         images, ws = self.generate(batch.z[:n], batch.gen_labels[:n])
         lengths = loss.path_lengths(images, ws, loss.path_noise(images))
-        self.pl_mean = self.pl_mean.lerp(lengths.detach().mean(), self.pl_decay)
+        self.pl_mean.copy_(self.pl_mean.lerp(lengths.detach().mean(), self.pl_decay))
         penalty = loss.path_length_penalty(lengths, self.pl_mean)
         self.stats.report("Loss/pl_penalty", penalty)
         value = penalty * self.pl_weight

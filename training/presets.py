@@ -26,12 +26,12 @@ from training.config import (
     RuntimeConfig,
     ScheduleConfig,
     TrainConfig,
+    UpkeepConfig,
 )
+from training.snapshots import KEEP_ALL
+from training.transfer import SOURCES
 
 T = TypeVar("T")
-
-#: Networks that the reference downloads by name.
-NAMED_SOURCES = ("ffhq256", "ffhq512", "ffhq1024", "celebahq256", "lsundog256")
 
 #: ``--ggdr_res`` of the reference, and the image resolution up to which a quarter of it takes the place of the default.
 DEFAULT_GGDR_RES = 64
@@ -57,6 +57,7 @@ class TrainOptions:
     gamma: float | None = None
     kimg: float | None = None
     batch: int | None = None
+    batch_gpu: int | None = None
     aug: Literal["noaug", "ada", "fixed"] | None = None
     p: float | None = None
     target: float | None = None
@@ -79,6 +80,9 @@ class TrainOptions:
     nhwc: bool | None = None
     nobench: bool | None = None
     allow_tf32: bool | None = None
+    checkpoint_minutes: float | None = None
+    keep_snapshots: str | None = None
+    on_nonfinite: Literal["stop", "ignore"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,6 +273,59 @@ def resolve(options: TrainOptions, data: DataConfig) -> TrainConfig:
         seed=_given(options.seed, 0),
         resume=resume,
         description=describe(options, data, recipe),
+        cfg=_given(options.cfg, "auto"),
+        upkeep=_upkeep(options),
+    )
+
+
+def as_options(config: TrainConfig) -> dict[str, Any]:
+    """What each option of :class:`TrainOptions`, and ``data cond subset mirror``, would say to mean a configuration.
+
+    None for what has no meaning in it.
+    """
+    data, augment, ggdr, optim, schedule = config.data, config.augment, config.ggdr, config.optim, config.schedule
+    runtime, upkeep = config.runtime, config.upkeep
+    return dict(
+        cfg=config.cfg,
+        gpus=runtime.gpus,
+        seed=config.seed,
+        snap=schedule.snapshot_ticks,
+        tick=schedule.kimg_per_tick,
+        metrics=config.metrics.names,
+        detector=config.metrics.detector,
+        gamma=config.loss.r1_gamma,
+        kimg=schedule.total_kimg,
+        batch=schedule.batch_size,
+        batch_gpu=schedule.batch_gpu,
+        aug=augment.mode,
+        p=augment.initial_p if augment.mode == "fixed" else None,
+        target=augment.target,
+        augpipe=None if augment.mode == "noaug" else augment.pipe,
+        resume=config.resume or "noresume",
+        freezed=config.discriminator.freeze_layers,
+        reg_type="none" if ggdr is None else "ggdr",
+        ggdr_res=None if ggdr is None else ggdr.resolution,
+        ggdr_weight=None if ggdr is None else ggdr.weight,
+        ggdr_start_kimg=None if ggdr is None else ggdr.start_kimg,
+        cbase=config.generator.channel_base,
+        cmax=config.generator.channel_max,
+        map_depth=config.generator.map_layers,
+        glr=optim.lr_G,
+        dlr=optim.lr_D,
+        mbstd_group=config.discriminator.mbstd_group,
+        device=runtime.device,
+        workers=runtime.workers,
+        fp32=runtime.fp32,
+        nhwc=runtime.nhwc,
+        nobench=runtime.nobench,
+        allow_tf32=runtime.allow_tf32,
+        checkpoint_minutes=upkeep.checkpoint_minutes,
+        keep_snapshots=upkeep.keep_snapshots,
+        on_nonfinite=upkeep.on_nonfinite,
+        data=data.path,
+        cond=data.use_labels,
+        subset=data.max_size or data.num_images // (2 if data.xflip else 1),
+        mirror=data.xflip,
     )
 
 
@@ -295,14 +352,22 @@ def _runtime(options: TrainOptions) -> RuntimeConfig:
     )
 
 
+def _upkeep(options: TrainOptions) -> UpkeepConfig:
+    return UpkeepConfig(
+        checkpoint_minutes=_given(options.checkpoint_minutes, 10),
+        keep_snapshots=_given(options.keep_snapshots, KEEP_ALL),
+        on_nonfinite=_given(options.on_nonfinite, "stop"),
+    )
+
+
 def _schedule(options: TrainOptions, recipe: Recipe, gpus: int, transfer: bool) -> ScheduleConfig:
-    """With ``--batch`` every GPU takes its share at once; a recipe's batch keeps the recipe's portions."""
+    """With ``--batch`` every GPU takes its share at once, a recipe's batch keeps the recipe's portions; ``--batch-gpu`` overrides both."""
     batch = _given(options.batch, recipe.batch)
     portion = batch // gpus if options.batch is not None else min(recipe.batch_gpu, batch // gpus)
     return ScheduleConfig(
         total_kimg=_given(options.kimg, recipe.kimg),
         batch_size=batch,
-        batch_gpu=max(portion, 1),
+        batch_gpu=_given(options.batch_gpu, max(portion, 1)),
         ema_kimg=recipe.ema_kimg,
         ema_rampup=None if transfer else recipe.ema_rampup,
         kimg_per_tick=_given(options.tick, 4),
@@ -341,13 +406,11 @@ def _ggdr(options: TrainOptions, resolution: int) -> GGDRConfig | None:
 
 
 def _resume(source: str | None) -> str | None:
-    """The path to start from; None for ``noresume`` and for no ``--resume``."""
+    """What to start from; None for ``noresume`` and for no ``--resume``."""
     if source is None or source == "noresume":
         return None
-    if source in NAMED_SOURCES or "://" in source:
-        raise UserError(f"--resume={source} cannot be fetched yet; download the network pickle and pass its path: --resume=FILE.pkl")
     if not source:
-        raise UserError("--resume is empty; give the path of a network pickle, or leave it out")
+        raise UserError("--resume is empty; give a network pickle by path or address, or leave it out")
     return source
 
 
@@ -372,6 +435,7 @@ def describe(options: TrainOptions, data: DataConfig, recipe: Recipe) -> str:
         _part("gamma", options.gamma),
         _part("kimg", options.kimg),
         _part("batch", options.batch),
+        _part("batchgpu", options.batch_gpu),
         options.aug,
         _part("p", options.p),
         _part("target", options.target),
@@ -391,7 +455,7 @@ def describe(options: TrainOptions, data: DataConfig, recipe: Recipe) -> str:
 
 
 def _source(resume: str) -> str:
-    return resume if resume in NAMED_SOURCES else "custom"
+    return resume if resume in SOURCES else "custom"
 
 
 def _part(name: str, value: float | None) -> str | None:

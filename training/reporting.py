@@ -1,18 +1,20 @@
 """What a run says and shows: status line, statistics, image grids."""
 
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
-import psutil
 import torch
 from torch import nn
 
 from dnnlib.durations import format_duration
+from dnnlib.files import AppendFile
 from metrics.sampling import ImageDataset
 from torch_utils.seeding import derive_seed
 from torch_utils.training_stats import Summary
@@ -78,15 +80,23 @@ def _row_per_class(dataset: ImageDataset, order: np.ndarray, columns: int, rows:
 
 
 class RunLog:
-    """``stats.jsonl``, TensorBoard event files where tensorboard is installed, and the status line.
+    """``stats.jsonl``, and TensorBoard event files where tensorboard is installed.
 
     Args:
         run_dir: where they are written.
+        images_seen: where the run goes on from; what TensorBoard has beyond it is hidden.
     """
 
-    def __init__(self, run_dir: Path) -> None:
-        self._stats = open(run_dir / "stats.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - closed in close()
-        self._tensorboard, self.tensorboard_status = _open_tensorboard(run_dir)
+    def __init__(self, run_dir: Path, images_seen: int = 0) -> None:
+        self._stats = AppendFile(run_dir / "stats.jsonl")
+        self._tensorboard, self.tensorboard_status = _open_tensorboard(run_dir, images_seen)
+
+    def __enter__(self) -> Self:
+        print(self.tensorboard_status)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the files."""
@@ -99,23 +109,28 @@ class RunLog:
         now = time.time()
         fields: dict[str, Any] = {name: dict(num=s.num, mean=s.mean, std=s.std) for name, s in summaries.items()}
         self._stats.write(json.dumps({**fields, "timestamp": now}) + "\n")
-        self._stats.flush()
         self.write_scalars({name: s.mean for name, s in summaries.items()}, images_seen, now)
 
     def write_scalars(self, values: Mapping[str, float], images_seen: int, now: float | None = None) -> None:
         """Scalars to TensorBoard, with thousands of images as the step."""
-        if self._tensorboard is not None:
+        if self._tensorboard is None:
+            return
+        try:
             for name, value in values.items():
                 self._tensorboard.add_scalar(name, value, global_step=images_seen // 1000, walltime=now)
             self._tensorboard.flush()
+        except OSError as error:  # its writer does not recover from a full disk; stats.jsonl has everything
+            print(f"Warning: TensorBoard's event file cannot be written ({error.strerror}); there will be no more events", file=sys.stderr)
+            self._tensorboard = None
 
 
-def _open_tensorboard(run_dir: Path) -> tuple[Any, str]:
+def _open_tensorboard(run_dir: Path, images_seen: int) -> tuple[Any, str]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None, "TensorBoard: not installed, no event files (pip install 'tensorboard')"
-    return SummaryWriter(str(run_dir)), "TensorBoard: event files are written to the run directory"
+    purge = images_seen // 1000 + 1 if images_seen else None
+    return SummaryWriter(str(run_dir), purge_step=purge), "TensorBoard: event files are written to the run directory"
 
 
 @dataclass
@@ -148,13 +163,15 @@ class TickTimer:
         }
 
 
-def resource_summary(device: torch.device) -> dict[str, float]:
-    """The ``Resources/*`` statistics: memory in GiB, of the process and of the GPU since the last call."""
-    values = {"Resources/cpu_mem_gb": psutil.Process().memory_info().rss / 2**30}
-    if device.type == "cuda":
-        values["Resources/peak_gpu_mem_gb"] = torch.cuda.max_memory_allocated(device) / 2**30
-        torch.cuda.reset_peak_memory_stats(device)
-    return values
+    def state_dict(self) -> dict[str, float]:
+        """How long the run and its current tick have taken so far."""
+        now = self.clock()
+        return {"total": now - self.start, "tick": now - self.tick_start, "maintenance": self.maintenance}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Go on counting from what :meth:`state_dict` returned; the time in between is left out."""
+        now = self.clock()
+        self.start, self.tick_start, self.maintenance = now - state["total"], now - state["tick"], state["maintenance"]
 
 
 def status_line(tick: int, images_seen: int, values: Mapping[str, float], p: float | None) -> str:

@@ -13,6 +13,7 @@ import pytest
 from helpers import make_images
 
 from torch_utils.persistence import load_network_pkl
+from training.run_state_file import newest_state
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -116,3 +117,5 @@ def test_ctrl_c(tmp_path, presses):
     assert not list(run_dir.glob("*.tmp")) + list(run_dir.glob(".*"))
     for snapshot in run_dir.glob("*.pkl"):
         load_network_pkl(snapshot)
+    state = newest_state(run_dir)[1]["counters"]
+    assert state["steps"] >= 5 if presses == 1 else state["steps"] == 1

@@ -1,109 +1,167 @@
-"""generate.py as a subprocess and in process: pictures from seeds and from projected latents, wrong options."""
+"""generate.py as a subprocess and in process: pictures from seeds and from projected latents, every format, wrong options."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 from click.testing import CliRunner
+from small_networks import pixels, write_network
 
 import generate
-from torch_utils.persistence import load_network_pkl, save_network_pkl
+from dnnlib import cli
+from torch_utils.persistence import load_network_pkl
+from torch_utils.seeding import seed_everything
 from training.images import to_uint8
-from training.networks import Discriminator, Generator
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def network(path, c_dim=0, channels=3):
-    torch.manual_seed(0)
-    G = Generator(8, c_dim, 8, 16, channels, {"num_layers": 2}, {"channel_base": 128, "channel_max": 8})
-    for name, p in G.named_parameters():
-        if name.endswith("noise_strength"):
-            p.data.fill_(0.5)
-    G.mapping.w_avg.normal_()
-    save_network_pkl(path, G=G, D=Discriminator(c_dim, 16, channels, channel_base=128, channel_max=8), G_ema=G)
-    return path
-
-
 @pytest.fixture(scope="module")
 def pkl(tmp_path_factory):
-    return network(tmp_path_factory.mktemp("net") / "plain.pkl")
+    return write_network(tmp_path_factory.mktemp("net") / "plain.pkl")
 
 
 @pytest.fixture(scope="module")
 def conditional(tmp_path_factory):
-    return network(tmp_path_factory.mktemp("net") / "conditional.pkl", c_dim=3, channels=1)
+    return write_network(tmp_path_factory.mktemp("net") / "conditional.pkl", c_dim=3, channels=1)
 
 
 def invoke(*args):
     return CliRunner().invoke(generate.main, [str(arg) for arg in args])
 
 
-def pixels(path):
-    with PIL.Image.open(path) as picture:
-        return np.asarray(picture)
+def succeed(*args):
+    result = invoke(*args)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def drawn(G, seed, **kwargs):
+    z = torch.from_numpy(np.random.RandomState(seed).randn(1, 8)).float()
+    return to_uint8(G(z, None, **kwargs))[0].permute(1, 2, 0).numpy()
 
 
 def test_seeds_as_a_subprocess(pkl, tmp_path):
     out = tmp_path / "deep" / "out"
     command = [sys.executable, "generate.py", f"--network={pkl}", "--seeds=1,3-4", "--trunc=0.5", f"--outdir={out}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "3 images" in done.stdout
+    assert done.stdout == f"3 images in {out}\n"
     assert done.stderr == ""
     assert sorted(p.name for p in out.iterdir()) == ["seed0001.png", "seed0003.png", "seed0004.png"]
-    G = load_network_pkl(pkl)["G_ema"]
-    z = torch.from_numpy(np.random.RandomState(3).randn(1, 8)).float()
-    expected = to_uint8(G(z, None, truncation_psi=0.5, noise_mode="const"))[0].permute(1, 2, 0).numpy()
+    expected = drawn(load_network_pkl(pkl)["G_ema"], 3, truncation_psi=0.5, noise_mode="const")
     assert np.abs(pixels(out / "seed0003.png").astype(int) - expected).max() <= 1
 
 
-def test_a_seed_gives_the_same_picture_alone_and_among_others(pkl, tmp_path):
-    for name, seeds in (("one", "7"), ("many", "5-9")):
-        assert invoke("--network", pkl, "--seeds", seeds, "--noise-mode=random", "--outdir", tmp_path / name).exit_code == 0
-    assert np.array_equal(pixels(tmp_path / "one" / "seed0007.png"), pixels(tmp_path / "many" / "seed0007.png"))
-    assert not np.array_equal(pixels(tmp_path / "many" / "seed0006.png"), pixels(tmp_path / "many" / "seed0007.png"))
+@pytest.mark.parametrize("noise_mode", ["const", "random", "none"])
+def test_a_seed_gives_the_same_picture_whatever_the_batch(pkl, tmp_path, noise_mode):
+    G = load_network_pkl(pkl)["G_ema"]
+    for batch in (1, 3, 16):
+        succeed("--network", pkl, "--seeds=5-9", f"--noise-mode={noise_mode}", f"--batch={batch}", "--outdir", tmp_path / str(batch))
+    succeed("--network", pkl, "--seeds=7", f"--noise-mode={noise_mode}", "--outdir", tmp_path / "alone")
+    seed_everything(7, "noise")
+    expected = drawn(G, 7, noise_mode=noise_mode)
+    for folder in ("alone", "1", "3", "16"):
+        assert np.array_equal(pixels(tmp_path / folder / "seed0007.png"), expected)
+    assert not np.array_equal(pixels(tmp_path / "3" / "seed0006.png"), expected)
+
+
+def test_random_noise_differs_from_the_stored_noise(pkl, tmp_path):
+    for mode in ("const", "random", "none"):
+        succeed("--network", pkl, "--seeds=0", f"--noise-mode={mode}", "--outdir", tmp_path / mode)
+    pictures = {pixels(tmp_path / mode / "seed0000.png").tobytes() for mode in ("const", "random", "none")}
+    assert len(pictures) == 3
 
 
 def test_classes_and_greyscale(conditional, tmp_path):
     for label in (0, 2):
-        result = invoke("--network", conditional, "--seeds=0", f"--class={label}", "--outdir", tmp_path / str(label))
-        assert result.exit_code == 0, result.output
+        succeed("--network", conditional, "--seeds=0", f"--class={label}", "--outdir", tmp_path / str(label))
     first, second = (pixels(tmp_path / str(label) / "seed0000.png") for label in (0, 2))
     assert first.shape == (16, 16)
     assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_grid_is_one_picture_and_the_rest_of_it_black(tmp_path, channels):
+    network = write_network(tmp_path / "net.pkl", channels=channels)
+    out = tmp_path / "grid"
+    assert f"5 images in {out / 'grid.png'}" in succeed("--network", network, "--seeds=0-4", "--grid=3x2", "--outdir", out)
+    succeed("--network", network, "--seeds=0-4", "--outdir", tmp_path / "single")
+    assert [path.name for path in out.iterdir()] == ["grid.png"]
+    grid = pixels(out / "grid.png")
+    assert grid.shape[:2] == (32, 48)
+    assert np.array_equal(grid[16:, 16:32], pixels(tmp_path / "single" / "seed0004.png"))
+    assert np.array_equal(grid[:16, 32:], pixels(tmp_path / "single" / "seed0002.png"))
+    assert not grid[16:, 32:].any()
 
 
 def test_projected_w(pkl, tmp_path):
     G = load_network_pkl(pkl)["G_ema"]
     ws = G.mapping(torch.randn([2, 8]), None)
     np.savez(tmp_path / "projected_w.npz", w=ws.numpy())
-    result = invoke("--network", pkl, "--projected-w", tmp_path / "projected_w.npz", "--outdir", tmp_path / "out")
-    assert result.exit_code == 0, result.output
+    succeed("--network", pkl, "--projected-w", tmp_path / "projected_w.npz", "--outdir", tmp_path / "out")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["proj00.png", "proj01.png"]
     expected = to_uint8(G.synthesis(ws[1:], noise_mode="const"))[0].permute(1, 2, 0).numpy()
     assert np.array_equal(pixels(tmp_path / "out" / "proj01.png"), expected)
+    for batch in (1, 2):
+        args = ("--noise-mode=random", f"--batch={batch}", "--outdir", tmp_path / str(batch))
+        succeed("--network", pkl, "--projected-w", tmp_path / "projected_w.npz", *args)
+    assert np.array_equal(pixels(tmp_path / "1" / "proj01.png"), pixels(tmp_path / "2" / "proj01.png"))
+
+
+def test_ctrl_c_leaves_whole_files_only(pkl, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "generate.py", f"--network={pkl}", "--seeds=0-99999", f"--outdir={out}"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not (out / "seed0009.png").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "Traceback" not in stderr
+    names = os.listdir(out)
+    assert 10 <= len(names) < 100_000
+    for name in names:
+        assert name.startswith("seed")
+        assert pixels(out / name).shape == (16, 16, 3)
 
 
 WRONG = [
     (["--seeds=0"], "--network"),
-    (["--network=none.pkl", "--seeds=0"], "none.pkl does not exist"),
+    (["--network=none.pkl", "--seeds=0"], "'none.pkl' does not exist"),
+    (["--network=none.onnx", "--seeds=0"], "'none.onnx' does not exist"),
+    (["--network=none.safetensors", "--seeds=0"], "'none.safetensors' does not exist"),
+    (["--network=https://localhost:1/net.pkl", "--seeds=0", "--offline"], "--offline"),
     (["--network={pkl}"], "give either --seeds or --projected-w"),
     (["--network={pkl}", "--seeds=0", "--projected-w=a.npz"], "give either --seeds or --projected-w"),
     (["--network={pkl}", "--seeds=a"], "not a list of numbers"),
+    (["--network={pkl}", "--seeds="], "not a list of numbers"),
     (["--network={pkl}", "--seeds=9-5"], "runs backwards"),
-    (["--network={pkl}", "--seeds=99999999999"], "below 4294967296"),
+    (["--network={pkl}", "--seeds=0-99999999999"], "more than 1000000 numbers"),
+    (["--network={pkl}", "--seeds=4294967296"], "below 4294967296"),
     (["--network={pkl}", "--seeds=0", "--class=1"], "unconditional"),
     (["--network={conditional}", "--seeds=0"], "choose a class with --class (0 to 2)"),
     (["--network={conditional}", "--seeds=0", "--class=3"], "classes 0 to 2"),
     (["--network={pkl}", "--seeds=0", "--noise-mode=loud"], "loud"),
+    (["--network={pkl}", "--seeds=0", "--trunc=nan"], "'nan' is not a finite number"),
+    (["--network={pkl}", "--seeds=0", "--trunc=half"], "'half' is not a finite number"),
+    (["--network={pkl}", "--seeds=0", "--batch=0"], "--batch"),
+    (["--network={pkl}", "--seeds=0", "--grid=5"], "such as 5x4"),
+    (["--network={pkl}", "--seeds=0", "--grid=0x4"], "such as 5x4"),
+    (["--network={pkl}", "--seeds=0-4", "--grid=2x2"], "room for 4 pictures, but 5"),
     (["--network={pkl}", "--projected-w=none.npz"], "does not exist"),
     (["--network={pkl}", "--projected-w={text}"], "is not an .npz file"),
     (["--network={pkl}", "--projected-w={wrong_name}"], "no array named 'w'"),
     (["--network={pkl}", "--projected-w={wrong_shape}"], "needs [N, 6, 8]"),
+    (["--network={pkl}", "--projected-w={empty}"], "needs [N, 6, 8]"),
+    (["--network={pkl}", "--projected-w={empty}", "--trunc=0.5"], "no effect with --projected-w"),
+    (["--network={pkl}", "--projected-w={empty}", "--class=0"], "no effect with --projected-w"),
     (["--network={text}", "--seeds=0"], "not a network pickle"),
 ]
 
@@ -113,10 +171,9 @@ def test_wrong_options_get_one_line_and_leave_nothing(args, message, pkl, condit
     (tmp_path / "text").write_text("hello")
     np.savez(tmp_path / "name.npz", v=np.zeros(3))
     np.savez(tmp_path / "shape.npz", w=np.zeros([1, 4, 8]))
-    names = dict(
-        pkl=pkl, conditional=conditional, text=tmp_path / "text", wrong_name=tmp_path / "name.npz", wrong_shape=tmp_path / "shape.npz"
-    )
-    result = invoke(*[arg.format(**names) for arg in args], "--outdir", tmp_path / "out")
+    np.savez(tmp_path / "empty.npz", w=np.zeros([0, 6, 8]))
+    files = dict(text=tmp_path / "text", wrong_name=tmp_path / "name.npz", wrong_shape=tmp_path / "shape.npz", empty=tmp_path / "empty.npz")
+    result = invoke(*[arg.format(pkl=pkl, conditional=conditional, **files) for arg in args], "--outdir", tmp_path / "out")
     assert result.exit_code != 0
     error = [line for line in result.output.splitlines() if line.startswith("Error:")]
     assert len(error) == 1
@@ -129,4 +186,14 @@ def test_an_outdir_that_cannot_be_made(pkl, tmp_path):
     (tmp_path / "file").write_text("")
     result = invoke("--network", pkl, "--seeds=0", "--outdir", tmp_path / "file" / "out")
     assert result.exit_code == 1
-    assert "cannot make the folder" in result.output
+    assert f"cannot write to the folder --outdir={tmp_path / 'file' / 'out'}: Not a directory" in result.output
+
+
+def test_an_outdir_that_cannot_be_written(pkl, tmp_path, monkeypatch):
+    def refuse(**kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(cli.tempfile, "TemporaryFile", refuse)
+    result = invoke("--network", pkl, "--seeds=0", "--outdir", tmp_path)
+    assert result.exit_code == 1
+    assert f"cannot write to the folder --outdir={tmp_path}: Permission denied" in result.output

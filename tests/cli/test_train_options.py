@@ -126,9 +126,9 @@ def test_labels_that_are_used_need_no_note(data: Path) -> None:
         (("--gpus=6",), "power of two"),
         (("--batch=9", "--gpus=2"), "divisible"),
         (("--metrics=none,fid5k_full",), "unknown metric 'none'"),
-        (("--metrics=fid5k",), "unknown metric 'fid5k'"),
+        (("--metrics=fid5k_half",), "unknown metric 'fid5k_half'"),
         (("--resume=nowhere.pkl",), "--resume=nowhere.pkl does not exist"),
-        (("--resume=ffhq512",), "download the network pickle"),
+        (("--resume=ffhq128",), "--resume=ffhq128 does not exist; give a network pickle by path or http(s) address, or one of ffhq256"),
         (("--cfg=paper128",), "'paper128' is not one of"),
         (("--kimg=many",), "'many' is not a valid float"),
         (("--gamma=nan",), "--gamma (loss.r1_gamma) must be a finite number"),
@@ -216,6 +216,16 @@ def test_ctrl_c_ends_with_130_and_one_line(data: Path, tmp_path: Path, monkeypat
     assert result.exit_code == 130
     assert result.stderr.count("\n") == 1
     assert "Interrupted" in result.stderr
+
+
+def test_offline_forbids_downloads(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GGDR_OFFLINE", "")  # for monkeypatch to restore: --offline is for the rest of the process
+    monkeypatch.setenv("GGDR_CACHE_DIR", str(tmp_path / "cache"))
+    result = invoke(f"--data={data}", f"--outdir={tmp_path / 'runs'}", "--offline", "--resume=ffhq256", "--metrics=none")
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert "switched off by --offline" in result.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 def shell(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -7,7 +7,13 @@ STEP = 32 * 4 / 500_000
 
 
 def run(controller, p, batches, logits):
-    return [controller.observe(logits) or controller.update(p) for _ in range(batches)]
+    return [batch(controller, p, logits) for _ in range(batches)]
+
+
+def batch(controller, p, logits):
+    controller.observe(logits)
+    controller.settle()
+    return controller.update(p)
 
 
 @pytest.mark.parametrize(("logits", "direction"), [([1.0, 2.0, 0.1, 3.0], 1), ([1.0, -2.0, 0.1, -3.0], -1), ([-9.0], -1)])
@@ -49,10 +55,8 @@ def test_each_move_sees_only_the_logits_since_the_last():
 
 def test_signs_are_averaged_over_logits_not_batches():
     controller, p = AdaController(target=0.0, batch_size=32, interval=2), torch.tensor(0.3)
-    controller.observe(torch.ones(10, 1))
-    controller.update(p)
-    controller.observe(-torch.ones(4, 1))
-    controller.update(p)
+    batch(controller, p, torch.ones(10, 1))
+    batch(controller, p, -torch.ones(4, 1))
     assert float(p) > 0.3
 
 
@@ -66,24 +70,39 @@ def test_ranks_agree():
     ranks = [AdaController(target=0.0, batch_size=32, interval=1) for _ in range(2)]
     ranks[0].observe(torch.ones(3))
     ranks[1].observe(-torch.ones(8))
-    total = ranks[0].totals + ranks[1].totals
+    total = ranks[0].pending + ranks[1].pending
     ps = [torch.tensor(0.3), torch.tensor(0.3)]
     for controller, p in zip(ranks, ps, strict=True):
-        controller.update(p, reduce=lambda totals: total)
+        controller.pending.copy_(total)  # as the phase does, which sums over the ranks
+        controller.settle()
+        assert controller.totals.tolist() == [-5, 11]
+        controller.settle()
+        assert controller.totals.tolist() == [-5, 11], "counted once"
+        controller.update(p)
     assert float(ps[0]) == float(ps[1]) < 0.3
+
+
+def test_what_is_pending_does_not_count_yet():
+    controller, p = AdaController(target=0.0, batch_size=32, interval=1), torch.tensor(0.3)
+    controller.observe(torch.ones(3))
+    controller.update(p)
+    assert float(p) == pytest.approx(0.3, abs=1e-7)
+    batch(controller, p, torch.ones(3))
+    assert float(p) > 0.3
 
 
 def test_continuing_from_a_state_changes_nothing():
     batches = [torch.randn(8, generator=torch.Generator().manual_seed(i)) for i in range(11)]
     straight, p = AdaController(target=0.1, batch_size=32), torch.tensor(0.3)
-    moved = [straight.observe(b) or straight.update(p) for b in batches]
+    moved = [batch(straight, p, b) for b in batches]
     first, q = AdaController(target=0.1, batch_size=32), torch.tensor(0.3)
-    again = [first.observe(b) or first.update(q) for b in batches[:6]]
+    again = [batch(first, q, b) for b in batches[:6]]
     state = first.state_dict()
     first.observe(torch.ones(100))  # must not reach the saved state
+    first.settle()
     second = AdaController(target=0.1, batch_size=32)
     second.load_state_dict(state)
-    again += [second.observe(b) or second.update(q) for b in batches[6:]]
+    again += [batch(second, q, b) for b in batches[6:]]
     assert again == moved
     assert float(p) == float(q) != 0.3
 
@@ -97,4 +116,4 @@ def test_bad_settings_are_refused(bad):
 def test_observing_needs_no_gradient():
     controller = AdaController(target=0.6, batch_size=32)
     controller.observe(torch.ones(4, requires_grad=True) * 2)
-    assert not controller.totals.requires_grad
+    assert not controller.pending.requires_grad

@@ -112,6 +112,7 @@ def test_a_section_must_be_a_dictionary(value: object) -> None:
         ("schedule", "batch_size", "16"),
         ("runtime", "device", "tpu"),
         ("metrics", "names", "fid50k_full"),
+        ("upkeep", "on_nonfinite", "wait"),
     ],
 )
 def test_wrong_types_are_refused(part: str, field: str, value: object) -> None:
@@ -147,6 +148,7 @@ def test_wrong_types_are_refused(part: str, field: str, value: object) -> None:
         ("schedule", "ema_rampup", 0),
         ("schedule", "ema_kimg", -1),
         ("runtime", "workers", -1),
+        ("upkeep", "checkpoint_minutes", -1),
     ],
 )
 def test_values_out_of_range_are_refused(part: str, field: str, value: float) -> None:
@@ -184,6 +186,8 @@ def test_values_out_of_range_are_refused(part: str, field: str, value: float) ->
         ({"metrics": {"names": ("fid50k_full", "fid50k_full")}}, "repeated name"),
         ({"metrics": {"names": ("",)}}, "empty"),
         ({"metrics": {"detector": ""}}, "--detector is empty"),
+        ({"upkeep": {"keep_snapshots": "first:2"}}, "--keep-snapshots=first:2: 'first:2' is not one of last:N, every:N, best"),
+        ({"upkeep": {"keep_snapshots": "best"}, "metrics": {"names": ()}}, "--keep-snapshots=best needs a metric"),
         ({"seed": -1}, "--seed"),
         ({"description": ""}, "description is empty"),
     ],
@@ -201,6 +205,13 @@ def test_what_looks_odd_and_is_allowed() -> None:
     changed(augment={"mode": "fixed", "target": None, "initial_p": 1})
     changed(metrics={"names": ()})
     changed(runtime={"workers": 0})
+
+
+def test_kimg_are_whole_images() -> None:
+    """A run stopped after n images and continued with --kimg=n/1000 has nothing left to do, however that is rounded."""
+    for images in range(1, 3000):
+        assert changed(schedule={"total_kimg": images / 1000}).schedule.total_images == images
+    assert changed(schedule={"total_kimg": 0.0001}).schedule.total_images == 1
 
 
 def test_is_frozen() -> None:

@@ -345,10 +345,16 @@ def test_batches_follow_the_order_however_they_are_read(folder: Path, tmp_path: 
             np.testing.assert_array_equal(labels[place], dataset[item][1])
 
 
-def test_batches_of_ranks_are_disjoint(folder: Path) -> None:
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_take_consecutive_parts_of_each_global_batch(folder: Path, world_size: int) -> None:
     dataset = ImageFolderDataset(folder)
-    ranks = [next(image_batches(dataset, batch_size=3, seed=0, rank=rank, world_size=2))[0] for rank in range(2)]
-    assert len({image.numpy().tobytes() for images in ranks for image in images}) == 6
+    ranks = [
+        list(itertools.islice(image_batches(dataset, batch_size=2, seed=0, start=3, rank=rank, world_size=world_size), 4))
+        for rank in range(world_size)
+    ]
+    whole = list(itertools.islice(image_batches(dataset, batch_size=2 * world_size, seed=0, start=3), 4))
+    for step, (images, _) in enumerate(whole):
+        assert torch.equal(torch.cat([batches[step][0] for batches in ranks]), images)
 
 
 def test_unlabelled_batches_have_empty_labels(folder: Path) -> None:

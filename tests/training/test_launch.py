@@ -105,9 +105,47 @@ def refused(config: TrainConfig, outdir: Path, message: str) -> None:
     assert not outdir.exists()
 
 
-def test_several_gpus_are_refused_for_now(tmp_path: Path, images: Path) -> None:
+def processes(images: Path, gpus: int) -> TrainConfig:
     described, _ = launch.inspect_data(str(images), cond=False, subset=None, mirror=False, seed=0)
-    refused(resolve(TrainOptions(gpus=2), described), tmp_path / "runs", "--gpus=2.*not supported yet")
+    return resolve(TrainOptions(gpus=gpus), described)
+
+
+def test_more_processes_than_a_machine_can_take_are_refused(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    launch.check_machine(8, "auto")
+    refused(processes(images, 16), tmp_path / "runs", r"--gpus=16, but this machine takes 8 at most, 4 a core; use fewer")
+
+
+def test_more_processes_than_gpus_are_refused(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    launch.check_machine(2, "auto")
+    refused(processes(images, 4), tmp_path / "runs", r"--gpus=4, but this machine takes 2 at most, one a GPU")
+    started_by_torchrun(monkeypatch, world=8, here=2)
+    launch.check_machine(8, "auto")
+    started_by_torchrun(monkeypatch, world=8, here=4)
+    refused(processes(images, 8), tmp_path / "runs", r"4 processes on this machine, but this machine takes 2 at most, one a GPU")
+
+
+def started_by_torchrun(monkeypatch: pytest.MonkeyPatch, world: int, here: int) -> None:
+    for name, value in dict(RANK=0, WORLD_SIZE=world, LOCAL_WORLD_SIZE=here).items():
+        monkeypatch.setenv(name, str(value))
+
+
+def test_gpus_and_torchrun_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (launch.process_count(None), launch.process_count(4)) == (None, 4)
+    started_by_torchrun(monkeypatch, world=4, here=2)
+    assert (launch.process_count(None), launch.process_count(4)) == (4, 4)
+    with pytest.raises(UserError, match="--gpus=2, but 4 processes were started"):
+        launch.process_count(2)
+
+
+def test_who_starts_processes(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not launch.needs_launcher(processes(images, 1), max_restarts=0)
+    assert launch.needs_launcher(processes(images, 1), max_restarts=1), "somebody has to restart it"
+    assert launch.needs_launcher(processes(images, 2), max_restarts=0)
+    started_by_torchrun(monkeypatch, world=2, here=2)
+    assert not launch.needs_launcher(processes(images, 2), max_restarts=1)
 
 
 def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,12 @@ import torch
 from helpers import make_images, open_small, small_state
 
 from dnnlib.errors import UserError
+from metrics import in_training
 from torch_utils.persistence import load_network_pkl
 from training import training_loop
 from training.checkpoint import RunState, transfer_weights
 from training.images import from_uint8
+from training.run_state_file import read_state
 
 CONTRACT_STATS = [
     "Progress/kimg",
@@ -59,6 +61,8 @@ def test_run_directory(finished):
         "fakes_init.png",
         "fakes000000.png",
         "network-snapshot-000000.pkl",
+        "training-state-0000000012.pt",
+        "training-state-0000000020.pt",
         "events",
     }
     assert json.loads((finished / "training_options.json").read_text())["ggdr"] == {"resolution": 8, "weight": 10, "start_kimg": 0}
@@ -133,31 +137,6 @@ def run_steps(state, real, steps):
         state.images_seen += len(real)
 
 
-def test_accumulating_in_portions_gives_the_gradient_of_the_whole_batch():
-    """D_main with one pass of 4 and two of 2: same draws, without what depends on the portion."""
-    gradients = []
-    for batch_gpu in (4, 2):
-        state = small_state(aug="noaug", mbstd_group=1)
-        config = dataclasses.replace(state.config, schedule=dataclasses.replace(state.config.schedule, batch_gpu=batch_gpu))
-        state = RunState.fresh(config, torch.device("cpu"))
-        state.objective.style_mixing_prob = 0
-        state.D_opt.step = lambda: None
-        real = torch.rand([4, 3, 32, 32], generator=torch.Generator().manual_seed(0))
-        for phase in training_loop.build_phases(state):
-            if phase.name == "D_main":
-                training_loop.run_phase(state, phase, real, torch.zeros([4, 0]), None)
-        gradients.append(torch.cat([p.grad.flatten() for p in state.D.parameters()]))
-    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
-
-
-def test_unreached_parameters_get_a_zero_gradient_and_bad_values_are_replaced():
-    module = torch.nn.Linear(2, 1)
-    module.weight.grad = torch.tensor([[float("nan"), float("inf")]])
-    training_loop.clean_gradients(module)
-    assert module.weight.grad.tolist() == [[0, 1e5]]
-    assert module.bias.grad.tolist() == [0]
-
-
 def test_overfits_a_handful_of_images():
     """D learns to tell 4 fixed images from a generator that stands still, and its decoder the generator's features."""
     state = small_state(reg_type="ggdr", aug="noaug", cbase=512, cmax=16, dlr=0.01)
@@ -215,7 +194,7 @@ def test_transfer_refuses_networks_that_do_not_fit():
         transfer_weights(torch.nn.Linear(1, 1), state.G, "G of a.pkl")
 
 
-def test_ctrl_c_finishes_the_step_and_keeps_the_networks(tmp_path, monkeypatch):
+def test_ctrl_c_finishes_the_step_and_keeps_the_state(tmp_path, monkeypatch):
     folder = make_images(tmp_path / "images")
     steps = []
     original = training_loop.run_phase
@@ -230,8 +209,10 @@ def test_ctrl_c_finishes_the_step_and_keeps_the_networks(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         train(folder, tmp_path / "run", kimg=10, tick=10, snap=50)
     assert steps[-1] == (2, "D_main")
-    assert load_network_pkl(tmp_path / "run" / "network-snapshot-000000.pkl")["info"]["images_seen"] == 12
-    assert "Stopped at 0.012 kimg" in (tmp_path / "run" / "log.txt").read_text()
+    assert read_state(tmp_path / "run" / "training-state-0000000012.pt")["counters"]["images_seen"] == 12
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "Stopped at 0.012 kimg by SIGINT; the run state is training-state-0000000012.pt" in log
+    assert f"go on with --continue={tmp_path / 'run'}" in log
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -240,7 +221,7 @@ def test_a_failing_metric_does_not_end_the_run(tmp_path, monkeypatch):
         raise UserError("the detector went away")
 
     monkeypatch.setattr(training_loop, "preflight", lambda *args, **kwargs: None)
-    monkeypatch.setattr(training_loop, "evaluate", fail)
+    monkeypatch.setattr(in_training, "evaluate", fail)
     run_dir = train(make_images(tmp_path / "images"), tmp_path / "run", metrics=("fid8_full",))
     assert "failed, training goes on: the detector went away" in (run_dir / "log.txt").read_text()
     assert "Finished" in (run_dir / "log.txt").read_text()
@@ -250,7 +231,7 @@ def test_metrics_compare_with_all_images_as_they_are(tmp_path, monkeypatch):
     """Neither mirrored nor a subset, whatever is trained on."""
     seen = []
     monkeypatch.setattr(training_loop, "preflight", lambda names, detector, reals, **kwargs: seen.append(len(reals)))
-    monkeypatch.setattr(training_loop, "evaluate", lambda names, *, dataset, **kwargs: seen.append(len(dataset)) or [])
+    monkeypatch.setattr(in_training, "evaluate", lambda names, *, dataset, **kwargs: seen.append(len(dataset)) or [])
     train(make_images(tmp_path / "images"), tmp_path / "run", metrics=("fid8_full",), mirror=True, kimg=0.004)
     assert set(seen) == {16}
 
@@ -259,17 +240,6 @@ def test_the_average_starts_as_a_copy():
     state = small_state()
     ours, average = state.G.state_dict(), state.G_ema.state_dict()
     assert all(torch.equal(ours[key], average[key]) for key in ours)
-
-
-def test_a_phases_draws_depend_on_seed_and_step_alone():
-    gradients = []
-    for consumed in (0, 100):
-        state = small_state()
-        torch.rand([consumed])
-        phase = training_loop.build_phases(state)[0]
-        training_loop.run_phase(state, phase, torch.rand([4, 3, 32, 32], generator=torch.Generator()), torch.zeros([4, 0]), None)
-        gradients.append(state.G.synthesis.b32.conv1.weight.grad)
-    assert torch.equal(*gradients)
 
 
 def test_optimizers_are_scaled_for_lazy_regularization():

@@ -1,6 +1,5 @@
 """Adapt the augmentation probability to how much the discriminator overfits (ADA, section 3.2)."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +11,9 @@ class AdaController:
     Every ``interval`` batches, ``p ← max(p + sign(r_t − target) · batch_size · interval / (1000 · kimg), 0)``, with r_t
     over the real logits observed since the last move. There is no upper bound, as in the reference; a transform whose
     probability exceeds 1 is always applied. Everything happens on ``device`` without the host waiting for it.
+
+    ``pending`` holds what this rank has observed in the current phase. With several ranks, whoever runs the phase sums it
+    over them and calls :meth:`settle`, so that ``totals``, and with them p, are the same on all.
 
     p itself lives in the pipe (its buffer ``p``) and is saved with it; :meth:`state_dict` holds the rest, so that a
     continued run moves p at the same batches by the same amounts.
@@ -37,21 +39,23 @@ class AdaController:
         self.step_size = batch_size * interval / (kimg * 1000)
         self.batches = 0
         self.totals = torch.zeros(2, device=device)  # sum of signs, number of logits since the last move
+        self.pending = torch.zeros_like(self.totals)
 
     @torch.no_grad()
     def observe(self, real_logits: torch.Tensor) -> None:
         """Count the signs of D's logits for augmented real images, any shape."""
-        self.totals[0] += real_logits.sign().sum(dtype=torch.float32)
-        self.totals[1] += real_logits.numel()
+        self.pending[0] += real_logits.sign().sum(dtype=torch.float32)
+        self.pending[1] += real_logits.numel()
 
     @torch.no_grad()
-    def update(self, p: torch.Tensor, reduce: Callable[[torch.Tensor], torch.Tensor] | None = None) -> bool:
-        """End a batch: move ``p`` (scalar tensor, in place) if it is due.
+    def settle(self) -> None:
+        """End a phase: count what is pending."""
+        self.totals += self.pending
+        self.pending.zero_()
 
-        Args:
-            p: the pipe's buffer.
-            reduce: sums a tensor over the ranks and returns it; needed with more than one rank, so that p stays the
-                same on all.
+    @torch.no_grad()
+    def update(self, p: torch.Tensor) -> bool:
+        """End a batch: move ``p`` (the pipe's buffer, a scalar, in place) if it is due, by what is settled.
 
         Returns:
             Whether a move was due. Without any logits observed p stays where it is.
@@ -59,14 +63,14 @@ class AdaController:
         self.batches += 1
         if self.batches % self.interval != 0:
             return False
-        signs, count = (self.totals if reduce is None else reduce(self.totals)).unbind()
+        signs, count = self.totals.unbind()
         direction = torch.where(count > 0, (signs / count.clamp(min=1) - self.target).sign(), 0)
         p.copy_((p + direction * self.step_size).clamp(min=0))
         self.totals = torch.zeros_like(self.totals)
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """Batches so far, and this rank's totals (zeros just after a move)."""
+        """Batches so far, and the totals (zeros just after a move), the same on all ranks. Nothing may be pending."""
         return {"batches": self.batches, "totals": self.totals.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,0 +1,94 @@
+"""What saving the run state costs: seconds to write it, against the interval between two of them.
+
+    python benchmarks/checkpoint.py                       # a paper256 run with GGDR, about 700 MB
+    python benchmarks/checkpoint.py --cfg=paper512 --resolution=512 --folder=/scratch --json=checkpoint.json
+
+Training waits while a state is written, so the quotient is the part of the time that it costs. Writing includes the
+checksum and waiting for the disk (fsync).
+"""
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from dnnlib.cli import Command, friendly_errors  # noqa: E402
+from torch_utils.device import pick_device  # noqa: E402
+from training.checkpoint import RunState  # noqa: E402
+from training.config import DataConfig  # noqa: E402
+from training.presets import RECIPES, TrainOptions, resolve  # noqa: E402
+from training.run_state_file import read_state, state_path, write_state  # noqa: E402
+
+
+@click.command(cls=Command)
+@click.option("--cfg", type=click.Choice(list(RECIPES)), default="paper256", show_default=True, help="recipe, which decides the size")
+@click.option("--resolution", type=int, default=256, show_default=True, help="of the images")
+@click.option("--interval", type=float, default=10.0, show_default=True, metavar="MINUTES", help="as --checkpoint-minutes")
+@click.option("--folder", default=".", show_default=True, metavar="DIR", help="on the disk that the run directory would be on")
+@click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option("--json", "json_file", metavar="FILE", help="write everything measured")
+@friendly_errors
+def main(cfg: str, resolution: int, interval: float, folder: str, device: str, rounds: int, json_file: str | None) -> None:
+    """Write the state of a run a few times and print the median, with the fastest and the slowest."""
+    state = worn_in(cfg, resolution, device)
+    seconds: list[float] = []
+    cpu_seconds: list[float] = []
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        path = state_path(Path(scratch), 0)
+        for _ in range(rounds):
+            start, cpu = time.perf_counter(), time.process_time()
+            write_state(path, state.state_dict())
+            seconds.append(time.perf_counter() - start)
+            cpu_seconds.append(time.process_time() - cpu)
+        size = path.stat().st_size
+        start = time.perf_counter()
+        read_state(path)
+        reading = time.perf_counter() - start
+    result: dict[str, Any] = {
+        "cfg": cfg,
+        "resolution": resolution,
+        "device": str(state.device),
+        "megabytes": size / 1e6,
+        "seconds": seconds,
+        "median_seconds": statistics.median(seconds),
+        "median_cpu_seconds": statistics.median(cpu_seconds),
+        "reading_seconds": reading,
+        "interval_minutes": interval,
+        "share": statistics.median(seconds) / (interval * 60),
+    }
+    print(f"{cfg} at {resolution}x{resolution} with GGDR on {state.device}: {size / 1e6:.0f} MB in {os.path.abspath(folder)}")
+    times = f"{result['median_seconds']:.2f} s ({min(seconds):.2f} to {max(seconds):.2f})"
+    print(f"writing {times}, {result['median_cpu_seconds']:.2f} s of it computing; reading {reading:.2f} s")
+    print(f"every {interval:g} minutes: {result['share']:.2%} of the time")
+    if json_file:
+        Path(json_file).write_text(json.dumps(result, indent=1), encoding="utf-8")
+
+
+def worn_in(cfg: str, resolution: int, device: str) -> RunState:
+    """A state as it is in the middle of a run, with the moments of both optimisers, without having trained."""
+    data = DataConfig(
+        path="none", resolution=resolution, num_channels=3, label_dim=0, num_images=1, use_labels=False, max_size=None, xflip=False,
+        random_seed=0,
+    )  # fmt: skip
+    state = RunState.fresh(resolve(TrainOptions(cfg=cfg, reg_type="ggdr"), data), pick_device(device))
+    for module, optimizer in ((state.G, state.G_opt), (state.D, state.D_opt)):
+        for parameter in module.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+        optimizer.zero_grad()
+    return state
+
+
+if __name__ == "__main__":
+    main()

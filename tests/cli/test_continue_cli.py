@@ -1,0 +1,144 @@
+"""train.py --continue as a user and a scheduler type it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from helpers import make_images
+
+import train
+from training.run_state_file import newest_state, state_paths
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ["--cbase=128", "--cmax=8", "--map-depth=1", "--batch=4", "--tick=0.016", "--workers=0", "--device=cpu", "--metrics=none"]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return make_images(tmp_path_factory.mktemp("continue-cli") / "images", resolution=16)
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(train.main, [str(argument) for argument in arguments])
+
+
+def refused(result, *messages):
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    for message in messages:
+        assert message in result.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_scheduler_ends_a_run_and_starts_it_again(images, tmp_path, number):
+    command = [sys.executable, "train.py", f"--data={images}", f"--outdir={tmp_path}", "--kimg=1000", "--continue=auto", *SMALL]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith("tick 1 "):
+                    break
+            process.send_signal(number)
+            output, errors = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    assert process.returncode == 0, errors
+    assert f"{number.name}: finishing the current step" in errors
+    (run_dir,) = tmp_path.iterdir()
+    assert f"by {number.name}; the run state is {state_paths(run_dir)[0].name}, go on with --continue={run_dir}" in output
+    steps = newest_state(run_dir)[1]["counters"]["steps"]
+    assert steps >= 5
+    if number == signal.SIGTERM:  # once is enough
+        images_seen = newest_state(run_dir)[1]["counters"]["images_seen"]
+        result = invoke(f"--continue={run_dir}", f"--kimg={(images_seen + 8) / 1000}", "--snap=3")
+        assert result.exit_code == 0, result.output
+        assert f"Going on at {images_seen / 1000:g} kimg" in result.stdout
+        assert newest_state(run_dir)[1]["counters"]["steps"] == steps + 2
+        again = invoke(f"--continue={run_dir}")
+        assert again.exit_code == 0
+        assert "This run is finished" in again.stdout
+        options = json.loads((run_dir / "training_options.json").read_text())
+        assert (options["schedule"]["snapshot_ticks"], options["schedule"]["total_kimg"]) == (3, (images_seen + 8) / 1000)
+
+
+@pytest.fixture
+def runs(images, tmp_path, monkeypatch):
+    """An --outdir with one run, and what the loop is called with; a run state appears with the first call."""
+    calls = []
+
+    def run(config, run_dir, dataset):
+        calls.append((config, run_dir))
+        (run_dir / "training_options.json").write_text(json.dumps(config.to_dict()))
+        (run_dir / "training-state-0000000004.pt").touch()
+
+    module = types.ModuleType("training.training_loop")
+    module.run = run
+    monkeypatch.setitem(sys.modules, "training.training_loop", module)
+    assert invoke(f"--data={images}", f"--outdir={tmp_path / 'runs'}", "--kimg=2", *SMALL).exit_code == 0
+    return calls
+
+
+def test_overrides(images, runs, tmp_path):
+    original, run_dir = runs[0]
+    upkeep = ["--checkpoint-minutes=2", "--keep-snapshots=last:2", "--on-nonfinite=ignore"]
+    result = invoke(f"--continue={run_dir}", "--kimg=3", "--workers=1", *upkeep)
+    assert result.exit_code == 0, result.output
+    config, again = runs[1]
+    assert again == run_dir
+    assert (config.schedule.total_kimg, config.runtime.workers) == (3, 1)
+    assert config.upkeep.to_dict() == {"checkpoint_minutes": 2, "keep_snapshots": "last:2", "on_nonfinite": "ignore"}
+    assert (config.optim, config.data, config.description) == (original.optim, original.data, original.description)
+    assert str(run_dir) in result.stdout
+
+
+def test_the_whole_command_line_may_be_repeated(images, runs, tmp_path, monkeypatch):
+    _, run_dir = runs[0]
+    monkeypatch.chdir(images.parent)
+    result = invoke("--data=images", f"--outdir={tmp_path / 'runs'}", "--kimg=2", *SMALL, f"--continue={run_dir}")
+    assert result.exit_code == 0, result.output
+    assert runs[1] == runs[0]
+
+
+def test_what_must_stay_is_refused(images, runs, tmp_path):
+    _, run_dir = runs[0]
+    refused(invoke(f"--continue={run_dir}", "--batch=8", "--reg_type=ggdr"), "--batch: 4 → 8", "--reg_type: none → ggdr", "--kimg --snap")
+    refused(invoke(f"--continue={run_dir}", f"--outdir={tmp_path}"), "is not where --continue=")
+    refused(invoke(f"--continue={tmp_path / 'nothing'}"), "is not a folder")
+    (run_dir / "training-state-0000000004.pt").unlink()
+    refused(invoke(f"--continue={run_dir}"), "has no training-state-*.pt", "start it anew")
+    assert len(runs) == 1
+
+
+def test_data_that_changed(images, runs, tmp_path):
+    _, run_dir = runs[0]
+    refused(invoke(f"--continue={run_dir}", f"--data={make_images(tmp_path / 'fewer', count=3, resolution=16)}"), "num_images is 3")
+
+
+def test_auto(images, runs, tmp_path):
+    _, run_dir = runs[0]
+    command = [f"--data={images}", f"--outdir={tmp_path / 'runs'}", *SMALL, "--continue=auto"]
+    assert invoke(*command, "--kimg=2").exit_code == 0
+    assert runs[1] == runs[0]
+    assert invoke(*command, "--kimg=5").exit_code == 0
+    assert (runs[2][1], runs[2][0].schedule.total_kimg) == (run_dir, 5)
+    other = invoke(*command, "--kimg=2", "--glr=0.1")
+    assert other.exit_code == 0
+    assert runs[3][1].name == f"00001-{runs[3][0].description}"
+    assert f"Note: {run_dir.name} is not continued: optim.lr_G: 0.0025 → 0.1" in other.stdout
+    assert invoke(*command[:1], *SMALL, "--continue=auto", "--dry-run").exit_code == 0
+    assert len(runs) == 4
+
+
+def test_dry_run(runs):
+    _, run_dir = runs[0]
+    result = invoke(f"--continue={run_dir}", "--kimg=7", "--dry-run")
+    assert json.loads(result.stdout)["schedule"]["total_kimg"] == 7
+    assert len(runs) == 1

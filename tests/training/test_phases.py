@@ -1,0 +1,120 @@
+"""Portions of a batch: what each shows and draws, and how a phase puts them together."""
+
+import dataclasses
+
+import pytest
+import ranks.training
+import torch
+from helpers import plain_data, small_config, small_state
+
+from training.checkpoint import RunState
+from training.phases import PortionMeans, build_phases, clean_gradients, gradients, portions, run_phase
+
+REAL = torch.rand([4, 3, 32, 32], generator=torch.Generator().manual_seed(0))
+NO_LABELS = torch.zeros([4, 0])
+
+
+def state_with(batch_gpu, label_dim=0, **options):
+    """A run with batches of 4 images, in portions of ``batch_gpu``."""
+    return RunState.fresh(small_config(plain_data(label_dim=label_dim), batch_gpu=batch_gpu, **options), torch.device("cpu"))
+
+
+def phase_of(state, name):
+    (phase,) = (phase for phase in build_phases(state) if phase.name == name)
+    return dataclasses.replace(phase, optimizer=torch.optim.SGD(phase.module.parameters(), lr=0))
+
+
+@pytest.mark.parametrize("name", ["G_main", "G_reg", "D_main", "D_reg"])
+def test_a_phase_has_the_mean_of_its_portions_gradients(name):
+    """Each computed alone, from the same state, with the draws of its portion."""
+    whole = state_with(2, mbstd_group=2, gamma=10)
+    run_phase(whole, phase_of(whole, name), REAL, NO_LABELS, None)
+    alone = []
+    for picked in range(2):
+        state = state_with(2, mbstd_group=2, gamma=10)
+        phase = phase_of(state, name)
+        phase.module.requires_grad_(True)
+        for k, batch in enumerate(portions(state, name, REAL, NO_LABELS, None)):
+            if k == picked:
+                state.objective.terms[name](batch, phase.interval, 0)
+        alone.append(gradients(phase.module))
+    for mean, first, second in zip(gradients(phase_of(whole, name).module), *alone, strict=True):
+        torch.testing.assert_close(mean, (first + second) / 2, rtol=1e-5, atol=1e-6)
+
+
+def test_portions_show_consecutive_images_and_draw_by_step_phase_and_place():
+    state = state_with(2, label_dim=3)
+    labels = torch.eye(3)[[0, 1, 2, 0]]
+    first, second = portions(state, "G_main", REAL, labels, ranks.training.Labels())
+    assert torch.equal(torch.cat([first.real_images, second.real_images]), REAL)
+    assert torch.equal(torch.cat([first.real_labels, second.real_labels]), labels)
+    assert first.gen_labels.shape == (2, 3)
+    drawn = [first.z, second.z]
+    torch.rand([100])  # what was drawn before does not matter
+    again = [batch.z for batch in portions(state, "G_main", REAL, labels, ranks.training.Labels())]
+    assert all(torch.equal(a, b) for a, b in zip(drawn, again, strict=True))
+    drawn += [batch.z for batch in portions(state, "D_main", REAL, labels, ranks.training.Labels())]
+    state.steps += 1
+    drawn += [batch.z for batch in portions(state, "G_main", REAL, labels, ranks.training.Labels())]
+    assert len({tuple(z.flatten().tolist()) for z in drawn}) == 6
+
+
+def test_labels_are_drawn_anew_for_each_portion():
+    state = state_with(2, label_dim=3)
+    found = set()
+    for state.steps in range(8):
+        for k, batch in enumerate(portions(state, "G_main", REAL, torch.zeros([4, 3]), ranks.training.Labels())):
+            found.add((k, *batch.gen_labels.argmax(dim=1).tolist()))
+    assert len(found) > 8
+
+
+def test_the_rest_of_the_draws_follows_the_portion_too():
+    """Style mixing, noise and augmentation come from the global generator, which each portion seeds."""
+    state = state_with(2)
+    after = []
+    for _ in portions(state, "G_main", REAL, NO_LABELS, None):
+        after.append(torch.rand([3]))
+    assert not torch.equal(*after)
+    torch.manual_seed(1)
+    assert torch.equal(after[0], next(torch.rand([3]) for _ in portions(state, "G_main", REAL, NO_LABELS, None)))
+
+
+def test_running_means_begin_where_the_phase_found_them():
+    mean = torch.tensor([1.0, 2.0])
+    means = PortionMeans([mean], count=4)
+    for k in range(4):
+        means.rewind()
+        assert mean.tolist() == [1, 2]
+        mean += k
+        means.collect()
+    means.settle()
+    assert mean.tolist() == [2.5, 3.5]
+
+
+def test_one_portion_moves_the_running_means_as_it_finds_fit():
+    state, direct = small_state(), small_state()
+    run_phase(state, phase_of(state, "G_reg"), REAL, NO_LABELS, None)
+    direct.G.requires_grad_(True)
+    for batch in portions(direct, "G_reg", REAL, NO_LABELS, None):
+        direct.objective.terms["G_reg"](batch, 4, 0)
+    for ours, theirs in zip(state.objective.running_means, direct.objective.running_means, strict=True):
+        assert ours.any()
+        assert torch.equal(ours, theirs)
+
+
+def test_the_phase_counts_what_ada_observes():
+    state = state_with(2)
+    run_phase(state, phase_of(state, "D_main"), REAL, NO_LABELS, None)
+    assert state.ada.totals[1] == 4
+    assert not state.ada.pending.any()
+
+
+def test_unreached_parameters_get_a_zero_gradient_and_bad_values_are_replaced():
+    module = torch.nn.Linear(2, 1)
+    module.weight.grad = torch.tensor([[float("nan"), -float("inf")]])
+    clean_gradients(module)
+    assert module.weight.grad.tolist() == [[0, -1e5]]
+    assert module.bias.grad.tolist() == [0]
+    module.weight.grad = torch.tensor([[float("inf"), 2.0]])
+    clean_gradients(module)
+    assert module.weight.grad.tolist() == [[1e5, 2]]

@@ -1,0 +1,50 @@
+"""Records of a run, back to a place in it."""
+
+import json
+
+from training.run_records import rewind, unmeasured
+
+
+def write(path, *records):
+    path.write_text("".join(record if isinstance(record, str) else json.dumps(record) + "\n" for record in records))
+
+
+def tick(number):
+    return {"Progress/tick": {"num": 1, "mean": float(number), "std": 0.0}}
+
+
+def metric(**fields):
+    return {"results": {"fid5k_full": 1.0}, "metric": "fid5k_full", **fields}
+
+
+def test_ticks_after_the_state_go(tmp_path):
+    write(tmp_path / "stats.jsonl", tick(0), tick(1), tick(2), '{"Progress/tick": {"num"')
+    lines = (tmp_path / "stats.jsonl").read_text().splitlines(keepends=True)
+    assert rewind(tmp_path, tick=1, images_seen=0) == ["stats.jsonl: dropped 3 of 4 records, which the run will write again"]
+    assert (tmp_path / "stats.jsonl").read_text() == lines[0]
+    before = (tmp_path / "stats.jsonl").stat().st_ino
+    assert rewind(tmp_path, tick=1, images_seen=0) == []
+    assert (tmp_path / "stats.jsonl").stat().st_ino == before, "left alone"
+
+
+def test_metrics_of_later_snapshots_go_and_those_of_others_stay(tmp_path):
+    foreign = metric(snapshot_pkl="network-snapshot-000900.pkl")  # from calc_metrics.py, which knows of no place in the run
+    write(tmp_path / "metric-fid5k_full.jsonl", metric(images_seen=100), foreign, metric(images_seen=300), metric(images_seen=200))
+    rewind(tmp_path, tick=9, images_seen=200)
+    found = [json.loads(line) for line in (tmp_path / "metric-fid5k_full.jsonl").read_text().splitlines()]
+    assert found == [metric(images_seen=100), foreign, metric(images_seen=200)]
+
+
+def test_what_is_no_record_of_this_program_stays(tmp_path):
+    write(tmp_path / "stats.jsonl", {"other": 1}, {"Progress/tick": 3}, tick(0))
+    assert rewind(tmp_path, tick=1, images_seen=0) == []
+    assert rewind(tmp_path / "nothing", tick=1, images_seen=0) == []
+
+
+def test_which_metrics_are_due(tmp_path):
+    names = ("fid5k_full", "kid5k_full")
+    assert unmeasured(tmp_path, names, 200) == list(names)
+    write(tmp_path / "metric-fid5k_full.jsonl", metric(images_seen=100), metric(), '{"images_seen": 200')
+    assert unmeasured(tmp_path, names, 200) == list(names)
+    write(tmp_path / "metric-fid5k_full.jsonl", metric(images_seen=200))
+    assert unmeasured(tmp_path, names, 200) == ["kid5k_full"]

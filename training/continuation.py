@@ -1,0 +1,186 @@
+"""Going on with a run: which options may differ from it, and which run a command line means. Nothing here imports torch."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dnnlib.errors import UserError
+from training.config import TrainConfig
+from training.presets import as_options
+
+#: Fields of the configuration in which a run may be continued with other values than before: none changes what a step
+#: computes, the portions (and with them the random draws) of ``batch_gpu`` apart. ``description`` is only a name.
+CHANGEABLE = (
+    "schedule.total_kimg",
+    "schedule.snapshot_ticks",
+    "schedule.batch_gpu",
+    "metrics",
+    "upkeep",
+    "runtime.device",
+    "runtime.gpus",
+    "runtime.workers",
+    "data.path",
+    "description",
+)
+
+#: The options that set them.
+CHANGEABLE_OPTIONS = {
+    "kimg": "schedule.total_kimg",
+    "snap": "schedule.snapshot_ticks",
+    "metrics": "metrics.names",
+    "detector": "metrics.detector",
+    "gpus": "runtime.gpus",
+    "workers": "runtime.workers",
+    "device": "runtime.device",
+    "checkpoint_minutes": "upkeep.checkpoint_minutes",
+    "keep_snapshots": "upkeep.keep_snapshots",
+    "on_nonfinite": "upkeep.on_nonfinite",
+    "data": "data.path",
+}
+
+OPTIONS_FILE = "training_options.json"
+
+
+def read_options(run_dir: Path) -> TrainConfig:
+    """The configuration of a run. Raises :class:`UserError` where there is none, or none of this program."""
+    path = run_dir / OPTIONS_FILE
+    if not run_dir.is_dir():
+        raise UserError(f"--continue={run_dir} is not a folder; give a run directory, such as training-runs/00000-images-auto1")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"--continue={run_dir} is not a run directory: it has no {OPTIONS_FILE}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the options of the run, {path} ({error})") from error
+    try:
+        return TrainConfig.from_dict(values)
+    except UserError as error:
+        raise UserError(f"{path} is not from this version of the program: {error}") from error
+
+
+def has_state(run_dir: Path) -> bool:
+    """Whether a run has a state to go on from, whole or not."""
+    return any(run_dir.glob("training-state-*.pt"))
+
+
+def check_has_state(run_dir: Path) -> None:
+    """Raises :class:`UserError`, which says what can be done, for a run without any state."""
+    if has_state(run_dir):
+        return
+    snapshots = sorted(path.name for path in run_dir.glob("network-snapshot-*.pkl"))
+    advice = f"start a new run from its networks with --resume={run_dir / snapshots[-1]}" if snapshots else "start it anew"
+    raise UserError(f"--continue={run_dir} has no training-state-*.pt, so nothing can go on exactly; {advice}")
+
+
+def continued(config: TrainConfig, said: Mapping[str, Any]) -> TrainConfig:
+    """The configuration of a run, with what the command line said.
+
+    Args:
+        config: of the run.
+        said: options by name (as in :func:`training.presets.as_options`); None where nothing was said.
+
+    Raises:
+        UserError: an option that must stay has another value, or the new values contradict each other.
+    """
+    known = as_options(config)
+    given = {name: value for name, value in said.items() if value is not None and value != known[name]}
+    if (said.get("reg_type") or known["reg_type"]) == "none":  # then these have no effect
+        given = {name: value for name, value in given.items() if not name.startswith("ggdr_")}
+    refused = {name: value for name, value in given.items() if name not in CHANGEABLE_OPTIONS}
+    if refused:
+        listed = ", ".join(f"{_spelled(name)}: {_shown(known[name])} → {_shown(value)}" for name, value in refused.items())
+        changeable = " ".join(_spelled(name) for name in CHANGEABLE_OPTIONS)
+        raise UserError(f"a continued run keeps its options, and these differ ({listed}); leave them out. Changeable are {changeable}")
+    config = _replaced(config, {CHANGEABLE_OPTIONS[name]: value for name, value in given.items() if name != "gpus"})
+    return on_gpus(config, given["gpus"]) if "gpus" in given else config
+
+
+def on_gpus(config: TrainConfig, gpus: int) -> TrainConfig:
+    """The same run in another number of processes: the batch stays, its portions shrink where they must.
+
+    A portion is at least one group of the minibatch standard deviation, which stays as large as it is.
+    Raises :class:`UserError` where that cannot be.
+    """
+    schedule = config.schedule
+    group = min(config.discriminator.mbstd_group, schedule.batch_gpu)
+    share, rest = divmod(schedule.batch_size, gpus)
+    portions = [n for n in range(group, min(share, schedule.batch_gpu) + 1, group) if share % n == 0]
+    if rest or not portions:
+        raise UserError(
+            f"--gpus={gpus}: the run's batch of {schedule.batch_size} images, in groups of at least {group}, cannot be split into "
+            f"{gpus} equal parts; use fewer"
+        )
+    return _replaced(config, {"runtime.gpus": gpus, "schedule.batch_gpu": portions[-1]})
+
+
+def explain_portions(before: TrainConfig, after: TrainConfig) -> list[str]:
+    """One sentence where another number of processes made the portions smaller."""
+    old, new = before.schedule.batch_gpu, after.schedule.batch_gpu
+    if old == new:
+        return []
+    return [f"{after.runtime.gpus} processes need portions of {new} images, not {old} as before: the random draws differ from here on."]
+
+
+def check_same_run(saved: Mapping[str, Any], config: TrainConfig, name: str) -> None:
+    """Raises :class:`UserError` unless a saved configuration is that of ``config``, :data:`CHANGEABLE` apart."""
+    different = differences(saved, config.to_dict())
+    if different:
+        raise UserError(f"{name} belongs to another run ({_listed(different)})")
+
+
+def find_run(outdir: Path, config: TrainConfig) -> tuple[Path | None, list[str]]:
+    """The newest run directory in ``outdir`` that a command line continues, and for each newer one why it does not.
+
+    That is one with a run state and the same options but for :data:`CHANGEABLE`.
+    """
+    notes = []
+    numbered = [path for path in outdir.glob("[0-9]*-*") if re.match(r"\d+-", path.name) and path.is_dir()] if outdir.is_dir() else []
+    for path in sorted(numbered, key=lambda path: int(path.name.split("-")[0]), reverse=True):
+        try:
+            different = differences(read_options(path).to_dict(), config.to_dict())
+        except UserError as error:
+            notes.append(f"{path.name} is not continued: {error}")
+            continue
+        if not different and has_state(path):
+            return path, notes
+        notes.append(f"{path.name} is not continued: " + (_listed(different) if different else "it has no training-state-*.pt"))
+    return None, notes
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Fields in which two configurations, as plain dictionaries, differ, :data:`CHANGEABLE` left out: ``{"optim.lr_G": (old, new)}``."""
+    before, after = _flat(old), _flat(new)
+    names = [name for name in {**before, **after} if not any(name == c or name.startswith(f"{c}.") for c in CHANGEABLE)]
+    return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value})
+    return flat
+
+
+def _replaced(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
+    """All at once, because values may only fit together."""
+    sections: dict[str, dict[str, Any]] = {}
+    for path, value in changes.items():
+        section, field = path.split(".")
+        sections.setdefault(section, {})[field] = value
+    parts = {section: dataclasses.replace(getattr(config, section), **fields) for section, fields in sections.items()}
+    return dataclasses.replace(config, **parts)
+
+
+def _listed(different: Mapping[str, tuple[Any, Any]]) -> str:
+    return ", ".join(f"{name}: {_shown(old)} → {_shown(new)}" for name, (old, new) in different.items())
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _spelled(name: str) -> str:
+    return "--" + (name if name in ("reg_type", "ggdr_res") else name.replace("_", "-"))

@@ -1,0 +1,114 @@
+"""Generators that were exported, as renderers: an ``.onnx`` file in onnxruntime, a ``.pt2`` file in PyTorch."""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dnnlib.errors import UserError
+from dnnlib.optional import optional_import
+from training.export import FORMAT, HEADER_KEY, VERSION, Run, onnx_session, run_onnx
+from training.network_files import EXPORTS
+from training.program_archive import read_extra, read_program
+from training.rendering import Noise, in_fixed_calls
+
+
+class ExportedRenderer:
+    """An exported generator as a :class:`~training.rendering.Renderer`, on the CPU.
+
+    Args:
+        path: of the file, for messages.
+        about: what the file says of itself, see :func:`training.export.header`.
+        run: the graph's inputs to its images.
+    """
+
+    def __init__(self, path: str, about: Mapping[str, Any], run: Run) -> None:
+        arguments = about["G_ema"]["init_kwargs"]
+        self.path = path
+        self.device = torch.device("cpu")
+        self.z_dim: int = arguments["z_dim"]
+        self.c_dim: int = arguments["c_dim"]
+        self.noise_resolutions: Sequence[int] = about["noise_resolutions"]
+        self._psi: float | None = about["psi"]
+        self._external = about["noise"] == "external"
+        self._run = run
+
+    def check(self, truncation_psi: float, noise_mode: str) -> None:
+        """Raises :class:`UserError` for what was fixed otherwise when the file was made."""
+        if self._psi is not None and truncation_psi != self._psi:
+            raise UserError(f"{self.path} was exported with --trunc={self._psi:g} fixed in it; give that, or use the network's pickle")
+        if not self._external and noise_mode != "const":
+            raise UserError(f"{self.path} has its noise fixed in it; --noise-mode={noise_mode} needs an export with --noise=external")
+        if self._external and noise_mode == "const":
+            raise UserError(f"{self.path} was exported without its noise (--noise=external); give --noise-mode=random or none")
+
+    def images(self, z: torch.Tensor, c: torch.Tensor, truncation_psi: float, noise: Noise) -> torch.Tensor:
+        """See :meth:`training.rendering.Renderer.images`."""
+        labels = [c] if self.c_dim else []
+        psi = [] if self._psi is not None else [torch.tensor(float(truncation_psi))]
+        maps: list[torch.Tensor] = []
+        if self._external:
+            zeros = [torch.zeros([len(z), 1, res, res]) for res in self.noise_resolutions]
+            maps = zeros if isinstance(noise, str) else list(noise)
+        batched = [z, *labels, *maps]
+        first = 1 + len(labels)
+        return in_fixed_calls(lambda *part: self._run([*part[:first], *psi, *part[first:]]), batched, self.device)
+
+
+def open_export(path: str | os.PathLike[str]) -> ExportedRenderer:
+    """Open an ``.onnx`` or ``.pt2`` file that ``tools/convert.py`` wrote.
+
+    Raises:
+        UserError: it is missing, damaged, of another kind, or holds something other than tensor operators.
+    """
+    content, name = _read(path), str(path)
+    if Path(path).suffix.lower() == ".onnx":
+        session = onnx_session(content, name)
+        about = parse_header(session.get_modelmeta().custom_metadata_map.get(HEADER_KEY), name)
+        return ExportedRenderer(name, about, lambda inputs: run_onnx(session, inputs))
+    about = parse_header(read_extra(content, name).get(HEADER_KEY), name)
+    module: Callable[..., torch.Tensor] = read_program(content, name).module()
+    return ExportedRenderer(name, about, lambda inputs: module(*inputs))
+
+
+def read_export_header(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What an exported file says of itself, without running it. Raises :class:`UserError` as :func:`open_export` does."""
+    content, name = _read(path), str(path)
+    if Path(path).suffix.lower() == ".onnx":
+        onnx = optional_import("onnx", extra="export", purpose="opening .onnx")
+        try:
+            entries = {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
+        except Exception as error:  # protobuf's errors depend on its implementation
+            raise UserError(f"{name} is not an ONNX file, or it is damaged ({type(error).__name__})") from error
+        return parse_header(entries.get(HEADER_KEY), name)
+    return parse_header(read_extra(content, name).get(HEADER_KEY), name)
+
+
+def parse_header(document: str | bytes | None, name: str) -> dict[str, Any]:
+    """The JSON of :func:`training.export.header`. Raises :class:`UserError` when it is missing, damaged or of another version."""
+    if document is None:
+        raise UserError(f"{name} was not made by tools/convert.py: it does not say what its inputs are")
+    try:
+        about = json.loads(document)
+        if about["format"] != FORMAT or about["version"] != VERSION:
+            raise UserError(f"{name} has the format '{about['format']}' {about['version']}; this program reads '{FORMAT}' {VERSION}")
+        arguments = about["G_ema"]["init_kwargs"]
+        sizes = [arguments["z_dim"], arguments["c_dim"], *about["noise_resolutions"]]
+        if not all(isinstance(size, int) and 0 <= size <= 2**16 for size in sizes) or about["noise"] not in ("const", "external"):
+            raise ValueError("a size or the kind of noise is wrong")
+        if not isinstance(about["psi"], int | float | None):
+            raise ValueError("psi is no number")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{name} is damaged: what it says of its inputs cannot be read ({type(error).__name__}: {error})") from error
+    found: dict[str, Any] = about
+    return found
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot open {path} ({EXPORTS[Path(path).suffix.lower()]}): {error.strerror}") from error

@@ -1,0 +1,155 @@
+"""What happens between ticks: statistics, snapshots, states, metrics."""
+
+import contextlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dnnlib.errors import UserError
+from dnnlib.interrupt import Interrupted, InterruptFlag
+from metrics.in_training import measure_snapshot
+from metrics.parallel import on_main
+from metrics.results import best_snapshot
+from torch_utils import distributed
+from training.agreement import check_agreement
+from training.checkpoint import RunState
+from training.dataset import ImageFolderDataset
+from training.health import MemoryMeter, health_statistics
+from training.reporting import RunLog, SampleGrid, loss_line, single_values, status_line
+from training.run_records import unmeasured
+from training.snapshots import KeepPolicy
+from training.state_keeper import StateKeeper
+
+
+@dataclass
+class Maintenance:
+    """Reports, keeps and measures a run. Every rank calls the methods; rank 0 alone writes.
+
+    Attributes:
+        state: of the run.
+        run_dir: where everything goes.
+        reals: what metrics compare with.
+        grid: the images that are shown.
+        log: None on every rank but 0.
+        keeper: of the run state.
+        interrupt: whether to stop.
+        memory: of this process.
+    """
+
+    state: RunState
+    run_dir: Path
+    reals: ImageFolderDataset
+    grid: SampleGrid
+    log: RunLog | None
+    keeper: StateKeeper
+    interrupt: InterruptFlag
+    memory: MemoryMeter
+
+    def end_tick(self, bar: tqdm) -> None:
+        """Report the tick that just ended; take a snapshot and measure it where that is due."""
+        state, schedule = self.state, self.state.config.schedule
+        self._report(bar)
+        last = state.images_seen >= schedule.total_images
+        due = last or state.tick % schedule.snapshot_ticks == 0
+        state.begin_tick()
+        if due and (last or not self.keeper.unsound):
+            self._take_snapshot(insist=last)
+            self.measure()
+            self._prune()
+        state.timer.begin_tick()
+        bar.reset()
+
+    def measure(self) -> None:
+        """Measure the snapshot that is pending, if there is one, and record the results.
+
+        A metric that fails is reported and training goes on. A request to stop ends this at once, or with several ranks keeps it
+        from starting; the snapshot stays pending, and the run measures it when it is continued.
+        """
+        state, config = self.state, self.state.config.metrics
+        if state.pending is None:
+            return
+        names = on_main(lambda: unmeasured(self.run_dir, config.names, state.images_seen), "looking for earlier results")
+        if any(distributed.maxima([self.interrupt.raised], "whether to measure")):
+            return
+        # Several ranks have to get through this together; one that left in the middle would keep the others waiting.
+        stopping = contextlib.nullcontext() if distributed.world_size() > 1 else self.interrupt.at_once()
+        try:
+            with stopping:
+                values = measure_snapshot(
+                    names,
+                    snapshot=self.run_dir / state.pending,
+                    run_dir=self.run_dir,
+                    generator=state.G_ema,
+                    dataset=self.reals,
+                    mirror=state.config.data.xflip,
+                    detector=config.detector,
+                    device=state.device,
+                    images_seen=state.images_seen,
+                )
+        except Interrupted:
+            return
+        self._write_scalars({f"Metrics/{name}": value for name, value in values.items()})
+        state.pending = None
+        if config.names:
+            best = on_main(lambda: best_snapshot(self.run_dir, config.names[0]), "looking for the best snapshot")
+            state.best = None if best is None else {"metric": config.names[0], "snapshot": best.name}
+
+    def _report(self, bar: tqdm) -> None:
+        state = self.state
+        p = None if state.pipe is None else float(state.pipe.p)
+        state.stats.gather()
+        summaries = state.stats.flush()
+        values = {
+            "Progress/tick": float(state.tick),
+            "Progress/kimg": state.images_seen / 1000,
+            "Progress/augment": p or 0.0,
+            **state.timer.summary(state.images_seen - state.tick_start),
+            **self.memory.read(),
+            **health_statistics(state.health.flush(), summaries),
+        }
+        if self.log is not None:
+            self.log.write({**summaries, **single_values(values)}, state.images_seen)
+        bar.clear()
+        print(status_line(state.tick, state.images_seen, values, p), flush=True)
+        bar.set_postfix_str(loss_line(summaries), refresh=False)
+
+    def _write_scalars(self, values: dict[str, float]) -> None:
+        if self.log is not None:
+            self.log.write_scalars(values, self.state.images_seen)
+
+    def _take_snapshot(self, *, insist: bool) -> None:
+        """The networks, the pictures, then the run state, which says that the snapshot has yet to be measured."""
+        state = self.state
+        check_agreement(state)
+        failure = on_main(self._write_snapshot, "writing the snapshot")
+        if failure is None:
+            state.pending = state.snapshot_name
+            if state.pending not in state.snapshots:
+                state.snapshots = [*state.snapshots, state.pending]
+        elif insist:
+            raise UserError(f"{failure}; make room, and go on from the last run state with --continue={self.run_dir}")
+        elif distributed.is_main():
+            print(f"Warning: {failure}; training goes on without this one", file=sys.stderr, flush=True)
+        self.keeper.save(insist=insist)
+
+    def _write_snapshot(self) -> str | None:
+        state = self.state
+        try:
+            state.save_snapshot(self.run_dir)
+            picture = self.run_dir / f"fakes{state.images_seen // 1000:06d}.png"
+            self.grid.save_fakes(picture, state.G_ema, state.device, state.config.schedule.batch_gpu)
+        except OSError as error:
+            return f"cannot write the snapshot {self.run_dir / state.snapshot_name} ({error.strerror})"
+        return None
+
+    def _prune(self) -> None:
+        """Remove the snapshots that ``--keep-snapshots`` does not keep; only those that this run took."""
+        state = self.state
+        policy = KeepPolicy.parse(state.config.upkeep.keep_snapshots)
+        if policy is None or not distributed.is_main():
+            return
+        for name in policy.superfluous(state.snapshots, None if state.best is None else state.best["snapshot"]):
+            with contextlib.suppress(OSError):  # one that can't be removed harms nothing
+                (self.run_dir / name).unlink(missing_ok=True)

@@ -1,0 +1,193 @@
+"""Files that hold networks with their weights: network pickles, and safetensors plus JSON.
+
+``name.safetensors`` holds every tensor under ``<network>.<name in its state dict>``; ``name.json`` beside it holds the
+rest: format and version, the SHA-256 of the ``.safetensors`` file, and for each network its class, its constructor
+arguments and the SHA-256 of its weights; the data set's arguments and what the run recorded (``info``). Both are plain
+data: opening them looks no name up.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import numpy as np
+import torch
+from torch import nn
+
+from dnnlib.download import is_address, local_file
+from dnnlib.errors import UserError
+from dnnlib.files import atomic_write, file_sha256
+from dnnlib.optional import optional_import
+from torch_utils.persistence import NETWORKS, load_network_pkl, save_network_pkl
+from torch_utils.pickles.record import NetworkRecord
+from torch_utils.pickles.values import StoredTensor
+
+FORMAT = "stylegan2-ada-ggdr networks as safetensors"
+VERSION = 1
+REST = ("training_set_kwargs", "info")
+
+#: Files that hold a program and no networks, and what makes them.
+EXPORTS = {".onnx": "ONNX", ".pt2": "torch.export"}
+
+
+def suffix_of(source: str | os.PathLike[str]) -> str:
+    """The ending of a path or an address, in small letters, by which formats are told apart."""
+    text = os.fspath(source)
+    return Path(urlsplit(text).path if is_address(text) else text).suffix.lower()
+
+
+def load_networks(source: str | os.PathLike[str], *, offline: bool = False) -> dict[str, Any]:
+    """Open a network pickle, or a ``.safetensors`` file with its ``.json``, as :func:`load_network_pkl` gives them.
+
+    Args:
+        source: a path or an address; the JSON has the same one but for its ending.
+        offline: raise instead of downloading.
+
+    Raises:
+        UserError: the file can't be had, is damaged or of another kind, or is an export, which has no networks.
+    """
+    suffix = suffix_of(source)
+    if suffix in EXPORTS:
+        raise UserError(
+            f"{source} is an export ({EXPORTS[suffix]}): it draws pictures from latents, and there is no way back to the network; "
+            "use the .pkl or .safetensors file that it was made from"
+        )
+    if suffix == ".safetensors":
+        return load_safetensors(*local_pair(source, offline=offline))
+    return load_network_pkl(local_file(source, offline=offline))
+
+
+def local_pair(source: str | os.PathLike[str], *, offline: bool = False) -> tuple[Path, Path]:
+    """The local paths of a ``.safetensors`` file and of its JSON. Raises :class:`UserError` when one of them can't be had."""
+    weights = local_file(source, offline=offline)
+    text = os.fspath(source)
+    beside = urlsplit(text)._replace(fragment="") if is_address(text) else None
+    header = json_path(weights) if beside is None else urlunsplit(beside._replace(path=str(json_path(beside.path))))
+    try:
+        return weights, local_file(header, offline=offline)
+    except UserError as error:
+        raise UserError(f"a network in safetensors is two files, {weights.name} and its .json: {error}") from error
+
+
+def save_networks(path: str | os.PathLike[str], networks: Mapping[str, Any]) -> None:
+    """Write what :func:`load_networks` gave as a network pickle or, where ``path`` ends so, as ``.safetensors``."""
+    if Path(path).suffix.lower() == ".safetensors":
+        save_safetensors(path, networks)
+    else:
+        save_network_pkl(path, **{name: networks[name] for name in (*NETWORKS, *REST)})
+
+
+def json_path(path: str | os.PathLike[str]) -> Path:
+    """Where the JSON of a ``.safetensors`` file lies."""
+    return Path(path).with_suffix(".json")
+
+
+def save_safetensors(path: str | os.PathLike[str], networks: Mapping[str, Any]) -> None:
+    """Write ``path`` and its JSON; the JSON comes last, so that a pair whose hashes agree is whole.
+
+    Raises:
+        UserError: the package safetensors is missing, or something recorded is not plain data.
+        OSError: the files can't be written.
+    """
+    safetensors = optional_import("safetensors.torch", extra="export", purpose="writing .safetensors")
+    modules = {name: networks[name] for name in NETWORKS if networks[name] is not None}
+    tensors = {
+        f"{name}.{key}": value.detach().cpu().contiguous() for name, module in modules.items() for key, value in module.state_dict().items()
+    }
+    content: bytes = safetensors.save(tensors)
+    header: dict[str, Any] = dict(format=FORMAT, version=VERSION, sha256=hashlib.sha256(content).hexdigest())
+    header["networks"] = {name: describe_module(networks[name]) for name in NETWORKS}
+    header.update({key: networks[key] for key in REST})
+    try:
+        document = json.dumps(header, indent=2)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"cannot write {json_path(path)}: something that is recorded has no form in JSON ({error})") from error
+    with atomic_write(path) as stream:
+        stream.write(content)
+    with atomic_write(json_path(path), "w", encoding="utf-8") as stream:
+        stream.write(document + "\n")
+
+
+def load_safetensors(path: Path, header_path: Path) -> dict[str, Any]:
+    """Open the two files that :func:`save_safetensors` wrote; modules are in evaluation mode on the CPU.
+
+    Raises:
+        UserError: a file is damaged or of another kind, or the two don't belong together; or the package is missing.
+    """
+    safetensors = optional_import("safetensors.torch", extra="export", purpose="reading .safetensors")
+    damaged: type[Exception] = optional_import("safetensors", extra="export", purpose="reading .safetensors").SafetensorError
+    header = read_header(header_path)
+    if file_sha256(path) != header["sha256"]:
+        raise UserError(f"{path} is damaged, or not the file that {header_path} was written for: its SHA-256 differs")
+    try:
+        tensors = safetensors.load(path.read_bytes())
+    except damaged as error:
+        raise UserError(f"{path} is not a safetensors file that can be read ({error})") from error
+    packed = {name: header["networks"].get(name) for name in NETWORKS}
+    networks = {name: about and rebuild(about, _with_prefix(tensors, name), str(path)) for name, about in packed.items()}
+    return {**networks, **{key: header.get(key) or {} for key in REST}}
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The JSON beside a ``.safetensors`` file. Raises :class:`UserError` when it is of another kind."""
+    try:
+        header = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no valid JSON: {error}") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise UserError(f"{path} does not describe networks (its 'format' is not '{FORMAT}')")
+    if header.get("version") != VERSION:
+        raise UserError(f"{path} has version {header.get('version')}, this program reads version {VERSION}; update the program")
+    networks = header.get("networks")
+    if not isinstance(header.get("sha256"), str) or not isinstance(networks, dict):
+        raise UserError(f"{path} is damaged: it lacks 'sha256' or 'networks'")
+    if not all(packed is None or isinstance(packed, dict) for packed in networks.values()):
+        raise UserError(f"{path} is damaged: one of its networks is not described")
+    return header
+
+
+def describe_module(module: nn.Module | None) -> dict[str, Any] | None:
+    """Class, constructor arguments and hash of the weights of a network, as plain data; None for None."""
+    if module is None:
+        return None
+    return {"class": type(module).__name__, "init_kwargs": module.init_kwargs, "weights_sha256": weights_sha256(module)}
+
+
+def rebuild(packed: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], name: str) -> nn.Module:
+    """A network from :func:`describe_module` and its tensors; ``name`` of the file is for messages.
+
+    Raises:
+        UserError: the arguments are none of the class, the tensors don't fit them, or are not those of the hash.
+    """
+    stored = {key: _stored(value) for key, value in tensors.items()}
+    try:
+        record = NetworkRecord(packed["class"], packed["init_kwargs"], stored)
+        module = record.build(limit=sum(tensor.nbytes for tensor in stored.values()))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{name}: one of its networks cannot be rebuilt ({type(error).__name__}: {error})") from error
+    if weights_sha256(module) != packed.get("weights_sha256"):
+        raise UserError(f"{name}: the weights of its {packed['class']} are not those that were written; the SHA-256 differs")
+    return module
+
+
+def _stored(tensor: torch.Tensor) -> StoredTensor:
+    array = tensor.numpy()
+    return StoredTensor.contiguous(array.tobytes(), array.dtype, array.shape)
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """SHA-256 of a network's weights, the same in whatever format they travel: of names, types, shapes and bytes, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        array = np.asarray(tensor.detach().cpu().contiguous())  # keeps [] apart from [1]
+        digest.update(f"{name} {array.dtype.str} {list(array.shape)}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _with_prefix(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}

@@ -1,0 +1,132 @@
+"""One phase of a step: gradients over all portions of the global batch, averaged over the ranks, and an optimiser step.
+
+The global batch is cut into portions of ``batch_gpu`` images. Portion k shows the same images and makes the same random
+draws whichever rank works on it, so the number of processes changes a run by the order of its additions only.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from torch_utils import distributed
+from torch_utils.seeding import derive_seed, seed_everything
+from training.checkpoint import RunState
+from training.dataset import ImageFolderDataset
+from training.objective import Batch
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One of the steps within a step: which network, how often, and with what gain on its loss."""
+
+    name: str
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    interval: int
+
+
+def build_phases(state: RunState) -> list[Phase]:
+    """The phases of a step, in order."""
+    optim = state.config.optim
+    known = {
+        "G_main": Phase("G_main", state.G, state.G_opt, 1),
+        "G_reg": Phase("G_reg", state.G, state.G_opt, optim.G_reg_interval),
+        "D_main": Phase("D_main", state.D, state.D_opt, 1),
+        "D_reg": Phase("D_reg", state.D, state.D_opt, optim.D_reg_interval),
+    }
+    return [known[name] for name in state.objective.terms]
+
+
+def run_phase(state: RunState, phase: Phase, real: torch.Tensor, labels: torch.Tensor, dataset: ImageFolderDataset) -> None:
+    """Zero the gradients, accumulate them over this rank's portions, sum over the ranks, and step the optimiser.
+
+    Args:
+        real, labels: this rank's part of the global batch, ``[batch_size / ranks, ...]``.
+    """
+    schedule = state.config.schedule
+    count = schedule.batch_size // schedule.batch_gpu
+    term = state.objective.terms[phase.name]
+    means = PortionMeans(state.objective.running_means, count)
+    phase.optimizer.zero_grad(set_to_none=True)
+    phase.module.requires_grad_(True)
+    for batch in portions(state, phase.name, real, labels, dataset):
+        means.rewind()
+        term(batch, phase.interval / count, state.images_seen)
+        means.collect()
+    phase.module.requires_grad_(False)
+    observed = [] if state.ada is None else [state.ada.pending]
+    # Everything that the ranks have to tell each other travels in one message.
+    distributed.sum_flat_([*gradients(phase.module), *means.totals, *observed], f"the gradients of {phase.name}")
+    means.settle()
+    if state.ada is not None:
+        state.ada.settle()
+    state.health.observe(phase.name, gradients(phase.module))
+    clean_gradients(phase.module)
+    phase.optimizer.step()
+
+
+def portions(state: RunState, phase: str, real: torch.Tensor, labels: torch.Tensor, dataset: ImageFolderDataset) -> Iterator[Batch]:
+    """This rank's portions of ``batch_gpu`` images one after another, with fresh latents and labels drawn from the data set's.
+
+    Each is led by seeding the global generators for it, so it has to be used up before the next one is asked for.
+    """
+    config, size = state.config, state.config.schedule.batch_gpu
+    first = distributed.rank() * len(real) // size
+    for k, (images, c) in enumerate(zip(real.split(size), labels.split(size), strict=True), start=first):
+        seed_everything(config.seed, "step", state.steps, phase, k)
+        z = torch.randn([len(images), config.generator.z_dim], device=state.device)
+        gen_labels = torch.zeros([len(images), 0], device=state.device)
+        if config.data.label_dim > 0:
+            rng = np.random.default_rng(derive_seed(config.seed, "labels", state.steps, phase, k))
+            drawn = np.stack([dataset.get_label(int(i)) for i in rng.integers(len(dataset), size=len(images))])
+            gen_labels = torch.from_numpy(drawn).to(state.device)
+        yield Batch(images, c, z, gen_labels)
+
+
+class PortionMeans:
+    """Running means that every portion of a phase moves from where the phase found them; the phase leaves the mean of the results.
+
+    So it does not matter which rank works on which portion, and a single portion moves them as the reference does.
+
+    Args:
+        tensors: changed in place by what runs between :meth:`rewind` and :meth:`collect`.
+        count: portions of all ranks.
+    """
+
+    def __init__(self, tensors: list[torch.Tensor], count: int) -> None:
+        self._tensors = tensors
+        self._count = count
+        self._start = [tensor.clone() for tensor in tensors]
+        self.totals = [torch.zeros_like(tensor) for tensor in tensors]
+
+    def rewind(self) -> None:
+        """Back to where the phase found them; before each portion."""
+        torch._foreach_copy_(self._tensors, self._start)
+
+    def collect(self) -> None:
+        """Take note of what a portion left."""
+        torch._foreach_add_(self.totals, self._tensors)
+
+    def settle(self) -> None:
+        """Set the means, after ``totals`` was summed over the ranks."""
+        torch._foreach_copy_(self._tensors, torch._foreach_div(self.totals, self._count))
+
+
+def gradients(module: nn.Module) -> list[torch.Tensor]:
+    """The gradients of all parameters, in their order. Those that a phase did not reach get a zero gradient.
+
+    With it, Adam's second moment decays for them too, as in the reference.
+    """
+    for param in module.parameters():
+        if param.grad is None:
+            param.grad = torch.zeros_like(param)
+    return [param.grad for param in module.parameters() if param.grad is not None]
+
+
+def clean_gradients(module: nn.Module) -> None:
+    """Replace what is not finite."""
+    for gradient in gradients(module):
+        torch.nan_to_num(gradient, nan=0, posinf=1e5, neginf=-1e5, out=gradient)

@@ -1,0 +1,46 @@
+"""Which network snapshots of a run stay on disk (``--keep-snapshots``)."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dnnlib.errors import UserError
+
+KEEP_ALL = "all"
+
+
+@dataclass(frozen=True)
+class KeepPolicy:
+    """A snapshot stays if any of the rules keeps it.
+
+    Attributes:
+        last: the last so many; at least 1, so that a run always has its newest networks.
+        best: the one with the best value of the run's first metric.
+        every: those at every so-manieth place, beginning with the first; 0 for none.
+    """
+
+    last: int = 1
+    best: bool = False
+    every: int = 0
+
+    @staticmethod
+    def parse(text: str) -> "KeepPolicy | None":
+        """``"last:3,best,every:10"`` to a policy; None for ``"all"``. Raises :class:`UserError`."""
+        if text == KEEP_ALL:
+            return None
+        rules: dict[str, int] = {}
+        for part in text.split(","):
+            match = re.fullmatch(r"\s*(?:(last|every):([1-9]\d*)|(best))\s*", part)
+            if match is None:
+                raise UserError(f"--keep-snapshots={text}: '{part.strip()}' is not one of last:N, every:N, best; or say all")
+            rules[match[1] or match[3]] = int(match[2] or 1)
+        return KeepPolicy(last=rules.get("last", 1), best="best" in rules, every=rules.get("every", 0))
+
+    def superfluous(self, names: Sequence[str], best: str | None) -> list[str]:
+        """Those of the names, oldest first as they were taken, that no rule keeps; ``best`` is one of them, or None."""
+        kept = set(names[-self.last :])
+        if self.best and best is not None:
+            kept.add(best)
+        if self.every:
+            kept.update(names[:: self.every])
+        return [name for name in names if name not in kept]
