@@ -1,77 +1,101 @@
-"""Generate images from a network pickle."""
+"""Generate images from a trained network."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+from tqdm import tqdm
 
-from dnnlib.cli import Command, friendly_errors, parse_int_list
+from dnnlib.cli import Command, GridSize, friendly_errors, output_folder, parse_int_list
 from dnnlib.errors import UserError
+from tools import options
+
+if TYPE_CHECKING:
+    import torch
 
 
 @click.command(cls=Command)
-@click.option("--network", "network_pkl", metavar="PATH", required=True, help="network pickle (network-snapshot-*.pkl)")
-@click.option("--seeds", metavar="LIST", help="random seeds, such as 0,1,4-6; writes seedNNNN.png")
-@click.option("--trunc", "truncation_psi", type=float, default=1, show_default=True, help="truncation psi: 1 varied, 0 average")
-@click.option("--class", "class_idx", type=int, help="class of a conditional network")
-@click.option("--noise-mode", type=click.Choice(["const", "random", "none"]), default="const", show_default=True)
+@options.any_network
+@click.option("--seeds", metavar="LIST", help="random seeds, such as 0-49,85; writes seedNNNN.png")
+@options.truncation
+@options.class_idx
+@options.noise_mode
 @click.option("--projected-w", metavar="FILE", help="generate from the array 'w' of this .npz file instead of seeds; writes projNN.png")
-@click.option("--outdir", metavar="DIR", required=True, help="where the images go; made if need be")
-@click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
+@options.outdir
+@click.option("--grid", type=GridSize(), metavar="COLSxROWS", help="write one picture, grid.png, in place of single ones")
+@options.batch
+@options.device
+@options.offline
 @friendly_errors
 def main(
-    network_pkl: str,
+    network: str,
     seeds: str | None,
     truncation_psi: float,
     class_idx: int | None,
     noise_mode: str,
     projected_w: str | None,
     outdir: str,
+    grid: tuple[int, int] | None,
+    batch: int,
     device: str,
+    offline: bool,
 ) -> None:
-    """Generate images from a network pickle.
+    """Generate images from a trained network.
 
     \b
-    python generate.py --outdir=out --seeds=100-200 --network=network-snapshot-000100.pkl
-    python generate.py --outdir=out --seeds=0-35 --trunc=0.7 --class=1 --network=cifar10.pkl
+    python generate.py --outdir=out --seeds=0-49,85 --network=network-snapshot-000100.pkl
+    python generate.py --outdir=out --seeds=0-19 --trunc=0.7 --class=1 --grid=5x4 --network=cifar10.pkl
     """
     if (seeds is None) == (projected_w is None):
         raise UserError("give either --seeds or --projected-w")
     numbers = [] if seeds is None else parse_int_list(seeds)
-    if max(numbers, default=0) >= 2**32:
-        raise UserError(f"--seeds={seeds}: seeds must be below 4294967296")
 
-    from torch_utils.device import pick_device
-    from torch_utils.persistence import load_network_pkl
-    from training.generation import images_from_seeds, images_from_ws, load_projected_w
+    from training.generation import check_seeds, images_from_seeds, images_from_ws, load_projected_w
+    from training.open_network import open_generator, open_renderer
+
+    check_seeds(numbers)
+    how: dict[str, Any] = dict(noise_mode=noise_mode, batch=batch)
+    if projected_w is not None:
+        if class_idx is not None or truncation_psi != 1:
+            raise UserError("--class and --trunc have no effect with --projected-w; leave them out")
+        generator = open_generator(network, device=device, offline=offline)
+        ws = load_projected_w(projected_w, generator.G)
+        images, total, name = images_from_ws(generator, ws, **how), len(ws), "proj{:02d}.png"
+    else:
+        renderer = open_renderer(network, device=device, offline=offline)
+        images = images_from_seeds(renderer, numbers, class_idx=class_idx, truncation_psi=truncation_psi, **how)
+        total, name = len(numbers), "seed{:04d}.png"
+    if grid is None:
+        write_singles(images, total, output_folder(outdir), name)
+    else:
+        write_grid(images, total, outdir, *grid)
+
+
+def write_singles(images: Iterable[tuple[int, "torch.Tensor"]], total: int, folder: Path, name: str) -> None:
+    """One PNG file for each ``(number, uint8 [C, H, W])``."""
     from training.images import save_png
 
-    target = pick_device(device)
-    G = load_network_pkl(network_pkl)["G_ema"]
-    if projected_w is not None:
-        if class_idx is not None:
-            raise UserError("--class has no effect with --projected-w; leave it out")
-        images, template = images_from_ws(G, load_projected_w(projected_w, G), noise_mode=noise_mode, device=target), "proj{:02d}.png"  # type: ignore[arg-type]
-    else:
-        images, template = (
-            images_from_seeds(G, numbers, class_idx=class_idx, truncation_psi=truncation_psi, noise_mode=noise_mode, device=target),  # type: ignore[arg-type]
-            "seed{:04d}.png",
-        )
-    total = 0
-    for number, image in images:
-        if total == 0:
-            make_folder(outdir)
-        save_png(image, Path(outdir) / template.format(number))
-        total += 1
-        print(f"\r{total} images", end="", flush=True)
-    print(f"\r{total} images in {outdir}")
+    for number, image in tqdm(images, total=total, unit="img", leave=False, disable=None):
+        save_png(image, folder / name.format(number))
+    print(f"{total} images in {folder}")
 
 
-def make_folder(path: str) -> None:
-    """Make the output folder. Raises :class:`UserError` if that can't be done."""
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder --outdir={path}: {error.strerror}") from error
+def write_grid(images: Iterable[tuple[int, "torch.Tensor"]], total: int, outdir: str, columns: int, rows: int) -> None:
+    """All of them in ``grid.png``, row by row; cells that are left over stay black."""
+    if total > columns * rows:
+        raise UserError(f"--grid={columns}x{rows} has room for {columns * rows} pictures, but {total} are asked for")
+    folder = output_folder(outdir)
+
+    import torch
+
+    from training.images import save_grid
+
+    drawn = torch.stack([image for _, image in tqdm(images, total=total, unit="img", leave=False, disable=None)])
+    cells = torch.zeros([columns * rows, *drawn.shape[1:]], dtype=torch.uint8)
+    cells[:total] = drawn
+    save_grid(cells, folder / "grid.png", columns)
+    print(f"{total} images in {folder / 'grid.png'}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,9 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 # The tests' tensors are small: one thread is faster, and does not spin for a core that another process has.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,3 +18,11 @@ for folder in (str(TESTS), str(TESTS.parent)):
 
 # A shell's background job ignores Ctrl-C, and so would the processes that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A network's exports, made once: see :func:`small_networks.write_exports`."""
+    from small_networks import write_exports
+
+    return write_exports(tmp_path_factory.mktemp("exports"))

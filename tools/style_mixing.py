@@ -1,0 +1,79 @@
+"""The table of mixed styles: pictures of row seeds with some layers' styles taken from column seeds.
+
+    python tools/style_mixing.py --network=net.pkl --rows=85,100,75 --cols=55,821,1789 --styles=0-3 --outdir=mixed
+"""
+
+import sys
+from pathlib import Path
+
+import click
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from dnnlib.cli import Command, friendly_errors, output_folder, parse_int_list
+from dnnlib.errors import UserError
+from tools import options
+
+
+@click.command(cls=Command)
+@options.network
+@click.option("--rows", metavar="LIST", required=True, help="seeds of the pictures to change, one a row")
+@click.option("--cols", metavar="LIST", required=True, help="seeds of the pictures to take styles from, one a column")
+@click.option("--styles", metavar="LIST", default="0-6", show_default=True, help="layers whose styles are taken: 0 is the coarsest")
+@options.truncation
+@options.class_idx
+@options.noise_mode
+@options.outdir
+@options.batch
+@options.device
+@options.offline
+@friendly_errors
+def main(
+    network: str,
+    rows: str,
+    cols: str,
+    styles: str,
+    truncation_psi: float,
+    class_idx: int | None,
+    noise_mode: str,
+    outdir: str,
+    batch: int,
+    device: str,
+    offline: bool,
+) -> None:
+    """Mix styles: row by row one seed's picture, with the styles of some layers taken from each column's seed.
+
+    Writes grid.png, with the seeds' own pictures in its first row and column, and each picture as ROW-COL.png.
+    """
+    row_seeds, col_seeds, layers = parse_int_list(rows), parse_int_list(cols), sorted(set(parse_int_list(styles)))
+
+    import torch
+    from tqdm import tqdm
+
+    from training.generation import images_from_ws, ws_from_seeds
+    from training.images import save_grid, save_png
+    from training.open_network import open_generator
+
+    renderer = open_generator(network, device=device, offline=offline)
+    if layers[-1] >= renderer.G.num_ws:
+        raise UserError(f"--styles={styles}: this network has {renderer.G.num_ws} layers, numbered from 0 to {renderer.G.num_ws - 1}")
+    row_ws, col_ws = (ws_from_seeds(renderer, seeds, class_idx, truncation_psi) for seeds in (row_seeds, col_seeds))
+    mixed = row_ws[:, None].repeat(1, len(col_seeds), 1, 1)
+    mixed[:, :, layers] = col_ws[None, :, layers]
+    ws = torch.cat([col_ws, *(torch.cat([row[None], cells]) for row, cells in zip(row_ws, mixed, strict=True))])
+    names = [f"{col}-{col}" for col in col_seeds]
+    names += [f"{row}-{col}" for row in row_seeds for col in (row, *col_seeds)]
+
+    folder = output_folder(outdir)
+    images = images_from_ws(renderer, ws, noise_mode=noise_mode, batch=batch)  # type: ignore[arg-type]
+    drawn = []
+    for index, image in tqdm(images, total=len(ws), unit="img", leave=False, disable=None):
+        save_png(image, folder / f"{names[index]}.png")
+        drawn.append(image)
+    corner = torch.zeros_like(drawn[0])
+    save_grid(torch.stack([corner, *drawn]), folder / "grid.png", len(col_seeds) + 1)
+    print(f"{len(row_seeds)} rows of {len(col_seeds)} mixed pictures in {folder / 'grid.png'}, and singly in {folder}")
+
+
+if __name__ == "__main__":
+    main()

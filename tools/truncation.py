@@ -1,0 +1,67 @@
+"""A sweep of the truncation psi: one row a seed, one column a value.
+
+    python tools/truncation.py --network=net.pkl --seeds=0-5 --psis=0,0.5,0.7,1 --out=truncation.png
+"""
+
+import sys
+from pathlib import Path
+
+import click
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from dnnlib.cli import Command, friendly_errors, output_folder, parse_float_list, parse_int_list
+from dnnlib.errors import UserError
+from tools import options
+
+
+@click.command(cls=Command)
+@options.any_network
+@click.option("--seeds", metavar="LIST", required=True, help="random seeds, such as 0-5; one a row")
+@click.option("--psis", metavar="LIST", default="0,0.25,0.5,0.75,1", show_default=True, help="values of psi, one a column")
+@options.class_idx
+@options.noise_mode
+@click.option("--out", metavar="FILE.png", required=True, help="the picture to write; its folder is made if need be")
+@options.batch
+@options.device
+@options.offline
+@friendly_errors
+def main(
+    network: str,
+    seeds: str,
+    psis: str,
+    class_idx: int | None,
+    noise_mode: str,
+    out: str,
+    batch: int,
+    device: str,
+    offline: bool,
+) -> None:
+    """Draw the same seeds at several truncations: psi 0 is the average picture, 1 is no truncation, -1 the opposite."""
+    numbers, values = parse_int_list(seeds), parse_float_list(psis)
+    if Path(out).suffix.lower() != ".png":
+        raise UserError(f"--out={out}: the picture is written as PNG; give a name that ends in .png")
+
+    import torch
+    from tqdm import tqdm
+
+    from training.generation import images_from_seeds
+    from training.images import save_grid
+    from training.open_network import open_renderer
+
+    renderer = open_renderer(network, device=device, offline=offline)
+    sweeps = [
+        images_from_seeds(renderer, numbers, class_idx=class_idx, truncation_psi=psi, noise_mode=noise_mode, batch=batch)  # type: ignore[arg-type]
+        for psi in values
+    ]
+    target = output_folder(Path(out).parent, "--out's") / Path(out).name
+    with tqdm(total=len(values) * len(numbers), unit="img", leave=False, disable=None) as bar:
+        columns = []
+        for sweep in sweeps:
+            columns.append([image for _, image in sweep if bar.update() or True])
+    save_grid(torch.stack([image for row in zip(*columns, strict=True) for image in row]), target, len(values))
+    print(f"{len(numbers)} seeds at psi {', '.join(f'{psi:g}' for psi in values)} in {target}")
+
+
+if __name__ == "__main__":
+    main()
