@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml
 		{ echo "Error: Python 3.11 or newer is needed, '$(PYTHON)' is older; try make PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet 'torch>=2.14.1' 'torchvision>=0.29.1'
-	$(BIN)/python -m pip install --quiet --editable '.[efficientnet,tensorboard,lmdb,export,video,dev,compare]'
+	$(BIN)/python -m pip install --quiet --editable '.[efficientnet,tensorboard,lmdb,export,video,analysis,plots,dev,compare]'
 	@touch $(STAMP)
 
 demo: setup

@@ -1,16 +1,24 @@
-"""Make ``data/emoji32.zip`` out of the npm package ``@lobehub/fluent-emoji-3d@1.1.0``; ``data/README.md`` has the command."""
+"""Make ``data/emoji32.zip`` out of the npm package ``@lobehub/fluent-emoji-3d@1.1.0``; ``data/README.md`` has the command.
+
+With ``--paired`` the result is a folder for segmentation, ``images/`` and ``annotations/`` (0 background, 1 emoji).
+"""
 
 import hashlib
+import io
 import re
 import tarfile
 import tempfile
 from pathlib import Path
 
 import click
+import numpy as np
+import PIL.Image
 
 from dnnlib.cli import Command, friendly_errors
 from dnnlib.errors import UserError
-from training.dataset_import import Transform, import_dataset
+from training.dataset_import import ImportReport, Transform, import_dataset
+from training.dataset_import.writer import check_dest, encode_png, open_writer
+from training.paired import FOLDERS
 
 PACKAGE_SHA256 = "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58"
 SKIN_TONES = re.compile(r"1f3f[b-f]")
@@ -53,18 +61,60 @@ def read_package(path: str) -> dict[str, bytes]:
     return images
 
 
+def foreground(content: bytes, transform: Transform) -> PIL.Image.Image:
+    """Class numbers, mode ``L``: 1 where the transformed image is at least half opaque, else 0."""
+    with PIL.Image.open(io.BytesIO(content)) as image:
+        alpha = transform.apply(image.convert("RGBA").getchannel("A"))
+    return PIL.Image.fromarray((np.asarray(alpha) >= 128).astype(np.uint8))
+
+
+def write_images(images: dict[str, bytes], dest: Path, transform: Transform) -> ImportReport:
+    """What ``dataset_tool.py`` makes of the images, in the order of their names."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in images.items():
+            Path(folder, name).write_bytes(content)
+        return import_dataset(folder, dest, transform=transform)
+
+
+def write_pairs(images: dict[str, bytes], dest: Path, transform: Transform) -> ImportReport:
+    """The images and, under the same names, where their foreground is; the folder ``dest`` appears whole or not at all.
+
+    Raises :class:`UserError` when it can't be written, or when something is there already.
+    """
+    check_dest(dest)
+    try:
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{dest.name}.", dir=dest.parent) as temporary:
+            whole = Path(temporary, "whole")
+            image_folder, annotation_folder = (whole / name for name in FOLDERS)
+            report = write_images(images, image_folder, transform)
+            with open_writer(annotation_folder) as writer:
+                for name in sorted(images):
+                    writer.add(encode_png(foreground(images[name], transform)), None)
+            whole.rename(dest)
+    except OSError as error:
+        raise UserError(f"cannot write '{dest}': {error.strerror}") from error
+    return report
+
+
 @click.command(cls=Command)
 @click.option("--package", required=True, metavar="TGZ", help="lobehub-fluent-emoji-3d-1.1.0.tgz, as npm pack gives it")
-@click.option("--dest", default="data/emoji32.zip", show_default=True, metavar="ZIP", help="Zip to write")
+@click.option("--dest", default="data/emoji32.zip", show_default=True, metavar="PATH", help="Zip to write; with --paired, a new folder")
 @click.option("--resolution", type=int, default=32, show_default=True, help="Side of the images")
+@click.option("--paired", is_flag=True, help="Write images/ and annotations/ (the foreground) into a folder")
 @friendly_errors
-def main(package: str, dest: str, resolution: int) -> None:
+def main(package: str, dest: str, resolution: int, paired: bool) -> None:
     """Make the bundled data set: each base emoji once, on white, in RGB."""
-    with tempfile.TemporaryDirectory() as folder:
-        for name, content in select_bases(read_package(package)).items():
-            Path(folder, name).write_bytes(content)
-        report = import_dataset(folder, dest, transform=Transform("center-crop", resolution, resolution))
-    click.echo(f"{dest}: {report.num_images} images, SHA-256 {hashlib.sha256(Path(dest).read_bytes()).hexdigest()}")
+    path, transform = Path(dest), Transform("center-crop", resolution, resolution)
+    if paired and path.suffix.lower() == ".zip":
+        raise UserError(f"--paired writes a folder, not '{dest}'; give its name with --dest")
+    images = select_bases(read_package(package))
+    if paired:
+        report = write_pairs(images, path, transform)
+        click.echo(f"{dest}: {report.num_images} images and as many annotations")
+    else:
+        report = write_images(images, path, transform)
+        click.echo(f"{dest}: {report.num_images} images, SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()}")
 
 
 if __name__ == "__main__":

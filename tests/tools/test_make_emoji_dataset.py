@@ -1,14 +1,21 @@
 """The bundled images and the tool that made them."""
 
 import hashlib
+import io
 import zipfile
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pytest
+from click.testing import CliRunner
 
 from dnnlib.errors import UserError
-from tools.make_emoji_dataset import read_package, select_bases
+from tools import make_emoji_dataset
+from tools.make_emoji_dataset import read_package, select_bases, write_pairs
 from training.dataset import ImageFolderDataset
+from training.dataset_import import Transform
+from training.paired import PairedDataset
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 
@@ -43,3 +50,46 @@ def test_the_bundled_zip_is_the_one_that_its_readme_describes() -> None:
     assert pixels in described
     corners = [dataset[i][0][:, 0, 0].min() for i in range(1854)]
     assert sum(corner >= 250 for corner in corners) > 1800  # white behind the alpha
+
+
+def sticker(seed: int) -> bytes:
+    """A WebP picture 64 x 64: a dark rectangle somewhere, transparent around it, with white where it is transparent."""
+    rng = np.random.default_rng(seed)
+    pixels = np.full([64, 64, 4], 255, np.uint8)
+    pixels[..., 3] = 0
+    top, left = rng.integers(0, 30, 2)
+    pixels[top : top + 30, left : left + 20] = [*rng.integers(0, 100, 3), 255]
+    stream = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(stream, format="webp", lossless=True)
+    return stream.getvalue()
+
+
+def test_pairs_of_images_and_foreground(tmp_path: Path) -> None:
+    images = {f"{name}.webp": sticker(number) for number, name in enumerate(("1f431", "0023", "1f44b"))}
+    report = write_pairs(images, tmp_path / "new" / "pairs", Transform("center-crop", 32, 32))
+    assert report.num_images == 3
+    data = PairedDataset(tmp_path / "new" / "pairs")
+    assert (len(data), data.num_classes, data.resolution) == (3, 2, 32)
+    for image, classes in (data[i] for i in range(3)):
+        assert 100 < (classes == 1).sum() < 200  # 15 x 10 pixels, give or take their border
+        assert image[:, classes == 1].mean() < 120
+        assert image[:, classes == 0].mean() > 240
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["pairs"]
+
+
+def test_pairs_appear_whole_or_not_at_all(tmp_path: Path) -> None:
+    images = {"1f431.webp": sticker(0), "1f44b.webp": b"broken"}
+    with pytest.raises(UserError, match="cannot be used"):
+        write_pairs(images, tmp_path / "pairs", Transform("center-crop", 32, 32))
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "pairs").mkdir()
+    (tmp_path / "pairs" / "thesis.txt").write_text("all of it")
+    with pytest.raises(UserError, match="is not empty"):
+        write_pairs({"1f431.webp": sticker(0)}, tmp_path / "pairs", Transform("center-crop", 32, 32))
+    assert [path.name for path in (tmp_path / "pairs").iterdir()] == ["thesis.txt"]
+
+
+def test_pairs_are_no_zip(tmp_path: Path) -> None:
+    result = CliRunner().invoke(make_emoji_dataset.main, [f"--package={tmp_path / 'x.tgz'}", "--paired"])
+    assert result.exit_code == 1
+    assert "--paired writes a folder" in result.output

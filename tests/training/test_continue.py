@@ -25,7 +25,6 @@ from torch_utils.persistence import load_network_pkl
 from training import maintenance, state_keeper, training_loop
 from training.checkpoint import COUNTERS, RunState
 from training.dataset import ImageFolderDataset
-from training.reporting import TickTimer
 from training.run_state_file import newest_state, read_state, state_paths
 
 STEPS = 10
@@ -408,18 +407,3 @@ def test_a_state_that_does_not_fit():
     del saved["parts"]["ada"]
     with pytest.raises(UserError, match=r"does not fit this run or this version of the program \('ada'\)"):
         small_state().load_state_dict(saved)
-
-
-def test_time_goes_on():
-    now = [100.0]
-    first = TickTimer(clock=lambda: now[0])
-    now[0] = 130
-    first.begin_tick()
-    now[0] = 135
-    saved = first.state_dict()
-    now[0] = 9000
-    second = TickTimer(clock=lambda: now[0])
-    second.load_state_dict(saved)
-    now[0] = 9002
-    found = second.summary(1000)
-    assert (found["Timing/total_sec"], found["Timing/sec_per_tick"], found["Timing/maintenance_sec"]) == (37, 7, 30)

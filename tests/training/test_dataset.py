@@ -20,7 +20,8 @@ import pytest
 import torch
 
 from dnnlib.errors import UserError
-from training.dataset import EndlessShuffle, ImageFolderDataset, epoch_order, image_batches
+from dnnlib.interrupt import SIGNALS
+from training.dataset import EndlessShuffle, ImageFolderDataset, _ignore_signals, epoch_order, image_batches
 from training.file_tree import FileTree
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -428,3 +429,33 @@ def test_fingerprint_is_of_the_contents(tmp_path: Path) -> None:
     zips = {ImageFolderDataset(tmp_path / name).fingerprint() for name in ("c.zip", "d.zip")}
     assert len(zips) == 1
     assert len(others | zips | {plain}) == 5
+
+
+def test_the_identity_of_data(tmp_path: Path) -> None:
+    """What a continued run knows its data by: not the path, but content, labels, order and mirroring."""
+    labels = {f"{i % 2}/{i}.png": i % 3 for i in range(6)}
+    folder = make_folder(tmp_path / "a", labels=labels)
+    shutil.copytree(folder, tmp_path / "b")
+    known = {budget: ImageFolderDataset(folder, use_labels=True, memory_budget_mb=budget).identity() for budget in (0, 1024)}
+    other = ImageFolderDataset(tmp_path / "b", use_labels=True)
+    assert other.identity() == known[1024]
+    assert len({ImageFolderDataset(folder, xflip=flip, use_labels=use).identity() for flip in (0, 1) for use in (0, 1)}) == 4
+    for name, change in (("0/0.png", "0/2.png"), ("dataset.json", None)):
+        path = tmp_path / "b" / name
+        before = path.read_bytes()
+        path.write_bytes((tmp_path / "b" / change).read_bytes() if change else before.replace(b", 1]", b", 2]"))
+        assert ImageFolderDataset(tmp_path / "b", use_labels=True).identity() != known[1024], name
+        path.write_bytes(before)
+    (tmp_path / "b" / "0" / "0.png").write_bytes((tmp_path / "b" / "0" / "0.png").read_bytes() + b"\0")  # another size
+    assert ImageFolderDataset(tmp_path / "b", use_labels=True, memory_budget_mb=0).identity() != known[0]
+
+
+def test_workers_let_the_main_process_answer_signals() -> None:
+    """A scheduler's SIGTERM reaches all processes of a job; without its workers the main one could not finish its step."""
+    before = [signal.getsignal(number) for number in SIGNALS]
+    try:
+        _ignore_signals(0)
+        assert {signal.getsignal(number) for number in SIGNALS} == {signal.SIG_IGN}
+    finally:
+        for number, handler in zip(SIGNALS, before, strict=True):
+            signal.signal(number, handler)

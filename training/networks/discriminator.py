@@ -268,11 +268,29 @@ class Discriminator(nn.Module):
         Raises:
             ValueError: images of the wrong shape, or features asked of a discriminator without decoder.
         """
+        if return_features and self.decoder_res is None:
+            raise ValueError("this discriminator has no decoder: build it with decoder_res")
+        features, image = self.encode(img, force_fp32)
+        cmap = self.mapping(None, c) if self.c_dim > 0 else None
+        logits = self.b4(features[4], image, cmap)
+        if not return_features:
+            return logits
+        assert self.decoder_res is not None
+        return logits, decode(self, self.decoder_res, features)
+
+    def encode(self, img: torch.Tensor, force_fp32: bool = False) -> tuple[dict[int, torch.Tensor], torch.Tensor | None]:
+        """What the blocks make of images ``[N, img_channels, img_resolution, img_resolution]``.
+
+        Returns:
+            ``{resolution: [N, C, resolution, resolution]}`` from half the images' resolution down to 4, and the image at 4×4
+            for the last layers, None where they read none.
+
+        Raises:
+            ValueError: images of the wrong shape.
+        """
         expected = (self.img_channels, self.img_resolution, self.img_resolution)
         if tuple(img.shape[1:]) != expected:
             raise ValueError(f"expected images of shape [N, {expected[0]}, {expected[1]}, {expected[2]}], got {tuple(img.shape)}")
-        if return_features and self.decoder_res is None:
-            raise ValueError("this discriminator has no decoder: build it with decoder_res")
         x: torch.Tensor | None = None
         image: torch.Tensor | None = img
         features: dict[int, torch.Tensor] = {}
@@ -280,9 +298,4 @@ class Discriminator(nn.Module):
             x, image = self.get_submodule(f"b{res}")(x, image, force_fp32=force_fp32)
             assert x is not None
             features[res // 2] = x
-        cmap = self.mapping(None, c) if self.c_dim > 0 else None
-        logits = self.b4(features[4], image, cmap)
-        if not return_features:
-            return logits
-        assert self.decoder_res is not None
-        return logits, decode(self, self.decoder_res, features)
+        return features, image

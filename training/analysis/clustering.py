@@ -1,0 +1,106 @@
+"""Clusters of a feature map's pixels, as pictures (Lee et al. 2022, figures 3 and 8; Collins et al. 2020)."""
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dnnlib.optional import optional_import
+
+Labels = NDArray[np.int64]
+
+#: One colour a cluster, ``[K, 3]``: those of the Okabe-Ito palette, which stay apart for colour-blind readers, and four more.
+PALETTE = np.array(
+    [
+        *([230, 159, 0], [86, 180, 233], [0, 158, 115], [240, 228, 66], [0, 114, 178], [213, 94, 0], [204, 121, 167], [0, 0, 0]),
+        *([153, 153, 153], [136, 34, 85], [51, 34, 136], [221, 221, 221]),
+    ],
+    dtype=np.uint8,
+)
+
+_MAX_STEPS = 300
+
+
+def cluster_pixels(maps: torch.Tensor, k: int, seed: int) -> Labels:
+    """k-means by cosine over all pixels of all samples together: ``[N, C, H, W]`` to cluster numbers ``[N, H, W]``.
+
+    Pixels become unit vectors; scikit-learn's k-means++ with 10 starts gives the first centres; then pixels go to the
+    centre of largest cosine and centres to the direction of their pixels' sum, until nothing moves (spherical k-means,
+    Dhillon and Modha 2001). Clusters are numbered by size, the largest first. A pixel without direction (all zero) goes to
+    the first centre, and a map with fewer different pixels than k has fewer clusters. The result depends on the arguments
+    alone.
+
+    Raises:
+        UserError: scikit-learn is not installed.
+        ValueError: k is below 2 or above the number of colours.
+    """
+    if not 2 <= k <= len(PALETTE):
+        raise ValueError(f"between 2 and {len(PALETTE)} clusters can be shown, not {k}")
+    n, _, height, width = maps.shape
+    pixels = torch.nn.functional.normalize(maps.permute(0, 2, 3, 1).reshape(n * height * width, -1).double(), dim=1).numpy()
+    labels = _spherical(pixels, _first_centres(pixels, k, seed))
+    order = np.argsort(-np.bincount(labels, minlength=k), kind="stable")
+    rank = np.empty(k, np.int64)
+    rank[order] = np.arange(k)
+    return rank[labels].reshape(n, height, width)
+
+
+def _first_centres(pixels: NDArray[np.float64], k: int, seed: int) -> NDArray[np.float64]:
+    kmeans = optional_import("sklearn.cluster", extra="analysis", purpose="clustering feature maps").KMeans
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optional_import("sklearn.exceptions", extra="analysis", purpose="clustering").ConvergenceWarning)
+        centres: NDArray[np.float64] = kmeans(n_clusters=k, n_init=10, random_state=seed).fit(pixels).cluster_centers_
+    return centres
+
+
+def _spherical(pixels: NDArray[np.float64], centres: NDArray[np.float64]) -> Labels:
+    """Lloyd's steps on the unit sphere from some centres ``[K, C]``; the centre of an empty cluster has cosine 0 with all."""
+    labels: Labels = np.full(len(pixels), -1, np.int64)
+    for _ in range(_MAX_STEPS):
+        before, labels = labels, (pixels @ _unit(centres).T).argmax(axis=1)
+        if (labels == before).all():
+            break
+        centres = np.zeros_like(centres)
+        np.add.at(centres, labels, pixels)
+    return labels
+
+
+def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(min=1e-300)
+
+
+def match_clusters(labels: Labels, reference: Labels) -> Labels:
+    """Rename the clusters of ``labels`` so that they agree with ``reference`` in as many pixels as possible.
+
+    Both are cluster numbers of the same samples, ``[N, H, W]``; the sizes may differ by a whole factor, and so may the
+    numbers of clusters: those without a counterpart take the numbers that are left. (Feature spaces of two snapshots, or
+    of two resolutions, have nothing in common that centres could be compared in; places have.)
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    size = max(labels.shape[1], reference.shape[1])
+    ours, theirs = _enlarged(labels, size).ravel(), _enlarged(reference, size).ravel()
+    k = int(max(ours.max(), theirs.max())) + 1
+    overlap = np.bincount(ours * k + theirs, minlength=k * k).reshape(k, k)
+    _, renamed = linear_sum_assignment(overlap, maximize=True)
+    return renamed.astype(np.int64)[labels]
+
+
+def match_all(every: Sequence[Labels]) -> list[Labels]:
+    """Rename the clusters of each of a sequence to agree with the one after it, the last one being left as it is."""
+    matched: list[Labels] = []
+    for labels in reversed(every):
+        matched.insert(0, match_clusters(labels, matched[0]) if matched else labels)
+    return matched
+
+
+def paint(labels: Labels, size: int) -> torch.Tensor:
+    """Cluster numbers ``[N, H, W]`` in the colours of :data:`PALETTE`, uint8 ``[N, 3, size, size]``, without smoothing."""
+    return torch.from_numpy(PALETTE[_enlarged(labels, size)]).permute(0, 3, 1, 2)
+
+
+def _enlarged(labels: Labels, size: int) -> Labels:
+    factor = size // labels.shape[1]
+    return labels.repeat(factor, axis=1).repeat(factor, axis=2)

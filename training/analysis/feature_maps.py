@@ -1,0 +1,52 @@
+"""Feature maps of trained networks, a batch at a time: the generator's, and the discriminator's encoder's and decoder's."""
+
+from collections.abc import Collection, Iterable
+
+import torch
+
+from training.images import to_uint8
+from training.networks import Discriminator, Generator
+from training.networks.decoder import decode
+
+Maps = dict[int, torch.Tensor]
+
+
+@torch.no_grad()
+def generator_maps(
+    G: Generator, z: torch.Tensor, c: torch.Tensor, resolutions: Collection[int], batch: int = 16
+) -> tuple[torch.Tensor, Maps]:
+    """What ``G`` makes of latents ``z [N, z_dim]`` and labels ``c [N, c_dim]``, with its constant noise, in float32.
+
+    Returns:
+        images uint8 ``[N, C, H, W]``, and ``{resolution: [N, C, resolution, resolution]}``, its block outputs; on the CPU.
+
+    Raises:
+        ValueError: a resolution that ``G`` has no block for.
+    """
+    images, parts = [], []
+    for some_z, some_c in zip(z.split(batch), c.split(batch), strict=True):
+        rendered, maps = G(some_z, some_c, capture=resolutions, noise_mode="const", force_fp32=True)
+        images.append(to_uint8(rendered))
+        parts.append(maps)
+    return torch.cat(images), _joined(parts)
+
+
+@torch.no_grad()
+def discriminator_maps(D: Discriminator, images: torch.Tensor, batch: int = 16) -> tuple[Maps, Maps]:
+    """Encoder and decoder maps of images float32 ``[N, C, H, W]`` in [-1, 1], in float32.
+
+    Returns:
+        ``{resolution: [N, C, resolution, resolution]}`` of the encoder, from half the images' resolution down to 4, and of
+        the decoder, from 8 to its target; the latter is empty where ``D`` has no decoder. On the CPU.
+    """
+    encoder, decoder = [], []
+    for some in images.split(batch):
+        features, _ = D.encode(some, force_fp32=True)
+        encoder.append(features)
+        decoder.append({} if D.decoder_res is None else decode(D, D.decoder_res, features))
+    return _joined(encoder), _joined(decoder)
+
+
+def _joined(parts: Iterable[Maps]) -> Maps:
+    every = list(parts)
+    return {res: torch.cat([part[res].float().cpu() for part in every]) for res in every[0]}

@@ -1,0 +1,33 @@
+"""The real images that a network is looked at beside."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dnnlib.errors import UserError
+from training.dataset import ImageFolderDataset
+from training.networks import Discriminator, Generator
+
+
+def open_reals(
+    training_set_kwargs: Mapping[str, Any] | None, data: str | None, network: Generator | Discriminator
+) -> ImageFolderDataset:
+    """All images of ``data``, or of what the network was trained on, as they are: without mirrored copies, with labels if it takes any.
+
+    Args:
+        training_set_kwargs: what the network pickle says of its training set.
+        data: a folder or zip in its place.
+        network: takes or gives images of that size.
+
+    Raises:
+        UserError: no data set is known, it isn't there, or its images are of another size.
+    """
+    path = (training_set_kwargs or {}).get("path") if data is None else data
+    if path is None:
+        raise UserError("this network pickle does not say what it was trained on; give --data")
+    if data is None and not Path(path).exists():
+        raise UserError(f"'{path}', which the network was trained on, is not there; say where it is with --data")
+    dataset = ImageFolderDataset(path, resolution=network.img_resolution, use_labels=network.c_dim > 0)
+    if dataset.num_channels != network.img_channels:
+        raise UserError(f"the images in '{path}' have {dataset.num_channels} channels, the network's {network.img_channels}")
+    return dataset
