@@ -18,7 +18,7 @@ from torch import Tensor
 Features = NDArray[np.floating] | Tensor
 
 # Distances are computed in tiles of at most TILE x TILE, whatever the number of samples.
-TILE = 2048
+TILE = 1024
 
 # Candidates for the k-th neighbour kept beyond k, so that rounding in float32 can't push the right one out.
 SPARE = 4
@@ -72,7 +72,7 @@ class Points:
 def points(first: Features, second: Features, fewest: int) -> tuple[Points, Points]:
     """Two sets ``[N, F]`` and ``[M, F]`` about one centre, their mean, on the device they are on.
 
-    Takes ``4 F (N + M)`` bytes beside the features, and less than a tenth of a GiB for blocks of rows at work.
+    Takes ``4 F (N + M)`` bytes beside the features, and a twentieth of a GiB for rows at work.
     Raises :class:`ValueError` on other shapes, fewer than ``fewest`` rows, and values that are not finite.
     """
     sets = [torch.as_tensor(features) for features in (first, second)]
@@ -81,12 +81,15 @@ def points(first: Features, second: Features, fewest: int) -> tuple[Points, Poin
             raise ValueError(f"{what} features must be [N, F], not {tuple(rows.shape)}")
         if len(rows) < fewest:
             raise ValueError(f"at least {fewest} {what} samples are needed, not {len(rows)}")
-        if not all(block.isfinite().all() for block in rows.split(TILE)):
+        if not all(block.isfinite().all() for block in rows.split(_rows_at_work(rows))):
             raise ValueError(f"{what} features must be finite")
     if sets[0].shape[1] != sets[1].shape[1]:
         raise ValueError(f"real and generated features differ in width: {sets[0].shape[1]} and {sets[1].shape[1]}")
-    blocks = [block for rows in sets for block in rows.split(TILE)]
-    centre = torch.stack([block.double().sum(0) for block in blocks]).sum(0) / sum(map(len, sets))
+    blocks = [block for rows in sets for block in rows.split(_rows_at_work(rows))]
+    centre = torch.zeros(sets[0].shape[1], dtype=torch.float64, device=sets[0].device)
+    for block in blocks:
+        centre += block.double().sum(0)
+    centre /= sum(map(len, sets))
     largest = max(float((block.double() - centre).abs().max()) for block in blocks)
     scale = float(2.0 ** np.ceil(np.log2(largest))) if largest > 0 else 1.0
     one, other = (_shifted(rows, centre, scale) for rows in sets)
@@ -96,11 +99,16 @@ def points(first: Features, second: Features, fewest: int) -> tuple[Points, Poin
 def _shifted(rows: Tensor, centre: Tensor, scale: float) -> Points:
     lean = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
     norms = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
-    for start in range(0, len(rows), TILE):
-        block = slice(start, start + TILE)
+    for start in range(0, len(rows), _rows_at_work(rows)):
+        block = slice(start, start + _rows_at_work(rows))
         lean[block] = (rows[block].double() - centre) / scale
         norms[block] = lean[block].double().square().sum(1)
     return Points(rows, centre, scale, lean, norms)
+
+
+def _rows_at_work(rows: Tensor) -> int:
+    """How many rows make 8 MiB in float64."""
+    return max(1, 2**20 // max(rows.shape[1], 1))
 
 
 def squared_radii(a: Points, k: int) -> Tensor:
@@ -210,9 +218,11 @@ def _squared_distances(a: Points, i: Tensor, b: Points, j: Tensor, rows: range, 
 
 
 def _distances_of_pairs(a: Points, i: Tensor, b: Points, j: Tensor) -> Tensor:
-    step = max(1, TILE * 512 // a.rows.shape[1])  # 8 MiB of float64 features
-    parts = [(a.exact(x) - b.exact(y)).square().sum(1) for x, y in zip(i.split(step), j.split(step), strict=True)]
-    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64, device=i.device)
+    squared = torch.empty(len(i), dtype=torch.float64, device=i.device)
+    for start in range(0, len(i), _rows_at_work(a.rows)):
+        part = slice(start, start + _rows_at_work(a.rows))
+        squared[part] = (a.exact(i[part]) - b.exact(j[part])).square().sum(1)
+    return squared
 
 
 def _distance_products(x: Tensor, y: Tensor) -> Tensor:

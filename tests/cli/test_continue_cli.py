@@ -36,7 +36,7 @@ def refused(result, *messages):
         assert message in result.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
 def test_a_scheduler_ends_a_run_and_starts_it_again(images, tmp_path, number):
     command = [sys.executable, "train.py", f"--data={images}", f"--outdir={tmp_path}", "--kimg=1000", "--continue=auto", *SMALL]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

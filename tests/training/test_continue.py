@@ -135,7 +135,7 @@ def test_the_state_of_a_run_moves(undisturbed):
 @pytest.mark.parametrize(
     "options",
     [
-        {"reg_type": "none", "aug": "noaug", "cfg": "cifar", "mbstd_group": 4, "map_depth": 2},
+        pytest.param({"reg_type": "none", "aug": "noaug", "cfg": "cifar", "mbstd_group": 4, "map_depth": 2}, marks=pytest.mark.slow),
         {"reg_type": "none", "workers": 2, "memory_budget_mb": 0, "cond": True},
     ],
     ids=["cifar", "workers"],

@@ -433,7 +433,7 @@ def test_fingerprint_is_of_the_contents(tmp_path: Path) -> None:
 
 def test_the_identity_of_data(tmp_path: Path) -> None:
     """What a continued run knows its data by: not the path, but content, labels, order and mirroring."""
-    labels = {f"{i % 2}/{i}.png": i % 3 for i in range(6)}
+    labels = [[f"{i % 2}/{i}.png", i % 3] for i in range(6)]
     folder = make_folder(tmp_path / "a", labels=labels)
     shutil.copytree(folder, tmp_path / "b")
     known = {budget: ImageFolderDataset(folder, use_labels=True, memory_budget_mb=budget).identity() for budget in (0, 1024)}

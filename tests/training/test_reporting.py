@@ -10,12 +10,15 @@ from torch_utils.training_stats import Summary
 from training.reporting import RunLog, TickTimer
 
 
-def test_tensorboard_hides_what_the_run_will_write_again(tmp_path):
-    pytest.importorskip("tensorboard")
-    for images_seen, purge in ((0, None), (5000, 6), (5999, 6)):
-        with RunLog(tmp_path, images_seen) as log:
-            assert log._tensorboard is not None
-            assert log._tensorboard.purge_step == purge
+def test_tensorboard_hides_what_the_run_will_write_again(tmp_path, monkeypatch):
+    tensorboard = pytest.importorskip("torch.utils.tensorboard")
+    asked = []
+    original = tensorboard.SummaryWriter
+    monkeypatch.setattr(tensorboard, "SummaryWriter", lambda *args, purge_step: (asked.append(purge_step), original(*args))[1])
+    for images_seen in (0, 5000, 5999):
+        with RunLog(tmp_path, images_seen):
+            pass
+    assert asked == [None, 6, 6]
 
 
 def test_statistics_go_on_without_tensorboard(tmp_path, capsys):
