@@ -139,7 +139,7 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
         """
         known = self._digest if self._tree.is_zip or self.in_memory else self._tree.outline(self._names)
         labels = b"" if self._labels is None else self._labels.tobytes()
-        return hashlib.sha256(f"{known} {self.xflip} {len(self)} ".encode() + labels).hexdigest()
+        return hashlib.sha256(f"{known} {len(self)} ".encode() + labels).hexdigest()
 
     @cached_property
     def _digest(self) -> str:

@@ -407,3 +407,13 @@ def test_a_state_that_does_not_fit():
     del saved["parts"]["ada"]
     with pytest.raises(UserError, match=r"does not fit this run or this version of the program \('ada'\)"):
         small_state().load_state_dict(saved)
+
+
+def test_a_disk_that_is_full_when_asked_to_stop(images, tmp_path, monkeypatch):
+    """The scheduler has to hear that what was done since the last state is lost."""
+    StopAt(monkeypatch, 2)
+    calls = []
+    FullFor(monkeypatch, state_keeper, "write_state", lambda: calls.append(1) or len(calls) > 1)
+    with pytest.raises(UserError, match="No space left on device"):
+        train(images, tmp_path / "run")
+    assert newest_state(tmp_path / "run")[1]["counters"]["steps"] == 1

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+import torch_utils.ops.native as native
 from torch_utils.ops.dispatch import Impl, use_native
 
 
@@ -29,6 +30,9 @@ ACTIVATIONS = {
     "softplus": Activation(lambda x, _: F.softplus(x), 0.0, 1.0),
     "swish": Activation(lambda x, _: x * torch.sigmoid(x), 0.0, math.sqrt(2)),
 }
+
+# PyTorch has vector code for these, the compiled loops call the C library (benchmarks/ops.py).
+FASTER_PLAIN_ON_CPU = frozenset({"tanh", "sigmoid", "softplus", "swish"})
 
 
 def bias_act(
@@ -55,19 +59,31 @@ def bias_act(
 
     Raises:
         ValueError: unknown activation, a negative clamp, or a bias that does not fit.
+        OpsUnavailable: see :func:`torch_utils.ops.dispatch.use_native`.
     """
-    use_native("bias_act", impl)
     if act not in ACTIVATIONS:
         raise ValueError(f"bias_act: unknown activation {act!r}; known: {', '.join(ACTIVATIONS)}")
     if clamp is not None and clamp < 0:
         raise ValueError(f"bias_act: clamp must not be negative, got {clamp}")
-    if b is not None:
-        if b.ndim != 1 or b.shape[0] != x.shape[dim]:
-            raise ValueError(f"bias_act: bias of shape {tuple(b.shape)} does not fit dimension {dim} of {tuple(x.shape)}")
-        x = x + b.reshape([-1 if i == dim % x.ndim else 1 for i in range(x.ndim)])
+    if b is not None and (b.ndim != 1 or b.shape[0] != x.shape[dim]):
+        raise ValueError(f"bias_act: bias of shape {tuple(b.shape)} does not fit dimension {dim} of {tuple(x.shape)}")
     spec = ACTIVATIONS[act]
-    x = spec.function(x, spec.alpha if alpha is None else alpha)
+    alpha = spec.alpha if alpha is None else alpha
     gain = spec.gain if gain is None else gain
+    if use_native("bias_act", impl, x, _obstacle(x, b, alpha), slower=x.device.type == "cpu" and act in FASTER_PLAIN_ON_CPU):
+        return native.bias_act(x, b, dim, act, float(alpha), float(gain), None if clamp is None else float(clamp))
+    if b is not None:
+        x = x + b.reshape([-1 if i == dim % x.ndim else 1 for i in range(x.ndim)])
+    x = spec.function(x, alpha)
     if gain != 1:
         x = x * gain
     return x if clamp is None else x.clamp(-clamp, clamp)
+
+
+def _obstacle(x: torch.Tensor, b: torch.Tensor | None, alpha: float) -> str | None:
+    """What keeps a call from the compiled op."""
+    if b is not None and (b.dtype != x.dtype or b.device != x.device):
+        return f"the bias is {b.dtype} on {b.device}, the input {x.dtype} on {x.device}"
+    if alpha < 0:
+        return f"with alpha={alpha} the result does not tell on which side of zero the input was"
+    return None

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+import torch_utils.ops.native as native
 from torch_utils.ops.dispatch import Impl, use_native
 
 Pair = int | Sequence[int]
@@ -114,8 +115,8 @@ def upfirdn2d(
 
     Raises:
         ValueError: ``x`` is not four-dimensional or not float, or nothing is left after cropping.
+        OpsUnavailable: see :func:`torch_utils.ops.dispatch.use_native`.
     """
-    use_native("upfirdn2d", impl)
     if x.ndim != 4 or not x.is_floating_point():
         raise ValueError(f"upfirdn2d: expected a float tensor [N, C, H, W], got {x.dtype} {tuple(x.shape)}")
     up_x, up_y = parse_scale(up)
@@ -127,18 +128,19 @@ def upfirdn2d(
             f"upfirdn2d: {tuple(x.shape)} upsampled by {(up_y, up_x)} and padded by {(left, right, top, bottom)} "
             f"is smaller than the filter {(taps_y, taps_x)}"
         )
+    obstacle = "the filter's gradient is asked for" if f is not None and f.requires_grad else None
+    if use_native("upfirdn2d", impl, x, obstacle):
+        return native.upfirdn2d(x, f, (up_x, up_y), (down_x, down_y), (left, right, top, bottom), flip_filter, float(gain))
     x = _insert_zeros(x, up_x, up_y)
     x = pad_or_crop(x, (left, right, top, bottom))
     if f is None:
         x = x if gain == 1 else x * gain
         return x[:, :, ::down_y, ::down_x]
-    f = (f * gain ** (f.ndim / 2)).to(x.dtype)
-    if not flip_filter:
-        f = f.flip(list(range(f.ndim)))
+    f = f.to(x.dtype) if flip_filter else f.to(x.dtype).flip(list(range(f.ndim)))
     channels = x.shape[1]
     if f.ndim == 2:
-        return F.conv2d(x, f.expand(channels, 1, -1, -1), stride=(down_y, down_x), groups=channels)
-    x = F.conv2d(x, f[None, :].expand(channels, 1, -1, -1), stride=(1, down_x), groups=channels)
+        return F.conv2d(x, (f * gain).expand(channels, 1, -1, -1), stride=(down_y, down_x), groups=channels)
+    x = F.conv2d(x, (f * gain)[None, :].expand(channels, 1, -1, -1), stride=(1, down_x), groups=channels)
     return F.conv2d(x, f[:, None].expand(channels, 1, -1, -1), stride=(down_y, 1), groups=channels)
 
 

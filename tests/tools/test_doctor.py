@@ -1,0 +1,89 @@
+"""tools/doctor.py: what it finds, what it advises, and its exit status."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+import torch_utils.ops.bias_act as bias_act_module
+from tools import doctor
+from torch_utils.ops import dispatch
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.fixture(autouse=True)
+def fresh_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No mode, no library, an empty cache."""
+    monkeypatch.setattr(dispatch, "_state", dispatch._State())
+    monkeypatch.delenv(dispatch.VARIABLE, raising=False)
+    monkeypatch.setenv("GGDR_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def findings(*arguments: str) -> tuple[int, dict[str, dict]]:
+    """Exit status and findings by name."""
+    result = CliRunner().invoke(doctor.main, [*arguments, "--json"])
+    report = json.loads(result.output)
+    assert report["works"] == (result.exit_code == 0)
+    return result.exit_code, {finding["name"]: finding for finding in report["findings"]}
+
+
+def test_plain_pytorch_needs_nothing():
+    status, found = findings("--ops=ref", "--device=cpu")
+    assert status == 0
+    assert {"python", "torch", "cuda", "driver", "compiler", "ninja", "nvcc", "cache", "ops"} <= set(found)
+    assert found["ops"]["state"] == "plain PyTorch (as asked for)"
+    assert found["upfirdn2d up 2"]["state"] == "plain PyTorch, agrees to 0e+00"
+    assert {name for name in found if name.startswith("bias_act")} == {f"bias_act {act}" for act in bias_act_module.ACTIVATIONS}
+
+
+def test_no_compiler(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    status, found = findings("--ops=auto", "--device=cpu")
+    assert status == 0
+    assert "no C++ compiler" in found["compiler"]["fault"]
+    assert found["compiler"]["remedy"].startswith("install one")
+    assert found["ops"]["fault"] == "compiled ops cannot be had"
+    monkeypatch.setattr(dispatch, "_state", dispatch._State())
+    status, found = findings("--ops=native", "--device=cpu")
+    assert status == 1
+    assert found["ops"]["needed"]
+    assert "no C++ compiler" in found["ops"]["fault"]
+
+
+def test_a_cache_that_cannot_be_written(monkeypatch):
+    monkeypatch.setenv("GGDR_CACHE_DIR", "/dev/null/cache")
+    assert "/dev/null cannot be written" in findings("--ops=ref")[1]["cache"]["fault"]
+
+
+def test_an_op_that_gives_wrong_results(monkeypatch):
+    monkeypatch.setattr(bias_act_module, "use_native", lambda op, impl, x, *args, **options: impl == "auto")
+    monkeypatch.setattr(bias_act_module.native, "bias_act", lambda x, *args: x * 1.1)
+    status, found = findings("--ops=ref")
+    assert status == 1
+    assert "differs from plain PyTorch" in found["bias_act lrelu"]["fault"]
+    assert found["upfirdn2d up 2"]["fault"] is None
+
+
+def test_an_op_that_fails(monkeypatch):
+    def fail(*args: object) -> torch.Tensor:
+        raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setattr(bias_act_module, "use_native", lambda op, impl, x, *args, **options: impl == "auto")
+    monkeypatch.setattr(bias_act_module.native, "bias_act", fail)
+    status, found = findings("--ops=ref")
+    assert status == 1
+    assert found["bias_act tanh"]["fault"] == "no kernel image is available"
+
+
+def test_as_people_run_it():
+    command = [sys.executable, "-m", "tools.doctor", "--ops=ref", "--device=cpu"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, env=os.environ, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "ok  ops" in result.stdout
+    assert "--device=cuda" in CliRunner().invoke(doctor.main, ["--device=cuda"]).output or torch.cuda.is_available()

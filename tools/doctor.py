@@ -1,0 +1,184 @@
+"""Says what this machine has of what the compiled ops need, tries each op, and says what to do about what is missing.
+
+    python -m tools.doctor [--ops auto|native|ref] [--device cpu|cuda] [--json]
+
+Exit status 1 if something that was asked for does not work.
+"""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+import torch
+
+from dnnlib.cli import Command, friendly_errors
+from dnnlib.download import CACHE_VARIABLE, cache_root
+from dnnlib.errors import UserError
+from torch_utils.device import pick_device
+from torch_utils.native_build import MODES, prepare_native_ops
+from torch_utils.ops import build, dispatch
+from torch_utils.ops.bias_act import ACTIVATIONS, bias_act
+from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
+
+
+@dataclass
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        name: what was looked at.
+        state: what was found.
+        fault: None, or what is wrong with it.
+        remedy: what to do about it; empty without a fault.
+        needed: whether something that was asked for does not work because of it.
+    """
+
+    name: str
+    state: str
+    fault: str | None = None
+    remedy: str = ""
+    needed: bool = False
+
+
+def check_versions() -> list[Finding]:
+    """Python, PyTorch, its CUDA, the driver, GPUs and their architectures."""
+    findings = [
+        Finding("python", f"{platform.python_version()} at {sys.executable}"),
+        Finding("torch", f"{torch.__version__}, {torch.get_num_threads()} CPU threads, {torch.backends.cpu.get_cpu_capability()}"),
+        Finding("cuda", f"{torch.version.cuda}" if torch.version.cuda else "this PyTorch is built without CUDA"),
+    ]
+    if not torch.cuda.is_available():
+        return [*findings, Finding("driver", "PyTorch finds no GPU")]
+    driver = Path("/proc/driver/nvidia/version")
+    state = driver.read_text(encoding="utf-8").split("\n")[0] if driver.is_file() else "a GPU answers"
+    gpus = [
+        f"{torch.cuda.get_device_name(i)} (sm_{''.join(map(str, torch.cuda.get_device_capability(i)))})"
+        for i in range(torch.cuda.device_count())
+    ]
+    return [*findings, Finding("driver", state), Finding("gpus", ", ".join(gpus))]
+
+
+def check_tools() -> list[Finding]:
+    """Compiler, ninja and nvcc."""
+    findings = []
+    for name, find in {"compiler": build.find_compiler, "ninja": build.find_ninja}.items():
+        try:
+            path = find()
+            findings.append(Finding(name, f"{build.first_line(path, '--version')} at {path}"))
+        except build.BuildError as error:
+            what, _, remedy = str(error).partition("; ")
+            findings.append(Finding(name, "missing", what, remedy or "install it again"))
+    nvcc = build.find_nvcc()
+    if nvcc is None:
+        state = "missing"
+    else:
+        try:
+            state = f"CUDA {build.nvcc_version(nvcc)} at {nvcc}"
+        except build.BuildError as error:
+            state = str(error)
+    obstacle = build.cuda_obstacle() if torch.cuda.is_available() else None  # without a GPU nothing needs nvcc
+    what, _, remedy = (obstacle or "").partition("; ")
+    return [*findings, Finding("nvcc", state, what or None, remedy)]
+
+
+def check_cache() -> Finding:
+    """The folder of builds."""
+    folder = cache_root() / "ops"
+    builds = len(list(folder.glob(f"*/{build.NAME}.so"))) if folder.is_dir() else 0
+    existing = next(path for path in [folder, *folder.parents] if path.exists())
+    if not os.access(existing, os.W_OK) or not existing.is_dir():
+        return Finding("cache", str(folder), f"{existing} cannot be written", f"set {CACHE_VARIABLE} to a folder that can")
+    return Finding("cache", f"{folder}, {builds} build{'s' if builds != 1 else ''}")
+
+
+def check_path(mode: dispatch.Impl, device: str) -> Finding:
+    """Build or load the ops, and say which path runs."""
+    try:
+        line = prepare_native_ops(mode, device)
+    except UserError as error:
+        return Finding("ops", "not available", str(error), "see above, or use --ops=auto", needed=True)
+    fell_back = mode == "auto" and device not in dispatch.loaded_devices()
+    remedy = "plain PyTorch gives the same results, slower; the line says what is missing" if fell_back else ""
+    return Finding("ops", line.removeprefix("Ops: "), "compiled ops cannot be had" if fell_back else None, remedy)
+
+
+def relative(got: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest difference over largest expected value."""
+    return float((got - expected).abs().max() / expected.abs().max())
+
+
+def try_ops(device: str) -> list[Finding]:
+    """Each op against plain PyTorch, with gradients, on the path that ``auto`` takes."""
+    x = torch.randn([2, 8, 32, 32], generator=torch.Generator().manual_seed(0)).to(device)
+    b, f = torch.linspace(-1, 1, 8, device=device), setup_filter([1, 3, 3, 1], device=device)
+    path = "compiled" if device in dispatch.loaded_devices() and dispatch.mode() != "ref" else "plain PyTorch"
+    findings = []
+
+    def compare(name: str, function: Callable[[torch.Tensor, dispatch.Impl], torch.Tensor]) -> None:
+        worst = 0.0
+        try:
+            leaf = x.clone().requires_grad_(True)
+            got, expected = function(leaf, "auto"), function(leaf, "ref")
+            weights = torch.cos(expected.detach())
+            grads = [torch.autograd.grad((y * weights).sum(), leaf)[0] for y in (got, expected)]
+            worst = max(relative(got.detach(), expected.detach()), relative(*grads))
+        except RuntimeError as error:
+            findings.append(Finding(name, path, " ".join(str(error).split()), "use --ops=ref, and report this", needed=True))
+            return
+        fault = None if worst < 1e-5 else f"differs from plain PyTorch by {worst:.1e}"
+        findings.append(
+            Finding(name, f"{path}, agrees to {worst:.0e}", fault, "use --ops=ref, and report this" if fault else "", fault is not None)
+        )
+
+    for name, options in {
+        "up 2": {"up": 2, "padding": [2, 1, 2, 1]},
+        "down 2": {"down": 2, "padding": 1},
+        "filter": {"padding": [2, 1, 2, 1]},
+    }.items():
+        compare(f"upfirdn2d {name}", lambda x, impl, options=options: upfirdn2d(x, f, impl=impl, **options))  # type: ignore[misc]
+    for act in ACTIVATIONS:
+        compare(f"bias_act {act}", lambda x, impl, act=act: bias_act(x, b, act=act, clamp=2.0, impl=impl))  # type: ignore[misc]
+    return findings
+
+
+def report(findings: list[Finding]) -> None:
+    """Print findings for people."""
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        print(f"{'!!' if finding.fault else 'ok'}  {finding.name:{width}}  {finding.state}")
+        if finding.fault:
+            print(f"    {'':{width}}  {finding.fault}\n    {'':{width}}  to do: {finding.remedy}")
+
+
+@click.command(cls=Command)
+@click.option(
+    "--ops",
+    type=click.Choice(MODES),
+    envvar=dispatch.VARIABLE,
+    default="auto",
+    help="The path that is asked for.  [default: $GGDR_OPS, else auto]",
+)
+@click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True, help="Where the ops shall run.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@friendly_errors
+def main(ops: dispatch.Impl, device: str, as_json: bool) -> None:
+    """Say what this machine has of what the compiled ops need, try each op, and say what to do about faults."""
+    where = pick_device(device).type
+    findings = [*check_versions(), *check_tools(), check_cache(), check_path(ops, where)]
+    if not any(finding.needed for finding in findings):
+        findings += try_ops(where)
+    broken = any(finding.needed for finding in findings)
+    if as_json:
+        print(json.dumps({"works": not broken, "findings": [asdict(finding) for finding in findings]}, indent=1))
+    else:
+        report(findings)
+    sys.exit(1 if broken else 0)
+
+
+if __name__ == "__main__":
+    main()
