@@ -5,6 +5,7 @@ import io
 import itertools
 import os
 import signal
+import threading
 from collections.abc import Generator, Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -300,7 +301,7 @@ def _worker_batches(
         num_workers=workers,
         collate_fn=_stack_or_error,  # to arrays, not tensors: those would need shared memory, which containers often lack,
         # and a handshake with the worker for each, which an interrupt can cut
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=_obey_the_parent_alone,
         generator=torch.Generator(),  # without one of its own, the loader draws from the global generator
     )
     for batch in loader:
@@ -335,10 +336,21 @@ def _stack_or_error(items: list[Any]) -> tuple[np.ndarray, np.ndarray] | UserErr
     return next((item for item in items if isinstance(item, UserError)), None) or _stack(items)
 
 
-def _ignore_signals(_worker: int) -> None:
-    # They reach the whole process group; the main process alone answers them, and needs its workers for the current step.
+def _obey_the_parent_alone(_worker: int) -> None:
+    # Signals reach the whole process group; the main process alone answers them, and needs its workers for the current step.
+    # Its own SIGTERM, by which multiprocessing ends them, counts.
     for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    parent = os.getppid()
+
+    def end_when_told() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+            pass
+        os._exit(0)
+
+    threading.Thread(target=end_when_told, daemon=True).start()
 
 
 def _subset(size: int, max_size: int | None, random_seed: int) -> np.ndarray:

@@ -20,8 +20,7 @@ import pytest
 import torch
 
 from dnnlib.errors import UserError
-from dnnlib.interrupt import SIGNALS
-from training.dataset import EndlessShuffle, ImageFolderDataset, _ignore_signals, epoch_order, image_batches
+from training.dataset import EndlessShuffle, ImageFolderDataset, epoch_order, image_batches
 from training.file_tree import FileTree
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -450,12 +449,28 @@ def test_the_identity_of_data(tmp_path: Path) -> None:
     assert ImageFolderDataset(tmp_path / "b", use_labels=True, memory_budget_mb=0).identity() != known[0]
 
 
-def test_workers_let_the_main_process_answer_signals() -> None:
-    """A scheduler's SIGTERM reaches all processes of a job; without its workers the main one could not finish its step."""
-    before = [signal.getsignal(number) for number in SIGNALS]
-    try:
-        _ignore_signals(0)
-        assert {signal.getsignal(number) for number in SIGNALS} == {signal.SIG_IGN}
-    finally:
-        for number, handler in zip(SIGNALS, before, strict=True):
-            signal.signal(number, handler)
+WORKERS_UNDER_FIRE = """
+import multiprocessing, os, signal, subprocess, sys, time
+from dnnlib.interrupt import SIGNALS
+from training.dataset import ImageFolderDataset, image_batches
+batches = image_batches(ImageFolderDataset(sys.argv[1], memory_budget_mb=0), batch_size=4, seed=0, workers=2)
+next(batches)
+workers = multiprocessing.active_children()
+for number in SIGNALS:
+    for worker in workers:
+        subprocess.run(["kill", f"-{int(number)}", str(worker.pid)], check=True)  # from another process, as a scheduler's
+    time.sleep(0.05)
+    next(batches)
+assert [worker.is_alive() for worker in workers] == [True, True]
+print("alive", flush=True)
+"""
+
+
+def test_workers_let_the_main_process_answer_signals(folder: Path) -> None:
+    """A scheduler's SIGTERM reaches all processes of a job; without its workers the main one could not finish its step.
+
+    When the main process ends, even without closing the batches, so do they.
+    """
+    command = [sys.executable, "-c", WORKERS_UNDER_FIRE, str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)  # pipes close with the last one
+    assert (done.returncode, done.stdout, done.stderr) == (0, "alive\n", "")
