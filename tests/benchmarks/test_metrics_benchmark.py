@@ -38,7 +38,7 @@ def test_everything(tmp_path: Path) -> None:
         pytest.importorskip(package)
     sizes = ("--neighbours=150x120x8", "--large=200x100x8", "--dimensions=16", "--images=8")
     report, output = run(tmp_path, "--only=neighbours,frechet,extraction,large", *sizes)
-    assert set(report["neighbours"]["ratios"]["all four"]) == {"seconds", "peak_mib"}
+    assert set(report["neighbours"]["ratios"]["all four"]) == {"seconds", "cpu_seconds", "peak_mib"}
     assert report["large"]["formula_mib"] == 8 * 8 * 300 / 2**20
     assert [part["detector"] for part in report["extraction"]] == ["efficientnet-lite0", "inception's layers"]
     assert output.count("adds") == 2

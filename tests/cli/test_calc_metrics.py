@@ -193,10 +193,10 @@ def test_cache(world: Path, cache: Path) -> None:
 
 
 def test_offline(world: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("GGDR_OFFLINE", raising=False)
+    monkeypatch.setenv("GGDR_OFFLINE", "")  # set rather than deleted, so that monkeypatch takes --offline back at the end
     data = f"--data={world / 'data'}"
     refused(invoke(world, "--metrics=fid20_full", data, "--offline", "--detector=inception"), f"put the file at {cache / 'downloads'}")
-    monkeypatch.delenv("GGDR_OFFLINE")
+    monkeypatch.setenv("GGDR_OFFLINE", "")
     address = "--network=https://example.org/net.pkl"
     refused(invoke(world, "--metrics=fid20_full", data, "--offline", address), "cannot download https://example.org/net.pkl")
 

@@ -3,6 +3,7 @@
 // A case: its kind, then integers, doubles and blobs, each list with its length before it. See test_host_kernels.py.
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -153,14 +154,14 @@ void run_upfirdn2d(Case& c, std::FILE* out) {
 }
 
 // ints: type, size, step, channels, activation, order of the derivative, order of threads, offset of the tensors in their
-// blobs, sparse (0 or 1). doubles: alpha, gain, clamp. blobs: incoming, kept, bias, blocks; for sparse ones the first two
+// blobs (negative: of `incoming` alone), sparse (0 or 1). doubles: alpha, gain, clamp. blobs: incoming, kept, bias, blocks; for sparse ones the first two
 // hold values at the offsets that follow.
 void run_bias_act(Case& c, std::FILE* out) {
     const auto& i = c.ints;
     const Scalar type = Scalar(i[0]);
-    const std::size_t item = size_of(i[0]), skip = i[7] * item;
+    const std::size_t item = size_of(i[0]), skip = std::max<std::int64_t>(i[7], 0) * item, skip_incoming = std::abs(i[7]) * item;
     const BiasActCall call{i[1], i[2], i[3], Act(i[4]), int(i[5]), c.doubles[0], c.doubles[1], c.doubles[2]};
-    unsigned char* incoming = i[5] > 0 ? c.blobs[0].data() + skip : nullptr;
+    unsigned char* incoming = i[5] > 0 ? c.blobs[0].data() + skip_incoming : nullptr;
     if (c.kind == BIAS_ACT_CPU) {
         Blob result(i[1] * item);
         bias_act_cpu(type, incoming, c.blobs[1].data(), c.blobs[2].data(), result.data(), call, in_pieces);

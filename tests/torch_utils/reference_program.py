@@ -112,6 +112,8 @@ MAIN = """
 import copy, pickle, sys
 import torch
 torch.set_num_threads(1)
+# An editable installation of this project would offer its own `training.networks` where the program has none.
+sys.meta_path[:] = [finder for finder in sys.meta_path if not getattr(finder, "__module__", "").startswith("__editable__")]
 with open(sys.argv[1], "rb") as stream:
     data = pickle.load(stream)
 G, D, pipe = data["G_ema"], data["D"], data["augment_pipe"]

@@ -198,10 +198,10 @@ def bias_act_case(
     skip: int = 0,
     kind: int = BIAS_ACT_GPU,
 ) -> bytes:
-    """A case over flat tensors. ``skip`` numbers go before each, which spoils their alignment."""
+    """A case over flat tensors. ``skip`` numbers go before each, or ``-skip`` before ``incoming`` alone, which spoils their alignment."""
     ints = [TYPES[kept.dtype], kept.numel(), step, 1 if bias is None else bias.numel(), ACTS.index(act), order, ORDERS[threads], skip, 0]
-    before = torch.full([skip], torch.nan, dtype=kept.dtype)
-    blobs = [b"" if incoming is None else raw(torch.cat([before, incoming])), raw(torch.cat([before, kept])), raw(bias), b""]
+    gap, before = torch.full([abs(skip)], torch.nan, dtype=kept.dtype), torch.full([max(skip, 0)], torch.nan, dtype=kept.dtype)
+    blobs = [b"" if incoming is None else raw(torch.cat([gap, incoming])), raw(torch.cat([before, kept])), raw(bias), b""]
     return encode(kind, ints, list(constants), blobs)
 
 
@@ -272,7 +272,7 @@ def test_bias_act(runner, tmp_path, dtype, kind):
     encoded, expected, threads = [], [], itertools.cycle(ORDERS)
     biases = {"none": (None, 1), "inner": (5, 1), "outer": (3, 7), "one": (1, 4)}
     for act, order, clamp, (channels, step) in itertools.product(ACTS, (0, 1, 2), (-1.0, 0.6), biases.values()):
-        for size, skip in ((1, 0), (173, 1)) if act != "lrelu" else ((1, 0), (7, 0), (255, 3), (2049, 0)):
+        for size, skip in ((1, 0), (173, 1)) if act != "lrelu" else ((1, 0), (7, 0), (255, 3), (258, -1), (2049, 0)):
             constants = (0.2, -1.3, torch.tensor(clamp, dtype=dtype).item())  # the op rounds its clamp to what the type holds
             keeps_input = order == 0 or act in ("softplus", "swish")
             bias = checks.noise(channels, dtype=dtype, seed=5) if channels and keeps_input else None
