@@ -26,11 +26,12 @@ $(STAMP): pyproject.toml
 demo: setup
 	$(BIN)/python tools/demo.py
 
+# Two processes, a file to one of them; each test computes with one thread.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m 'slow and not gpu' -n 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
