@@ -454,7 +454,7 @@ import multiprocessing, os, signal, subprocess, sys, time
 from dnnlib.interrupt import SIGNALS
 from training.dataset import ImageFolderDataset, image_batches
 batches = image_batches(ImageFolderDataset(sys.argv[1], memory_budget_mb=0), batch_size=4, seed=0, workers=2)
-next(batches)
+next(batches), next(batches)  # one from each worker: both have begun
 workers = multiprocessing.active_children()
 for number in SIGNALS:
     for worker in workers:
