@@ -98,7 +98,7 @@ def build_optimizer(module: nn.Module, lr: float, reg_interval: int, optim: Opti
     """
     ratio = reg_interval / (reg_interval + 1)
     betas = (float(optim.beta1**ratio), float(optim.beta2**ratio))
-    return torch.optim.Adam(module.parameters(), lr=lr * ratio, betas=betas, eps=optim.eps)
+    return torch.optim.Adam(module.parameters(), lr=lr * ratio, betas=betas, eps=optim.eps, fused=True)
 
 
 def describe_parameters(**modules: nn.Module) -> str:

@@ -43,7 +43,7 @@ class GradientHealth:
     def observe(self, phase: str, gradients: Sequence[torch.Tensor]) -> None:
         """Look at the gradients of one execution of a phase, before they are cleaned."""
         index = self.phases.index(phase)
-        bad = ~torch.stack(torch._foreach_norm(list(gradients), float("inf"))).isfinite().all()
+        bad = ~torch.stack(torch._foreach_norm(list(gradients), 1)).isfinite().all()
         self._counts[index] += bad
         self._rows[index] = torch.where(bad, self._rows[index] + 1, 0)
 

@@ -41,7 +41,18 @@ def build_phases(state: RunState) -> list[Phase]:
 
 
 def run_phase(state: RunState, phase: Phase, real: torch.Tensor, labels: torch.Tensor, dataset: ImageFolderDataset) -> None:
-    """Zero the gradients, accumulate them over this rank's portions, sum over the ranks, and step the optimiser.
+    """Compute the gradients of a phase, step its optimiser, and drop them.
+
+    Args:
+        real, labels: this rank's part of the global batch, ``[batch_size / ranks, ...]``.
+    """
+    compute_gradients(state, phase, real, labels, dataset)
+    phase.optimizer.step()
+    phase.optimizer.zero_grad(set_to_none=True)  # now, as the next phase needs the memory for another network
+
+
+def compute_gradients(state: RunState, phase: Phase, real: torch.Tensor, labels: torch.Tensor, dataset: ImageFolderDataset) -> None:
+    """Accumulate gradients over this rank's portions, sum them over the ranks, and replace what is not finite.
 
     Args:
         real, labels: this rank's part of the global batch, ``[batch_size / ranks, ...]``.
@@ -50,7 +61,6 @@ def run_phase(state: RunState, phase: Phase, real: torch.Tensor, labels: torch.T
     count = schedule.batch_size // schedule.batch_gpu
     term = state.objective.terms[phase.name]
     means = PortionMeans(state.objective.running_means, count)
-    phase.optimizer.zero_grad(set_to_none=True)
     phase.module.requires_grad_(True)
     for batch in portions(state, phase.name, real, labels, dataset):
         means.rewind()
@@ -65,7 +75,6 @@ def run_phase(state: RunState, phase: Phase, real: torch.Tensor, labels: torch.T
         state.ada.settle()
     state.health.observe(phase.name, gradients(phase.module))
     clean_gradients(phase.module)
-    phase.optimizer.step()
 
 
 def portions(state: RunState, phase: str, real: torch.Tensor, labels: torch.Tensor, dataset: ImageFolderDataset) -> Iterator[Batch]:

@@ -13,7 +13,7 @@ from torch_utils import distributed
 from training.checkpoint import RunState
 from training.config import TrainConfig
 from training.dataset import EndlessShuffle
-from training.phases import build_phases, gradients, run_phase
+from training.phases import build_phases, compute_gradients, gradients, run_phase
 
 BATCH, PORTION, IMAGES = 8, 2, 24
 
@@ -50,9 +50,9 @@ def train(state: RunState, steps: int) -> dict[str, torch.Tensor]:
         labels = torch.eye(3)[picked % 3] if state.config.data.label_dim else torch.zeros([share, 0])
         for phase in build_phases(state):
             if step == -1:
-                idle = dataclasses.replace(phase, optimizer=torch.optim.SGD(phase.module.parameters(), lr=0))
-                run_phase(state, idle, images[picked], labels, Labels())  # type: ignore[arg-type]
+                compute_gradients(state, phase, images[picked], labels, Labels())  # type: ignore[arg-type]
                 found.update({f"{phase.name}.{i}": g.clone() for i, g in enumerate(gradients(phase.module))})
+                phase.optimizer.zero_grad(set_to_none=True)
             elif step % phase.interval == 0:
                 run_phase(state, phase, images[picked], labels, Labels())  # type: ignore[arg-type]
         state.update_average()

@@ -1,8 +1,8 @@
 """Convolution combined with up- or downsampling, in the order that costs least."""
 
 import torch
-import torch.nn.functional as F
 
+from torch_utils.ops.convolution import conv2d, conv_transpose2d
 from torch_utils.ops.upfirdn2d import Pair, add_padding, downsample_padding, pad_or_crop, parse_padding, upfirdn2d, upsample_padding
 
 
@@ -50,7 +50,7 @@ def conv2d_resample(
     if up == 1 and kernel == (1, 1):
         return _conv(upfirdn2d(x, f, down=down, padding=pad, flip_filter=flip_filter), w, [0] * 4, groups)
     if up == 1:
-        return F.conv2d(upfirdn2d(x, f, padding=pad, flip_filter=flip_filter), w, stride=down, groups=groups)
+        return conv2d(upfirdn2d(x, f, padding=pad, flip_filter=flip_filter), w, stride=down, groups=groups)
     x = _conv_then_upsample(x, w, f, up, pad, groups, flip_filter)
     return x if down == 1 else upfirdn2d(x, f, down=down, flip_filter=flip_filter)
 
@@ -58,8 +58,8 @@ def conv2d_resample(
 def _conv(x: torch.Tensor, w: torch.Tensor, pad: list[int], groups: int) -> torch.Tensor:
     left, right, top, bottom = pad
     if left == right >= 0 and top == bottom >= 0:
-        return F.conv2d(x, w, padding=(top, left), groups=groups)
-    return F.conv2d(pad_or_crop(x, (left, right, top, bottom)), w, groups=groups)
+        return conv2d(x, w, padding=(top, left), groups=groups)
+    return conv2d(pad_or_crop(x, (left, right, top, bottom)), w, groups=groups)
 
 
 def _conv_then_upsample(
@@ -76,6 +76,6 @@ def _conv_then_upsample(
     transposed = transposed.reshape(groups * in_per_group, out_channels // groups, kh, kw)
     pad = add_padding(pad, [-(kw - 1), -(kw - up), -(kh - 1), -(kh - up)])
     crop_x, crop_y = (max(min(-a, -b), 0) for a, b in (pad[:2], pad[2:]))
-    x = F.conv_transpose2d(x, transposed, stride=up, padding=(crop_y, crop_x), groups=groups)
+    x = conv_transpose2d(x, transposed, stride=up, padding=(crop_y, crop_x), groups=groups)
     pad = add_padding(pad, [crop_x, crop_x, crop_y, crop_y])
     return upfirdn2d(x, f, padding=pad, gain=up**2, flip_filter=flip_filter)
