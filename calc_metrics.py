@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dnnlib import torchrun
-from dnnlib.cli import Command, friendly_errors
+from dnnlib.cli import Command, friendly_errors, ops_option
 from dnnlib.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="INT", help="which latents, labels and noise")
 @click.option("--offline", is_flag=True, help="never download; say what is missing and where to put it")
 @click.option("--no-cache", is_flag=True, help="neither read nor write the cache of the reals' statistics")
+@ops_option
 @friendly_errors
 def main(gpus: int | None, device: str, **given: Any) -> None:
     """Measure a network pickle or image files against real images, and print one line of JSON for each metric.
@@ -133,13 +134,10 @@ def set_up_device(name: str) -> "torch.device":
     """The device, computing in float32 proper as the reference's metrics do: no TF32."""
     import torch
 
-    from torch_utils.device import pick_device
-    from torch_utils.host_memory import keep_freed_memory
+    from torch_utils.device import announce_device
 
-    device = pick_device(name)
-    if device.type == "cpu":
-        keep_freed_memory()
-    else:
+    device = announce_device(name)
+    if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
     return device

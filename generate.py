@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from tqdm import tqdm
 
-from dnnlib.cli import Command, GridSize, friendly_errors, output_folder, parse_int_list
+from dnnlib.cli import Command, GridSize, friendly_errors, ops_option, output_folder, parse_int_list
 from dnnlib.errors import UserError
 from tools import options
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @options.batch
 @options.device
 @options.offline
+@ops_option
 @friendly_errors
 def main(
     network: str,

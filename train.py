@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from dnnlib import torchrun
-from dnnlib.cli import Command, friendly_errors
+from dnnlib.cli import Command, friendly_errors, host_memory_option, ops_option
 from dnnlib.download import forbid_downloads
 from dnnlib.errors import UserError
 from training import launch
@@ -140,6 +140,11 @@ SECONDS = click.FloatRange(min=1)
 # Machine.
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), help="Where to compute  [default: auto]")
 @click.option("--fp32", **BOOL, help="No half precision  [default: 0]")
+@click.option(
+    "--precision", type=click.Choice(["auto", "fp32", "bf16"]), help="auto: float16 on a GPU; bf16 also on a CPU  [default: auto]"
+)
+@ops_option
+@host_memory_option
 @click.option("--nhwc", **BOOL, help="Channels-last memory with half precision  [default: 0]")
 @click.option("--nobench", **BOOL, help="No cuDNN benchmarking  [default: 0]")
 @click.option("--allow-tf32", **BOOL, help="Allow TF32 in PyTorch  [default: 0]")

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 import re
 import tempfile
 from collections.abc import Callable
@@ -16,6 +17,33 @@ from dnnlib.errors import UserError
 F = TypeVar("F", bound=Callable[..., Any])
 
 MAX_LIST = 1_000_000  # numbers in one range; more is a mistake that would fill the memory
+
+
+def environment_option(*names: str, variable: str, **attrs: Any) -> Callable[[F], F]:
+    """An option that sets an environment variable, for what a whole process and those that it starts share."""
+
+    def set_variable(_context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            os.environ[variable] = value
+
+    return click.option(*names, expose_value=False, callback=set_variable, **attrs)
+
+
+#: Which implementation of upfirdn2d and bias_act runs (docs/ops.md).
+ops_option = environment_option(
+    "--ops",
+    variable="GGDR_OPS",
+    type=click.Choice(["auto", "native", "ref"]),
+    help="Compiled ops or plain PyTorch  [default: GGDR_OPS, else auto]",
+)
+
+#: Whether freed memory is kept for reuse on a CPU (:mod:`torch_utils.host_memory`).
+host_memory_option = environment_option(
+    "--host-memory",
+    variable="GGDR_HOST_MEMORY",
+    type=click.Choice(["keep", "system"]),
+    help="On a CPU: keep freed memory for reuse, or leave it to the system  [default: GGDR_HOST_MEMORY, else keep]",
+)
 
 
 class Command(click.Command):

@@ -11,6 +11,9 @@ import pytest
 # The tests' tensors are small: one thread is faster, and does not spin for a core that another process has.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Plain PyTorch where a test does not ask for compiled ops: the processes that tests start need not build or load them.
+os.environ.setdefault("GGDR_OPS", "ref")
+
 TESTS = Path(__file__).resolve().parent
 for folder in (str(TESTS), str(TESTS.parent)):
     if folder not in sys.path:

@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from dnnlib.cli import Command, friendly_errors
-from torch_utils.device import pick_device
-from torch_utils.host_memory import keep_freed_memory
+from dnnlib.cli import Command, friendly_errors, ops_option
+from torch_utils.device import announce_device
 from training.checkpoint import RunState
 from training.config import DataConfig, TrainConfig
 from training.dataset import ImageFolderDataset
@@ -135,6 +134,7 @@ def row(name: str, without: float, with_ggdr: float, unit: str) -> str:
 @click.option("--repeats", type=click.IntRange(min=0), default=10, show_default=True, help="Of every phase; 0 counts parameters only")
 @click.option("--cpu-time", is_flag=True, help="CPU seconds of this process, for a busy machine  [default: the wall clock]")
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
+@ops_option
 @friendly_errors
 def main(
     resolution: int,
@@ -150,9 +150,7 @@ def main(
     Times are those of each phase's fastest repeat; a step has each phase as often as it runs (path length every 4 steps, R1
     every 16).
     """
-    where = pick_device(device)
-    if where.type == "cpu":
-        keep_freed_memory()
+    where = announce_device(device)
     with tempfile.TemporaryDirectory() as folder:
         data = stand_in_data(Path(folder, "images"), resolution, int(channels))
         plain = resolve(TrainOptions(device=device, reg_type="none", **options), data)

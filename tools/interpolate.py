@@ -12,7 +12,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, GridSize, friendly_errors, output_folder, parse_int_list
+from dnnlib.cli import Command, GridSize, friendly_errors, ops_option, output_folder, parse_int_list
 from dnnlib.errors import UserError
 from tools import options
 
@@ -31,6 +31,7 @@ from tools import options
 @options.batch
 @options.device
 @options.offline
+@ops_option
 @friendly_errors
 def main(
     network: str,

@@ -14,11 +14,11 @@ from typing import Any
 import click
 import numpy as np
 
-from dnnlib.cli import Command, friendly_errors, parse_int_list
+from dnnlib.cli import Command, friendly_errors, ops_option, parse_int_list
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from tools.plotting import COLOURS, panels, save_figure
-from torch_utils.device import pick_device
+from torch_utils.device import announce_device
 from torch_utils.persistence import load_network_pkl
 from training.analysis.probe import ProbeOptions, ProbeResult, train_probe
 from training.networks import Discriminator
@@ -93,6 +93,7 @@ def record(results: dict[str, list[ProbeResult]], seeds: Sequence[int], **settin
 @click.option("--val-fraction", type=click.FloatRange(0, 1), default=0.2, show_default=True, help="Part of the images held back")
 @click.option("--seeds", default="0-2", show_default=True, metavar="LIST", help="One head each: split, first weights and order")
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
+@ops_option
 @friendly_errors
 def main(networks: tuple[str, ...], data: str, out: str, resolutions: str | None, seeds: str, device: str, **options: Any) -> None:
     """Train a shallow segmentation head on the features of frozen discriminators and compare its pixel accuracy.
@@ -100,7 +101,7 @@ def main(networks: tuple[str, ...], data: str, out: str, resolutions: str | None
     The head reads the encoder, which all discriminators have; a decoder is left aside. Heads of one seed see the same
     split, start from the same weights and get the images in the same order, whatever the discriminator.
     """
-    where, numbers = pick_device(device), parse_int_list(seeds)
+    where, numbers = announce_device(device), parse_int_list(seeds)
     paths = parse_networks(networks)
     discriminators = {label: load_network_pkl(path)["D"] for label, path in paths.items()}
     settings = ProbeOptions(resolutions=parse_resolutions(resolutions, list(discriminators.values())), **options)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors, output_folder
+from dnnlib.cli import Command, friendly_errors, ops_option, output_folder
 from tools import options
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ FPS = 30
 @options.outdir
 @options.device
 @options.offline
+@ops_option
 @friendly_errors
 def main(
     network: str,

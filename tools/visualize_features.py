@@ -14,9 +14,9 @@ import click
 import numpy as np
 import torch
 
-from dnnlib.cli import Command, friendly_errors, parse_int_list
+from dnnlib.cli import Command, friendly_errors, ops_option, parse_int_list
 from dnnlib.errors import UserError
-from torch_utils.device import pick_device
+from torch_utils.device import announce_device
 from torch_utils.persistence import load_network_pkl
 from torch_utils.seeding import derive_seed
 from training.analysis.clustering import PALETTE, Labels, cluster_pixels, match_all, match_clusters, paint
@@ -170,6 +170,7 @@ def check_resolutions(snapshots: Sequence[Snapshot], kind: str, wanted: Wanted) 
 @click.option("--cell", type=click.IntRange(min=16), default=64, show_default=True, help="Width of an image in the picture")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="First latent's seed; chooses the reals")
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
+@ops_option
 @friendly_errors
 def main(
     network: tuple[str, ...],
@@ -192,7 +193,7 @@ def main(
     possible. The generator is the average G_ema, with constant noise.
     """
     wanted_g, wanted_d = parse_wanted("--generator", generator), parse_wanted("--decoder", decoder)
-    where, count = pick_device(device), max(num, clustered)
+    where, count = announce_device(device), max(num, clustered)
     taken = [look(path, data, wanted_g, count, seed, where) for path in snapshot_paths(network, run, snapshots)]
     decoders = [snapshot.maps["decoder"] for snapshot in taken]
     wanted = {

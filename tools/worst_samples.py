@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dnnlib.cli import Command, friendly_errors
+from dnnlib.cli import Command, friendly_errors, ops_option
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from metrics.features import Detector, open_detector
 from metrics.gaussian import Gaussian, fit_gaussian
 from metrics.sampling import ImageDataset, fake_images, real_images
 from metrics.statistics import MomentsCollector
-from torch_utils.device import pick_device
+from torch_utils.device import announce_device
 from torch_utils.persistence import load_network_pkl
 from training.analysis.reals import open_reals
 from training.images import save_grid
@@ -98,6 +98,7 @@ def summary(found: Extremes, gaussian: Gaussian, **settings: Any) -> dict[str, A
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which latents, labels and noise, as in the metrics")
 @click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Images at a time; changes no value")
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
+@ops_option
 @friendly_errors
 def main(
     network: str,
@@ -115,7 +116,7 @@ def main(
 
     The paper uses Inception's features. Likelihoods of different detectors or data sets are not comparable.
     """
-    where = pick_device(device)
+    where = announce_device(device)
     networks = load_network_pkl(network)
     G = networks["G_ema"].to(where)
     dataset = open_reals(networks["training_set_kwargs"], data, G)

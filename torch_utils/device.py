@@ -1,8 +1,13 @@
 """Which device to compute on."""
 
+import sys
+
 import torch
 
 from dnnlib.errors import UserError
+from torch_utils import distributed
+from torch_utils.host_memory import keep_freed_memory
+from torch_utils.native_build import prepare_native_ops
 
 
 def pick_device(name: str) -> torch.device:
@@ -15,3 +20,37 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def prepare_device(name: str) -> tuple[torch.device, list[str]]:
+    """What a command line does before it computes: pick the device, build or load the compiled ops, settle how memory is kept.
+
+    All ranks take part. ``GGDR_OPS`` and ``GGDR_HOST_MEMORY``, which ``--ops`` and ``--host-memory`` set, decide.
+
+    Returns:
+        the device, and lines for the log that say which paths are active.
+
+    Raises:
+        UserError: see :func:`pick_device` and :func:`torch_utils.native_build.prepare_native_ops`.
+    """
+    device = pick_device(name)
+    lines = [prepare_native_ops(device=device.type)]
+    return device, lines if device.type == "cuda" else [*lines, keep_freed_memory()]
+
+
+def announce_device(name: str) -> torch.device:
+    """:func:`prepare_device`, with its lines on standard error."""
+    device, lines = prepare_device(name)
+    if distributed.is_main():
+        print("\n".join(lines), file=sys.stderr)
+    return device
+
+
+def check_bfloat16(device: torch.device) -> None:
+    """Raises :class:`UserError` where ``device`` cannot compute in bfloat16, or only by emulating it."""
+    if device.type == "cuda":
+        capable, needed = torch.cuda.is_bf16_supported(including_emulation=False), "a GPU from Ampere on (compute capability 8.0)"
+    else:
+        capable, needed = torch.ops.mkldnn._is_mkldnn_bf16_supported(), "a processor with AVX-512 (or Arm's bf16 instructions)"
+    if not capable:
+        raise UserError(f"--precision=bf16 needs {needed}, which this one is not; use --precision=auto")

@@ -1,8 +1,10 @@
 """Keep freed memory in the process: on a CPU, handing large tensors back to the system costs page faults."""
 
 import ctypes
+import os
 import platform
 
+VARIABLE = "GGDR_HOST_MEMORY"  # keep (the default) or system
 M_TRIM_THRESHOLD = -1  # malloc.h
 M_MMAP_MAX = -4
 
@@ -13,9 +15,13 @@ def keep_freed_memory() -> str:
     Each fresh mapping is zeroed page by page on first use; a training step allocates the same sizes over and over, so
     keeping them is faster and the peak is the same.
 
+    ``GGDR_HOST_MEMORY=system`` in the environment leaves everything as it is.
+
     Returns:
         one line that says what is in force, for the log.
     """
+    if os.environ.get(VARIABLE, "keep") != "keep":
+        return f"Host memory: system allocator as it is ({VARIABLE}={os.environ[VARIABLE]})"
     if platform.libc_ver()[0] != "glibc":
         return "Host memory: system allocator as it is (no glibc)"
     libc = ctypes.CDLL(None)

@@ -1,5 +1,6 @@
 """What command lines call before any work starts: build the compiled ops once, say which path runs."""
 
+import sys
 from typing import get_args
 
 from dnnlib.download import cache_root
@@ -25,8 +26,12 @@ def prepare_native_ops(mode: dispatch.Impl | None = None, device: str | None = N
     Raises:
         UserError: ``native``, and there are no compiled ops for ``device``; or ``GGDR_OPS`` is not a mode.
     """
+
+    def announce() -> None:
+        print("Building the compiled ops, once on this machine; about a minute ...", file=sys.stderr, flush=True)
+
     try:
         with distributed.main_first("building the compiled ops"):
-            return dispatch.prepare(mode or dispatch.mode() or "auto", cache_root() / "ops", timeout, device)
+            return dispatch.prepare(mode or dispatch.mode() or "auto", cache_root() / "ops", timeout, device, announce)
     except (dispatch.OpsUnavailable, ValueError) as error:
         raise UserError(f"{error}" if isinstance(error, ValueError) else f"{error}; or use --ops=auto") from error

@@ -10,13 +10,14 @@ from training.augment import AdaController, AugmentPipe, preset
 from training.config import DiscriminatorConfig, GeneratorConfig, OptimConfig, TrainConfig
 from training.ggdr import GuidedRegularizer
 from training.networks import Discriminator, Generator
+from training.networks.layers import use_bfloat16
 from training.objective import Objective
 
 
 def build_generator(config: TrainConfig) -> Generator:
     """G, with freshly drawn weights."""
     g: GeneratorConfig = config.generator
-    return Generator(
+    G = Generator(
         z_dim=g.z_dim,
         c_dim=config.data.label_dim,
         w_dim=g.w_dim,
@@ -31,12 +32,15 @@ def build_generator(config: TrainConfig) -> Generator:
             fp16_channels_last=config.runtime.nhwc,
         ),
     )
+    if config.runtime.precision == "bf16":
+        use_bfloat16(G)
+    return G
 
 
 def build_discriminator(config: TrainConfig) -> Discriminator:
     """D, with freshly drawn weights, and with a decoder where the regulariser needs one."""
     d: DiscriminatorConfig = config.discriminator
-    return Discriminator(
+    D = Discriminator(
         c_dim=config.data.label_dim,
         img_resolution=config.data.resolution,
         img_channels=config.data.num_channels,
@@ -49,6 +53,9 @@ def build_discriminator(config: TrainConfig) -> Discriminator:
         epilogue_kwargs=dict(mbstd_group_size=d.mbstd_group),
         decoder_res=None if config.ggdr is None else config.ggdr.resolution,
     )
+    if config.runtime.precision == "bf16":
+        use_bfloat16(D)
+    return D
 
 
 def build_augment_pipe(config: TrainConfig) -> AugmentPipe | None:

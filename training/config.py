@@ -405,6 +405,7 @@ class RuntimeConfig(Config):
         gpus: processes, each with one device.
         workers: processes that load images; 0 loads in the training process.
         fp32: no half precision anywhere.
+        precision: what half precision is: ``auto`` is float16 on a GPU and none on a CPU, ``bf16`` bfloat16 on both.
         nhwc: channels-last memory format for half precision.
         nobench: leave cuDNN's benchmarking off.
         allow_tf32: let matrix products and convolutions round to TF32.
@@ -417,12 +418,15 @@ class RuntimeConfig(Config):
     nhwc: bool
     nobench: bool
     allow_tf32: bool
+    precision: Literal["auto", "bf16"] = "auto"
     _part: ClassVar[str] = "runtime"
 
     def _validate(self) -> None:
         self._at_least(0, "workers")
         if not is_power_of_two(self.gpus):
             raise UserError(f"--gpus={self.gpus} must be a power of two: 1, 2, 4, 8, …")
+        if self.fp32 and self.precision != "auto":
+            raise UserError(f"runtime.fp32 contradicts runtime.precision={self.precision}; one of them has to go")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -126,7 +126,7 @@ def explain_portions(before: TrainConfig, after: TrainConfig) -> list[str]:
 
 def check_same_run(saved: Mapping[str, Any], config: TrainConfig, name: str) -> None:
     """Raises :class:`UserError` unless a saved configuration is that of ``config``, :data:`CHANGEABLE` apart."""
-    different = differences(saved, config.to_dict())
+    different = differences(TrainConfig.from_dict(saved).to_dict(), config.to_dict())
     if different:
         raise UserError(f"{name} belongs to another run ({_listed(different)})")
 

@@ -2,7 +2,7 @@
 
 from dnnlib.download import local_file
 from dnnlib.errors import UserError
-from torch_utils.device import pick_device
+from torch_utils.device import announce_device
 from training.exported import open_export
 from training.network_files import EXPORTS, load_networks, suffix_of
 from training.rendering import GeneratorRenderer, Renderer
@@ -28,7 +28,7 @@ def open_renderer(source: str, *, device: str = "auto", offline: bool = False) -
 
 def open_generator(source: str, *, device: str = "auto", offline: bool = False) -> GeneratorRenderer:
     """The same for what needs mapping and synthesis apart, which an export does not have."""
-    target = pick_device(device)
+    target = announce_device(device)
     generator = load_networks(source, offline=offline)["G_ema"]
     if generator is None:
         raise UserError(f"{source} holds no averaged generator (G_ema), which is what draws pictures")

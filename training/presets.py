@@ -77,6 +77,7 @@ class TrainOptions:
     device: Literal["auto", "cuda", "cpu"] | None = None
     workers: int | None = None
     fp32: bool | None = None
+    precision: Literal["auto", "fp32", "bf16"] | None = None
     nhwc: bool | None = None
     nobench: bool | None = None
     allow_tf32: bool | None = None
@@ -316,6 +317,7 @@ def as_options(config: TrainConfig) -> dict[str, Any]:
         device=runtime.device,
         workers=runtime.workers,
         fp32=runtime.fp32,
+        precision="fp32" if runtime.fp32 else runtime.precision,
         nhwc=runtime.nhwc,
         nobench=runtime.nobench,
         allow_tf32=runtime.allow_tf32,
@@ -341,11 +343,14 @@ def _recipe(options: TrainOptions, resolution: int, gpus: int) -> Recipe:
 
 
 def _runtime(options: TrainOptions) -> RuntimeConfig:
+    if None not in (options.fp32, options.precision) and options.fp32 != (options.precision == "fp32"):
+        raise UserError(f"--fp32={int(bool(options.fp32))} contradicts --precision={options.precision}; leave one of them out")
     return RuntimeConfig(
         device=_given(options.device, "auto"),
         gpus=_given(options.gpus, 1),
         workers=_given(options.workers, 3),
-        fp32=_given(options.fp32, False),
+        fp32=_given(options.fp32, options.precision == "fp32"),
+        precision="bf16" if options.precision == "bf16" else "auto",
         nhwc=_given(options.nhwc, False),
         nobench=_given(options.nobench, False),
         allow_tf32=_given(options.allow_tf32, False),

@@ -14,8 +14,7 @@ from dnnlib.interrupt import InterruptFlag
 from dnnlib.log import LogTee
 from metrics.runner import preflight
 from torch_utils import distributed
-from torch_utils.device import pick_device
-from torch_utils.host_memory import keep_freed_memory
+from torch_utils.device import check_bfloat16, prepare_device
 from training.build import describe_parameters
 from training.checkpoint import RunState
 from training.config import TrainConfig
@@ -40,7 +39,11 @@ def run(config: TrainConfig, run_dir: Path, dataset: ImageFolderDataset) -> None
         UserError: something that the user can mend, before the first step wherever possible.
         KeyboardInterrupt: the same after Ctrl-C.
     """
-    device = pick_device(config.runtime.device)
+    device, paths = prepare_device(config.runtime.device)
+    if config.runtime.precision == "bf16":
+        check_bfloat16(device)
+    if device.type == "cuda":
+        set_up_gpu(config)
     with contextlib.ExitStack() as stack:
         log_file = LogTee(run_dir / "log.txt") if distributed.is_main() else contextlib.nullcontext()
         going_on = bool(state_paths(run_dir))
@@ -60,8 +63,7 @@ def run(config: TrainConfig, run_dir: Path, dataset: ImageFolderDataset) -> None
             if distributed.is_main():
                 prepare_folder(state, run_dir)
             log = stack.enter_context(RunLog(run_dir, state.images_seen)) if distributed.is_main() else None
-        _set_up_device(config, device)
-        print(describe_parameters(G=state.G, D=state.D))
+        print("\n".join([*paths, describe_parameters(G=state.G, D=state.D)]))
         train(state, run_dir, dataset, reals, log, interrupt)
 
 
@@ -159,13 +161,11 @@ def _say_goodbye(state: RunState, run_dir: Path, received: signal.Signals | None
         raise KeyboardInterrupt
 
 
-def _set_up_device(config: TrainConfig, device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = not config.runtime.nobench
-        torch.backends.cuda.matmul.allow_tf32 = config.runtime.allow_tf32
-        torch.backends.cudnn.allow_tf32 = config.runtime.allow_tf32
-    else:
-        print(keep_freed_memory())
+def set_up_gpu(config: TrainConfig) -> None:
+    """cuDNN's search for the fastest algorithms, and TF32, as the options say."""
+    torch.backends.cudnn.benchmark = not config.runtime.nobench
+    torch.backends.cuda.matmul.allow_tf32 = config.runtime.allow_tf32
+    torch.backends.cudnn.allow_tf32 = config.runtime.allow_tf32
 
 
 def _loading(dataset: ImageFolderDataset, workers: int) -> str:

@@ -5,7 +5,7 @@ import torch
 
 from training.networks import Discriminator, Generator, modulated_conv2d
 from training.networks.discriminator import MinibatchStdLayer
-from training.networks.layers import MappingNetwork
+from training.networks.layers import HalfPrecision, MappingNetwork, use_bfloat16
 
 SMALL = {"channel_base": 128, "channel_max": 8}
 
@@ -162,12 +162,7 @@ def test_wrong_arguments_are_refused(call, message):
 @pytest.fixture
 def half_on_cpu(monkeypatch):
     """Half precision as it is chosen on a GPU, carried out on the CPU: the same casts, formats and safeguards."""
-
-    def choose(device, use_fp16, force_fp32):
-        return torch.float16 if use_fp16 and not force_fp32 else torch.float32
-
-    monkeypatch.setattr("training.networks.generator.half_precision", choose)
-    monkeypatch.setattr("training.networks.discriminator.half_precision", choose)
+    monkeypatch.setattr(HalfPrecision, "half_types", {"cpu": torch.float16})
 
 
 @pytest.mark.parametrize("nhwc", [False, True])
@@ -194,6 +189,31 @@ def test_half_precision_follows_float32(half_on_cpu, nhwc):
     torch.testing.assert_close(maps[16], full_maps[16], atol=0.02, rtol=0.02)
     (maps[16].square().mean() + logits.mean()).backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in D.parameters())
+
+
+def test_bfloat16_runs_on_a_cpu_in_channels_last_and_follows_float32():
+    torch.manual_seed(0)
+    G, D = small_generator(num_fp16_res=2, conv_clamp=256), small_discriminator(decoder_res=16, num_fp16_res=2, conv_clamp=256)
+    before = set(G.state_dict())
+    for network in (G, D):
+        use_bfloat16(network)
+    assert (set(G.state_dict()), G.init_kwargs) == (before, small_generator(num_fp16_res=2, conv_clamp=256).init_kwargs)
+    found = {}
+    for module, name in ((G.synthesis.b32.conv1, "G32"), (G.synthesis.b8.conv1, "G8"), (D.b16.conv0, "D16"), (D.b8.conv0, "D8")):
+        module.register_forward_hook(
+            lambda _m, _i, out, name=name: found.update({name: (out.dtype, out.is_contiguous(memory_format=torch.channels_last))})
+        )
+    ws = G.mapping(torch.randn([4, 8]), None)
+    images, features = G.synthesis(ws, capture=(32,), noise_mode="const")
+    logits, maps = D(images, None, return_features=True)
+    half, full = (torch.bfloat16, True), (torch.float32, False)
+    assert found == {"G32": half, "G8": full, "D16": half, "D8": full}
+    assert {images.dtype, features[32].dtype, logits.dtype, maps[16].dtype} == {torch.float32}
+    expected = G.synthesis(ws, capture=(32,), noise_mode="const", force_fp32=True)
+    assert found["G32"][0] == torch.float32
+    torch.testing.assert_close(images, expected[0], atol=0.05, rtol=0.05)
+    torch.testing.assert_close(features[32], expected[1][32], atol=0.1, rtol=0.05)
+    torch.testing.assert_close(logits, D(images, None, force_fp32=True), atol=0.05, rtol=0.05)
 
 
 def test_half_precision_is_normalised_before_it_could_overflow():

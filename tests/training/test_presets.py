@@ -73,6 +73,9 @@ def test_a_recipe_on_fewer_gpus_accumulates() -> None:
         ({"reg_type": "ggdr", "ggdr_start_kimg": 20}, "ggdr.start_kimg", 20),
         ({"fp32": True}, "generator.num_fp16_res", 0),
         ({"fp32": True}, "discriminator.conv_clamp", None),
+        ({"precision": "fp32"}, "generator.num_fp16_res", 0),
+        ({"precision": "bf16"}, "runtime.precision", "bf16"),
+        ({"precision": "bf16"}, "generator.num_fp16_res", 4),
         ({"device": "cpu"}, "runtime.device", "cpu"),
         ({"workers": 0}, "runtime.workers", 0),
         ({"nhwc": True}, "runtime.nhwc", True),
@@ -91,6 +94,12 @@ def test_each_option_reaches_its_field(said: dict[str, Any], path: str, value: o
     for name in path.split("."):
         found = getattr(found, name)
     assert found == value
+
+
+@pytest.mark.parametrize(("fp32", "precision"), [(True, "bf16"), (True, "auto"), (False, "fp32")])
+def test_contradictory_precision_is_refused(fp32: bool, precision: Any) -> None:
+    with pytest.raises(UserError, match=f"--fp32={int(fp32)} contradicts --precision={precision}; leave one of them out"):
+        config(fp32=fp32, precision=precision)
 
 
 def test_every_option_is_covered_by_the_list_above() -> None:

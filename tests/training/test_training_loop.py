@@ -106,8 +106,9 @@ def test_snapshot_opens_and_records_the_data_set(finished):
         {"reg_type": "ggdr", "channels": 1},
         {"cfg": "cifar", "mbstd_group": 4, "map_depth": 2},
         {"freezed": 2, "workers": 2},
+        {"reg_type": "ggdr", "precision": "bf16"},
     ],
-    ids=["baseline", "conditional", "greyscale", "cifar", "freezed"],
+    ids=["baseline", "conditional", "greyscale", "cifar", "freezed", "bfloat16"],
 )
 def test_variants_run_and_repeat_exactly(tmp_path, options):
     options = dict(options)
@@ -115,6 +116,21 @@ def test_variants_run_and_repeat_exactly(tmp_path, options):
     folder = make_images(tmp_path / "images", channels=channels, classes=3 if options.get("cond") else 0)
     first, second = (weights(train(folder, tmp_path / name, **options)) for name in "ab")
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_losses_in_bfloat16_follow_those_in_float32():
+    """Of the first step of each phase, with the same draws."""
+    real, losses = torch.rand([4, 3, 32, 32], generator=torch.Generator().manual_seed(0)), []
+    for precision in ("fp32", "bf16"):
+        state = small_state(reg_type="ggdr", aug="fixed", p=0.3, gamma=10, precision=precision)
+        if precision == "fp32":  # the one difference besides is the clamp, which is not reached
+            assert state.config.generator.num_fp16_res == 0
+        run_steps(state, real, 1)
+        losses.append({name: summary.mean for name, summary in state.stats.flush().items()})
+    assert losses[0].keys() == losses[1].keys()
+    assert losses[0] != losses[1]
+    for name, value in losses[0].items():
+        assert losses[1][name] == pytest.approx(value, rel=0.05, abs=0.02), name
 
 
 def test_frozen_layers_stay(tmp_path):
@@ -258,7 +274,7 @@ def test_switches_of_a_gpu_are_set(on):
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = (cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32)
     try:
-        training_loop._set_up_device(small_state(nobench=not on, allow_tf32=on).config, torch.device("cuda"))
+        training_loop.set_up_gpu(small_state(nobench=not on, allow_tf32=on).config)
         assert (cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32) == (on, on, on)
     finally:
         cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before

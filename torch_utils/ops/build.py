@@ -21,7 +21,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -213,8 +213,12 @@ def build_key(toolchain: Toolchain) -> str:
     return hashlib.sha256(json.dumps(describe(toolchain), sort_keys=True).encode()).hexdigest()[:20]
 
 
-def library(toolchain: Toolchain, cache: Path, timeout: float = TIMEOUT) -> tuple[Path, float]:
+def library(
+    toolchain: Toolchain, cache: Path, timeout: float = TIMEOUT, announce: Callable[[], None] = lambda: None
+) -> tuple[Path, float]:
     """The compiled library, from ``cache`` or built into it, and the seconds that building took (0: it was there).
+
+    ``announce`` is called before a build.
 
     Raises :class:`BuildError`: it cannot be built, or not within ``timeout`` seconds, or the cache cannot be written.
     """
@@ -233,6 +237,7 @@ def library(toolchain: Toolchain, cache: Path, timeout: float = TIMEOUT) -> tupl
         with exclusive(cache / f"{folder.name}.lock", timeout):
             if target.is_file():
                 return target, 0.0
+            announce()
             _build(toolchain, folder, timeout)
     except OSError as error:
         raise BuildError(f"the cache {cache} cannot be written ({error.strerror}); set GGDR_CACHE_DIR to a folder that can") from error

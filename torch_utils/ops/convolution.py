@@ -37,7 +37,7 @@ def conv2d(
     """
     if not _differentiable(x, w):
         return F.conv2d(x, w, stride=stride, padding=padding, groups=groups)
-    return _Convolution.apply(x, w, Geometry((stride, stride), padding, groups))
+    return _Convolution.apply(_no_leaf(x), _no_leaf(w), Geometry((stride, stride), padding, groups))
 
 
 def conv_transpose2d(
@@ -56,28 +56,33 @@ def conv_transpose2d(
         return F.conv_transpose2d(x, w, stride=stride, padding=padding, groups=groups)
     height, width = ((x.shape[2 + i] - 1) * stride - 2 * padding[i] + w.shape[2 + i] for i in (0, 1))
     shape = (x.shape[0], w.shape[1] * groups, height, width)
-    return _InputGradient.apply(x, w, shape, Geometry((stride, stride), padding, groups))
+    return _InputGradient.apply(_no_leaf(x), _no_leaf(w), shape, Geometry((stride, stride), padding, groups))
 
 
 def _differentiable(x: torch.Tensor, w: torch.Tensor) -> bool:
     return torch.is_grad_enabled() and (x.requires_grad or w.requires_grad)
 
 
-def _backward(
-    dy: torch.Tensor, x: torch.Tensor, w: torch.Tensor, geometry: Geometry, wanted: tuple[bool, bool, bool]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    stride, padding, groups = geometry
-    return torch.ops.aten.convolution_backward(dy, x, w, None, stride, padding, (1, 1), False, (0, 0), groups, wanted)
+def _no_leaf(x: torch.Tensor) -> torch.Tensor:
+    """``x`` as the result of an operator, whose gradient the engine can be asked about (:func:`_wanted`)."""
+    return x.view_as(x) if x.is_leaf and x.requires_grad else x
+
+
+def _wanted(ctx: Any, index: int) -> bool:
+    """Whether this backward pass uses the gradient of an input.
+
+    ``needs_input_grad`` alone says yes to the weights also while :func:`torch.autograd.grad` asks for another input only, as
+    it does within R1 and path length; a third of their time would go into gradients that are thrown away.
+    """
+    if not ctx.needs_input_grad[index]:
+        return False
+    node = ctx.next_functions[index][0]
+    return hasattr(node, "variable") or torch._C._will_engine_execute_node(node)  # the engine is not asked about leaves
 
 
 def _keep(ctx: Any, a: torch.Tensor, b: torch.Tensor) -> None:
     """Save of two factors what the other one's gradient needs, and no more: activations are most of a step's memory."""
     ctx.save_for_backward(a if ctx.needs_input_grad[1] else None, b if ctx.needs_input_grad[0] else None)
-
-
-def _of_shape(shape: Size, like: torch.Tensor) -> torch.Tensor:
-    """A tensor of which only the shape matters."""
-    return like.new_empty([1]).expand(shape)
 
 
 class _Convolution(torch.autograd.Function):
@@ -91,8 +96,8 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: torch.Tensor) -> tuple[Any, ...]:
         (x, w), (x_shape, w_shape) = ctx.saved_tensors, ctx.shapes
-        dx = _InputGradient.apply(dy, w, x_shape, ctx.geometry) if ctx.needs_input_grad[0] else None
-        dw = _WeightGradient.apply(x, dy, w_shape, ctx.geometry) if ctx.needs_input_grad[1] else None
+        dx = _InputGradient.apply(dy, w, x_shape, ctx.geometry) if _wanted(ctx, 0) else None
+        dw = _WeightGradient.apply(x, dy, w_shape, ctx.geometry) if _wanted(ctx, 1) else None
         return dx, dw, None
 
 
@@ -101,13 +106,16 @@ class _InputGradient(torch.autograd.Function):
     def forward(ctx: Any, dy: torch.Tensor, w: torch.Tensor, shape: Size, geometry: Geometry) -> torch.Tensor:
         ctx.geometry, ctx.w_shape = geometry, tuple(w.shape)
         _keep(ctx, dy, w)
-        return _backward(dy, _of_shape(shape, dy), w, geometry, (True, False, False))[0]
+        stride, padding, groups = geometry
+        # What a stride leaves over at the far ends, which the convolution does not see.
+        rest = [shape[2 + i] - ((dy.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + w.shape[2 + i]) for i in (0, 1)]
+        return F.conv_transpose2d(dy, w, stride=stride, padding=padding, output_padding=rest, groups=groups)
 
     @staticmethod
     def backward(ctx: Any, ddx: torch.Tensor) -> tuple[Any, ...]:
         dy, w = ctx.saved_tensors
-        d_dy = _Convolution.apply(ddx, w, ctx.geometry) if ctx.needs_input_grad[0] else None
-        d_w = _WeightGradient.apply(ddx, dy, ctx.w_shape, ctx.geometry) if ctx.needs_input_grad[1] else None
+        d_dy = _Convolution.apply(ddx, w, ctx.geometry) if _wanted(ctx, 0) else None
+        d_w = _WeightGradient.apply(ddx, dy, ctx.w_shape, ctx.geometry) if _wanted(ctx, 1) else None
         return d_dy, d_w, None, None
 
 
@@ -116,11 +124,14 @@ class _WeightGradient(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, dy: torch.Tensor, shape: Size, geometry: Geometry) -> torch.Tensor:
         ctx.geometry, ctx.x_shape = geometry, tuple(x.shape)
         _keep(ctx, x, dy)
-        return _backward(dy, x, _of_shape(shape, dy), geometry, (False, True, False))[1]
+        stride, padding, groups = geometry
+        w = dy.new_empty([1]).expand(shape)  # of which only the shape matters
+        wanted = (False, True, False)
+        return torch.ops.aten.convolution_backward(dy, x, w, None, stride, padding, (1, 1), False, (0, 0), groups, wanted)[1]
 
     @staticmethod
     def backward(ctx: Any, ddw: torch.Tensor) -> tuple[Any, ...]:
         x, dy = ctx.saved_tensors
-        d_x = _InputGradient.apply(dy, ddw, ctx.x_shape, ctx.geometry) if ctx.needs_input_grad[0] else None
-        d_dy = _Convolution.apply(x, ddw, ctx.geometry) if ctx.needs_input_grad[1] else None
+        d_x = _InputGradient.apply(dy, ddw, ctx.x_shape, ctx.geometry) if _wanted(ctx, 0) else None
+        d_dy = _Convolution.apply(x, ddw, ctx.geometry) if _wanted(ctx, 1) else None
         return d_x, d_dy, None, None

@@ -8,7 +8,7 @@ the command lines do when they start.
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -73,7 +73,13 @@ def plain_ops() -> Iterator[None]:
         _state.mode = previous
 
 
-def prepare(impl: Impl, cache: Path | None = None, timeout: float = build.TIMEOUT, device: str | None = None) -> str:
+def prepare(
+    impl: Impl,
+    cache: Path | None = None,
+    timeout: float = build.TIMEOUT,
+    device: str | None = None,
+    announce: Callable[[], None] = lambda: None,
+) -> str:
     """Set the mode, and build or load the compiled ops now unless it is ``ref``.
 
     Args:
@@ -81,6 +87,7 @@ def prepare(impl: Impl, cache: Path | None = None, timeout: float = build.TIMEOU
         cache: folder of builds; None takes :func:`torch_utils.ops.build.cache_root`.
         timeout: seconds for a build, or for waiting for another process's build.
         device: device type that ``native`` must serve; None takes CUDA where there is a GPU, else the CPU.
+        announce: called before a build, which takes its time.
 
     Returns:
         one line for the log: which path runs, and why.
@@ -92,7 +99,7 @@ def prepare(impl: Impl, cache: Path | None = None, timeout: float = build.TIMEOU
     set_mode(impl)
     if impl == "ref":
         return status_line()
-    _load(cache, timeout)
+    _load(cache, timeout, announce)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if impl == "native" and device not in _state.loaded:
         raise OpsUnavailable(f"compiled ops were asked for, but on {device} there are none: {_why_not(device)}")
@@ -146,7 +153,7 @@ def use_native(op: str, impl: Impl, x: torch.Tensor, obstacle: str | None = None
     if chosen == "ref":
         return False
     if not _state.tried:
-        _load(None, build.TIMEOUT)
+        _load(None, build.TIMEOUT, lambda: None)
     device = x.device.type
     if device not in _state.loaded:
         obstacle = _why_not(device)
@@ -163,7 +170,7 @@ def _why_not(device: str) -> str:
     return _state.obstacles.get(device, "they are not loaded")
 
 
-def _load(cache: Path | None, timeout: float) -> None:
+def _load(cache: Path | None, timeout: float, announce: Callable[[], None]) -> None:
     """Fill in the state: what is loaded, and for the rest why not. Tries once in a process."""
     with _state.lock:
         if _state.tried:
@@ -171,19 +178,19 @@ def _load(cache: Path | None, timeout: float) -> None:
         cache = build.cache_root() if cache is None else cache
         obstacle = build.cuda_obstacle()
         if obstacle is None:
-            obstacle = _try({"cpu", "cuda"}, cache, timeout)
+            obstacle = _try({"cpu", "cuda"}, cache, timeout, announce)
         if obstacle is not None:
             _state.obstacles["cuda"] = obstacle
-            cpu_obstacle = _try({"cpu"}, cache, timeout)
+            cpu_obstacle = _try({"cpu"}, cache, timeout, announce)
             if cpu_obstacle is not None:
                 _state.obstacles["cpu"] = cpu_obstacle
         _state.tried = True
 
 
-def _try(devices: set[str], cache: Path, timeout: float) -> str | None:
+def _try(devices: set[str], cache: Path, timeout: float, announce: Callable[[], None]) -> str | None:
     """Build or load the ops for some devices; what went wrong, or None."""
     try:
-        path, seconds = build.library(build.find_toolchain("cuda" in devices), cache, timeout)
+        path, seconds = build.library(build.find_toolchain("cuda" in devices), cache, timeout, announce)
         native.load(path)
     except build.BuildError as error:
         return str(error)

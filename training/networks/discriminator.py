@@ -12,16 +12,16 @@ from training.networks.layers import (
     DEFAULT_FILTER,
     Conv2dLayer,
     FullyConnectedLayer,
+    HalfPrecision,
     MappingNetwork,
     channel_table,
-    half_precision,
     half_precision_resolution,
 )
 
 Architecture = Literal["orig", "skip", "resnet"]
 
 
-class DiscriminatorBlock(nn.Module):
+class DiscriminatorBlock(nn.Module, HalfPrecision):
     """All layers of one resolution: halves the feature map.
 
     Args:
@@ -34,7 +34,7 @@ class DiscriminatorBlock(nn.Module):
         activation: of the convolutions.
         resample_filter: low-pass taps.
         conv_clamp: bound on activations; None for no bound.
-        use_fp16: half precision on a GPU.
+        use_fp16: whether it may run in half precision, see :class:`~training.networks.layers.HalfPrecision`.
         fp16_channels_last: channels-last memory format with it.
         freeze_layers: layers of the network, counted from the image, that are not trained (Freeze-D, Mo et al. 2020).
     """
@@ -88,8 +88,7 @@ class DiscriminatorBlock(nn.Module):
         """
         source = x if x is not None else img
         assert source is not None
-        dtype = half_precision(source.device, self.use_fp16, force_fp32)
-        memory_format = torch.channels_last if self.channels_last and dtype == torch.float16 else torch.contiguous_format
+        dtype, memory_format = self.compute_as(source.device, force_fp32)
         if x is not None:
             x = x.to(dtype=dtype, memory_format=memory_format)
         if self.in_channels == 0 or self.architecture == "skip":
@@ -186,7 +185,7 @@ class Discriminator(nn.Module):
         img_channels: of the image.
         architecture: see :class:`DiscriminatorBlock`.
         channel_base, channel_max: see :func:`~training.networks.layers.channel_table`.
-        num_fp16_res: how many of the highest resolutions run in half precision on a GPU.
+        num_fp16_res: how many of the highest resolutions may run in half precision.
         conv_clamp: bound on activations; None for no bound.
         cmap_dim: width of the mapped label; None takes the width of the 4×4 features.
         block_kwargs, mapping_kwargs, epilogue_kwargs: further arguments of :class:`DiscriminatorBlock`,

@@ -13,9 +13,9 @@ from training.networks.layers import (
     DEFAULT_FILTER,
     Conv2dLayer,
     FullyConnectedLayer,
+    HalfPrecision,
     MappingNetwork,
     channel_table,
-    half_precision,
     half_precision_resolution,
 )
 
@@ -57,7 +57,7 @@ def modulated_conv2d(
         ``[N, out, H·up/down, W·up/down]``.
     """
     n = x.shape[0]
-    if x.dtype == torch.float16 and demodulate:  # equal after demodulation, and far from overflow
+    if x.dtype in (torch.float16, torch.bfloat16) and demodulate:  # equal after demodulation, and far from overflow
         weight = weight * (weight[0].numel() ** -0.5 / weight.norm(float("inf"), dim=[1, 2, 3], keepdim=True))
         styles = styles / styles.norm(float("inf"), dim=1, keepdim=True)
     dcoefs = None
@@ -181,7 +181,7 @@ class ToRGBLayer(nn.Module):
         return bias_act(x, self.bias.to(x.dtype), clamp=self.conv_clamp)
 
 
-class SynthesisBlock(nn.Module):
+class SynthesisBlock(nn.Module, HalfPrecision):
     """All layers of one resolution: doubles the feature map and adds to the image.
 
     Args:
@@ -194,7 +194,7 @@ class SynthesisBlock(nn.Module):
         architecture: ``skip`` sums images, ``resnet`` sums features, ``orig`` does neither.
         resample_filter: low-pass taps.
         conv_clamp: bound on activations; None for no bound.
-        use_fp16: half precision on a GPU.
+        use_fp16: whether it may run in half precision, see :class:`~training.networks.layers.HalfPrecision`.
         fp16_channels_last: channels-last memory format with it.
         layer_kwargs: further arguments of :class:`SynthesisLayer`.
     """
@@ -262,8 +262,7 @@ class SynthesisBlock(nn.Module):
             features ``[N, out_channels, resolution, resolution]`` and the image so far at ``resolution``, or None.
         """
         w = iter(ws.unbind(dim=1))
-        dtype = half_precision(ws.device, self.use_fp16, force_fp32)
-        memory_format = torch.channels_last if self.channels_last and dtype == torch.float16 else torch.contiguous_format
+        dtype, memory_format = self.compute_as(ws.device, force_fp32)
         layer: dict[str, Any] = dict(noise_mode=noise_mode, fused_modconv=fused_modconv)
         if x is None:
             x = self.const.to(dtype=dtype, memory_format=torch.contiguous_format).expand(ws.shape[0], -1, -1, -1)
@@ -290,7 +289,7 @@ class SynthesisNetwork(nn.Module):
         img_resolution: a power of two, at least 8.
         img_channels: of the image.
         channel_base, channel_max: see :func:`~training.networks.layers.channel_table`.
-        num_fp16_res: how many of the highest resolutions run in half precision on a GPU.
+        num_fp16_res: how many of the highest resolutions may run in half precision.
         block_kwargs: further arguments of :class:`SynthesisBlock`.
     """
 

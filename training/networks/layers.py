@@ -4,7 +4,7 @@ Weights are drawn from N(0, 1) and scaled at run time by ``1 / sqrt(fan_in)``; t
 initialised. A *frozen* layer keeps its weights as buffers under the same names, so no optimiser can reach them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +22,34 @@ def normalize_2nd_moment(x: torch.Tensor, dim: int = 1, eps: float = 1e-8) -> to
     return x * (x.square().mean(dim=dim, keepdim=True) + eps).rsqrt()
 
 
-def half_precision(x_device: torch.device, use_fp16: bool, force_fp32: bool) -> torch.dtype:
-    """float16 where a layer asks for it and the device is a GPU, else float32."""
-    return torch.float16 if use_fp16 and not force_fp32 and x_device.type == "cuda" else torch.float32
+class HalfPrecision:
+    """How a block computes at the resolutions that may run in half precision; a mix-in of :class:`torch.nn.Module`.
+
+    float16 on a GPU and float32 elsewhere, until :func:`use_bfloat16` says otherwise. It belongs to how a network is run, not
+    to what it is: neither weights nor constructor arguments know of it.
+
+    Attributes:
+        use_fp16: whether this block may.
+        channels_last: whether it then takes channels-last memory on a GPU; on a CPU it always does.
+        half_types: the data type by type of device.
+    """
+
+    use_fp16: bool
+    channels_last: bool
+    half_types: Mapping[str, torch.dtype] = {"cuda": torch.float16}
+
+    def compute_as(self, device: torch.device, force_fp32: bool) -> tuple[torch.dtype, torch.memory_format]:
+        """Data type and memory format for a call on ``device``."""
+        dtype = self.half_types.get(device.type, torch.float32) if self.use_fp16 and not force_fp32 else torch.float32
+        last = dtype != torch.float32 and (self.channels_last or device.type == "cpu")
+        return dtype, torch.channels_last if last else torch.contiguous_format
+
+
+def use_bfloat16(network: nn.Module) -> None:
+    """Run the blocks of ``network`` that may run in half precision in bfloat16, on any device."""
+    for module in network.modules():
+        if isinstance(module, HalfPrecision):
+            module.half_types = {"cuda": torch.bfloat16, "cpu": torch.bfloat16}
 
 
 def half_precision_resolution(img_resolution: int, num_fp16_res: int) -> int:

@@ -1,0 +1,78 @@
+"""What a command line prepares before it computes."""
+
+import os
+import platform
+
+import click
+import pytest
+import torch
+from click.testing import CliRunner
+
+from dnnlib.cli import Command, host_memory_option, ops_option
+from dnnlib.errors import UserError
+from torch_utils import device, host_memory
+from torch_utils.ops import dispatch
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """Options may set variables and the mode; neither outlives a test."""
+    monkeypatch.setenv("GGDR_OPS", "ref")
+    monkeypatch.setenv("GGDR_HOST_MEMORY", "keep")
+    monkeypatch.setattr(dispatch._state, "mode", None)
+
+
+def test_the_cpu_gets_a_line_for_ops_and_one_for_memory(capsys):
+    where, lines = device.prepare_device("cpu")
+    assert where == torch.device("cpu")
+    assert lines[0] == "Ops: plain PyTorch (as asked for)"
+    assert lines[1].startswith("Host memory: ")
+    assert device.announce_device("cpu") == where
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.splitlines() == lines
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_memory_is_kept_unless_the_system_shall_have_it(monkeypatch):
+    assert host_memory.keep_freed_memory() == "Host memory: freed blocks are kept for reuse (glibc mallopt)"
+    monkeypatch.setenv("GGDR_HOST_MEMORY", "system")
+    monkeypatch.setattr("ctypes.CDLL", lambda name: pytest.fail("the allocator was touched"))
+    assert host_memory.keep_freed_memory() == "Host memory: system allocator as it is (GGDR_HOST_MEMORY=system)"
+
+
+def test_other_allocators_are_left_alone(monkeypatch):
+    monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
+    assert "no glibc" in host_memory.keep_freed_memory()
+
+
+@click.command(cls=Command)
+@ops_option
+@host_memory_option
+def command():
+    click.echo(f"{os.environ['GGDR_OPS']} {os.environ['GGDR_HOST_MEMORY']}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [([], "ref keep"), (["--ops=native"], "native keep"), (["--host_memory=system", "--ops=auto"], "auto system")],
+)
+def test_the_options_set_what_the_process_and_its_children_read(arguments, expected):
+    assert CliRunner().invoke(command, arguments).output.strip() == expected
+
+
+def test_an_unknown_path_is_refused():
+    result = CliRunner().invoke(command, ["--ops=fast"])
+    assert result.exit_code == 2
+    assert "'fast' is not one of 'auto', 'native', 'ref'" in result.output
+
+
+def test_bfloat16_needs_a_processor_that_has_it(monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True, raising=False)
+    device.check_bfloat16(torch.device("cpu"))
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False, raising=False)
+    with pytest.raises(UserError, match=r"--precision=bf16 needs a processor with AVX-512.*use --precision=auto"):
+        device.check_bfloat16(torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    with pytest.raises(UserError, match="needs a GPU from Ampere on"):
+        device.check_bfloat16(torch.device("cuda"))
