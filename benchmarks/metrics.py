@@ -28,6 +28,7 @@ from dnnlib.cli import Command, friendly_errors  # noqa: E402
 from dnnlib.errors import UserError  # noqa: E402
 
 Report = dict[str, Any]
+TARGET = (50_000, 50_000, 4096)  # reals, fakes and features of the reference's precision and recall
 PARTS = ("neighbours", "frechet", "extraction", "large")
 
 
@@ -124,11 +125,21 @@ def compare_neighbours(shape: tuple[int, int, int], rounds: int) -> Report:
 def measure_large(shape: tuple[int, int, int]) -> Report:
     run = apart("precision and recall", shape)
     n, m, width = shape
-    formula = 8 * width * (n + m) / 2**20
+    base, peak, features = run["base_mib"], run["peak_mib"], 8 * width * (n + m) / 2**20
+    limit = base + formula(shape)
     print(f"\nPrecision and recall, {'x'.join(map(str, shape))}: {run['seconds']:.0f} s")
-    print(f"  peak of the process {run['peak_mib']:.0f} MiB, {run['before_mib']:.0f} of them before (libraries and features);")
-    print(f"  8 F (N + M) bytes, features and their shifted copies, are {formula:.0f} MiB")
-    return {"shape": shape, "formula_mib": formula, **run}
+    print(f"  peak {peak:.0f} MiB: interpreter and libraries {base:.0f}, features and their shifted copies {features:.0f} (8 F (N + M)")
+    print(f"  bytes), work {peak - base - features:.0f}. The formula gives {base:.0f} + {formula(shape):.0f} = {limit:.0f} MiB;")
+    print(f"  at {'x'.join(map(str, TARGET))} it gives {base:.0f} + {formula(TARGET):.0f} = {base + formula(TARGET):.0f} MiB")
+    if peak > limit:
+        raise UserError(f"the peak of {peak:.0f} MiB is above what the formula gives")
+    return {"shape": shape, "formula_mib": limit, **run}
+
+
+def formula(shape: tuple[int, int, int]) -> float:
+    """MiB beside interpreter and libraries: features, their shifted copies, 600 bytes a sample for candidates and radii, and tiles."""
+    n, m, width = shape
+    return (8 * width * (n + m) + 600 * (n + m)) / 2**20 + 100
 
 
 def apart(kind: str, shape: tuple[int, int, int]) -> Report:
@@ -144,15 +155,15 @@ def apart(kind: str, shape: tuple[int, int, int]) -> Report:
 def neighbours_once(kind: str, shape: tuple[int, int, int]) -> Report:
     """Time, peak memory of this process, and values."""
     n, m, width = shape
-    real, gen = clouds(n, width, seed=0), clouds(m, width, seed=1)
     functions = {"prdc": with_prdc, "precision and recall": with_ours, "all four": with_ours_all}
     work = functions[kind]()
-    work(real[:100], gen[:100])  # lazily loaded libraries
-    before = peak_mib()
+    work(clouds(100, width, seed=0), clouds(100, width, seed=1))  # libraries that are loaded at first use
+    base = peak_mib()
+    real, gen = clouds(n, width, seed=0), clouds(m, width, seed=1)
     start, cpu_start = time.perf_counter(), time.process_time()
     values = work(real, gen)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
-    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mib": peak_mib(), "before_mib": before, "values": values}
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mib": peak_mib(), "base_mib": base, "values": values}
 
 
 def clouds(n: int, width: int, seed: int) -> np.ndarray:
@@ -182,14 +193,18 @@ def with_ours() -> Callable[[np.ndarray, np.ndarray], dict[str, float]]:
 
 
 def with_ours_all() -> Callable[[np.ndarray, np.ndarray], dict[str, float]]:
-    from metrics.density_coverage import density_coverage
+    from dataclasses import asdict
 
-    ours = with_ours()
-    return lambda real, gen: {**ours(real, gen), **dict(zip(("density", "coverage"), density_coverage(real, gen, 5), strict=True))}
+    from metrics.overlap import overlaps
+
+    return lambda real, gen: asdict(overlaps(real, gen, [5])[5])
 
 
 def peak_mib() -> float:
     """The most memory that this process has held so far (its resident set)."""
+    status = Path("/proc/self/status")
+    if status.exists():  # since the program was loaded; ru_maxrss also remembers the process that started it
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 2**10
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,9 +1,7 @@
 """Density and coverage from k-nearest-neighbour balls about the reals (Naeem et al. 2020)."""
 
-import torch
-
-from metrics.neighbours import Features, pairs_within, points, squared_radii
-from metrics.statistics import FeatureSet
+from metrics.neighbours import Features
+from metrics.overlap import FromOverlap, overlaps
 
 
 def density_coverage(real: Features, gen: Features, nhood_size: int = 5) -> tuple[float, float]:
@@ -19,17 +17,9 @@ def density_coverage(real: Features, gen: Features, nhood_size: int = 5) -> tupl
     Returns: (density, coverage).
     Raises :class:`ValueError` on other shapes, too few samples, and features that are not finite.
     """
-    if nhood_size < 1:
-        raise ValueError(f"a neighbourhood must have at least 1 sample, not {nhood_size}")
-    r, g = points(real, gen, fewest=nhood_size + 1)
-    covered, hits = torch.zeros(len(r), dtype=torch.bool, device=r.rows.device), 0
-    for i, _, inside, _ in pairs_within(r, g, squared_radii(r, nhood_size)):
-        covered[i[inside]] = True
-        hits += int(inside.sum())
-    return hits / (nhood_size * len(g)), int(covered.sum()) / len(r)
+    found = overlaps(real, gen, [nhood_size], recall=False)[nhood_size]
+    return found.density, found.coverage
 
 
-def dc5(real: FeatureSet, fake: FeatureSet, device: torch.device) -> dict[str, float]:
-    """The metric with neighbourhood 5. The keys are what follows the metric's name in the results."""
-    density, coverage = density_coverage(real.on(device), fake.on(device), nhood_size=5)
-    return {"_density": density, "_coverage": coverage}
+# The metric with neighbourhood 5. The keys are what follows the metric's name in the results.
+DC5 = FromOverlap(nhood_size=5, recall=False, values=lambda found: {"_density": found.density, "_coverage": found.coverage})

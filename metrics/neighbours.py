@@ -6,7 +6,7 @@ Algorithms*, section 3.1). That decides nearly every comparison of a distance wi
 decided by the distance in float64, of the rows as they were given.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -111,21 +111,34 @@ def _rows_at_work(rows: Tensor) -> int:
     return max(1, 2**20 // max(rows.shape[1], 1))
 
 
-def squared_radii(a: Points, k: int) -> Tensor:
-    """Squared distance of every row to its ``k``-th nearest other row: ``[N]`` float64. Each pair is looked at once.
+def squared_radii(a: Points, ks: Sequence[int]) -> Tensor:
+    """Squared distance of every row to its ``k``-th nearest other row, for each of ``ks``: ``[len(ks), N]`` float64.
 
-    Duplicates count as neighbours, at distance 0.
+    Each pair is looked at once. Duplicates count as neighbours, at distance 0.
     """
-    low = torch.full((len(a), k + SPARE), torch.inf, device=a.lean.device)
+    low = torch.full((len(a), max(ks) + SPARE), torch.inf, device=a.lean.device)
     who = torch.zeros(low.shape, dtype=torch.int64, device=a.lean.device)
+    for rows in a.blocks:  # every row's first candidates
+        bounds = _lower_bounds(a, rows, a, rows)
+        bounds.fill_diagonal_(torch.inf)
+        _keep_nearest_of_tile(low, who, bounds, rows, rows)
     for number, rows in enumerate(a.blocks):
-        for columns in a.blocks[number:]:
+        for columns in a.blocks[number + 1 :]:
             bounds = _lower_bounds(a, rows, a, columns)
-            if rows == columns:
-                bounds.fill_diagonal_(torch.inf)
+            r, c = _pairs_below(bounds, low[rows.start : rows.stop, -1], low[columns.start : columns.stop, -1])
+            if len(r) < CROWDED * bounds.numel():
+                i, j, values = r + rows.start, c + columns.start, bounds[r, c]
+                _keep_nearest(low, who, i, j, values)
+                order = j.argsort()
+                _keep_nearest(low, who, j[order], i[order], values[order])
             else:
-                _keep_nearest(low[columns.start : columns.stop], who[columns.start : columns.stop], bounds.t().contiguous(), rows.start)
-            _keep_nearest(low[rows.start : rows.stop], who[rows.start : rows.stop], bounds, columns.start)
+                _keep_nearest_of_tile(low, who, bounds, rows, columns)
+                _keep_nearest_of_tile(low, who, bounds.t().contiguous(), columns, rows)
+    return torch.stack([_radii(a, low, who, k) for k in ks])
+
+
+def _radii(a: Points, low: Tensor, who: Tensor, k: int) -> Tensor:
+    """For one k, from each row's candidates."""
     radii = _kth_distance(a, low.double(), who, k)
     # Whoever is not among a row's candidates is at least as far as the last of them.
     undecided = (radii > low[:, -1]).nonzero().squeeze(1)
@@ -138,24 +151,25 @@ def squared_radii(a: Points, k: int) -> Tensor:
 def pairs_within(a: Points, b: Points, radii_a: Tensor, radii_b: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """All pairs nearer to each other than the radius of one of them, in parts.
 
-    A point on a ball's surface is inside. Args: squared radii of the balls about ``a`` and, where those matter, about ``b``.
-    Yields ``(i, j, in_a, in_b)``: indices into ``a`` and ``b``, whether j is in the ball about i, and i in that about j.
+    A point on a ball's surface is inside. Args: squared radii of balls about ``a`` and, where those matter, about ``b``: ``[K, N]``
+    and ``[K, M]``. Yields ``(i, j, in_a, in_b)``: indices ``[P]`` into ``a`` and ``b``, whether j is in the balls about i, and i in
+    those about j, ``[K, P]``.
     """
     if radii_b is None:
-        radii_b = torch.full_like(b.norms, -torch.inf)
-    most_a, most_b = radii_a.float(), radii_b.float()  # rounding them loses no pair: the bounds leave more room than that
+        radii_b = radii_a.new_full((len(radii_a), len(b)), -torch.inf)
+    most_a, most_b = radii_a.amax(0).float(), radii_b.amax(0).float()  # rounding loses no pair: the bounds leave more room than that
     for rows in a.blocks:
         for columns in b.blocks:
             bounds = _lower_bounds(a, rows, b, columns)
-            most = torch.maximum(most_a[rows.start : rows.stop, None], most_b[None, columns.start : columns.stop])
-            r, c = (bounds <= most).nonzero(as_tuple=True)
+            r, c = _pairs_below(bounds, most_a[rows.start : rows.stop], most_b[columns.start : columns.stop])
             i, j = r + rows.start, c + columns.start
             low, sizes = bounds[r, c].double(), a.norms[i] + b.norms[j]
             squared = low + 2 * a.error * sizes + 2 * UNDERFLOW  # an upper bound, which decides wherever both agree
-            unsure = ((low <= radii_a[i]) & (squared > radii_a[i])) | ((low <= radii_b[j]) & (squared > radii_b[j]))
+            limits_a, limits_b = radii_a[:, i], radii_b[:, j]
+            unsure = (((low <= limits_a) & (squared > limits_a)) | ((low <= limits_b) & (squared > limits_b))).any(0)
             if unsure.any():
                 squared[unsure] = _squared_distances(a, i[unsure], b, j[unsure], rows, columns) - TIE * sizes[unsure]
-            yield i, j, squared <= radii_a[i], squared <= radii_b[j]
+            yield i, j, squared <= limits_a, squared <= limits_b
 
 
 @contextmanager
@@ -177,12 +191,36 @@ def _lower_bounds(a: Points, rows: range, b: Points, columns: range) -> Tensor:
         return (ours[:, None] + theirs[None, :]).addmm_(a.lean[x], b.lean[y].T, alpha=-2)
 
 
-def _keep_nearest(low: Tensor, who: Tensor, bounds: Tensor, offset: int) -> None:
-    """Merge a tile into the candidates of its rows (both in place, ``[R, K]``, sorted by ``low``)."""
+def _pairs_below(bounds: Tensor, most_rows: Tensor, most_columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and column, in the order of rows, of what in a tile ``[R, C]`` is not above the number of its row ``[R]`` or column ``[C]``."""
+    places = (bounds <= torch.maximum(most_rows[:, None], most_columns[None, :])).flatten().nonzero().squeeze(1)
+    rows = places // bounds.shape[1]
+    return rows, places - rows * bounds.shape[1]
+
+
+def _keep_nearest_of_tile(low: Tensor, who: Tensor, bounds: Tensor, rows: range, columns: range) -> None:
+    """Merge a whole tile ``[R, C]`` into the candidates of its rows, which are sorted by ``low`` (``[N, K]``, in place)."""
+    kept = slice(rows.start, rows.stop)
     new = bounds.topk(min(low.shape[1], bounds.shape[1]), dim=1, largest=False)
-    merged = torch.cat([low, new.values], dim=1).topk(low.shape[1], dim=1, largest=False)
-    who.copy_(torch.cat([who, new.indices + offset], dim=1).gather(1, merged.indices))
-    low.copy_(merged.values)
+    low[kept], who[kept] = _nearest(low[kept], who[kept], new.values, new.indices + columns.start)
+
+
+def _keep_nearest(low: Tensor, who: Tensor, i: Tensor, j: Tensor, values: Tensor) -> None:
+    """Merge some pairs ``[P]``, in the order of ``i``, into the candidates of rows ``i``."""
+    if not len(i):
+        return
+    rows, place, counts = i.unique_consecutive(return_inverse=True, return_counts=True)
+    column = torch.arange(len(i), device=i.device) - (counts.cumsum(0) - counts)[place]
+    new = low.new_full((len(rows), int(counts.max())), torch.inf)
+    new_who = who.new_zeros(new.shape)
+    new[place, column], new_who[place, column] = values, j
+    low[rows], who[rows] = _nearest(low[rows], who[rows], new, new_who)
+
+
+def _nearest(low: Tensor, who: Tensor, new: Tensor, new_who: Tensor) -> tuple[Tensor, Tensor]:
+    """The smallest ``K`` of ``[R, K]`` old and ``[R, L]`` new candidates, sorted, and who they are."""
+    merged = torch.cat([low, new], dim=1).topk(low.shape[1], dim=1, largest=False)
+    return merged.values, torch.cat([who, new_who], dim=1).gather(1, merged.indices)
 
 
 def _kth_distance(a: Points, low: Tensor, who: Tensor, k: int) -> Tensor:

@@ -1,9 +1,7 @@
 """Improved precision and recall from k-nearest-neighbour manifolds (Kynkäänniemi et al. 2019)."""
 
-import torch
-
-from metrics.neighbours import Features, pairs_within, points, squared_radii
-from metrics.statistics import FeatureSet
+from metrics.neighbours import Features
+from metrics.overlap import FromOverlap, Overlap, overlaps
 
 
 def precision_recall(real: Features, gen: Features, nhood_size: int = 3) -> tuple[float, float]:
@@ -23,17 +21,15 @@ def precision_recall(real: Features, gen: Features, nhood_size: int = 3) -> tupl
     Returns: (precision, recall), each within [0, 1].
     Raises :class:`ValueError` on other shapes, too few samples, and features that are not finite.
     """
-    if nhood_size < 1:
-        raise ValueError(f"a neighbourhood must have at least 1 sample, not {nhood_size}")
-    r, g = points(real, gen, fewest=nhood_size + 1)
-    covered_gen, covered_real = (torch.zeros(len(s), dtype=torch.bool, device=s.rows.device) for s in (g, r))
-    for i, j, in_real, in_gen in pairs_within(r, g, squared_radii(r, nhood_size), squared_radii(g, nhood_size)):
-        covered_gen[j[in_real]] = True
-        covered_real[i[in_gen]] = True
-    return int(covered_gen.sum()) / len(g), int(covered_real.sum()) / len(r)
+    found = overlaps(real, gen, [nhood_size])[nhood_size]
+    assert found.recall is not None
+    return found.precision, found.recall
 
 
-def pr3(real: FeatureSet, fake: FeatureSet, device: torch.device) -> dict[str, float]:
-    """The metric with neighbourhood 3. The keys are what follows the metric's name in the results."""
-    precision, recall = precision_recall(real.on(device), fake.on(device), nhood_size=3)
-    return {"_precision": precision, "_recall": recall}
+def _values(found: Overlap) -> dict[str, float]:
+    assert found.recall is not None
+    return {"_precision": found.precision, "_recall": found.recall}
+
+
+# The metric with neighbourhood 3. The keys are what follows the metric's name in the results.
+PR3 = FromOverlap(nhood_size=3, recall=True, values=_values)

@@ -8,12 +8,13 @@ from typing import Any, Literal
 import torch
 
 from dnnlib.errors import UserError
-from metrics.density_coverage import dc5
+from metrics.density_coverage import DC5
 from metrics.frechet_inception_distance import fid
 from metrics.inception_score import is10
 from metrics.kernel_inception_distance import kid
+from metrics.overlap import FromOverlap
 from metrics.perceptual_path_length import PathSampling, ppl
-from metrics.precision_recall import pr3
+from metrics.precision_recall import PR3
 
 # What of the generated images, and of the reals where they are looked at, is collected. PathSampling stands for distances along
 # paths in latent space, which need a network rather than images.
@@ -40,7 +41,8 @@ class MetricFamily:
         max_real: reals beyond this number are left out (as in the reference); None takes all.
         min_images: fewest reals, where there are any, and fewest fakes that the metric is defined for.
         compute: from the statistics of reals (None without any) and fakes (see :mod:`metrics.statistics`), and the device
-            for heavy work, to results; a key is appended to the metric's name.
+            for heavy work, to results; a key is appended to the metric's name. Or from the overlap of two sets of features,
+            which metrics of the same images share.
     """
 
     template: str
@@ -49,7 +51,7 @@ class MetricFamily:
     statistic: Statistic
     reals: Reals
     min_images: int
-    compute: Callable[[Any, Any, torch.device], dict[str, float]]
+    compute: Callable[[Any, Any, torch.device], dict[str, float]] | FromOverlap
     max_real: int | None = None
 
     def match(self, name: str) -> int | None:
@@ -94,7 +96,7 @@ PR = MetricFamily(
     statistic="features",
     reals="all",
     min_images=4,
-    compute=pr3,
+    compute=PR3,
     max_real=200_000,
 )
 DC = MetricFamily(
@@ -104,7 +106,7 @@ DC = MetricFamily(
     statistic="features",
     reals="all",
     min_images=6,
-    compute=dc5,
+    compute=DC5,
     max_real=200_000,
 )
 IS = MetricFamily(

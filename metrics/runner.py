@@ -4,7 +4,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ from dnnlib.errors import UserError
 from metrics.cache import NoCache, StatisticsCache
 from metrics.collecting import Collector, Need
 from metrics.features import Detector, open_detector
+from metrics.overlap import FromOverlap, Overlap, overlaps
 from metrics.parallel import on_main, together
 from metrics.perceptual_path_length import PathSampling
 from metrics.registry import Metric, parse_metrics
 from metrics.results import MetricResult
 from metrics.sampling import ImageDataset, real_images
-from metrics.statistics import Moments
+from metrics.statistics import FeatureSet, Moments
 from torch_utils.distributed import is_main, world_size
 
 
@@ -113,10 +114,15 @@ def evaluate(
     fakes = collector.fakes(wanted, generator, dataset, seed) if images is None else collector.images(wanted, images)
 
     def compute() -> list[dict[str, float]]:
-        return [
-            _values(metric, None if real is None else reals[real], fakes[fake], collector.device)
-            for metric, (real, fake) in zip(parsed, needs, strict=True)
-        ]
+        shared: dict[tuple[Need | None, Need], dict[int, Overlap]] = {}
+        found = []
+        for metric, (real, fake) in zip(parsed, needs, strict=True):
+            if real is not None and isinstance(metric.family.compute, FromOverlap) and (real, fake) not in shared:
+                alike = [other for other, of in zip(parsed, needs, strict=True) if of == (real, fake)]
+                shared[real, fake] = _overlaps(alike, reals[real], fakes[fake], collector.device)
+            overlap = shared.get((real, fake), {})
+            found.append(_values(metric, None if real is None else reals[real], fakes[fake], overlap, collector.device))
+        return found
 
     return [
         MetricResult(
@@ -223,9 +229,17 @@ def _try_out(metric: Metric, detector: Detector, image: Tensor) -> None:
         detector(image)
 
 
-def _values(metric: Metric, real: Any, fake: Any, device: torch.device) -> dict[str, float]:
+def _overlaps(metrics: Sequence[Metric], real: FeatureSet, fake: FeatureSet, device: torch.device) -> dict[int, Overlap]:
+    """What those of the metrics that come from it share, by neighbourhood."""
+    wanted = [metric.family.compute for metric in metrics if isinstance(metric.family.compute, FromOverlap)]
+    recall = any(one.recall for one in wanted)
+    return overlaps(real.on(device), fake.on(device), {one.nhood_size for one in wanted}, recall=recall)
+
+
+def _values(metric: Metric, real: Any, fake: Any, shared: Mapping[int, Overlap], device: torch.device) -> dict[str, float]:
+    compute = metric.family.compute
     try:
-        computed = metric.family.compute(real, fake, device)
+        computed = compute.values(shared[compute.nhood_size]) if isinstance(compute, FromOverlap) else compute(real, fake, device)
     except (ValueError, np.linalg.LinAlgError) as error:
         raise UserError(f"the metric '{metric.name}' can't be computed: {error}") from error
     if isinstance(fake, Moments):

@@ -42,17 +42,29 @@ KINDS = ["normal", "integers", "copies", "collapsed", "collapsed far from others
 KINDS += ["outlier", "huge", "tiny", "tiny between outliers"]
 
 
-@pytest.mark.parametrize("tile", [16, 2048])
-@pytest.mark.parametrize("k", [1, 3, 5])
+@pytest.mark.parametrize("crowded", [0, 1 / 32, 2])  # tiles merged whole; as usual; pair by pair
+@pytest.mark.parametrize("tile", [5, 16, 2048])
 @pytest.mark.parametrize("kind", KINDS)
-def test_radii(kind: str, k: int, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_radii(kind: str, tile: int, crowded: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "TILE", tile)
+    monkeypatch.setattr(neighbours, "CROWDED", crowded)
     rows = features(kind, 60, seed=0)
     a, _ = points(rows, rows[:1], 1)
     distances = by_definition(rows / a.scale, rows / a.scale)
     np.fill_diagonal(distances, np.inf)
-    expected = np.sort(distances, axis=1)[:, k - 1]
-    assert squared_radii(a, k).numpy() == pytest.approx(expected, rel=1e-9, abs=1e-14)
+    expected = np.sort(distances, axis=1)[:, [0, 2, 4]].T
+    assert squared_radii(a, [1, 3, 5]).numpy() == pytest.approx(expected, rel=1e-9, abs=1e-14)
+    assert squared_radii(a, [3]).numpy() == pytest.approx(expected[1:2], rel=1e-9, abs=1e-14)
+
+
+def test_radii_of_rows_in_the_worst_order(work: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every tile brings nearer rows than all before it."""
+    monkeypatch.setattr(neighbours, "TILE", 8)
+    rows = np.exp(-np.arange(200.0) / 20)[:, None].astype(np.float32)
+    a, _ = points(rows, rows[:1], 1)
+    distances = by_definition(rows / a.scale, rows / a.scale)
+    np.fill_diagonal(distances, np.inf)
+    assert squared_radii(a, [4])[0].numpy() == pytest.approx(np.sort(distances, axis=1)[:, 3], rel=1e-9, abs=1e-14)
 
 
 @pytest.mark.parametrize("tile", [16, 2048])
@@ -61,20 +73,20 @@ def test_pairs(kind: str, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "TILE", tile)
     real, gen = features(kind, 60, seed=0), features(kind, 44, seed=1)
     a, b = points(real, gen, 1)
-    radii_a, radii_b = squared_radii(a, 3), squared_radii(b, 3)
-    found_a, found_b = np.zeros((60, 44), bool), np.zeros((60, 44), bool)
+    radii_a, radii_b = squared_radii(a, [3, 5]), squared_radii(b, [3, 5])
+    found_a, found_b = np.zeros((2, 60, 44), bool), np.zeros((2, 60, 44), bool)
     times = np.zeros((60, 44), int)
     for i, j, in_a, in_b in pairs_within(a, b, radii_a, radii_b):
-        found_a[i, j], found_b[i, j] = in_a, in_b
+        found_a[:, i, j], found_b[:, i, j] = in_a, in_b
         np.add.at(times, (i.numpy(), j.numpy()), 1)
     distances = by_definition(real / a.scale, gen / a.scale)
     tie = 1e-12 * np.add.outer(a.norms.numpy(), b.norms.numpy())
-    assert np.array_equal(found_a, distances <= radii_a.numpy()[:, None] + tie)
-    assert np.array_equal(found_b, distances <= radii_b.numpy()[None, :] + tie)
+    assert np.array_equal(found_a, distances <= radii_a.numpy()[:, :, None] + tie)
+    assert np.array_equal(found_b, distances <= radii_b.numpy()[:, None, :] + tie)
     assert times.max() <= 1
-    alone = np.zeros((60, 44), bool)
+    alone = np.zeros((2, 60, 44), bool)
     for i, j, in_a, in_b in pairs_within(a, b, radii_a):
-        alone[i, j] = in_a
+        alone[:, i, j] = in_a
         assert not in_b.any()
     assert np.array_equal(alone, found_a)
 
@@ -116,7 +128,7 @@ def test_float32_decides_nearly_everything(work: dict[str, int]) -> None:
     rng = np.random.RandomState(0)
     rows = rng.randn(500, 64).astype(np.float32)
     a, b = points(rows, rows[::-1].copy(), 1)
-    radii = squared_radii(a, 3)
+    radii = squared_radii(a, [3])
     assert 500 <= work["pairs"] < 550  # the k-th neighbour of each
     work["pairs"] = 0
     assert sum(int(in_a.sum()) for *_, in_a, _ in pairs_within(a, b, radii)) == 4 * 500
@@ -126,7 +138,7 @@ def test_float32_decides_nearly_everything(work: dict[str, int]) -> None:
 
 def test_where_it_does_not_products_do(work: dict[str, int]) -> None:
     a, b = points(features("collapsed far from others", 200, seed=0), features("collapsed far from others", 200, seed=1), 1)
-    radii = squared_radii(a, 3)
+    radii = squared_radii(a, [3])
     assert work["products"] >= 100 * 200
     work.update(pairs=0, products=0)
     for _ in pairs_within(a, b, radii):

@@ -257,6 +257,30 @@ def test_every_metric_is_that_of_the_maths(make_dataset: Any, make_linear_genera
     assert [result.num_real for result in results] == [40, 40, 40, 40, 0, 0, 30, 30, 30, 0]
 
 
+def test_metrics_of_the_same_images_share_their_distances(
+    make_dataset: Any, make_generator: Any, detector_file: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, list[int], bool]] = []
+    plain = module.overlaps
+
+    def counting(real: torch.Tensor, fake: torch.Tensor, ks: set[int], recall: bool) -> dict[int, module.Overlap]:
+        asked.append((len(fake), sorted(ks), recall))
+        return plain(real, fake, ks, recall)
+
+    monkeypatch.setattr(module, "overlaps", counting)
+
+    def run(names: str) -> dict[str, float]:
+        options = {"dataset": make_dataset(), "detector": detector_file("pooled"), "progress": False}
+        return values(evaluate(names, generator=make_generator(), **options))
+
+    together = run("dc305_full,fid30_full,pr303_full,dc205_full")
+    assert asked == [(30, [3, 5], True), (20, [5], False)]
+    asked.clear()
+    alone = {**run("dc305_full"), **run("fid30_full"), **run("pr303_full"), **run("dc205_full")}
+    assert asked == [(30, [5], False), (30, [3], True), (20, [5], False)]
+    assert together == alone
+
+
 def moments(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows.astype(np.float64).mean(0), np.cov(rows.astype(np.float64), rowvar=False)
 
