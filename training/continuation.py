@@ -106,14 +106,20 @@ def on_gpus(config: TrainConfig, gpus: int) -> TrainConfig:
     """
     schedule = config.schedule
     group = min(config.discriminator.mbstd_group, schedule.batch_gpu)
-    share, rest = divmod(schedule.batch_size, gpus)
-    portions = [n for n in range(group, min(share, schedule.batch_gpu) + 1, group) if share % n == 0]
-    if rest or not portions:
+
+    def portions(processes: int) -> list[int]:
+        if processes < 1 or schedule.batch_size % processes:
+            return []
+        share = schedule.batch_size // processes
+        return [n for n in range(group, min(share, schedule.batch_gpu) + 1, group) if share % n == 0]
+
+    if not portions(gpus):
+        possible = [str(2**n) for n in range(schedule.batch_size.bit_length()) if portions(2**n)]
         raise UserError(
             f"--gpus={gpus}: the run's batch of {schedule.batch_size} images, in groups of at least {group}, cannot be split into "
-            f"{gpus} equal parts; use fewer"
+            f"{gpus} equal parts; --gpus may be {', '.join(possible)}"
         )
-    return _replaced(config, {"runtime.gpus": gpus, "schedule.batch_gpu": portions[-1]})
+    return _replaced(config, {"runtime.gpus": gpus, "schedule.batch_gpu": portions(gpus)[-1]})
 
 
 def explain_portions(before: TrainConfig, after: TrainConfig) -> list[str]:

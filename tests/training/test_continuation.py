@@ -110,6 +110,18 @@ def test_portions_in_other_numbers_of_processes(batch, group, gpus, portion):
     assert (schedule.batch_size, schedule.batch_gpu) == (batch, portion)
 
 
+@pytest.mark.parametrize(
+    ("batch", "group", "gpus", "possible"),
+    [(32, 4, 16, "1, 2, 4, 8"), (24, 8, 2, "1"), (20, 4, 8, "1"), (40, 4, 3, "1, 2"), (32, 8, 0, "1, 2, 4")],
+)
+def test_a_refused_number_of_processes_comes_with_those_that_would_do(batch, group, gpus, possible):
+    run = config(batch=batch, mbstd_group=group)
+    with pytest.raises(UserError, match=f"cannot be split into {gpus} equal parts; --gpus may be {possible}$"):
+        continued(run, {"gpus": gpus})
+    for number in possible.split(", "):
+        assert continued(run, {"gpus": int(number)}).runtime.gpus == int(number)
+
+
 def test_portions_do_not_grow():
     """On fewer processes the same portions follow one another, so the draws stay the same."""
     run = config(cfg="paper256", gpus=8)
