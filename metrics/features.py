@@ -68,7 +68,7 @@ class Detector:
 
     Calling it with images uint8 ``[N, C, H, W]`` (C is 1 or 3; greyscale is repeated to RGB), on any device, gives
     features float32 ``[N, F]`` as an array. Attributes: ``name`` as results show it, ``digest`` of weights and code,
-    ``device``. Raises :class:`UserError` on other images and when the network gives anything but finite ``[N, F]``.
+    ``device``. Raises :class:`UserError` on other images and when the network gives anything but finite ``[N, F]`` of one F.
     """
 
     def __init__(self, name: str, outputs: Outputs, device: torch.device, cpu_batch: int = 8) -> None:
@@ -77,6 +77,7 @@ class Detector:
         self.device = device
         self._outputs = outputs
         self._cpu_batch = cpu_batch
+        self._widths: dict[str, int] = {}  # of each output
 
     def __call__(self, images: Tensor) -> NDArray[np.float32]:
         return self._arrays(self._outputs.features, images, "features [N, F]")
@@ -111,6 +112,9 @@ class Detector:
         _check_images(images, torch.uint8, "a detector needs 8-bit")
         with torch.inference_mode():
             parts = [self._apply(function, part, what).to("cpu", torch.float32).numpy() for part in images.split(self._step(images))]
+        for part in parts:
+            if part.shape[1] != self._widths.setdefault(what, part.shape[1]):
+                raise UserError(f"the detector '{self.name}' gave {what} with {self._widths[what]} columns, and then with {part.shape[1]}")
         return np.concatenate(parts)
 
     def _step(self, images: Tensor) -> int:
@@ -125,7 +129,7 @@ class Detector:
             raise
         except RuntimeError as error:
             raise UserError(f"the detector '{self.name}' does not take images {list(rgb.shape)}: {_last_line(error)}") from error
-        if not isinstance(values, Tensor) or values.ndim != 2 or len(values) != len(images):
+        if not isinstance(values, Tensor) or values.ndim != 2 or len(values) != len(images) or not values.shape[1]:
             got = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise UserError(f"the detector '{self.name}' must give {what} of N images, but gave {got} of {len(images)}")
         if not values.isfinite().all():

@@ -41,17 +41,17 @@ def preflight(
     """Find out before a training what would stop :func:`evaluate` in the middle of it.
 
     Checks the metrics' names and counts, the number and kind of reals (and of ``images``, where those are measured), the
-    cache folder, and each detector: downloaded if need be, loaded on ``device``, run on one image for what the metrics ask
+    cache folder, and each detector: downloaded if need be, loaded on ``device``, run on an image for what the metrics ask
     of it. In a group of processes every rank calls this, and rank 0 alone downloads. Raises :class:`UserError`.
     """
     parsed = parse_metrics(metrics)
     if parsed:
         _check_images(parsed, dataset, images, mirror)
         _open_cache(cache_dir, use_cache)
-        image = next(real_images(dataset, 1, 1))
+        pair = next(real_images(dataset, 1, 1)).repeat(2, 1, 1, 1)  # one image would not tell a detector that averages over images
         opened = _open_detectors(parsed, detector, device)
         for metric in parsed:
-            _try_out(metric, opened[metric.detector_name(detector)], image)
+            _try_out(metric, opened[metric.detector_name(detector)], pair)
 
 
 def evaluate(
@@ -220,13 +220,13 @@ def _open_detectors(metrics: Sequence[Metric], detector: str, device: torch.devi
     return found
 
 
-def _try_out(metric: Metric, detector: Detector, image: Tensor) -> None:
+def _try_out(metric: Metric, detector: Detector, images: Tensor) -> None:
     if isinstance(metric.family.statistic, PathSampling):
-        detector.perceptual(image.to(detector.device, torch.float32))
+        detector.perceptual(images.to(detector.device, torch.float32))
     elif metric.family.statistic == "probabilities":
-        detector.probabilities(image)
+        detector.probabilities(images)
     else:
-        detector(image)
+        detector(images)
 
 
 def _overlaps(metrics: Sequence[Metric], real: FeatureSet, fake: FeatureSet, device: torch.device) -> dict[int, Overlap]:

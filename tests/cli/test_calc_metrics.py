@@ -32,6 +32,16 @@ class PooledPixels(torch.nn.Module):
         return torch.nn.functional.adaptive_avg_pool2d(images, 2).flatten(1)
 
 
+class NotANumber(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean(dim=[2, 3]) * float("nan")
+
+
+class WrongShape(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images
+
+
 def write_images(folder: Path, count: int, resolution: int = RESOLUTION, mode: str = "RGB", labels: bool = False) -> Path:
     folder.mkdir()
     rng = np.random.RandomState(0)
@@ -43,10 +53,12 @@ def write_images(folder: Path, count: int, resolution: int = RESOLUTION, mode: s
     return folder
 
 
-def write_network(path: Path, /, c_dim: int = 0, **training_set_kwargs: Any) -> Path:
+def write_network(path: Path, /, c_dim: int = 0, diverged: bool = False, **training_set_kwargs: Any) -> Path:
     torch.manual_seed(0)
     shape = dict(img_resolution=RESOLUTION, img_channels=3)
     G = Generator(z_dim=8, c_dim=c_dim, w_dim=8, **shape, synthesis_kwargs=dict(channel_base=128, channel_max=8))
+    if diverged:
+        G.synthesis.b16.torgb.bias.data.fill_(torch.nan)
     D = Discriminator(c_dim=c_dim, **shape, channel_base=128, channel_max=8)
     save_network_pkl(path, G=G, D=D, G_ema=G, training_set_kwargs=training_set_kwargs)
     return path
@@ -270,6 +282,33 @@ def test_nothing_is_recorded_when_one_metric_is_refused(world: Path, tmp_path: P
         invoke(tmp_path, "--metrics=fid20_full,pr203_full", f"--detector={world / 'detector.pt'}", network="net.pkl"), "at least 4 real"
     )
     assert not list(tmp_path.glob("metric-*"))
+
+
+@pytest.mark.parametrize(
+    ("broken", "metrics", "message"),
+    [
+        ("NotANumber", "fid20_full", "NotANumber.pt' gave features [N, F] that are not finite"),
+        ("WrongShape", "fid20_full", "WrongShape.pt' must give features [N, F] of N images, but gave [8, 3, 16, 16] of 8"),
+        ("network", "fid20_full", "renders values that are not finite"),
+        (None, "fid20_full,ppl2_4_wend", "has no perceptual distance; use 'vgg16' or 'efficientnet-lite0'"),
+        (None, "fid20_full,pr33_full", "the metric 'pr33_full' needs a count of at least 4"),
+        (None, "fid20_full,ppl2_1_wend", "the metric 'ppl2_1_wend' needs a count of at least 2"),
+        (None, "fid20_full,is20", "has no class probabilities"),
+    ],
+)
+def test_nothing_is_left_of_what_fails(world: Path, tmp_path: Path, cache: Path, broken: str, metrics: str, message: str) -> None:
+    """Neither on standard output nor in the run directory, nor statistics that a detector's faults went into."""
+    (tmp_path / "training_options.json").write_text("{}")
+    write_network(tmp_path / "net.pkl", diverged=broken == "network", path=str(world / "data"))
+    detector = world / "detector.pt"
+    if broken in ("NotANumber", "WrongShape"):
+        detector = tmp_path / f"{broken}.pt"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            torch.jit.script(globals()[broken]()).save(str(detector))
+    refused(invoke(tmp_path, f"--metrics={metrics}", "--verbose=0", network="net.pkl", detector=str(detector)), message)
+    assert not list(tmp_path.glob("metric-*"))
+    assert detector == world / "detector.pt" or not list(cache.glob("statistics/*"))
 
 
 def shell(*arguments: str) -> subprocess.CompletedProcess[str]:

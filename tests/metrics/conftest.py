@@ -127,12 +127,24 @@ class Unpooled(nn.Module):
         return images
 
 
+class AveragedOverImages(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean(dim=[0, 2, 3]).unsqueeze(0)
+
+
 class NotFinite(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return (images * 0).mean(dim=[2, 3]) / 0
 
 
-NETWORKS = {"pooled": PooledPixels, "reference": LikeReference, "all": AllOutputs, "unpooled": Unpooled, "notfinite": NotFinite}
+NETWORKS = {
+    "pooled": PooledPixels,
+    "reference": LikeReference,
+    "all": AllOutputs,
+    "unpooled": Unpooled,
+    "averaged": AveragedOverImages,
+    "notfinite": NotFinite,
+}
 
 
 @pytest.fixture(autouse=True)

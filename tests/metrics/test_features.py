@@ -2,6 +2,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,6 +51,30 @@ def test_digest_is_that_of_the_file_and_a_changed_file_is_loaded_anew(detector_f
 def test_useless_detectors(detector_file: Write, name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         open_detector(detector_file(name), "cpu")(images(2))
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (lambda x: x.flatten(1)[:, :0], r"must give features \[N, F\] of N images, but gave \[2, 0\] of 2"),
+        (lambda x: x[:1].flatten(1), r"must give features \[N, F\] of N images, but gave \[1, 192\] of 2"),
+        (lambda x: (x.flatten(1), x), "but gave tuple of 2"),
+        (lambda x: x.mean(), r"but gave \[\] of 2"),
+    ],
+)
+def test_what_is_not_features(network: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Detector("d", Outputs("", network), torch.device("cpu"))(images(2))
+
+
+def test_the_number_of_features_must_stay() -> None:
+    widths = iter([3, 3, 4, 3, 5])
+    detector = Detector("d", Outputs("", lambda x: x.flatten(1)[:, : next(widths)]), torch.device("cpu"), cpu_batch=2)
+    assert detector(images(2)).shape == (2, 3)
+    with pytest.raises(UserError, match=r"gave features \[N, F\] with 3 columns, and then with 4"):
+        detector(images(4))
+    with pytest.raises(UserError, match="with 3 columns, and then with 5"):
+        detector(images(4))
 
 
 def test_a_detector_that_fails_says_why() -> None:

@@ -194,6 +194,7 @@ def test_preflight_finds_what_would_stop_an_evaluation(make_dataset: Any, detect
         (("fid20_full,is20", good, make_dataset()), "has no class probabilities"),
         (("fid20_full,ppl2_20_wend", good, make_dataset()), "has no perceptual distance"),
         ((METRICS, detector_file("unpooled"), make_dataset()), r"must give features \[N, F\]"),
+        ((METRICS, detector_file("averaged"), make_dataset()), r"of N images, but gave \[1, 3\] of 2"),
     ]:
         with pytest.raises(UserError, match=message):
             preflight(*arguments)

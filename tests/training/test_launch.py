@@ -170,6 +170,31 @@ def test_a_broken_pickle_leaves_no_directory(tmp_path: Path, images: Path) -> No
     assert list((tmp_path / "runs").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("metrics", "fault", "message"),
+    [
+        ("pr2003_full", "detector", "no detector"),
+        ("pr2003_full", "cache", "cache folder .* can't be written"),
+        ("dc2005_full", "few", "needs at least 6 real images, but the data set 'images' has 4"),
+        ("fid200_full", "offline", "cannot download .*inception.*put the file at"),
+    ],
+)
+def test_metrics_that_cannot_be_had_end_the_run_before_its_first_step(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch, metrics: str, fault: str, message: str
+) -> None:
+    """With the real training loop."""
+    monkeypatch.setenv("GGDR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("GGDR_OFFLINE", "1")
+    if fault == "cache":
+        (tmp_path / "cache").write_text("")
+    described, _ = launch.inspect_data(str(images), cond=False, subset=None, mirror=False, seed=0)
+    detector = str(tmp_path / "none.pt") if fault == "detector" else "auto"
+    options = TrainOptions(metrics=(metrics,), detector=detector, cbase=128, cmax=8, device="cpu")
+    with pytest.raises(UserError, match=message):
+        launch.start(resolve(options, described), str(tmp_path / "runs"))
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
 @pytest.mark.parametrize("error", [UserError("no detector"), KeyboardInterrupt()])
 def test_an_end_before_anything_was_written_leaves_no_directory(
     tmp_path: Path, config: TrainConfig, fake_loop: Any, error: BaseException
