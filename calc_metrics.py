@@ -14,8 +14,6 @@ from dnnlib.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from training.dataset import ImageFolderDataset
-
 
 @click.command(cls=Command)
 @click.option("--network", metavar="PATH|URL", help="network pickle (network-snapshot-*.pkl), or .safetensors")
@@ -84,6 +82,7 @@ def measure(
     from torch_utils.distributed import is_main, main_first
     from training.dataset import ImageFolderDataset
     from training.network_files import load_networks
+    from training.reals import open_reals
 
     parsed = parse_metrics(metrics)
     if not parsed:
@@ -141,21 +140,6 @@ def set_up_device(name: str) -> "torch.device":
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
     return device
-
-
-def open_reals(training_set_kwargs: dict[str, Any] | None, data: str | None, generator: Any) -> "ImageFolderDataset":
-    """The data set to measure against: all of it, without mirrored copies, whatever the training used (as in the reference).
-
-    Raises :class:`UserError` when none is known, and as the data set does.
-    """
-    from training.dataset import ImageFolderDataset
-
-    known = (training_set_kwargs or {}) if data is None else {"path": data}
-    if "path" not in known:
-        raise UserError("this network pickle does not say what it was trained on; give --data")
-    if data is None and not Path(known["path"]).exists():
-        raise UserError(f"'{known['path']}', which the network was trained on, is not there; say where it is with --data")
-    return ImageFolderDataset(known["path"], resolution=generator.img_resolution, use_labels=generator.c_dim > 0)
 
 
 if __name__ == "__main__":

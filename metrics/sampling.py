@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import UserError
+from torch_utils.pixels import to_uint8
 from torch_utils.seeding import derive_seed
 
 # Images are drawn, rendered and shown this many at a time or a multiple of it, so that no batch size and no count changes image i.
@@ -128,8 +129,7 @@ def fake_images(
     """This rank's :func:`portions` of ``count`` images of the generator: uint8 ``[N, C, H, W]`` on ``device``.
 
     Latents, labels (of uniformly drawn items of ``labels``, when the generator is conditional) and the generator's
-    noise inputs for images ``16 k`` to ``16 k + 15`` come from ``(seed, k)``. Values in -1..1 become bytes as in the
-    reference: ``x * 127.5 + 128``, clamped, cut off. Global random states are left as they were.
+    noise inputs for images ``16 k`` to ``16 k + 15`` come from ``(seed, k)``. Global random states are left as they were.
     Raises :class:`UserError` when the generator renders values that are not finite.
     """
     for portion in portions(count, batch_size, rank, world_size):
@@ -154,7 +154,7 @@ def _render(generator: Any, z: Tensor, c: Tensor, noise_seed: int) -> Tensor:
     devices = [z.device] if z.device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices=devices), evaluating(generator):
         torch.manual_seed(noise_seed)
-        return (finite(generator(z, c)) * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+        return to_uint8(finite(generator(z, c)))
 
 
 def finite(images: Tensor) -> Tensor:

@@ -22,9 +22,9 @@ from torch_utils.seeding import derive_seed
 from training.analysis.clustering import PALETTE, Labels, cluster_pixels, match_all, match_clusters, paint
 from training.analysis.feature_maps import Maps, discriminator_maps, generator_maps
 from training.analysis.picture_rows import Row, picture_of_rows
-from training.analysis.reals import open_reals
 from training.dataset import ImageFolderDataset
 from training.images import from_uint8, save_png
+from training.reals import open_reals
 
 #: Resolutions and the number of clusters at each.
 Wanted = dict[int, int]

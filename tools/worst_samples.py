@@ -21,8 +21,8 @@ from metrics.sampling import ImageDataset, fake_images, real_images
 from metrics.statistics import MomentsCollector
 from torch_utils.device import announce_device
 from torch_utils.persistence import load_network_pkl
-from training.analysis.reals import open_reals
 from training.images import save_grid
+from training.reals import open_reals
 
 PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from dnnlib.errors import UserError
-from training.images import to_uint8
+from torch_utils.pixels import to_uint8
 from training.networks.generator import Generator, NoiseMode
 from training.rendering import GeneratorRenderer, Noise, Renderer, noise_from_seeds, one_hot_label
 
@@ -56,7 +56,7 @@ def images_from_seeds(
             z = latents_from_seeds(part, renderer.z_dim)
             noise = draw_noise(noise_mode, part, renderer.noise_resolutions)
             images = renderer.images(z, c.expand(len(part), -1), truncation_psi, noise)
-            yield from zip(part, to_uint8(images), strict=True)
+            yield from zip(part, to_uint8(images).cpu(), strict=True)
 
     return draw()
 
@@ -68,7 +68,7 @@ def images_from_ws(
     """``(index, uint8 [C, H, W])`` for each of ``ws [N, num_ws, w_dim]``; random noise is drawn from the index."""
     for part in batches(range(len(ws)), batch):
         noise = draw_noise(noise_mode, part, renderer.noise_resolutions)
-        yield from zip(part, to_uint8(renderer.images_from_ws(ws[part[0] : part[-1] + 1], noise)), strict=True)
+        yield from zip(part, to_uint8(renderer.images_from_ws(ws[part[0] : part[-1] + 1], noise)).cpu(), strict=True)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""From the networks' float images to bytes, and to and from pictures on disk."""
+"""Bytes to the networks' float images, and to and from pictures on disk."""
 
 import os
 
@@ -10,11 +10,6 @@ import torchvision
 
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
-
-
-def to_uint8(images: torch.Tensor) -> torch.Tensor:
-    """``[N, C, H, W]`` in [-1, 1] to uint8 in 0 … 255, on the CPU."""
-    return (images.float() * 127.5 + 128).clamp(0, 255).to(torch.uint8).cpu()
 
 
 def from_uint8(images: torch.Tensor, device: torch.device | str = "cpu") -> torch.Tensor:

@@ -8,8 +8,8 @@ import scipy.interpolate
 import torch
 
 from dnnlib.errors import UserError
+from torch_utils.pixels import to_uint8
 from training.generation import batches, latents_from_seeds, ws_from_seeds
-from training.images import to_uint8
 from training.rendering import GeneratorRenderer, one_hot_label
 
 
@@ -65,6 +65,6 @@ def walk_images(
                 ws = renderer.ws(points, c.expand(len(points), -1), truncation_psi)
             else:
                 ws = points[:, None].expand(-1, renderer.G.num_ws, -1)
-            yield from to_uint8(renderer.images_from_ws(ws, noise_mode)).unflatten(0, (len(part), len(walks)))
+            yield from to_uint8(renderer.images_from_ws(ws, noise_mode)).cpu().unflatten(0, (len(part), len(walks)))
 
     return draw()

@@ -16,9 +16,10 @@ from torch import nn
 from dnnlib.durations import format_duration
 from dnnlib.files import AppendFile
 from metrics.sampling import ImageDataset
+from torch_utils.pixels import to_uint8
 from torch_utils.seeding import derive_seed
 from torch_utils.training_stats import Summary
-from training.images import save_grid, to_uint8
+from training.images import save_grid
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class SampleGrid:
         """Write what ``G`` makes of the latents, with constant noise."""
         images = []
         for z, c in zip(self.z.split(batch_size), self.c.split(batch_size), strict=True):
-            images.append(to_uint8(G(z.to(device), c.to(device), noise_mode="const")))
+            images.append(to_uint8(G(z.to(device), c.to(device), noise_mode="const")).cpu())
         save_grid(torch.cat(images), path, self.columns)
 
 

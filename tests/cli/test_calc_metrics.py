@@ -266,7 +266,7 @@ def test_a_data_set_that_does_not_fit(world: Path, tmp_path: Path) -> None:
     large = write_images(tmp_path / "large", 4, resolution=32)
     refused(invoke(world, "--metrics=fid20_full", f"--data={large}"), "32x32, not 16x16")
     grey = write_images(tmp_path / "grey", 4, mode="L")
-    refused(invoke(world, "--metrics=fid20_full", f"--data={grey}"), "with 3 channels")
+    refused(invoke(world, "--metrics=fid20_full", f"--data={grey}"), "have 1 channel, the network's 3")
     refused(invoke(world, "--metrics=fid20_full", f"--data={few}", network="conditional.pkl"), "no labels")
 
 

@@ -16,8 +16,8 @@ from small_networks import pixels, write_network
 import generate
 from dnnlib import cli
 from torch_utils.persistence import load_network_pkl
+from torch_utils.pixels import to_uint8
 from torch_utils.seeding import seed_everything
-from training.images import to_uint8
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -11,7 +11,7 @@ from small_networks import pixels
 
 from tools import style_mixing
 from torch_utils.persistence import load_network_pkl
-from training.images import to_uint8
+from torch_utils.pixels import to_uint8
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

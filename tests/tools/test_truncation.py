@@ -7,7 +7,7 @@ from small_networks import pixels
 
 from tools import truncation
 from torch_utils.persistence import load_network_pkl
-from training.images import to_uint8
+from torch_utils.pixels import to_uint8
 
 
 def test_sweep(pkl, tmp_path, succeed):

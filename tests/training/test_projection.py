@@ -6,8 +6,8 @@ import pytest
 import torch
 from small_networks import small_generator
 
+from torch_utils.pixels import to_uint8
 from training import projection
-from training.images import to_uint8
 from training.projection import (
     ProjectionConfig,
     learning_rate_factor,

@@ -6,8 +6,8 @@ import torch
 from small_networks import small_generator
 
 from dnnlib.errors import UserError
+from torch_utils.pixels import to_uint8
 from training.generation import images_from_seeds, ws_from_seeds
-from training.images import to_uint8
 from training.networks import Generator
 from training.rendering import CALL_SIZE, GeneratorRenderer, in_fixed_calls, noise_from_seeds, synthesize
 

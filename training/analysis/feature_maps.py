@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable
 
 import torch
 
-from training.images import to_uint8
+from torch_utils.pixels import to_uint8
 from training.networks import Discriminator, Generator
 from training.networks.decoder import decode
 
@@ -26,7 +26,7 @@ def generator_maps(
     images, parts = [], []
     for some_z, some_c in zip(z.split(batch), c.split(batch), strict=True):
         rendered, maps = G(some_z, some_c, capture=resolutions, noise_mode="const", force_fp32=True)
-        images.append(to_uint8(rendered))
+        images.append(to_uint8(rendered).cpu())
         parts.append(maps)
     return torch.cat(images), _joined(parts)
 

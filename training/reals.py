@@ -1,4 +1,4 @@
-"""The real images that a network is looked at beside."""
+"""The real images that a network is measured against or looked at beside."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,8 @@ from training.networks import Discriminator, Generator
 def open_reals(
     training_set_kwargs: Mapping[str, Any] | None, data: str | None, network: Generator | Discriminator
 ) -> ImageFolderDataset:
-    """All images of ``data``, or of what the network was trained on, as they are: without mirrored copies, with labels if it takes any.
+    """All images of ``data``, or of what the network was trained on, as they are (as the reference's metrics take them): neither
+    a subset nor mirrored copies, whatever the training used, and with labels if the network takes any.
 
     Args:
         training_set_kwargs: what the network pickle says of its training set.
@@ -29,5 +30,6 @@ def open_reals(
         raise UserError(f"'{path}', which the network was trained on, is not there; say where it is with --data")
     dataset = ImageFolderDataset(path, resolution=network.img_resolution, use_labels=network.c_dim > 0)
     if dataset.num_channels != network.img_channels:
-        raise UserError(f"the images in '{path}' have {dataset.num_channels} channels, the network's {network.img_channels}")
+        channels = "1 channel" if dataset.num_channels == 1 else f"{dataset.num_channels} channels"
+        raise UserError(f"the images in '{path}' have {channels}, the network's {network.img_channels}")
     return dataset

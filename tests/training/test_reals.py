@@ -1,4 +1,4 @@
-"""training.analysis.reals: which images a network is looked at beside."""
+"""training.reals: which images a network is measured against."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 from helpers import make_images, small_state
 
 from dnnlib.errors import UserError
-from training.analysis.reals import open_reals
+from training.reals import open_reals
 
 
 def test_the_training_set_or_another_one(tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_no_data_or_data_of_another_kind(tmp_path: Path) -> None:
         (None, None, "give --data"),
         ({"path": str(tmp_path / "gone")}, None, "is not there"),
         (None, str(make_images(tmp_path / "small", resolution=16)), "16x16"),
-        (None, str(make_images(tmp_path / "grey", channels=1)), "1 channels"),
+        (None, str(make_images(tmp_path / "grey", channels=1)), "have 1 channel, the network's 3"),
     ):
         with pytest.raises(UserError, match=message):
             open_reals(known, data, D)
