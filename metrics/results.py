@@ -5,7 +5,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,19 @@ def read_results(run_dir: str | os.PathLike[str], metric: str) -> list[Record]:
         elif line.strip():
             print(f"Warning: line {number} of {path} is no result and is left out", file=sys.stderr)
     return records
+
+
+def snapshot_values(run_dir: str | os.PathLike[str]) -> Iterator[tuple[float, dict[str, float]]]:
+    """Kimg and values of every record of a snapshot in a run directory's ``metric-*.jsonl``, file by file, oldest first.
+
+    What is no record is left out with a warning, and other networks' records silently.
+    Raises :class:`UserError` as :func:`read_results` does.
+    """
+    for path in sorted(Path(run_dir).glob("metric-*.jsonl")):
+        for record in read_results(run_dir, path.stem.removeprefix("metric-")):
+            found = re.search(r"network-snapshot-(\d+)", str(record.get("snapshot_pkl")))
+            if found is not None:
+                yield float(found[1]), {name: float(value) for name, value in record["results"].items()}
 
 
 def best_snapshot(run_dir: str | os.PathLike[str], metric: str) -> Path | None:

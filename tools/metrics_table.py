@@ -3,14 +3,13 @@
     python -m tools.metrics_table RUN_DIR [RUN_DIR ...]
 """
 
-import json
-import re
 from pathlib import Path
 
 import click
 
 from dnnlib.cli import Command, friendly_errors
 from dnnlib.errors import UserError
+from metrics.results import snapshot_values
 
 
 @click.command(cls=Command)
@@ -25,22 +24,16 @@ def main(run_dirs: tuple[str, ...]) -> None:
     print("|---:|" + "---:|" * len(columns))
     for kimg in sorted({kimg for rows in runs.values() for kimg in rows}):
         cells = [runs[run].get(kimg, {}).get(value) for run, value in columns]
-        print(f"| {kimg} | " + " | ".join("" if cell is None else f"{cell:.4g}" for cell in cells) + " |")
+        print(f"| {kimg:g} | " + " | ".join("" if cell is None else f"{cell:.4g}" for cell in cells) + " |")
 
 
-def read_run(run_dir: Path) -> dict[int, dict[str, float]]:
-    """``{kimg: {name: value}}`` from a run's ``metric-*.jsonl``. Raises :class:`UserError` if there are none or one is damaged."""
-    rows: dict[int, dict[str, float]] = {}
-    for path in sorted(run_dir.glob("metric-*.jsonl")):
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            try:
-                record = json.loads(line)
-                (kimg,) = re.findall(r"network-snapshot-(\d+)", record["snapshot_pkl"])
-                rows.setdefault(int(kimg), {}).update(record["results"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"line {number} of {path} is no result of a snapshot ({error})") from error
+def read_run(run_dir: Path) -> dict[float, dict[str, float]]:
+    """``{kimg: {name: value}}`` of a run's snapshots; the last value of each counts. Raises :class:`UserError` if there is none."""
+    rows: dict[float, dict[str, float]] = {}
+    for kimg, values in snapshot_values(run_dir):
+        rows.setdefault(kimg, {}).update(values)
     if not rows:
-        raise UserError(f"{run_dir} has no metric-*.jsonl; give the directory of a run with metrics")
+        raise UserError(f"{run_dir} has no metric-*.jsonl with values of a snapshot; give the directory of a run with metrics")
     return rows
 
 

@@ -7,7 +7,6 @@ Lee et al. 2022 (GGDR), figure 7a, is such a plot: FID in early training on LSUN
 
 import glob
 import json
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 
 from dnnlib.cli import Command, friendly_errors
 from dnnlib.errors import UserError
-from metrics.results import read_results
+from metrics.results import snapshot_values
 from tools.plotting import COLOURS, panels, save_figure
 
 #: Values of a run over its progress: ``{kimg: value}``.
@@ -32,22 +31,13 @@ def read_run(run_dir: Path, max_kimg: float = float("inf")) -> dict[str, Curve]:
     Raises :class:`UserError` when nothing remains.
     """
     curves: dict[str, Curve] = {}
-    for kimg, values in [*_metric_values(run_dir), *_statistics(run_dir / "stats.jsonl")]:
+    for kimg, values in [*snapshot_values(run_dir), *_statistics(run_dir / "stats.jsonl")]:
         for name, value in values.items():
             curves.setdefault(name, {})[kimg] = value
     shown = {name: {at: value for at, value in sorted(curve.items()) if at <= max_kimg} for name, curve in curves.items()}
     if not any(shown.values()):
         raise UserError(f"'{run_dir}' has no value in metric-*.jsonl or stats.jsonl up to {max_kimg:g} kimg; give a run directory")
     return {name: curve for name, curve in shown.items() if curve}
-
-
-def _metric_values(run_dir: Path) -> Iterator[tuple[float, dict[str, float]]]:
-    """Kimg and values of every snapshot that was measured."""
-    for path in sorted(run_dir.glob("metric-*.jsonl")):
-        for record in read_results(run_dir, path.stem.removeprefix("metric-")):
-            found = re.search(r"network-snapshot-(\d+)", str(record.get("snapshot_pkl")))
-            if found is not None:
-                yield float(found[1]), {name: float(value) for name, value in record["results"].items()}
 
 
 def _statistics(path: Path) -> Iterator[tuple[float, dict[str, float]]]:
