@@ -35,7 +35,7 @@ def overlaps(real: Features, gen: Features, nhood_sizes: Collection[int], recall
     """One :class:`Overlap` for each neighbourhood; every pair of samples is looked at once for all of them.
 
     Comparisons are exact (see :mod:`metrics.neighbours`) and made on the features' device. Beside the features, memory
-    is ``4 F (N + M)`` bytes and 0.1 to 0.2 GiB for tiles.
+    is ``4 F (N + M)`` bytes and 0.1 to 0.4 GiB for tiles.
 
     Args: arrays or tensors ``[N, F]`` and ``[M, F]`` with N and M above every neighbourhood.
     Raises :class:`ValueError` on other shapes, too few samples, and features that are not finite.

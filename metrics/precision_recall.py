@@ -15,7 +15,7 @@ def precision_recall(real: Features, gen: Features, nhood_size: int = 3) -> tupl
     say) its values are lower.
 
     Comparisons are exact (see :mod:`metrics.neighbours`) and made on the features' device. Beside the features, memory
-    is ``4 F (N + M)`` bytes and 0.1 to 0.2 GiB for tiles.
+    is ``4 F (N + M)`` bytes and 0.1 to 0.4 GiB for tiles.
 
     Args: arrays or tensors ``[N, F]`` and ``[M, F]`` with N and M above ``nhood_size``.
     Returns: (precision, recall), each within [0, 1].
