@@ -6,7 +6,6 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import torch
-import torchvision
 
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
@@ -31,8 +30,12 @@ def save_png(image: torch.Tensor, path: str | os.PathLike[str]) -> None:
 
 def grid_image(images: torch.Tensor, columns: int) -> torch.Tensor:
     """uint8 images ``[N, C, H, W]`` side by side, row by row, without gaps: ``[C, rows · H, columns · W]``; black where none is left."""
-    grid = torchvision.utils.make_grid(images, nrow=columns, padding=0)
-    return grid[:1] if images.shape[1] == 1 else grid
+    count, channels, height, width = images.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    cells = images.new_zeros([rows * columns, channels, height, width])
+    cells[:count] = images
+    return cells.reshape(rows, columns, channels, height, width).permute(2, 0, 3, 1, 4).reshape(channels, rows * height, columns * width)
 
 
 def save_grid(images: torch.Tensor, path: str | os.PathLike[str], columns: int) -> None:

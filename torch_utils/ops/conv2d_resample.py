@@ -40,19 +40,18 @@ def conv2d_resample(
         pad = add_padding(pad, upsample_padding(f, up))
     if down > 1:
         pad = add_padding(pad, downsample_padding(f, down))
-    if not flip_weight:
+    if up > 1 and (down > 1 or kernel != (1, 1)):
+        x = _conv_then_upsample(x, w, f, up, pad, groups, flip_weight, flip_filter)
+        return x if down == 1 else upfirdn2d(x, f, down=down, flip_filter=flip_filter)
+    if not flip_weight and kernel != (1, 1):
         w = w.flip([2, 3])  # from here on, w is correlated
-
     if up == 1 and down == 1:
         return _conv(x, w, pad, groups)
-    if down == 1 and kernel == (1, 1):  # convolve at the low resolution
+    if up > 1:  # 1×1: convolve at the low resolution
         return upfirdn2d(_conv(x, w, [0] * 4, groups), f, up=up, padding=pad, flip_filter=flip_filter, gain=up**2)
-    if up == 1 and kernel == (1, 1):
+    if kernel == (1, 1):
         return _conv(upfirdn2d(x, f, down=down, padding=pad, flip_filter=flip_filter), w, [0] * 4, groups)
-    if up == 1:
-        return conv2d(upfirdn2d(x, f, padding=pad, flip_filter=flip_filter), w, stride=down, groups=groups)
-    x = _conv_then_upsample(x, w, f, up, pad, groups, flip_filter)
-    return x if down == 1 else upfirdn2d(x, f, down=down, flip_filter=flip_filter)
+    return conv2d(upfirdn2d(x, f, padding=pad, flip_filter=flip_filter), w, stride=down, groups=groups)
 
 
 def _conv(x: torch.Tensor, w: torch.Tensor, pad: list[int], groups: int) -> torch.Tensor:
@@ -63,16 +62,24 @@ def _conv(x: torch.Tensor, w: torch.Tensor, pad: list[int], groups: int) -> torc
 
 
 def _conv_then_upsample(
-    x: torch.Tensor, w: torch.Tensor, f: torch.Tensor | None, up: int, pad: list[int], groups: int, flip_filter: bool
+    x: torch.Tensor,
+    w: torch.Tensor,
+    f: torch.Tensor | None,
+    up: int,
+    pad: list[int],
+    groups: int,
+    flip_weight: bool,
+    flip_filter: bool,
 ) -> torch.Tensor:
     """Transposed convolution with stride ``up``, then the low-pass filter: both orders of these linear maps agree.
 
     The transposed convolution starts ``kernel − 1`` pixels before the first pixel of the zero-inserted image and ends
     ``kernel − up`` pixels after its last one, which the filter's padding takes back; what it would crop on both sides
-    is not computed in the first place.
+    is not computed in the first place. It convolves where a convolution correlates, so weights that are to be convolved
+    are taken as they are.
     """
     out_channels, in_per_group, kh, kw = w.shape
-    transposed = w.flip([2, 3]).reshape(groups, out_channels // groups, in_per_group, kh, kw).transpose(1, 2)
+    transposed = (w.flip([2, 3]) if flip_weight else w).reshape(groups, out_channels // groups, in_per_group, kh, kw).transpose(1, 2)
     transposed = transposed.reshape(groups * in_per_group, out_channels // groups, kh, kw)
     pad = add_padding(pad, [-(kw - 1), -(kw - up), -(kh - 1), -(kh - up)])
     crop_x, crop_y = (max(min(-a, -b), 0) for a, b in (pad[:2], pad[2:]))
