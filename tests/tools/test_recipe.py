@@ -46,7 +46,8 @@ def test_training_command_lines_resolve(name: str, one: recipe.Training, images:
     result = CliRunner().invoke(train.main, [*arguments, f"--data={images[experiment.resolution]}", "--dry-run"])
     assert result.exit_code == 0, result.output
     config = json.loads(result.stdout)
-    assert config["ggdr"] == ({"resolution": experiment.ggdr_res, "weight": 10, "start_kimg": 0} if one.reg_type == "ggdr" else None)
+    method = {"resolution": experiment.ggdr_res, "weight": 10, "start_kimg": 0, "kernel_size": 1, "activation": "linear"}
+    assert config["ggdr"] == (method if one.reg_type == "ggdr" else None)
     assert config["augment"]["mode"] == ("noaug" if "StyleGAN2" in one.title else "ada")
     assert config["data"]["xflip"] == experiment.mirror
     assert config["schedule"]["total_kimg"] == (100000 if name == "cifar10" else 25000)
