@@ -95,7 +95,7 @@ class RunState:
             for name, module in (("G", state.G), ("D", state.D), ("G_ema", state.G_ema)):
                 fresh += transfer_weights(source[name], module, f"{name} of {config.resume}")
             if fresh and distributed.is_main():
-                print(f"The decoder's {', '.join(fresh)} have another shape in {config.resume}, and start afresh")
+                print(f"Of another shape in {config.resume}, and started afresh: {', '.join(fresh)}")
         return state
 
     @staticmethod

@@ -15,7 +15,7 @@ from helpers import open_small, small_state
 
 from dnnlib.errors import UserError
 from training.augment import AugmentPipe
-from training.checkpoint import RunState
+from training.checkpoint import RunState, training_set_kwargs
 from training.config import TrainConfig
 from training.dataset import image_batches
 from training.images import from_uint8
@@ -23,6 +23,7 @@ from training.launch import inspect_data, open_dataset
 from training.objective import Batch
 from training.paired import UNLABELLED, PairedDataset, is_paired
 from training.phases import build_phases
+from training.reals import open_reals
 from training.segmentation import SegmentationRegularizer, pixel_cross_entropy
 from training.training_loop import measured_images, step
 
@@ -213,6 +214,17 @@ def test_what_a_run_records_and_measures(tmp_path):
     changed = opened(root, mirror=True)[1]
     assert changed.identity() != identity
     assert changed.fingerprint() == dataset.fingerprint()
+
+
+def test_a_run_s_images_in_a_zip_are_found_again(tmp_path):
+    """By what a network pickle says of them: for metrics and for pictures."""
+    path = str(zipped(make_pairs(tmp_path / "pairs", count=3), tmp_path / "pairs.zip"))
+    config, _ = opened(path)
+    kwargs, G = training_set_kwargs(config), small_state().G
+    assert len(open_reals(kwargs, None, G)) == 3
+    Path(path).unlink()
+    with pytest.raises(UserError, match=r"pairs\.zip/images', which the network was trained on, is not there"):
+        open_reals(kwargs, None, G)
 
 
 def damaged(root: Path, kind: str) -> Path:
