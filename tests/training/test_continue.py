@@ -153,7 +153,9 @@ def test_other_runs_stopped_twice(images, tmp_path, monkeypatch, options):
     assert_same_run(tmp_path / "a", tmp_path / "b")
 
 
-@pytest.mark.parametrize("options", [{}, {"workers": 2, "memory_budget_mb": 0}], ids=["in memory", "workers"])
+@pytest.mark.parametrize(
+    "options", [{}, pytest.param({"workers": 2, "memory_budget_mb": 0}, marks=pytest.mark.slow)], ids=["in memory", "workers"]
+)
 def test_a_run_with_segmentation_stopped_and_continued(tmp_path, monkeypatch, options):
     pairs = make_pairs(tmp_path / "pairs", count=10, resolution=16)
     budget = options.pop("memory_budget_mb", 1024)
