@@ -12,11 +12,11 @@ from typing import Any
 import click
 
 from dnnlib import torchrun
-from dnnlib.cli import Command, friendly_errors, host_memory_option, ops_option
+from dnnlib.cli import Command, IntOrList, friendly_errors, host_memory_option, ops_option
 from dnnlib.download import forbid_downloads
 from dnnlib.errors import UserError
 from training import launch
-from training.config import AUGPIPES, TrainConfig
+from training.config import AUGPIPES, GGDRConfig, TrainConfig
 from training.continuation import continued, explain_portions, find_run, read_options
 from training.presets import RECIPES, TrainOptions, explain, resolve
 from training.transfer import check_source
@@ -37,7 +37,12 @@ def new_run(outdir: str | None, dry_run: bool, said: dict[str, Any]) -> tuple[Tr
         raise UserError("--outdir is missing; say where the run directory goes, such as --outdir=training-runs")
     options = TrainOptions(**{name: value for name, value in said.items() if name not in ("data", "cond", "subset", "mirror")})
     described, has_labels = launch.inspect_data(
-        said["data"], cond=bool(said["cond"]), subset=said["subset"], mirror=bool(said["mirror"]), seed=options.seed or 0
+        said["data"],
+        cond=bool(said["cond"]),
+        subset=said["subset"],
+        mirror=bool(said["mirror"]),
+        seed=options.seed or 0,
+        annotated=options.reg_type == "seg",
     )
     config = resolve(options, described)
     if config.resume is not None:
@@ -70,9 +75,19 @@ def in_run(said: dict[str, Any], outdir: str | None, run_dir: Path) -> dict[str,
     return {**said, "data": None if said["data"] is None else os.path.abspath(said["data"])}
 
 
+def describe_ggdr(ggdr: GGDRConfig | None) -> str:
+    """Its line in :func:`summarise`."""
+    if ggdr is None:
+        return "off"
+    maps = " and ".join(f"{res}x{res}" for res in ggdr.resolutions)
+    usual = (ggdr.kernel_size, ggdr.activation) == (1, "linear")
+    decoder = "" if usual else f", decoder of {ggdr.kernel_size}x{ggdr.kernel_size} convolutions, {ggdr.activation}"
+    return f"feature maps at {maps}, weight {ggdr.weight:g}{decoder}"
+
+
 def summarise(config: TrainConfig, run_dir: str | os.PathLike[str]) -> str:
     """What will be trained, in a few lines for a person."""
-    data, schedule, ggdr = config.data, config.schedule, config.ggdr
+    data, schedule = config.data, config.schedule
     mirrored = f" ({data.num_images // 2} and their mirror images)" if data.xflip else ""
     lines = {
         "Output directory": os.fspath(run_dir),
@@ -83,7 +98,8 @@ def summarise(config: TrainConfig, run_dir: str | os.PathLike[str]) -> str:
         "Image resolution": f"{data.resolution}x{data.resolution}, {data.num_channels} channels",
         "Conditional model": f"yes, {data.label_dim} labels" if data.use_labels else "no",
         "Mirroring": "yes" if data.xflip else "no",
-        "GGDR": "off" if ggdr is None else f"feature maps at {ggdr.resolution}x{ggdr.resolution}, weight {ggdr.weight:g}",
+        "GGDR": describe_ggdr(config.ggdr),
+        "Segmentation": "off" if config.seg is None else f"{data.annotation_classes} classes, weight {config.seg.weight:g}",
     }
     return "\n".join(f"{name + ':':<19}{value}" for name, value in lines.items())
 
@@ -119,11 +135,19 @@ SECONDS = click.FloatRange(min=1)
 @click.option("--glr", metavar="FLOAT", type=float, help="Learning rate of G  [default: by --cfg]")
 @click.option("--dlr", metavar="FLOAT", type=float, help="Learning rate of D  [default: by --cfg]")
 @click.option("--mbstd-group", metavar="INT", type=int, help="Group of the minibatch standard deviation  [default: by --cfg]")
-# GGDR.
-@click.option("--reg_type", type=click.Choice(["none", "ggdr"]), help="Regulariser of D  [default: none]")
-@click.option("--ggdr_res", metavar="INT", type=int, help="Resolution of the target feature map  [default: 64; small images: a quarter]")
+# GGDR, or segmentation.
+@click.option("--reg_type", type=click.Choice(["none", "ggdr", "seg"]), help="Regulariser of D  [default: none]")
+@click.option(
+    "--ggdr_res",
+    metavar="INT,…",
+    type=IntOrList(),
+    help="Resolution of the target feature map, or several  [default: 64; small images: a quarter]",
+)
 @click.option("--ggdr-weight", metavar="FLOAT", type=float, help="Weight of GGDR  [default: 10]")
 @click.option("--ggdr-start-kimg", metavar="KIMG", type=float, help="Turn GGDR on after so much training  [default: 0]")
+@click.option("--ggdr-kernel", metavar="INT", type=int, help="Kernel of D's decoder, 1 or 3  [default: 1]")
+@click.option("--ggdr-act", type=click.Choice(["linear", "lrelu"]), help="Activation of D's decoder  [default: linear]")
+@click.option("--seg-weight", metavar="FLOAT", type=float, help="Weight of segmentation  [default: 1]")
 # Augmentation.
 @click.option("--aug", type=click.Choice(["noaug", "ada", "fixed"]), help="Augmentation  [default: ada]")
 @click.option("--p", metavar="FLOAT", type=float, help="Probability of augmentation, for --aug=fixed")
@@ -170,9 +194,12 @@ def main(
 ) -> None:
     """Train StyleGAN2-ADA, with GGDR where --reg_type=ggdr says so.
 
+    --reg_type=seg trains D to segment real images instead; --data then has the folders images and annotations.
+
     \b
     python train.py --outdir=training-runs --data=images.zip --mirror=1 --reg_type=ggdr
     python train.py --data=images.zip --cfg=paper256 --gpus=8 --dry-run
+    python train.py --outdir=training-runs --data=pairs --reg_type=seg
     python train.py --continue=training-runs/00000-images-mirror-auto1
     """
     if offline:

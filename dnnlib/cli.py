@@ -118,6 +118,23 @@ class FiniteFloat(click.ParamType):
         return number
 
 
+class IntOrList(click.ParamType):
+    """``"16"`` to 16, and ``"32,16"`` to ``(16, 32)``: one number, or different ones in ascending order."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | tuple[int, ...]:
+        if isinstance(value, int | tuple):
+            return value
+        try:
+            numbers = sorted(int(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"'{value}' is not a valid integer, or several by comma such as 16,32", param, ctx)
+        if len(set(numbers)) < len(numbers):
+            self.fail(f"'{value}' has a number twice", param, ctx)
+        return numbers[0] if len(numbers) == 1 else tuple(numbers)
+
+
 class GridSize(click.ParamType):
     """``"5x4"`` to ``(5, 4)``: columns and rows, at least one of each."""
 

@@ -11,7 +11,7 @@ import torch
 from training.checkpoint import RunState
 from training.config import DataConfig, GeneratorConfig, TrainConfig
 from training.dataset import ImageFolderDataset
-from training.launch import inspect_data
+from training.launch import inspect_data, open_dataset
 from training.presets import TrainOptions, resolve
 
 
@@ -43,7 +43,9 @@ def small_config(data: DataConfig, **options: Any) -> TrainConfig:
     return dataclasses.replace(config, generator=generator)
 
 
-def plain_data(resolution: int = 32, channels: int = 3, label_dim: int = 0, path: str = "images") -> DataConfig:
+def plain_data(
+    resolution: int = 32, channels: int = 3, label_dim: int = 0, path: str = "images", annotation_classes: int = 0
+) -> DataConfig:
     """The description of a data set that need not exist."""
     return DataConfig(
         path=path,
@@ -55,16 +57,21 @@ def plain_data(resolution: int = 32, channels: int = 3, label_dim: int = 0, path
         max_size=None,
         xflip=False,
         random_seed=0,
+        annotation_classes=annotation_classes,
     )
 
 
 def small_state(channels: int = 3, label_dim: int = 0, resolution: int = 32, **options: Any) -> RunState:
-    """A fresh run on the CPU."""
-    return RunState.fresh(small_config(plain_data(resolution, channels, label_dim), **options), torch.device("cpu"))
+    """A fresh run on the CPU; with segmentation, of two classes."""
+    classes = 2 if options.get("reg_type") == "seg" else 0
+    data = plain_data(resolution, channels, label_dim, annotation_classes=classes)
+    return RunState.fresh(small_config(data, **options), torch.device("cpu"))
 
 
-def open_small(folder: Path, *, cond: bool = False, mirror: bool = False, **options: Any) -> tuple[TrainConfig, ImageFolderDataset]:
-    """Configuration and data set of a folder made by :func:`make_images`."""
-    data, _ = inspect_data(str(folder), cond=cond, subset=None, mirror=mirror, seed=0)
-    dataset = ImageFolderDataset(path=str(folder), use_labels=cond, xflip=mirror)
-    return small_config(data, **options), dataset
+def open_small(
+    folder: Path, *, cond: bool = False, mirror: bool = False, subset: int | None = None, **options: Any
+) -> tuple[TrainConfig, ImageFolderDataset]:
+    """Configuration and data set of a folder made by :func:`make_images`, or of pairs with ``reg_type=seg``."""
+    annotated = options.get("reg_type") == "seg"
+    data, _ = inspect_data(str(folder), cond=cond, subset=subset, mirror=mirror, seed=0, annotated=annotated)
+    return small_config(data, **options), open_dataset(data)

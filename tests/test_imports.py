@@ -1,6 +1,7 @@
 """Imports point one way: entry points → training → metrics → torch_utils → dnnlib; ops import torch alone."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -46,9 +47,10 @@ def test_losses_import_no_network():
     assert not {name for name in imported(ROOT / "training" / "loss.py") if name.startswith("training")}
 
 
-def test_only_build_and_the_options_know_that_ggdr_is_an_option():
-    knowing = {"build.py", "config.py", "presets.py", "ggdr.py"}
+@pytest.mark.parametrize("module", ["ggdr", "segmentation"])
+def test_only_build_and_the_options_know_the_regularisers_as_options(module):
+    knowing = {"build.py", "config.py", "presets.py", f"{module}.py"}
     for path in FILES:
         if path.name not in knowing:
-            assert "training.ggdr" not in imported(path), path
-            assert "config.ggdr" not in path.read_text(encoding="utf-8"), path
+            assert f"training.{module}" not in imported(path), path
+            assert not re.search(r"config\.(ggdr|seg)\b", path.read_text(encoding="utf-8")), path

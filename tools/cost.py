@@ -1,9 +1,13 @@
-"""What GGDR costs: parameters and time a step, without and with it (table 4c of Lee et al. 2022).
+"""What GGDR costs: parameters and time a step, without and with it (table 4c of Lee et al. 2022), its variants (tables 4a and
+4b) and segmentation (figure 2) included.
 
     python -m tools.cost --cfg=paper256 --resolution=256 --repeats=0
+    python -m tools.cost --repeats=0 --ggdr-kernel=3 --ggdr-act=lrelu
+    python -m tools.cost --repeats=0 --reg_type=seg --classes=150
     python -m tools.cost --cfg=cifar --resolution=32 --cbase=512 --cmax=32 --batch=16
 """
 
+import dataclasses
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,13 +20,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from dnnlib.cli import Command, friendly_errors, ops_option
+from dnnlib.cli import Command, IntOrList, friendly_errors, ops_option
 from torch_utils.device import announce_device
 from training.checkpoint import RunState
 from training.config import DataConfig, TrainConfig
 from training.dataset import ImageFolderDataset
 from training.images import from_uint8, save_png
 from training.launch import inspect_data, open_dataset
+from training.paired import MAX_CLASSES
 from training.phases import Phase, build_phases, run_phase
 from training.presets import RECIPES, TrainOptions, resolve
 
@@ -90,9 +95,10 @@ def measure(candidates: list[Candidate], dataset: ImageFolderDataset, repeats: i
 def one_phase(state: RunState, phase: Phase, dataset: ImageFolderDataset) -> None:
     """A phase of a training step on a batch of the data set's first image."""
     image, label = dataset[0]
-    n = state.config.schedule.batch_size
+    n, resolution = state.config.schedule.batch_size, state.config.data.resolution
+    annotations = torch.zeros([n, resolution, resolution], dtype=torch.uint8, device=state.device)
     real, labels = torch.from_numpy(image).expand(n, -1, -1, -1), torch.from_numpy(np.broadcast_to(label, [n, len(label)]).copy())
-    run_phase(state, phase, from_uint8(real, state.device), labels.to(state.device), dataset)
+    run_phase(state, phase, from_uint8(real, state.device), labels.to(state.device), dataset, annotations)
 
 
 def timed(function: Callable[[], None], device: torch.device, clock: Clock) -> float:
@@ -106,20 +112,29 @@ def timed(function: Callable[[], None], device: torch.device, clock: Clock) -> f
     return clock() - start
 
 
-def table(without: Candidate, with_ggdr: Candidate) -> str:
+def table(without: Candidate, supervised: Candidate) -> str:
     """Parameters and, where they were measured, times of both, with the difference in percent."""
-    lines = [f"{'':<14}{'without':>14}{'with GGDR':>14}{'more':>10}"]
+    what = "with GGDR" if supervised.state.config.ggdr is not None else "with masks"
+    lines = [f"{'':<14}{'without':>14}{what:>14}{'more':>10}"]
     for name, count in without.parameters().items():
-        lines.append(row(f"{name} params", count / 1e6, with_ggdr.parameters()[name] / 1e6, "M"))
+        lines.append(row(f"{name} params", count / 1e6, supervised.parameters()[name] / 1e6, "M"))
     if all(without.seconds.values()):
-        mine, theirs = without.fastest(), with_ggdr.fastest()
+        mine, theirs = without.fastest(), supervised.fastest()
         lines += [row(name, mine[name] * 1000, theirs[name] * 1000, "ms") for name in mine]
     return "\n".join(lines)
 
 
-def row(name: str, without: float, with_ggdr: float, unit: str) -> str:
+def row(name: str, without: float, supervised: float, unit: str) -> str:
     """One line of :func:`table`."""
-    return f"{name:<14}{without:>11.3f} {unit:<2}{with_ggdr:>11.3f} {unit:<2}{(with_ggdr / without - 1) * 100:>+9.2f} %"
+    return f"{name:<14}{without:>11.3f} {unit:<2}{supervised:>11.3f} {unit:<2}{(supervised / without - 1) * 100:>+9.2f} %"
+
+
+def describe_decoder(config: TrainConfig) -> str:
+    """What D's decoder predicts, and how."""
+    if config.ggdr is None:
+        return f"{config.data.annotation_classes} classes"
+    targets = " and ".join(f"{res}x{res}" for res in config.ggdr.resolutions)
+    return f"target {targets}, {config.ggdr.kernel_size}x{config.ggdr.kernel_size} {config.ggdr.activation} decoder"
 
 
 @click.command(cls=Command)
@@ -130,7 +145,11 @@ def row(name: str, without: float, with_ggdr: float, unit: str) -> str:
 @click.option("--cbase", type=int, help="As in train.py")
 @click.option("--cmax", type=int, help="As in train.py")
 @click.option("--aug", type=click.Choice(["noaug", "ada"]), default="ada", show_default=True, help="As in train.py")
-@click.option("--ggdr_res", type=int, help="As in train.py")
+@click.option("--reg_type", type=click.Choice(["ggdr", "seg"]), default="ggdr", show_default=True, help="What is compared with none")
+@click.option("--ggdr_res", type=IntOrList(), help="As in train.py")
+@click.option("--ggdr-kernel", type=int, help="As in train.py")
+@click.option("--ggdr-act", type=click.Choice(["linear", "lrelu"]), help="As in train.py")
+@click.option("--classes", type=click.IntRange(2, MAX_CLASSES), default=150, show_default=True, help="Of --reg_type=seg")
 @click.option("--repeats", type=click.IntRange(min=0), default=10, show_default=True, help="Of every phase; 0 counts parameters only")
 @click.option("--cpu-time", is_flag=True, help="CPU seconds of this process, for a busy machine  [default: the wall clock]")
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
@@ -139,13 +158,17 @@ def row(name: str, without: float, with_ggdr: float, unit: str) -> str:
 def main(
     resolution: int,
     channels: str,
-    ggdr_res: int | None,
+    reg_type: Literal["ggdr", "seg"],
+    ggdr_res: int | tuple[int, ...] | None,
+    ggdr_kernel: int | None,
+    ggdr_act: Literal["linear", "lrelu"] | None,
+    classes: int,
     repeats: int,
     cpu_time: bool,
     device: Literal["auto", "cuda", "cpu"],
     **options: Any,
 ) -> None:
-    """Print parameters and time a training step without and with GGDR, measured by turns in one process.
+    """Print parameters and time a training step without and with GGDR or segmentation, measured by turns in one process.
 
     Times are those of each phase's fastest repeat; a step has each phase as often as it runs (path length every 4 steps, R1
     every 16).
@@ -154,13 +177,14 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         data = stand_in_data(Path(folder, "images"), resolution, int(channels))
         plain = resolve(TrainOptions(device=device, reg_type="none", **options), data)
-        guided = resolve(TrainOptions(device=device, reg_type="ggdr", ggdr_res=ggdr_res, **options), data)
-        candidates = [Candidate.build(config, where) for config in (plain, guided)]
+        annotated = dataclasses.replace(data, annotation_classes=classes if reg_type == "seg" else 0)
+        decoder: dict[str, Any] = dict(reg_type=reg_type, ggdr_res=ggdr_res, ggdr_kernel=ggdr_kernel, ggdr_act=ggdr_act)
+        supervised = resolve(TrainOptions(device=device, **decoder, **options), annotated)
+        candidates = [Candidate.build(config, where) for config in (plain, supervised)]
         if repeats:
             measure(candidates, open_dataset(data), repeats, where, time.process_time if cpu_time else time.perf_counter)
-    target = guided.ggdr.resolution if guided.ggdr is not None else None
     timing = f", batch {plain.schedule.batch_size} on {where}, fastest of {repeats}{' in CPU time' if cpu_time else ''}" if repeats else ""
-    print(f"--cfg={options['cfg']} at {resolution}x{resolution}, target {target}x{target}{timing}")
+    print(f"--cfg={options['cfg']} at {resolution}x{resolution}, {describe_decoder(supervised)}{timing}")
     print(table(*candidates))
     print(FACTS)
 

@@ -1,5 +1,6 @@
-"""The experiments of tables 1, 2 and 3 of Lee et al. 2022 (GGDR): how to redo each, and what the paper reports for it."""
+"""The experiments of figure 2 and tables 1 to 4 of Lee et al. 2022 (GGDR): how to redo each, and what the paper reports for it."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,27 +30,47 @@ class Comparison:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One training of an ablation.
+
+    Attributes:
+        slug: its name for folders.
+        title: for people.
+        options: options of ``train.py`` beside the experiment's, as fields of :class:`training.presets.TrainOptions`.
+        scores: what the paper reports.
+    """
+
+    slug: str
+    title: str
+    options: Mapping[str, Any]
+    scores: Scores
+
+
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A row of a table.
+    """A row of a table, or an ablation.
 
     Attributes:
         title, table: for people.
         source: what has to be there before, under the folder for originals.
+        annotations: the same of the images' annotations, where it is a paired data set.
         origin: where people get it.
-        convert: options of ``dataset_tool.py`` beside ``--source`` and ``--dest``.
+        convert: options beside source and destination of ``dataset_tool.py``, or of ``tools.make_paired_dataset`` for pairs.
         data: name of the data set made of it.
         resolution: of its images.
         options: options of ``train.py``, as fields of :class:`training.presets.TrainOptions`, the same with and without GGDR.
         mirror, subset: the same two of ``train.py``.
-        ggdr_res: resolution of the target map.
+        ggdr_res: resolution of the target map in ``comparisons``.
         metrics: measured at the end.
-        comparisons: what the paper compares.
+        comparisons: baselines without and with GGDR.
+        variants: the trainings of an ablation.
         notes: what the paper leaves open and how it is filled here.
     """
 
     title: str
     table: str
     source: str
+    annotations: str | None = None
     origin: str
     convert: tuple[str, ...]
     data: str
@@ -59,7 +80,8 @@ class Experiment:
     subset: int | None = None
     ggdr_res: int = 64
     metrics: str = "fid50k_full,pr50k3_full"
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[Comparison, ...] = ()
+    variants: tuple[Variant, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
 
@@ -92,6 +114,10 @@ def _ffhq(title: str, table: str, *comparisons: Comparison, subset: int | None) 
         comparisons=comparisons,
         notes=(COUNTING,),
     )
+
+
+def _ablation(slug: str, title: str, fid: str | None, **options: Any) -> Variant:
+    return Variant(slug=slug, title=title, options={"reg_type": "ggdr", **options}, scores={} if fid is None else _scores(fid))
 
 
 def _lsun(title: str, folder: str, without: Scores, with_ggdr: Scores, *notes: str) -> Experiment:
@@ -196,10 +222,46 @@ EXPERIMENTS: dict[str, Experiment] = {
         options=PAPER256,
         mirror=True,
         comparisons=(
-            Comparison(
-                baseline="ADA", aug="ada", without=_scores("13.87", "0.72", "0.20"), with_ggdr=_scores("10.38", "0.69", "0.29")
-            ),
+            Comparison(baseline="ADA", aug="ada", without=_scores("13.87", "0.72", "0.20"), with_ggdr=_scores("10.38", "0.69", "0.29")),
         ),
         notes=(UNSAID_CROP,),
+    ),
+    "ade20k": Experiment(
+        title="ADE20K, ground-truth segmentation maps",
+        table="figure 2",
+        source="ADEChallengeData2016/images/training",
+        annotations="ADEChallengeData2016/annotations/training",
+        origin="http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip (20,210 images, 150 classes)",
+        convert=("--zero=unlabelled", "--resolution=256"),
+        data="ade20k256",
+        resolution=256,
+        options={**PAPER256, "aug": "ada"},
+        variants=(
+            Variant(slug="without", title="ADA without ground truth", options=dict(reg_type="none"), scores={}),
+            Variant(slug="with", title="ADA with ground truth", options=dict(reg_type="seg"), scores={}),
+        ),
+        notes=(
+            "The paper draws its FIDs as curves, without figures; those with ground truth are lower.",
+            "It says neither the weight of the cross-entropy (here 1) nor the recipe and the mirroring (here paper256 without). "
+            + UNSAID_CROP,
+        ),
+    ),
+    "ablations": dataclasses.replace(
+        _lsun("LSUN Cat", "cat", {}, {}),
+        title="LSUN Cat, target size and decoder",
+        table="tables 4a and 4b",
+        options={**PAPER256, "aug": "noaug"},
+        comparisons=(),
+        variants=(
+            _ablation("none", "no target", "7.98", reg_type="none"),
+            _ablation("target8", "target 8x8", None, ggdr_res=8),
+            _ablation("target16", "target 16x16", "6.56", ggdr_res=16),
+            _ablation("target32", "target 32x32", "5.98", ggdr_res=32),
+            _ablation("target64", "target 64x64; 1x1 convolutions, linear", "5.28", ggdr_res=64),
+            _ablation("lrelu", "target 64x64, leaky ReLU", "5.43", ggdr_res=64, ggdr_act="lrelu"),
+            _ablation("kernel3", "target 64x64, 3x3 convolutions", "5.25", ggdr_res=64, ggdr_kernel=3),
+            _ablation("target32and64", "targets 32x32 and 64x64, not in the paper", None, ggdr_res=(32, 64)),
+        ),
+        notes=(*_lsun("LSUN Cat", "cat", {}, {}).notes, "As far as the paper's text can be read, it has no value for 8x8."),
     ),
 }

@@ -1,4 +1,4 @@
-"""Print, or run, the command lines that redo a row of tables 1 to 3 of Lee et al. 2022 (GGDR).
+"""Print, or run, the command lines that redo figure 2, a row of tables 1 to 3, or tables 4a and 4b of Lee et al. 2022 (GGDR).
 
     python -m tools.recipe --list
     python -m tools.recipe ffhq-140k
@@ -7,6 +7,7 @@
 ``docs/recipes.md`` is this for all of them (``--markdown``).
 """
 
+import os
 import shlex
 import subprocess
 import sys
@@ -18,8 +19,8 @@ import click
 
 from dnnlib.cli import Command, friendly_errors
 from dnnlib.errors import UserError
-from tools.paper_experiments import EXPERIMENTS, Comparison, Experiment, Scores
-from training.config import DataConfig
+from tools.paper_experiments import EXPERIMENTS, Experiment, Scores, Variant
+from training.config import IMAGES, DataConfig
 from training.presets import TrainOptions, resolve
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,7 +44,7 @@ class Training:
     """One training of an experiment: its command lines and where its last snapshot will be.
 
     Attributes:
-        title: baseline, with or without GGDR.
+        title: baseline, with or without GGDR; or which of an ablation's.
         scores: what the paper reports.
         train, measure: arguments after ``python``.
         run_dir: the first run in its output directory.
@@ -59,6 +60,9 @@ class Training:
 
 def prepare_command(experiment: Experiment, places: Places) -> list[str]:
     """The arguments after ``python`` that make the data set."""
+    if experiment.annotations is not None:
+        sources = [f"--images={places.raw}/{experiment.source}", f"--annotations={places.raw}/{experiment.annotations}"]
+        return ["-m", "tools.make_paired_dataset", *sources, f"--dest={data_path(experiment, places)}", *experiment.convert]
     return ["dataset_tool.py", f"--source={places.raw}/{experiment.source}", f"--dest={data_path(experiment, places)}", *experiment.convert]
 
 
@@ -67,37 +71,53 @@ def data_path(experiment: Experiment, places: Places) -> str:
     return f"{places.datasets}/{experiment.data}.zip"
 
 
-def train_options(experiment: Experiment, comparison: Comparison, reg_type: str, places: Places) -> TrainOptions:
+def variants(experiment: Experiment) -> Iterator[Variant]:
+    """Every training of an experiment; of a comparison, the baseline without and with GGDR."""
+    for comparison in experiment.comparisons:
+        for reg_type in REGULARISERS:
+            ggdr = dict(reg_type="ggdr", ggdr_res=experiment.ggdr_res) if reg_type == "ggdr" else dict(reg_type="none")
+            yield Variant(
+                slug=f"{comparison.slug}-{reg_type}",
+                title=f"{comparison.baseline} {'with' if reg_type == 'ggdr' else 'without'} GGDR",
+                options={"aug": comparison.aug, **ggdr},
+                scores=comparison.with_ggdr if reg_type == "ggdr" else comparison.without,
+            )
+    yield from experiment.variants
+
+
+def train_options(experiment: Experiment, variant: Variant, places: Places) -> TrainOptions:
     """The options of one training, but for those of the data."""
     chosen = {name: value for name, value in (("gpus", places.gpus), ("kimg", places.kimg), ("seed", places.seed)) if value is not None}
-    ggdr = dict(reg_type="ggdr", ggdr_res=experiment.ggdr_res) if reg_type == "ggdr" else dict(reg_type="none")
-    return TrainOptions(**{**experiment.options, "aug": comparison.aug, **ggdr, **chosen})
+    return TrainOptions(**{**experiment.options, **variant.options, **chosen})
 
 
-def training(experiment: Experiment, name: str, comparison: Comparison, reg_type: str, places: Places) -> Training:
+def training(experiment: Experiment, name: str, variant: Variant, places: Places) -> Training:
     """One training as command lines; the name of its run directory comes from what the options resolve to."""
-    options = train_options(experiment, comparison, reg_type, places)
-    outdir = f"{places.outdir}/{name}/{comparison.slug}-{reg_type}"
+    options = train_options(experiment, variant, places)
+    data = described_data(experiment, places, annotated=options.reg_type == "seg")
+    outdir = f"{places.outdir}/{name}/{variant.slug}"
     said = {**vars(options), "mirror": int(experiment.mirror) or None, "subset": experiment.subset}
-    train = ["train.py", f"--outdir={outdir}", f"--data={data_path(experiment, places)}"]
+    train = ["train.py", f"--outdir={outdir}", f"--data={data.path}"]
     train += [f"--{key}={_typed(value)}" for key, value in said.items() if value is not None]
-    config = resolve(options, described_data(experiment, places))
+    config = resolve(options, data)
     run_dir = f"{outdir}/00000-{config.description}"
     network = f"{run_dir}/network-snapshot-{int(config.schedule.total_kimg):06d}.pkl"
     measure = ["calc_metrics.py", f"--network={network}", f"--metrics={experiment.metrics}"]
-    scores = comparison.with_ggdr if reg_type == "ggdr" else comparison.without
-    title = f"{comparison.baseline} {'with' if reg_type == 'ggdr' else 'without'} GGDR"
-    return Training(title, reg_type, scores, train, measure, run_dir)
+    return Training(variant.title, options.reg_type or "none", variant.scores, train, measure, run_dir)
 
 
 def _typed(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def described_data(experiment: Experiment, places: Places) -> DataConfig:
-    """The data set of an experiment as training would describe it, though it need not be there. The number of images is a stand-in."""
+def described_data(experiment: Experiment, places: Places, *, annotated: bool) -> DataConfig:
+    """The data set of an experiment as training would describe it, though it need not be there. The numbers of images and of
+    classes are stand-ins."""
+    path = data_path(experiment, places)
     return DataConfig(
-        path=data_path(experiment, places),
+        path=f"{path}/{IMAGES}" if experiment.annotations and not annotated else path,
         resolution=experiment.resolution,
         num_channels=3,
         label_dim=0,
@@ -106,15 +126,14 @@ def described_data(experiment: Experiment, places: Places) -> DataConfig:
         max_size=experiment.subset,
         xflip=experiment.mirror,
         random_seed=0,
+        annotation_classes=2 if annotated else 0,
     )
 
 
 def trainings(name: str, places: Places) -> Iterator[Training]:
-    """Every training of an experiment: each baseline without and with GGDR."""
-    experiment = EXPERIMENTS[name]
-    for comparison in experiment.comparisons:
-        for reg_type in REGULARISERS:
-            yield training(experiment, name, comparison, reg_type, places)
+    """Every training of an experiment as command lines."""
+    for variant in variants(EXPERIMENTS[name]):
+        yield training(EXPERIMENTS[name], name, variant, places)
 
 
 def shell(arguments: list[str]) -> str:
@@ -133,13 +152,13 @@ def recipe_text(name: str, places: Places) -> str:
         shell(prepare_command(experiment, places)),
     ]
     for one in trainings(name, places):
-        lines += ["", f"# {one.title}; the paper: {score_text(one.scores)}", shell(one.train), shell(one.measure)]
+        lines += ["", f"# {one.title}{score_text(one.scores)}", shell(one.train), shell(one.measure)]
     return "\n".join(lines)
 
 
 def score_text(scores: Scores) -> str:
-    """``FID 3.14, precision 0.69``."""
-    return ", ".join(f"{name} {value}" for name, value in scores.items())
+    """``; the paper: FID 3.14, precision 0.69``, or nothing."""
+    return "; the paper: " + ", ".join(f"{name} {value}" for name, value in scores.items()) if scores else ""
 
 
 def overview() -> str:
@@ -153,14 +172,23 @@ def overview() -> str:
     return "\n".join(lines)
 
 
-HEADER = """# Recipes of tables 1 to 3
+def ablations() -> str:
+    """All experiments with variants, with the paper's values, as a Markdown table."""
+    lines = ["| recipe | table | training | FID |", "|---|---|---|---:|"]
+    for name, experiment in EXPERIMENTS.items():
+        lines += [f"| `{name}` | {experiment.table} | {one.title} | {one.scores.get('FID', '')} |" for one in experiment.variants]
+    return "\n".join(lines)
 
-The command lines that redo the tables of Lee et al. 2022 (GGDR), beside what the paper reports. This file is made by
-`python -m tools.recipe --markdown` and held in step by a test; `python -m tools.recipe NAME` prints one recipe, and with
+
+HEADER = """# Recipes of figure 2 and tables 1 to 4
+
+The command lines that redo the figure and the tables of Lee et al. 2022 (GGDR), beside what the paper reports. This file is
+made by `python -m tools.recipe --markdown` and held in step by a test; `python -m tools.recipe NAME` prints one recipe, and with
 `--run` runs it (`--only=ggdr`, `--gpus`, `--seed`, `--kimg` change it; `--raw`, `--datasets`, `--outdir` say where things are).
 
-**None of these has been run here**: they need 8 GPUs each (CIFAR-10: 2) and data that this repository does not have. What is
-tested is that every command line is accepted and that trainings resolve to the hyperparameters of their `--cfg`.
+**None of these has been run here** at this scale: they need 8 GPUs each (CIFAR-10: 2) and data that this repository does not
+have. What is tested is that every command line is accepted and that trainings resolve to the hyperparameters of their `--cfg`.
+Figure 2 and the ablations at 32×32 on a CPU are in [figures.md](figures.md).
 
 What all have in common (paper, section 4): λ = 10; the target map is 64×64, on CIFAR-10 8×8; R1 regularisation; FID of 50,000
 generated images against all training images; figures with ± are mean and standard deviation of three trainings (here
@@ -174,14 +202,17 @@ the last one; training measures FID at each), and how images were resized (here 
 
 def markdown() -> str:
     """All of ``docs/recipes.md``."""
-    parts = [HEADER, overview(), ""]
+    parts = [HEADER, overview(), "", ablations(), ""]
     for name in EXPERIMENTS:
         parts += [f"## {name}", "", "```bash", recipe_text(name, Places()), "```", ""]
     return "\n".join(parts)
 
 
 def run_recipe(name: str, places: Places, only: str | None) -> None:
-    """Make the data set unless it is there, train, measure. Raises :class:`UserError` when one of the commands fails."""
+    """Make the data set unless it is there, train, measure; with ``only``, the trainings of one ``--reg_type``.
+
+    Raises :class:`UserError` when one of the commands fails.
+    """
     experiment = EXPERIMENTS[name]
     if Path(data_path(experiment, places)).exists():
         print(f"{data_path(experiment, places)} is there already")
@@ -191,7 +222,7 @@ def run_recipe(name: str, places: Places, only: str | None) -> None:
         if only in (None, one.reg_type):
             call(one.train)
             call([one.measure[0], f"--network={last_snapshot(one.run_dir)}", *one.measure[2:]])
-            print(f"\n{one.title}; the paper: {score_text(one.scores)}", flush=True)
+            print(f"\n{one.title}{score_text(one.scores)}", flush=True)
 
 
 def last_snapshot(run_dir: str) -> Path:
@@ -206,11 +237,14 @@ def last_snapshot(run_dir: str) -> Path:
 
 
 def call(arguments: list[str]) -> None:
-    """Print and run one of the entry points. Raises :class:`UserError` when it fails."""
+    """Print and run one of the entry points, or a module (``-m``). Raises :class:`UserError` when it fails."""
     print(f"\n$ {shell(arguments)}", flush=True)
-    status = subprocess.run([sys.executable, str(ROOT / arguments[0]), *arguments[1:]], check=False).returncode
+    module = arguments[0] == "-m"
+    command = arguments if module else [str(ROOT / arguments[0]), *arguments[1:]]
+    search = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    status = subprocess.run([sys.executable, *command], env={**os.environ, "PYTHONPATH": search}, check=False).returncode
     if status:
-        raise UserError(f"{arguments[0]} ended with status {status}")
+        raise UserError(f"{arguments[int(module)]} ended with status {status}")
 
 
 @click.command(cls=Command)
@@ -218,7 +252,7 @@ def call(arguments: list[str]) -> None:
 @click.option("--list", "list_", is_flag=True, help="Name the recipes, with the paper's values")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print docs/recipes.md")
 @click.option("--run", "run_", is_flag=True, help="Run the command lines instead of printing them")
-@click.option("--only", type=click.Choice(REGULARISERS), help="With --run: train only without, or only with GGDR")
+@click.option("--only", type=click.Choice([*REGULARISERS, "seg"]), help="With --run: train only with this --reg_type")
 @click.option("--raw", default="raw", show_default=True, metavar="DIR", help="Where the originals are")
 @click.option("--datasets", default="datasets", show_default=True, metavar="DIR", help="Where data sets go")
 @click.option("--outdir", default="training-runs", show_default=True, metavar="DIR", help="Where runs go")
@@ -239,9 +273,9 @@ def main(
     kimg: float | None,
     seed: int | None,
 ) -> None:
-    """Print the command lines of a row of the GGDR paper's tables 1 to 3: data, training without and with GGDR, metrics."""
+    """Print the command lines of a figure or a row of the GGDR paper's tables: data, trainings, metrics."""
     if list_ or as_markdown:
-        print(overview() + "\n" if list_ else markdown(), end="")
+        print(f"{overview()}\n\n{ablations()}\n" if list_ else markdown(), end="")
         return
     if name is None:
         raise UserError(f"name a recipe: {', '.join(EXPERIMENTS)} (--list shows them)")

@@ -1,4 +1,4 @@
-"""Where configuration meets constructors, and the only place that knows GGDR as an option."""
+"""Where configuration meets constructors, and the only place that knows GGDR and segmentation as options."""
 
 from typing import Any
 
@@ -12,6 +12,7 @@ from training.ggdr import GuidedRegularizer
 from training.networks import Discriminator, Generator
 from training.networks.layers import use_bfloat16
 from training.objective import Objective
+from training.segmentation import SegmentationRegularizer
 
 
 def build_generator(config: TrainConfig) -> Generator:
@@ -40,6 +41,13 @@ def build_generator(config: TrainConfig) -> Generator:
 def build_discriminator(config: TrainConfig) -> Discriminator:
     """D, with freshly drawn weights, and with a decoder where the regulariser needs one."""
     d: DiscriminatorConfig = config.discriminator
+    decoder: dict[str, Any] = {}
+    if config.ggdr is not None:
+        chosen = {"kernel_size": (config.ggdr.kernel_size, 1), "activation": (config.ggdr.activation, "linear")}
+        variant = {name: value for name, (value, usual) in chosen.items() if value != usual}
+        decoder = dict(decoder_res=max(config.ggdr.resolutions), decoder_kwargs=variant)
+    if config.seg is not None:
+        decoder = dict(decoder_res=config.data.resolution, decoder_kwargs=dict(num_classes=config.data.annotation_classes))
     D = Discriminator(
         c_dim=config.data.label_dim,
         img_resolution=config.data.resolution,
@@ -51,7 +59,7 @@ def build_discriminator(config: TrainConfig) -> Discriminator:
         conv_clamp=d.conv_clamp,
         block_kwargs=dict(freeze_layers=d.freeze_layers, fp16_channels_last=config.runtime.nhwc),
         epilogue_kwargs=dict(mbstd_group_size=d.mbstd_group),
-        decoder_res=None if config.ggdr is None else config.ggdr.resolution,
+        **decoder,
     )
     if config.runtime.precision == "bf16":
         use_bfloat16(D)
@@ -79,9 +87,11 @@ def build_objective(
     config: TrainConfig, G: Generator, D: Discriminator, pipe: AugmentPipe | None, ada: AdaController | None, stats: StatsCollector
 ) -> Objective:
     """The objective of the run's loss and regulariser."""
-    regularizer = None
+    regularizer = real_regularizer = None
+    if config.seg is not None:
+        real_regularizer = SegmentationRegularizer(config.data.resolution, config.seg.weight)
     if config.ggdr is not None:
-        regularizer = GuidedRegularizer(config.ggdr.resolution, config.ggdr.weight, config.ggdr.start_kimg)
+        regularizer = GuidedRegularizer(config.ggdr.resolutions, config.ggdr.weight, config.ggdr.start_kimg)
     return Objective(
         G,
         D,
@@ -93,6 +103,7 @@ def build_objective(
         pl_batch_shrink=config.loss.pl_batch_shrink,
         pl_decay=config.loss.pl_decay,
         regularizer=regularizer,
+        real_regularizer=real_regularizer,
         observe_real=None if ada is None else ada.observe,
     )
 

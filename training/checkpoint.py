@@ -21,6 +21,7 @@ from training.continuation import check_same_run
 from training.ema import average_decay, update_average
 from training.health import GradientHealth
 from training.networks import Discriminator, Generator
+from training.networks.decoder import is_decoder_key
 from training.objective import Objective
 from training.reporting import TickTimer
 from training.run_state_file import newest_state, read_state
@@ -90,8 +91,11 @@ class RunState:
         state = RunState.build(config, device)
         if config.resume is not None:
             source = load_network_pkl(fetch_source(config.resume))
+            fresh = []
             for name, module in (("G", state.G), ("D", state.D), ("G_ema", state.G_ema)):
-                transfer_weights(source[name], module, f"{name} of {config.resume}")
+                fresh += transfer_weights(source[name], module, f"{name} of {config.resume}")
+            if fresh and distributed.is_main():
+                print(f"Of another shape in {config.resume}, and started afresh: {', '.join(fresh)}")
         return state
 
     @staticmethod
@@ -244,7 +248,7 @@ def training_set_kwargs(config: TrainConfig) -> dict[str, Any]:
     """The arguments of :class:`training.dataset.ImageFolderDataset` that open the run's data set."""
     data = config.data
     return dict(
-        path=data.path,
+        path=data.image_path,
         use_labels=data.use_labels,
         max_size=data.max_size,
         xflip=data.xflip,
@@ -253,13 +257,17 @@ def training_set_kwargs(config: TrainConfig) -> dict[str, Any]:
     )
 
 
-def transfer_weights(source: nn.Module | None, target: nn.Module, name: str) -> None:
+def transfer_weights(source: nn.Module | None, target: nn.Module, name: str) -> list[str]:
     """Copy every parameter and buffer that both networks have; what only one of them has is left alone.
 
-    A network without a decoder can so start one that has it, and the other way round.
+    A network without a decoder can so start one that has it, and the other way round. Between decoders of another make, what
+    differs in shape is left alone too: the kernel, or the number of classes.
+
+    Returns:
+        the decoder's tensors that were left alone for their shape.
 
     Raises:
-        UserError: there is no source, a tensor that both have differs in shape, or they have nothing in common.
+        UserError: there is no source, another tensor that both have differs in shape, or they have nothing in common.
     """
     if source is None:
         raise UserError(f"{name} is not in the file; resume from a network pickle with G, D and G_ema")
@@ -267,10 +275,14 @@ def transfer_weights(source: nn.Module | None, target: nn.Module, name: str) -> 
     common = [key for key in ours if key in theirs]
     if not common:
         raise UserError(f"{name} has no weights in common with this run's network; resume from a network of the same kind")
+    fresh = [key for key in common if is_decoder_key(key) and theirs[key].shape != ours[key].shape]
     for key in common:
+        if key in fresh:
+            continue
         if theirs[key].shape != ours[key].shape:
             raise UserError(
                 f"{name} does not fit this run: '{key}' is {list(theirs[key].shape)} there and {list(ours[key].shape)} here; "
                 "use data of the same resolution, channels and labels, and the same --cfg, --cbase, --cmax and --map-depth"
             )
         ours[key].copy_(theirs[key])
+    return fresh

@@ -7,6 +7,7 @@ mistake in it is answered at once. Sizes are in images, thousands of images (kim
 
 import dataclasses
 import math
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -25,6 +26,9 @@ COLOR_AUGPIPES = ("color", "bgc", "bgcf", "bgcfn", "bgcfnc")
 #: Value of ``AugmentConfig.pipe`` when there is no augmentation.
 NO_PIPE = "none"
 
+#: The folders of a data set with annotations.
+IMAGES, ANNOTATIONS = "images", "annotations"
+
 #: Command-line options behind the fields, for messages.
 OPTIONS = {
     "generator.map_layers": "--map-depth",
@@ -38,6 +42,8 @@ OPTIONS = {
     "loss.r1_gamma": "--gamma",
     "ggdr.weight": "--ggdr-weight",
     "ggdr.start_kimg": "--ggdr-start-kimg",
+    "ggdr.kernel_size": "--ggdr-kernel",
+    "seg.weight": "--seg-weight",
     "optim.lr_G": "--glr",
     "optim.lr_D": "--dlr",
     "schedule.total_kimg": "--kimg",
@@ -130,7 +136,7 @@ def _describe(hint: Any) -> str:
     if origin is Literal:
         return "one of " + " ".join(typing.get_args(hint))
     if origin is tuple:
-        return "a list of strings"
+        return {str: "a list of strings", int: "a list of whole numbers"}[typing.get_args(hint)[0]]
     names = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a string", type(None): "null"}
     return names.get(hint, "a section of its own")
 
@@ -159,7 +165,7 @@ def _from_plain(value: Any, hint: Any) -> Any:
     for option in typing.get_args(hint) or (hint,):
         if isinstance(option, type) and issubclass(option, Config) and value is not None:
             return _from_dict(option, value)
-    if typing.get_origin(hint) is tuple and isinstance(value, list):
+    if isinstance(value, list) and any(typing.get_origin(option) is tuple for option in (hint, *typing.get_args(hint))):
         return tuple(value)
     return value
 
@@ -174,7 +180,7 @@ class DataConfig(Config):
     """The training images, as the opened data set described them.
 
     Attributes:
-        path: folder or zip.
+        path: folder or zip; with annotations, of the folders ``images`` and ``annotations``.
         resolution: width and height in pixels, a power of two, at least 8.
         num_channels: 1 (greyscale) or 3 (RGB).
         label_dim: classes that the networks are conditioned on; 0 unless ``use_labels``.
@@ -183,6 +189,7 @@ class DataConfig(Config):
         max_size: keep this many images, drawn by ``random_seed`` (``--subset``); None for all of them.
         xflip: add a mirrored copy of every image (``--mirror``).
         random_seed: draws the subset.
+        annotation_classes: classes in the images' annotations (:mod:`training.paired`); 0 where there are none or they are not used.
     """
 
     path: str
@@ -194,11 +201,17 @@ class DataConfig(Config):
     max_size: int | None
     xflip: bool
     random_seed: int
+    annotation_classes: int = 0
     _part: ClassVar[str] = "data"
+
+    @property
+    def image_path(self) -> str:
+        """Folder or zip of the images alone."""
+        return os.path.join(self.path, IMAGES) if self.annotation_classes else self.path
 
     def _validate(self) -> None:
         self._at_least(1, "num_images", "max_size")
-        self._at_least(0, "label_dim", "random_seed")
+        self._at_least(0, "label_dim", "random_seed", "annotation_classes")
         if not is_power_of_two(self.resolution) or self.resolution < 8:
             raise UserError(
                 f"the images in {self.path} are {self.resolution} pixels wide; a power of two from 8 up is needed"
@@ -325,20 +338,49 @@ class GGDRConfig(Config):
     """Generator-guided discriminator regularisation (Lee et al. 2022).
 
     Attributes:
-        resolution: of the generator's feature map that D's decoder reconstructs; below the images', at least 8.
+        resolution: of the generator's feature map that D's decoder reconstructs, below the images', at least 8; or several such,
+            ascending.
         weight: λ of the cosine distance.
         start_kimg: thousands of images shown before the term counts.
+        kernel_size, activation: of the decoder's convolutions (table 4b); the method has 1 and ``linear``.
     """
 
-    resolution: int
+    resolution: int | tuple[int, ...]
     weight: float = 10
     start_kimg: float = 0
+    kernel_size: int = 1
+    activation: Literal["linear", "lrelu"] = "linear"
     _part: ClassVar[str] = "ggdr"
 
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """All target resolutions."""
+        return self.resolution if isinstance(self.resolution, tuple) else (self.resolution,)
+
     def _validate(self) -> None:
-        if not is_power_of_two(self.resolution) or self.resolution < 8:
-            raise UserError(f"--ggdr_res={self.resolution} must be a power of two, 8 or larger")
+        for resolution in self.resolutions:
+            if not is_power_of_two(resolution) or resolution < 8:
+                raise UserError(f"--ggdr_res={resolution} must be a power of two, 8 or larger")
+        if not self.resolutions or list(self.resolutions) != sorted(set(self.resolutions)):
+            raise UserError(f"--ggdr_res={','.join(map(str, self.resolutions))} must name each target once, the smallest first")
         self._at_least(0, "weight", "start_kimg")
+        if self.kernel_size not in (1, 3):
+            raise UserError(f"{self._where('kernel_size')} must be 1 or 3, not {self.kernel_size}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegConfig(Config):
+    """Segmentation of real images by D's decoder, with annotations as targets (Lee et al. 2022, section 2.1).
+
+    Attributes:
+        weight: of the cross-entropy.
+    """
+
+    weight: float = 1
+    _part: ClassVar[str] = "seg"
+
+    def _validate(self) -> None:
+        self._at_least(0, "weight")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -475,7 +517,8 @@ class TrainConfig(Config):
 
     Attributes:
         cfg: name of the recipe.
-        ggdr: None with ``--reg_type=none``.
+        ggdr: None but with ``--reg_type=ggdr``.
+        seg: None but with ``--reg_type=seg``.
         seed: everything random is derived from it, the training step and the rank.
         resume: network pickle to start from (transfer learning), as :mod:`training.transfer` takes it, or None.
         description: what follows the number in the name of the run directory.
@@ -496,6 +539,7 @@ class TrainConfig(Config):
     description: str
     cfg: str = "auto"
     upkeep: UpkeepConfig = UpkeepConfig()
+    seg: SegConfig | None = None
     _part: ClassVar[str] = "config"
 
     def _validate(self) -> None:
@@ -507,16 +551,24 @@ class TrainConfig(Config):
         if not self.metrics.names and "best" in self.upkeep.keep_snapshots:
             raise UserError(f"--keep-snapshots={self.upkeep.keep_snapshots} needs a metric to tell which is best, and --metrics=none")
         self._validate_ggdr()
+        self._validate_seg()
         self._validate_batch()
 
     def _validate_ggdr(self) -> None:
         """D's decoder at resolution t takes D's features as they enter block t, so t is at most half the image resolution."""
-        if self.ggdr is not None and self.ggdr.resolution >= self.data.resolution:
+        if self.ggdr is not None and max(self.ggdr.resolutions) >= self.data.resolution:
             images = self.data.resolution
             advice = f"choose {images // 2} or less, such as {max(images // 4, 8)}" if images > 8 else "images this small cannot have it"
             raise UserError(
-                f"--ggdr_res={self.ggdr.resolution} must be smaller than the images, which are {images}x{images} pixels; {advice}"
+                f"--ggdr_res={max(self.ggdr.resolutions)} must be smaller than the images, which are {images}x{images} pixels; {advice}"
             )
+
+    def _validate_seg(self) -> None:
+        """There is one decoder, and it segments if and only if the data set has annotations to learn from."""
+        if self.seg is not None and self.ggdr is not None:
+            raise UserError("a run has GGDR or segmentation, not both: D has one decoder")
+        if (self.seg is not None) != (self.data.annotation_classes > 0):
+            raise UserError("annotations (data.annotation_classes) go with --reg_type=seg, and segmentation needs them")
 
     def _validate_batch(self) -> None:
         schedule, gpus = self.schedule, self.runtime.gpus

@@ -87,8 +87,9 @@ def continued(config: TrainConfig, said: Mapping[str, Any]) -> TrainConfig:
     """
     known = as_options(config)
     given = {name: value for name, value in said.items() if value is not None and value != known[name]}
-    if (said.get("reg_type") or known["reg_type"]) == "none":  # then these have no effect
-        given = {name: value for name, value in given.items() if not name.startswith("ggdr_")}
+    regulariser = said.get("reg_type") or known["reg_type"]
+    idle = tuple(f"{name}_" for name in ("ggdr", "seg") if name != regulariser)  # these options have no effect
+    given = {name: value for name, value in given.items() if not name.startswith(idle)}
     refused = {name: value for name, value in given.items() if name not in CHANGEABLE_OPTIONS}
     if refused:
         listed = ", ".join(f"{_spelled(name)}: {_shown(known[name])} → {_shown(value)}" for name, value in refused.items())
@@ -131,8 +132,15 @@ def explain_portions(before: TrainConfig, after: TrainConfig) -> list[str]:
 
 
 def check_same_run(saved: Mapping[str, Any], config: TrainConfig, name: str) -> None:
-    """Raises :class:`UserError` unless a saved configuration is that of ``config``, :data:`CHANGEABLE` apart."""
-    different = differences(TrainConfig.from_dict(saved).to_dict(), config.to_dict())
+    """Raises :class:`UserError` unless a saved configuration is that of ``config``, :data:`CHANGEABLE` apart.
+
+    A saved one may be from before an option came to be: it then has the option's default.
+    """
+    try:
+        known = TrainConfig.from_dict(saved)
+    except UserError as error:
+        raise UserError(f"{name} is not from this version of the program: {error}") from error
+    different = differences(known.to_dict(), config.to_dict())
     if different:
         raise UserError(f"{name} belongs to another run ({_listed(different)})")
 

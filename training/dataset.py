@@ -22,7 +22,8 @@ from training.labels import LABEL_FILE, label_array, labels_for, read_labels
 MIN_RESOLUTION = 4
 CHANNELS = {"L": 1, "RGB": 3}
 
-Batch = tuple[torch.Tensor, torch.Tensor]
+#: Images, labels, and whatever else a data set has for each image.
+Batch = tuple[torch.Tensor, ...]
 
 
 class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]):
@@ -86,6 +87,10 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
         raw, mirrored = self._locate(index)
         image = self._load(raw) if self._pixels is None else self._pixels[raw]
         return (image[:, :, ::-1] if mirrored else image).copy(), self.get_label(index)
+
+    def sample(self, index: int) -> tuple[np.ndarray, ...]:
+        """What training sees of one item: ``(image, label)``. A data set with more to an item appends it."""
+        return self[index]
 
     def get_label(self, index: int) -> np.ndarray:
         """The label of one item, float32 ``[label_dim]``: one-hot for a class, else the vector as it stands."""
@@ -266,7 +271,8 @@ def image_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> Generator[Batch, None, None]:
-    """Endless batches ``(images uint8 [N, C, H, W], labels float32 [N, label_dim])`` in :class:`EndlessShuffle`'s order.
+    """Endless batches ``(images uint8 [N, C, H, W], labels float32 [N, label_dim])`` in :class:`EndlessShuffle`'s order,
+    with whatever else :meth:`ImageFolderDataset.sample` gives.
 
     ``start`` is the position of the first item over all ranks, ``batch_size`` counts one rank's images: rank r's are the r-th
     of ``world_size`` equal parts of each global batch, in order. A data set in memory
@@ -288,7 +294,7 @@ def _direct_batches(
 ) -> Generator[Batch, None, None]:
     indices = iter(sampler)
     while True:
-        yield _tensors(_stack([dataset[i] for i in itertools.islice(indices, batch_size)]), pin_memory)
+        yield _tensors(_stack([dataset.sample(i) for i in itertools.islice(indices, batch_size)]), pin_memory)
 
 
 def _worker_batches(
@@ -316,23 +322,23 @@ class _ErrorsAsItems(torch.utils.data.Dataset[Any]):
     def __init__(self, dataset: ImageFolderDataset) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray] | UserError:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, ...] | UserError:
         try:
-            return self.dataset[index]
+            return self.dataset.sample(index)
         except UserError as error:
             return UserError(str(error))
 
 
-def _stack(items: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    return np.stack([image for image, _ in items]), np.stack([label for _, label in items])
+def _stack(items: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+    return tuple(np.stack(parts) for parts in zip(*items, strict=True))
 
 
-def _tensors(arrays: tuple[np.ndarray, np.ndarray], pin_memory: bool) -> Batch:
-    images, labels = (torch.from_numpy(array) for array in arrays)
-    return (images.pin_memory(), labels.pin_memory()) if pin_memory else (images, labels)
+def _tensors(arrays: tuple[np.ndarray, ...], pin_memory: bool) -> Batch:
+    tensors = tuple(torch.from_numpy(array) for array in arrays)
+    return tuple(tensor.pin_memory() for tensor in tensors) if pin_memory else tensors
 
 
-def _stack_or_error(items: list[Any]) -> tuple[np.ndarray, np.ndarray] | UserError:
+def _stack_or_error(items: list[Any]) -> tuple[np.ndarray, ...] | UserError:
     return next((item for item in items if isinstance(item, UserError)), None) or _stack(items)
 
 

@@ -19,6 +19,8 @@ IMAGE_SUFFIXES = {
 class FileTree:
     """The files below a folder (recursively) or inside a zip, by name relative to it with ``/`` between the parts.
 
+    A folder may lie in a zip: ``pairs.zip/images``.
+
     Hidden files and macOS' ``__MACOSX`` shadows are left out. Zip handles are opened per process and never travel to
     another one, so an instance may be forked or pickled into workers.
 
@@ -30,14 +32,16 @@ class FileTree:
         self.path = Path(path)
         self._handle: zipfile.ZipFile | None = None
         self._handle_pid: int | None = None
-        self.is_zip = os.path.isfile(path)
-        if not os.path.exists(path):
-            raise UserError(f"'{self.path}' does not exist; give a folder of images or a zip of them")
+        self._place, self._inside = split_zip(path)
+        self.is_zip = self._place.is_file()
         if self.is_zip:
             names = [info.filename for info in self._zip().infolist() if not info.is_dir()]
+            names = [name.removeprefix(self._inside) for name in names if name.startswith(self._inside)]
             self.close()
-        else:
+        elif self._place.exists():
             names = list(_walk(self.path))
+        if not self._place.exists() or (self._inside and not names):
+            raise UserError(f"'{self.path}' does not exist; give a folder of images or a zip of them")
         self.names = sorted(name for name in names if not _hidden(name))
 
     @property
@@ -48,7 +52,7 @@ class FileTree:
     def read(self, name: str) -> bytes:
         """The content of one file. Raises :class:`UserError` with its name when it can't be read."""
         try:
-            return self._zip().read(name) if self.is_zip else (self.path / name).read_bytes()
+            return self._zip().read(self._inside + name) if self.is_zip else (self.path / name).read_bytes()
         except UserError:
             raise
         except Exception as error:  # a damaged or encrypted zip member raises nearly anything
@@ -59,7 +63,7 @@ class FileTree:
         total = hashlib.sha256()
         for name in names:
             if self.is_zip:
-                info = self._zip().getinfo(name)
+                info = self._zip().getinfo(self._inside + name)
                 total.update(f"{info.CRC:08x} {info.file_size}\n".encode())
             else:
                 total.update(hashlib.sha256(self.read(name)).digest())
@@ -80,7 +84,7 @@ class FileTree:
     def _zip(self) -> zipfile.ZipFile:
         if self._handle is None or self._handle_pid != os.getpid():
             try:
-                self._handle = zipfile.ZipFile(self.path)
+                self._handle = zipfile.ZipFile(self._place)
             except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
                 raise UserError(f"'{self.path}' is no zip that can be read ({reason(error)}); give a folder of images or a zip") from error
             self._handle_pid = os.getpid()
@@ -88,6 +92,19 @@ class FileTree:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_handle": None, "_handle_pid": None}
+
+
+def split_zip(path: str | os.PathLike[str]) -> tuple[Path, str]:
+    """``pairs.zip/images`` to ``(pairs.zip, "images/")`` where pairs.zip is a file; any other path to itself and an empty string."""
+    whole = Path(path)
+    files = [] if whole.exists() else [parent for parent in whole.parents if parent.is_file()]
+    return (files[0], f"{whole.relative_to(files[0]).as_posix()}/") if files else (whole, "")
+
+
+def folder_exists(path: str | os.PathLike[str]) -> bool:
+    """Whether there is such a folder, on disk or in a zip. Raises :class:`UserError` for a zip that can't be read."""
+    place, inside = split_zip(path)
+    return any(name.startswith(inside) for name in FileTree(place).names) if inside else place.is_dir()
 
 
 def reason(error: BaseException) -> str:

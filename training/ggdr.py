@@ -26,22 +26,22 @@ def cosine_distance(prediction: torch.Tensor, target: torch.Tensor) -> torch.Ten
 
 @dataclass(frozen=True)
 class GuidedRegularizer:
-    """The fake-image term of D that makes its decoder predict the generator's feature map.
+    """The fake-image term of D that makes its decoder predict the generator's feature map, or several of them.
 
     Attributes:
-        resolution: of the map.
+        resolutions: of the maps.
         weight: λ.
         start_kimg: the term is off before this many thousand images.
     """
 
-    resolution: int
+    resolutions: tuple[int, ...]
     weight: float = 10
     start_kimg: float = 0
 
     @property
     def capture(self) -> tuple[int, ...]:
         """Generator resolutions whose feature maps :meth:`__call__` needs."""
-        return (self.resolution,)
+        return self.resolutions
 
     def active(self, images_seen: int) -> bool:
         """Whether the term applies after ``images_seen`` images."""
@@ -56,14 +56,18 @@ class GuidedRegularizer:
     ) -> torch.Tensor:
         """``λ · (1 − cos)`` for each sample, ``[N]``.
 
-        The target is detached: the generator never learns from this term (it would collapse its features, section 3).
+        Of several maps the distances are averaged, so that λ keeps its meaning (equation 2 has one map). The targets are
+        detached: the generator never learns from this term (it would collapse its features, section 3).
 
         Args:
             generator_features: ``{resolution: [N, C, resolution, resolution]}`` of the fake images.
             decoder_maps: ``{resolution: [N, C, resolution, resolution]}`` that D predicts from the (augmented) images.
             pipe, params: how the images were augmented; None if they were not.
         """
-        target = generator_features[self.resolution].detach()
-        if pipe is not None and params is not None:
-            target = pipe.warp(target, params)
-        return self.weight * cosine_distance(decoder_maps[self.resolution], target)
+        distances = []
+        for resolution in self.resolutions:
+            target = generator_features[resolution].detach()
+            if pipe is not None and params is not None:
+                target = pipe.warp(target, params)
+            distances.append(cosine_distance(decoder_maps[resolution], target))
+        return self.weight * torch.stack(distances).mean(dim=0)

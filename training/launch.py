@@ -6,6 +6,7 @@ torch is imported inside the functions, so that ``train.py --help`` need not wai
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import sys
@@ -17,7 +18,7 @@ import click
 
 from dnnlib import torchrun
 from dnnlib.errors import UserError
-from training.config import DataConfig, TrainConfig
+from training.config import IMAGES, DataConfig, TrainConfig
 from training.continuation import check_has_state, has_state
 from training.transfer import fetch_source
 
@@ -88,14 +89,18 @@ def interrupted_run() -> Path | None:
     return Path(run_dir) if run_dir is not None and has_state(Path(run_dir)) else None
 
 
-def inspect_data(path: str, *, cond: bool, subset: int | None, mirror: bool, seed: int) -> tuple[DataConfig, bool]:
+def inspect_data(path: str, *, cond: bool, subset: int | None, mirror: bool, seed: int, annotated: bool = False) -> tuple[DataConfig, bool]:
     """Look at a data set without decoding it: its configuration, and whether it has labels (used or not).
 
-    ``subset`` is how many images to keep, None for all. Raises :class:`UserError` for data that cannot be trained on.
+    ``subset`` is how many images to keep, None for all. With ``annotated``, it is a paired data set, and its annotations are
+    decoded to count their classes. Raises :class:`UserError` for data that cannot be trained on.
     """
     from training.dataset import ImageFolderDataset
+    from training.paired import PairedDataset, is_paired
 
-    source = ImageFolderDataset(path, use_labels=cond, memory_budget_mb=0)
+    if not annotated and is_paired(path):
+        raise UserError(f"'{path}' has images and annotations; give --data={os.path.join(path, IMAGES)}, or --reg_type=seg to use both")
+    source = (PairedDataset if annotated else ImageFolderDataset)(path, use_labels=cond, memory_budget_mb=0)
     available = source.num_images
     if subset is not None and not 1 <= subset <= available:
         raise UserError(f"--subset={subset} must lie between 1 and {available}, the number of images in '{path}'")
@@ -110,6 +115,7 @@ def inspect_data(path: str, *, cond: bool, subset: int | None, mirror: bool, see
         max_size=max_size,
         xflip=mirror,
         random_seed=seed,
+        annotation_classes=source.num_classes if isinstance(source, PairedDataset) else 0,
     )
     return data, source.has_labels
 
@@ -117,8 +123,10 @@ def inspect_data(path: str, *, cond: bool, subset: int | None, mirror: bool, see
 def open_dataset(data: DataConfig) -> ImageFolderDataset:
     """The data set that a configuration describes. Raises :class:`UserError` where it no longer looks like that."""
     from training.dataset import ImageFolderDataset
+    from training.paired import PairedDataset
 
-    dataset = ImageFolderDataset(
+    kind = functools.partial(PairedDataset, num_classes=data.annotation_classes) if data.annotation_classes else ImageFolderDataset
+    dataset: ImageFolderDataset = kind(
         path=data.path,
         resolution=data.resolution,
         use_labels=data.use_labels,

@@ -38,6 +38,19 @@ class FakeRegularizer(Protocol):
         """One value a sample, ``[N]``."""
 
 
+class RealRegularizer(Protocol):
+    """A further term of D on real images that compares D's decoder maps with the images' annotations."""
+
+    def __call__(
+        self,
+        annotations: torch.Tensor,
+        decoder_maps: Mapping[int, torch.Tensor],
+        pipe: AugmentPipe | None,
+        params: AugmentParams | None,
+    ) -> torch.Tensor:
+        """One value a sample, ``[N]``."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """What one accumulation round of one phase consumes.
@@ -47,12 +60,14 @@ class Batch:
         real_labels: ``[N, c_dim]``.
         z: ``[N, z_dim]``.
         gen_labels: ``[N, c_dim]``.
+        annotations: of the real images, uint8 ``[N, H, W]``; None where the data set has none.
     """
 
     real_images: torch.Tensor
     real_labels: torch.Tensor
     z: torch.Tensor
     gen_labels: torch.Tensor
+    annotations: torch.Tensor | None = None
 
 
 class Objective:
@@ -68,6 +83,7 @@ class Objective:
         pl_batch_shrink: path lengths are taken on this fraction of the batch.
         pl_decay: decay of the running mean of path lengths.
         regularizer: one more fake-image term of D, or None.
+        real_regularizer: one more real-image term of D, or None.
         observe_real: is given D's logits of augmented real images, for what adapts the augmentation.
     """
 
@@ -84,6 +100,7 @@ class Objective:
         pl_batch_shrink: int = 2,
         pl_decay: float = 0.01,
         regularizer: FakeRegularizer | None = None,
+        real_regularizer: RealRegularizer | None = None,
         observe_real: Callable[[torch.Tensor], None] | None = None,
     ) -> None:
         self.G = G
@@ -96,6 +113,7 @@ class Objective:
         self.pl_batch_shrink = pl_batch_shrink
         self.pl_decay = pl_decay
         self.regularizer = regularizer
+        self.real_regularizer = real_regularizer
         self.observe_real = observe_real
         self.pl_mean = torch.zeros([], device=next(G.parameters()).device)
 
@@ -160,13 +178,30 @@ class Objective:
         value.mean().mul(gain).backward()
 
     def d_main(self, batch: Batch, gain: float, images_seen: int) -> None:
-        """Logistic loss of D on generated and on real images, and the further fake-image term where there is one."""
+        """Logistic loss of D on generated and on real images, and the further terms on either where there are any."""
         fake_value = self._d_fake(batch, gain, images_seen)
-        logits = self.judge(batch.real_images, batch.real_labels)
+        real_value = self._d_real(batch, gain)
+        self.stats.report("Loss/D/loss", fake_value + real_value)
+
+    def _d_real(self, batch: Batch, gain: float) -> torch.Tensor:
+        if self.real_regularizer is None:
+            logits = self.judge(batch.real_images, batch.real_labels)
+            total = value = loss.discriminator_real_loss(logits)
+        else:
+            if batch.annotations is None:
+                raise ValueError("the real-image term needs annotations, and the batch has none")
+            images, params = batch.real_images, None
+            if self.pipe is not None:
+                params = self.pipe.sample(images)
+                images = self.pipe.apply(images, params)
+            logits, decoder_maps = self.D(images, batch.real_labels, return_features=True)
+            value = loss.discriminator_real_loss(logits)
+            supervision = self.real_regularizer(batch.annotations, decoder_maps, self.pipe, params)
+            self.stats.report("Loss/D/loss_seg", supervision)
+            total = value + supervision
         self._report_logits("real", logits)
-        real_value = loss.discriminator_real_loss(logits)
-        self.stats.report("Loss/D/loss", fake_value + real_value.detach())
-        real_value.mean().mul(gain).backward()
+        total.mean().mul(gain).backward()
+        return value.detach()
 
     def _d_fake(self, batch: Batch, gain: float, images_seen: int) -> torch.Tensor:
         regularizer = self.regularizer if self.regularizer is not None and self.regularizer.active(images_seen) else None

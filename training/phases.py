@@ -4,8 +4,9 @@ The global batch is cut into portions of ``batch_gpu`` images. Portion k shows t
 draws whichever rank works on it, so the number of processes changes a run by the order of its additions only.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,29 +41,43 @@ def build_phases(state: RunState) -> list[Phase]:
     return [known[name] for name in state.objective.terms]
 
 
-def run_phase(state: RunState, phase: Phase, real: torch.Tensor, labels: torch.Tensor, dataset: ImageFolderDataset) -> None:
+def run_phase(
+    state: RunState,
+    phase: Phase,
+    real: torch.Tensor,
+    labels: torch.Tensor,
+    dataset: ImageFolderDataset,
+    annotations: torch.Tensor | None = None,
+) -> None:
     """Compute the gradients of a phase, step its optimiser, and drop them.
 
     Args:
-        real, labels: this rank's part of the global batch, ``[batch_size / ranks, ...]``.
+        real, labels, annotations: this rank's part of the global batch, ``[batch_size / ranks, ...]``.
     """
-    compute_gradients(state, phase, real, labels, dataset)
+    compute_gradients(state, phase, real, labels, dataset, annotations)
     phase.optimizer.step()
     phase.optimizer.zero_grad(set_to_none=True)  # now, as the next phase needs the memory for another network
 
 
-def compute_gradients(state: RunState, phase: Phase, real: torch.Tensor, labels: torch.Tensor, dataset: ImageFolderDataset) -> None:
+def compute_gradients(
+    state: RunState,
+    phase: Phase,
+    real: torch.Tensor,
+    labels: torch.Tensor,
+    dataset: ImageFolderDataset,
+    annotations: torch.Tensor | None = None,
+) -> None:
     """Accumulate gradients over this rank's portions, sum them over the ranks, and replace what is not finite.
 
     Args:
-        real, labels: this rank's part of the global batch, ``[batch_size / ranks, ...]``.
+        real, labels, annotations: this rank's part of the global batch, ``[batch_size / ranks, ...]``.
     """
     schedule = state.config.schedule
     count = schedule.batch_size // schedule.batch_gpu
     term = state.objective.terms[phase.name]
     means = PortionMeans(state.objective.running_means, count)
     phase.module.requires_grad_(True)
-    for batch in portions(state, phase.name, real, labels, dataset):
+    for batch in portions(state, phase.name, real, labels, dataset, annotations):
         means.rewind()
         term(batch, phase.interval / count, state.images_seen)
         means.collect()
@@ -77,14 +92,23 @@ def compute_gradients(state: RunState, phase: Phase, real: torch.Tensor, labels:
     clean_gradients(phase.module)
 
 
-def portions(state: RunState, phase: str, real: torch.Tensor, labels: torch.Tensor, dataset: ImageFolderDataset) -> Iterator[Batch]:
+def portions(
+    state: RunState,
+    phase: str,
+    real: torch.Tensor,
+    labels: torch.Tensor,
+    dataset: ImageFolderDataset,
+    annotations: torch.Tensor | None = None,
+) -> Iterator[Batch]:
     """This rank's portions of ``batch_gpu`` images one after another, with fresh latents and labels drawn from the data set's.
 
     Each is led by seeding the global generators for it, so it has to be used up before the next one is asked for.
     """
     config, size = state.config, state.config.schedule.batch_gpu
     first = distributed.rank() * len(real) // size
-    for k, (images, c) in enumerate(zip(real.split(size), labels.split(size), strict=True), start=first):
+    parts: list[Sequence[Any]] = [real.split(size), labels.split(size)]
+    parts.append([None] * len(parts[0]) if annotations is None else annotations.split(size))
+    for k, (images, c, annotated) in enumerate(zip(*parts, strict=True), start=first):
         seed_everything(config.seed, "step", state.steps, phase, k)
         z = torch.randn([len(images), config.generator.z_dim], device=state.device)
         gen_labels = torch.zeros([len(images), 0], device=state.device)
@@ -92,7 +116,7 @@ def portions(state: RunState, phase: str, real: torch.Tensor, labels: torch.Tens
             rng = np.random.default_rng(derive_seed(config.seed, "labels", state.steps, phase, k))
             drawn = np.stack([dataset.get_label(int(i)) for i in rng.integers(len(dataset), size=len(images))])
             gen_labels = torch.from_numpy(drawn).to(state.device)
-        yield Batch(images, c, z, gen_labels)
+        yield Batch(images, c, z, gen_labels, annotated)
 
 
 class PortionMeans:

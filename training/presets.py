@@ -25,6 +25,7 @@ from training.config import (
     OptimConfig,
     RuntimeConfig,
     ScheduleConfig,
+    SegConfig,
     TrainConfig,
     UpkeepConfig,
 )
@@ -64,10 +65,13 @@ class TrainOptions:
     augpipe: str | None = None
     resume: str | None = None
     freezed: int | None = None
-    reg_type: Literal["none", "ggdr"] | None = None
-    ggdr_res: int | None = None
+    reg_type: Literal["none", "ggdr", "seg"] | None = None
+    ggdr_res: int | tuple[int, ...] | None = None
     ggdr_weight: float | None = None
     ggdr_start_kimg: float | None = None
+    ggdr_kernel: int | None = None
+    ggdr_act: Literal["linear", "lrelu"] | None = None
+    seg_weight: float | None = None
     cbase: int | None = None
     cmax: int | None = None
     map_depth: int | None = None
@@ -276,6 +280,7 @@ def resolve(options: TrainOptions, data: DataConfig) -> TrainConfig:
         description=describe(options, data, recipe),
         cfg=_given(options.cfg, "auto"),
         upkeep=_upkeep(options),
+        seg=SegConfig(weight=_given(options.seg_weight, 1)) if options.reg_type == "seg" else None,
     )
 
 
@@ -284,7 +289,7 @@ def as_options(config: TrainConfig) -> dict[str, Any]:
 
     None for what has no meaning in it.
     """
-    data, augment, ggdr, optim, schedule = config.data, config.augment, config.ggdr, config.optim, config.schedule
+    data, augment, ggdr, seg, optim, schedule = config.data, config.augment, config.ggdr, config.seg, config.optim, config.schedule
     runtime, upkeep = config.runtime, config.upkeep
     return dict(
         cfg=config.cfg,
@@ -304,10 +309,13 @@ def as_options(config: TrainConfig) -> dict[str, Any]:
         augpipe=None if augment.mode == "noaug" else augment.pipe,
         resume=config.resume or "noresume",
         freezed=config.discriminator.freeze_layers,
-        reg_type="none" if ggdr is None else "ggdr",
+        reg_type="ggdr" if ggdr is not None else "seg" if seg is not None else "none",
         ggdr_res=None if ggdr is None else ggdr.resolution,
         ggdr_weight=None if ggdr is None else ggdr.weight,
         ggdr_start_kimg=None if ggdr is None else ggdr.start_kimg,
+        ggdr_kernel=None if ggdr is None else ggdr.kernel_size,
+        ggdr_act=None if ggdr is None else ggdr.activation,
+        seg_weight=None if seg is None else seg.weight,
         cbase=config.generator.channel_base,
         cmax=config.generator.channel_max,
         map_depth=config.generator.map_layers,
@@ -400,13 +408,15 @@ def _augment(options: TrainOptions, transfer: bool) -> AugmentConfig:
 
 
 def _ggdr(options: TrainOptions, resolution: int) -> GGDRConfig | None:
-    if _given(options.reg_type, "none") == "none":
+    if options.reg_type != "ggdr":
         return None
-    default = DEFAULT_GGDR_RES if resolution > DEFAULT_GGDR_RES else max(resolution // 4, 8)
+    default: int | tuple[int, ...] = DEFAULT_GGDR_RES if resolution > DEFAULT_GGDR_RES else max(resolution // 4, 8)
     return GGDRConfig(
         resolution=_given(options.ggdr_res, default),
         weight=_given(options.ggdr_weight, 10),
         start_kimg=_given(options.ggdr_start_kimg, 0),
+        kernel_size=_given(options.ggdr_kernel, 1),
+        activation=_given(options.ggdr_act, "linear"),
     )
 
 
@@ -427,9 +437,10 @@ def data_name(path: str) -> str:
 def describe(options: TrainOptions, data: DataConfig, recipe: Recipe) -> str:
     """The name of a run after its number: data set, recipe, and each option that was given and changes results.
 
-    The parts that the reference has come first, as it spells and orders them; GGDR is not among them.
+    The parts that the reference has come first, as it spells and orders them; GGDR and a single target are not among them.
     """
-    ggdr = options.reg_type == "ggdr"
+    ggdr, seg = options.reg_type == "ggdr", options.reg_type == "seg"
+    targets = options.ggdr_res if ggdr and isinstance(options.ggdr_res, tuple) else ()
     resume = None if options.resume is None else "noresume" if options.resume == "noresume" else f"resume{_source(options.resume)}"
     parts = [
         data_name(data.path),
@@ -455,6 +466,11 @@ def describe(options: TrainOptions, data: DataConfig, recipe: Recipe) -> str:
         _part("mbstd", options.mbstd_group),
         _part("ggdrweight", options.ggdr_weight if ggdr else None),
         _part("ggdrstart", options.ggdr_start_kimg if ggdr else None),
+        f"ggdrres{'+'.join(map(str, targets))}" if targets else None,
+        _part("ggdrkernel", options.ggdr_kernel if ggdr else None),
+        f"ggdract{options.ggdr_act}" if ggdr and options.ggdr_act else None,
+        "seg" if seg else None,
+        _part("segweight", options.seg_weight if seg else None),
     ]
     return "-".join(part for part in parts if part is not None)
 
@@ -471,28 +487,39 @@ def _part(name: str, value: float | None) -> str | None:
 
 def explain(options: TrainOptions, config: TrainConfig) -> list[str]:
     """One sentence for everything that :func:`resolve` decided without being asked and that a user should know."""
-    return [*_explain_ggdr(options, config), *_explain_data(options, config), *_explain_training(options, config)]
+    return [
+        *_explain_ggdr(options, config),
+        *_explain_seg(options, config),
+        *_explain_data(options, config),
+        *_explain_training(options, config),
+    ]
 
 
 def _explain_ggdr(options: TrainOptions, config: TrainConfig) -> list[str]:
     if config.ggdr is not None:
-        if options.ggdr_res is not None or config.ggdr.resolution == DEFAULT_GGDR_RES:
+        (chosen, *_), size = config.ggdr.resolutions, config.data.resolution
+        if options.ggdr_res is not None or chosen == DEFAULT_GGDR_RES:
             return []
-        size = config.data.resolution
-        reason = "a quarter of the image resolution" if config.ggdr.resolution * 4 == size else "the smallest there is"
-        return [
-            f"--ggdr_res={config.ggdr.resolution} was chosen, {reason}: the default {DEFAULT_GGDR_RES} cannot work on {size}x{size} images."
-        ]
+        reason = "a quarter of the image resolution" if chosen * 4 == size else "the smallest there is"
+        return [f"--ggdr_res={chosen} was chosen, {reason}: the default {DEFAULT_GGDR_RES} cannot work on {size}x{size} images."]
     said = [
         name
         for name, value in (
             ("--ggdr_res", options.ggdr_res),
             ("--ggdr-weight", options.ggdr_weight),
             ("--ggdr-start-kimg", options.ggdr_start_kimg),
+            ("--ggdr-kernel", options.ggdr_kernel),
+            ("--ggdr-act", options.ggdr_act),
         )
         if value is not None
     ]
     return [f"{' '.join(said)} without --reg_type=ggdr: no effect, GGDR is off."] if said else []
+
+
+def _explain_seg(options: TrainOptions, config: TrainConfig) -> list[str]:
+    if config.seg is None and options.seg_weight is not None:
+        return ["--seg-weight without --reg_type=seg: no effect, segmentation is off."]
+    return []
 
 
 def _explain_data(options: TrainOptions, config: TrainConfig) -> list[str]:

@@ -1,11 +1,11 @@
 """The real images that a network is measured against or looked at beside."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from dnnlib.errors import UserError
 from training.dataset import ImageFolderDataset
+from training.file_tree import split_zip
 from training.networks import Discriminator, Generator
 
 
@@ -26,7 +26,7 @@ def open_reals(
     path = (training_set_kwargs or {}).get("path") if data is None else data
     if path is None:
         raise UserError("this network pickle does not say what it was trained on; give --data")
-    if data is None and not Path(path).exists():
+    if data is None and not split_zip(path)[0].exists():
         raise UserError(f"'{path}', which the network was trained on, is not there; say where it is with --data")
     dataset = ImageFolderDataset(path, resolution=network.img_resolution, use_labels=network.c_dim > 0)
     if dataset.num_channels != network.img_channels:

@@ -82,7 +82,7 @@ def measured_images(config: TrainConfig, dataset: ImageFolderDataset) -> ImageFo
     """What metrics compare with: all images as they are, neither subset nor mirrored, as in the reference."""
     if not config.metrics.names or (config.data.max_size is None and not config.data.xflip):
         return dataset
-    return ImageFolderDataset(config.data.path, resolution=config.data.resolution, use_labels=config.data.use_labels)
+    return ImageFolderDataset(config.data.image_path, resolution=config.data.resolution, use_labels=config.data.use_labels)
 
 
 def train(
@@ -136,12 +136,14 @@ def train(
 
 
 def step(state: RunState, phases: list[Phase], batch: Batch, dataset: ImageFolderDataset) -> None:
-    """One training step on this rank's part of the global batch, images uint8 ``[n, C, H, W]`` and labels ``[n, c_dim]``."""
-    images, labels = batch
+    """One training step on this rank's part of the global batch: images uint8 ``[n, C, H, W]``, labels ``[n, c_dim]``, and with
+    a paired data set annotations uint8 ``[n, H, W]``."""
+    images, labels, *more = batch
+    annotations = more[0].to(state.device, non_blocking=True) if more else None
     real, labels = from_uint8(images, state.device), labels.to(state.device, non_blocking=True)
     for phase in phases:
         if state.steps % phase.interval == 0:
-            run_phase(state, phase, real, labels, dataset)
+            run_phase(state, phase, real, labels, dataset, annotations)
     state.update_average()
     state.images_seen += state.config.schedule.batch_size
     state.steps += 1

@@ -9,6 +9,7 @@ from typing import Any
 
 import PIL.Image
 import pytest
+from analysis_helpers import make_pairs
 from click.testing import CliRunner
 
 import train
@@ -85,6 +86,7 @@ def test_data_options(data: Path) -> None:
         "max_size": 3,
         "xflip": True,
         "random_seed": 9,
+        "annotation_classes": 0,
     }
     assert config["seed"] == 9
     assert config["description"] == "dots-cond-subset3-mirror-auto1"
@@ -119,6 +121,12 @@ def test_labels_that_are_used_need_no_note(data: Path) -> None:
         (("--ggdr_res=64", "--reg_type=ggdr"), "--ggdr_res=64 must be smaller than the images"),
         (("--ggdr_res=12", "--reg_type=ggdr"), "--ggdr_res=12 must be a power of two"),
         (("--ggdr_res=4", "--reg_type=ggdr"), "8 or larger"),
+        (("--ggdr_res=8,32", "--reg_type=ggdr"), "--ggdr_res=32 must be smaller than the images"),
+        (("--ggdr_res=8,8", "--reg_type=ggdr"), "'8,8' has a number twice"),
+        (("--ggdr_res=8,x", "--reg_type=ggdr"), "'8,x' is not a valid integer, or several by comma such as 16,32"),
+        (("--ggdr-kernel=5", "--reg_type=ggdr"), "--ggdr-kernel (ggdr.kernel_size) must be 1 or 3, not 5"),
+        (("--ggdr-act=relu", "--reg_type=ggdr"), "'relu' is not one of 'linear', 'lrelu'"),
+        (("--reg_type=seg",), "images' is not there; a paired data set has the folders images and annotations"),
         (("--p=0.2",), "--p=0.2 needs --aug=fixed"),
         (("--aug=fixed",), "--aug=fixed needs the probability"),
         (("--aug=noaug", "--augpipe=bg"), "contradicts"),
@@ -140,6 +148,37 @@ def test_wrong_options(data: Path, arguments: tuple[str, ...], message: str) -> 
     result = invoke(f"--data={data}", "--dry-run", *arguments)
     refused(result, message)
     assert result.stdout == ""
+
+
+def test_ablations_of_ggdr(data: Path) -> None:
+    config = dry(data, "--reg_type=ggdr", "--ggdr_res=16,8", "--ggdr_kernel=3", "--ggdr-act=lrelu")
+    assert config["ggdr"] == {"resolution": [8, 16], "weight": 10, "start_kimg": 0, "kernel_size": 3, "activation": "lrelu"}
+    assert config["description"] == "dots-auto1-ggdrres8+16-ggdrkernel3-ggdractlrelu"
+    shown = invoke(f"--data={data}", "-n", "--reg_type=ggdr", "--ggdr_res=16,8", "--ggdr_kernel=3").stderr
+    assert "feature maps at 8x8 and 16x16, weight 10, decoder of 3x3 convolutions, linear" in shown
+
+
+def test_segmentation(tmp_path: Path) -> None:
+    pairs = make_pairs(tmp_path / "pairs", count=4)
+    result = invoke(f"--data={pairs}", "-n", "--reg-type=seg", "--seg_weight=2", "--mirror=1", "--subset=3", "--ggdr-weight=3")
+    assert result.exit_code == 0, result.output
+    config = json.loads(result.stdout)
+    assert (config["seg"], config["ggdr"], config["description"]) == ({"weight": 2}, None, "pairs-subset3-mirror-auto1-seg-segweight2")
+    assert (config["data"]["path"], config["data"]["annotation_classes"], config["data"]["num_images"]) == (str(pairs), 2, 6)
+    assert "2 classes, weight 2" in result.stderr
+    assert "Note: --ggdr-weight without --reg_type=ggdr: no effect, GGDR is off." in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"), [("annotations", "only one of images and annotations"), (None, "or --reg_type=seg to use both")]
+)
+def test_pairs_that_cannot_be_used(tmp_path: Path, folder: str | None, message: str) -> None:
+    pairs = make_pairs(tmp_path / "pairs", count=3)
+    if folder is not None:
+        (pairs / folder / "0001.png").unlink()
+    chosen = [] if folder is None else ["--reg_type=seg"]
+    refused(invoke(f"--data={pairs}", f"--outdir={tmp_path / 'runs'}", *chosen), message)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_outdir_is_needed_to_train(data: Path) -> None:

@@ -29,7 +29,8 @@ class Labels:
 
 
 def config(gpus: int, **options: Any) -> TrainConfig:
-    data = plain_data(label_dim=3) if options.pop("cond", False) else plain_data()
+    classes = 3 if options.get("reg_type") == "seg" else 0
+    data = plain_data(label_dim=3) if options.pop("cond", False) else plain_data(annotation_classes=classes)
     whole = small_config(data, batch=BATCH, mbstd_group=2, gamma=10, **options)
     whole = dataclasses.replace(whole, schedule=dataclasses.replace(whole.schedule, batch_gpu=PORTION))
     return dataclasses.replace(whole, runtime=dataclasses.replace(whole.runtime, gpus=gpus))
@@ -42,19 +43,21 @@ def train(state: RunState, steps: int) -> dict[str, torch.Tensor]:
     gradients of that, by phase and parameter.
     """
     images = torch.rand([IMAGES, 3, 32, 32], generator=torch.Generator().manual_seed(0)) * 2 - 1
+    classes = torch.randint(3, [IMAGES, 32, 32], generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     share = BATCH // distributed.world_size()
     order = iter(EndlessShuffle(IMAGES, seed=0, rank=distributed.rank(), world_size=distributed.world_size(), block=share))
     found = {}
     for step in range(-1, steps):
         picked = torch.tensor([next(order) for _ in range(share)])
         labels = torch.eye(3)[picked % 3] if state.config.data.label_dim else torch.zeros([share, 0])
+        annotations = classes[picked] if state.config.seg else None
         for phase in build_phases(state):
             if step == -1:
-                compute_gradients(state, phase, images[picked], labels, Labels())  # type: ignore[arg-type]
+                compute_gradients(state, phase, images[picked], labels, Labels(), annotations)  # type: ignore[arg-type]
                 found.update({f"{phase.name}.{i}": g.clone() for i, g in enumerate(gradients(phase.module))})
                 phase.optimizer.zero_grad(set_to_none=True)
             elif step % phase.interval == 0:
-                run_phase(state, phase, images[picked], labels, Labels())  # type: ignore[arg-type]
+                run_phase(state, phase, images[picked], labels, Labels(), annotations)  # type: ignore[arg-type]
         state.update_average()
         state.images_seen += BATCH
         state.steps += 1

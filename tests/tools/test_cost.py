@@ -61,7 +61,7 @@ def test_the_command_trains_for_real() -> None:
     arguments = ["--cfg=auto", "--resolution=32", "--cbase=64", "--cmax=4", "--batch=2", "--repeats=1", "--device=cpu", "--cpu-time"]
     result = CliRunner().invoke(cost.main, arguments)
     assert result.exit_code == 0, result.output
-    assert "target 8x8, batch 2 on cpu" in result.output
+    assert "target 8x8, 1x1 linear decoder, batch 2 on cpu" in result.output
     assert "step" in result.output
     for fact in ("+3.7 %", "+3.23 %", "48.77 M -> 50.34 M"):
         assert fact in result.output
@@ -73,3 +73,33 @@ def test_parameters_of_the_paper() -> None:
     (line,) = (line for line in result.output.splitlines() if line.startswith("G and D params"))
     assert line.split()[4:] == ["48.769", "M", "50.343", "M", "+3.23", "%"]
     assert "step" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "described", "decoder"),
+    [
+        # D's channels at 4 … 256 are 512, 512, 512, 512, 256, 128, 64; a layer has in · out · k² weights and out biases.
+        (["--ggdr_res=16"], "target 16x16, 1x1", 512 * 512 + 512 + 1024 * 512 + 512),
+        (["--ggdr_res=8,16"], "target 8x8 and 16x16, 1x1", 512 * 512 + 512 + 1024 * 512 + 512),
+        (["--ggdr_res=8", "--ggdr-kernel=3", "--ggdr-act=lrelu"], "target 8x8, 3x3 lrelu", 9 * 512 * 512 + 512),
+        (
+            ["--reg_type=seg", "--classes=150"],
+            "150 classes",
+            (512 * 512 + 512) + 2 * (1024 * 512 + 512) + (1024 * 256 + 256) + (512 * 128 + 128) + (256 * 150 + 150),
+        ),
+    ],
+)
+def test_parameters_of_variants(arguments: list[str], described: str, decoder: int) -> None:
+    result = CliRunner().invoke(cost.main, ["--repeats=0", "--device=cpu", *arguments])
+    assert result.exit_code == 0, result.output
+    assert described in result.output.splitlines()[0]
+    (line,) = (line for line in result.output.splitlines() if line.startswith("D params"))
+    assert float(line.split()[4]) - float(line.split()[2]) == pytest.approx(decoder / 1e6, abs=1.1e-3)
+
+
+def test_segmentation_is_timed(tmp_path: Path) -> None:
+    arguments = ["--cfg=auto", "--resolution=16", "--cbase=64", "--cmax=4", "--batch=2", "--repeats=1", "--device=cpu"]
+    result = CliRunner().invoke(cost.main, [*arguments, "--reg_type=seg", "--classes=3"])
+    assert result.exit_code == 0, result.output
+    assert "3 classes, batch 2 on cpu" in result.output
+    assert "with masks" in result.output

@@ -70,7 +70,7 @@ def test_pairs_of_images_and_foreground(tmp_path: Path) -> None:
     assert report.num_images == 3
     data = PairedDataset(tmp_path / "new" / "pairs")
     assert (len(data), data.num_classes, data.resolution) == (3, 2, 32)
-    for image, classes in (data[i] for i in range(3)):
+    for image, _, classes in (data.sample(i) for i in range(3)):
         assert 100 < (classes == 1).sum() < 200  # 15 x 10 pixels, give or take their border
         assert image[:, classes == 1].mean() < 120
         assert image[:, classes == 0].mean() > 240

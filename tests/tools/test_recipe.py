@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from analysis_helpers import make_pairs
 from click.testing import CliRunner
 from helpers import make_images
 
@@ -14,7 +15,7 @@ import dataset_tool
 import train
 from dnnlib.errors import UserError
 from metrics.registry import parse_metrics
-from tools import recipe
+from tools import make_paired_dataset, recipe
 from tools.paper_experiments import EXPERIMENTS, Comparison, Experiment
 from tools.recipe import Places, markdown, recipe_text, trainings
 
@@ -33,39 +34,64 @@ def images(tmp_path_factory: Any) -> dict[int, Path]:
     return {res: make_images(root / str(res), count=1 if res > 32 else 4, resolution=res) for res in (32, 256, 512)}
 
 
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: Any) -> Path:
+    return make_pairs(tmp_path_factory.mktemp("stand-ins") / "256", count=2, resolution=256)
+
+
 def test_the_documentation_is_in_step() -> None:
     assert (DOCS / "recipes.md").read_text(encoding="utf-8") == markdown()
 
 
 @pytest.mark.parametrize(("name", "one"), ALL, ids=[f"{name}-{one.title}" for name, one in ALL])
-def test_training_command_lines_resolve(name: str, one: recipe.Training, images: dict[int, Path]) -> None:
+def test_training_command_lines_resolve(name: str, one: recipe.Training, images: dict[int, Path], pairs: Path) -> None:
     experiment = EXPERIMENTS[name]
     assert one.train[0] == "train.py"
     # The stand-in has too few images for --subset, which is checked against them.
     arguments = [arg for arg in one.train[1:] if not arg.startswith(("--data=", "--subset="))]
-    result = CliRunner().invoke(train.main, [*arguments, f"--data={images[experiment.resolution]}", "--dry-run"])
+    stand_in = pairs if one.reg_type == "seg" else images[experiment.resolution]
+    result = CliRunner().invoke(train.main, [*arguments, f"--data={stand_in}", "--dry-run"])
     assert result.exit_code == 0, result.output
     config = json.loads(result.stdout)
-    assert config["ggdr"] == ({"resolution": experiment.ggdr_res, "weight": 10, "start_kimg": 0} if one.reg_type == "ggdr" else None)
-    assert config["augment"]["mode"] == ("noaug" if "StyleGAN2" in one.title else "ada")
+    method = {"resolution": experiment.ggdr_res, "weight": 10, "start_kimg": 0, "kernel_size": 1, "activation": "linear"}
+    assert config["ggdr"] == ({**method, **VARIANTS.get(one.title, {})} if one.reg_type == "ggdr" else None)
+    assert config["seg"] == ({"weight": 1} if one.reg_type == "seg" else None)
+    assert f"--data={recipe.data_path(experiment, Places())}{'/images' if one.title == 'ADA without ground truth' else ''}" in one.train
+    assert config["augment"]["mode"] == ("noaug" if "StyleGAN2" in one.title or name == "ablations" else "ada")
     assert config["data"]["xflip"] == experiment.mirror
     assert config["schedule"]["total_kimg"] == (100000 if name == "cifar10" else 25000)
     assert config["loss"]["r1_gamma"] == {32: 0.01, 256: 1, 512: 0.5}[experiment.resolution]
     assert config["schedule"]["batch_size"] == 64
     subset = f"-subset{experiment.subset}" if experiment.subset else ""
-    described = config["description"].replace(str(experiment.resolution), experiment.data + subset, 1)
+    data = "images" if one.title == "ADA without ground truth" else experiment.data
+    described = config["description"].replace(str(experiment.resolution), data + subset, 1)
     assert Path(one.run_dir).name == f"00000-{described}"
     assert f"--network={one.run_dir}/network-snapshot-{config['schedule']['total_kimg']:06d}.pkl" in one.measure
+
+
+#: What each ablation changes.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "target 8x8": {"resolution": 8},
+    "target 16x16": {"resolution": 16},
+    "target 32x32": {"resolution": 32},
+    "target 64x64, leaky ReLU": {"activation": "lrelu"},
+    "target 64x64, 3x3 convolutions": {"kernel_size": 3},
+    "targets 32x32 and 64x64, not in the paper": {"resolution": [32, 64]},
+}
 
 
 @pytest.mark.parametrize("name", list(EXPERIMENTS))
 def test_the_other_command_lines_parse(name: str) -> None:
     lines = commands(recipe_text(name, Places()))
-    assert [line[0] for line in lines] == ["dataset_tool.py", *["train.py", "calc_metrics.py"] * (len(lines) // 2)]
-    assert len(lines) == 1 + 4 * len(EXPERIMENTS[name].comparisons)
+    prepare = "-m" if EXPERIMENTS[name].annotations else "dataset_tool.py"
+    assert [line[0] for line in lines] == [prepare, *["train.py", "calc_metrics.py"] * (len(lines) // 2)]
+    assert len(lines) == 1 + 4 * len(EXPERIMENTS[name].comparisons) + 2 * len(EXPERIMENTS[name].variants)
     for script, *arguments in lines:
         if script == "dataset_tool.py":
             assert dataset_tool.main.make_context(script, list(arguments)).params["dest"].endswith(".zip")
+        if script == "-m":
+            assert arguments[0] == "tools.make_paired_dataset"
+            assert make_paired_dataset.main.make_context("-m", arguments[1:]).params["dest"] == "datasets/ade20k256.zip"
         if script == "calc_metrics.py":
             parse_metrics(calc_metrics.main.make_context(script, list(arguments)).params["metrics"])
 
@@ -77,7 +103,9 @@ def test_the_paper_s_figures() -> None:
             assert list(comparison.without) == list(comparison.with_ggdr)
             without, with_ggdr = (float(scores["FID"].split()[0]) for scores in (comparison.without, comparison.with_ggdr))
             assert (with_ggdr < without) == ((name, comparison.baseline) != ("ffhq-2k", "ADA"))
-    assert len(EXPERIMENTS) == 11
+    assert len(EXPERIMENTS) == 13
+    fids = {one.title: one.scores.get("FID") for one in EXPERIMENTS["ablations"].variants}
+    assert list(fids.values()) == ["7.98", None, "6.56", "5.98", "5.28", "5.43", "5.25", None]
 
 
 def test_printing(tmp_path: Path) -> None:
@@ -89,6 +117,7 @@ def test_printing(tmp_path: Path) -> None:
     assert "FID 2.15 ± 0.02" in result.output
     table = CliRunner().invoke(recipe.main, ["--list"]).output
     assert "| `afhq-wild` | AFHQ Wild | ADA | 3.05 | 2.06 | 0.76 | 0.80 | 0.13 | 0.27 |" in table
+    assert "| `ablations` | tables 4a and 4b | target 64x64, leaky ReLU | 5.43 |" in table
     result = CliRunner().invoke(recipe.main, [])
     assert result.exit_code == 1
     assert "name a recipe: ffhq-2k" in result.output
@@ -103,8 +132,9 @@ def test_running_stops_at_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert [line[0] for line in called] == ["dataset_tool.py", "train.py"]
     assert "--reg_type=ggdr" in called[1]
     monkeypatch.undo()
-    with pytest.raises(UserError, match=r"dataset_tool\.py ended with status 1"):
-        recipe.run_recipe("cifar10", Places(raw=str(tmp_path / "nothing"), datasets=str(tmp_path)), None)
+    for name, script in (("cifar10", r"dataset_tool\.py"), ("ade20k", r"tools\.make_paired_dataset")):
+        with pytest.raises(UserError, match=f"{script} ended with status 1"):
+            recipe.run_recipe(name, Places(raw=str(tmp_path / "nothing"), datasets=str(tmp_path)), None)
 
 
 def test_the_newest_run_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -288,3 +288,15 @@ def test_other_files_are_refused(tmp_path):
     for data in (b"", b"PK\3\4", b"\x89PNG\r\n\x1a\n", b"hello\n" * 9):
         with pytest.raises(UserError, match="is not a network pickle, or it is truncated or damaged"):
             load_network_pkl(io.BytesIO(data))
+
+
+@pytest.mark.parametrize(("res", "decoder"), [(32, {"num_classes": 3}), (16, {"kernel_size": 3, "activation": "lrelu"})])
+def test_decoders_of_other_makes(networks, tmp_path, res, decoder):
+    D = Discriminator(0, 32, 3, channel_base=128, channel_max=8, decoder_res=res, decoder_kwargs=decoder)
+    save_network_pkl(tmp_path / "d.pkl", G=networks["G"], D=D, G_ema=networks["G_ema"])
+    found, images = load_network_pkl(tmp_path / "d.pkl")["D"], torch.randn([2, 3, 32, 32])
+    assert found.init_kwargs == D.init_kwargs
+    for mine, theirs in zip(
+        found(images, None, return_features=True)[1].values(), D(images, None, return_features=True)[1].values(), strict=True
+    ):
+        assert torch.equal(mine, theirs)

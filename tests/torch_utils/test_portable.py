@@ -74,6 +74,27 @@ def test_the_programs_build_their_own_classes(networks, tmp_path, kind):
         assert all(torch.equal(value, expected[key]) for key, value in state.items())
 
 
+def test_a_program_with_another_decoder_gets_none(text):
+    """GGDR's program builds a decoder of 1×1 convolutions alone; segmentation's and others' are left out."""
+    torch.manual_seed(0)
+    sizes = dict(c_dim=0, img_resolution=16, img_channels=3, channel_base=128, channel_max=8)
+    D = Discriminator(**sizes, decoder_res=16, decoder_kwargs={"num_classes": 2})
+
+    class Theirs(Discriminator):
+        def __init__(self, c_dim, img_resolution, img_channels, channel_base, channel_max, decoder_res=None):
+            super().__init__(
+                c_dim, img_resolution, img_channels, channel_base=channel_base, channel_max=channel_max, decoder_res=decoder_res
+            )
+
+    text["find_class"] = lambda name: Theirs
+    tensors = {key: dict(data=value.numpy().tobytes(), dtype="<f4", shape=list(value.shape)) for key, value in D.state_dict().items()}
+    kwargs = dict(sizes, decoder_res=16, decoder_kwargs={"num_classes": 2})
+    found = text["Discriminator"]()
+    found.__setstate__({"class_name": "Discriminator", "init_kwargs": kwargs, "tensors": tensors})
+    assert found.decoder_res is None
+    assert torch.equal(found(torch.ones([2, 3, 16, 16]), None), D(torch.ones([2, 3, 16, 16]), None))
+
+
 @pytest.fixture
 def text():
     """The names that the travelling text defines."""

@@ -385,3 +385,42 @@ def test_noise_has_one_level_a_sample():
     halves = make_pipe(noise=1).sample(x, generator=seeded()).noise[:, :, :32].std(dim=(1, 2, 3))
     assert torch.allclose(levels, halves, rtol=0.05)
     assert float(levels.max() / levels.min()) > 2
+
+
+def discs(n=8, size=64):
+    """Class maps of a disc each, at different places, uint8 ``[n, size, size]``."""
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    return torch.stack([((x - 20 - 2 * i) ** 2 + (y - 25 - i) ** 2 < 120).to(torch.uint8) for i in range(n)])
+
+
+@pytest.mark.parametrize("spec", [{"xflip": 1}, {"rotate90": 1}, {"xint": 1}, {"scale": 1, "aniso": 1}, {"rotate": 1}, {"xfrac": 1}])
+def test_class_maps_move_with_their_images(spec):
+    """Each pixel of the moved disc is 1 where the moved image of it is bright, but for the one-pixel edge."""
+    pipe, classes = make_pipe(**spec), discs()
+    images = classes[:, None].float()
+    params = pipe.sample(images, generator=seeded())
+    moved, seen = pipe.warp_classes(classes, params, 255), pipe.apply(images, params)[:, 0]
+    assert moved.dtype == torch.uint8
+    assert set(moved.unique().tolist()) <= {0, 1, 255}
+    assert not torch.equal(moved, classes)
+    inside = moved != 255
+    wrong = (inside & ((seen > 0.5) != (moved == 1))).float().mean()
+    assert wrong == 0 if len(spec) == 1 and not {"rotate", "xfrac"} & set(spec) else wrong < 0.01
+    assert inside.all() or "xint" in spec or not {"xflip", "rotate90"} & set(spec)
+
+
+def test_class_maps_from_beyond_the_border_are_outside():
+    """Shifted by an eighth to the right and down, at the 100th percentile (nearly): a strip at the left and top is unknown."""
+    pipe, classes = make_pipe(xint=1), torch.full([1, 64, 64], 3)
+    moved = pipe.warp_classes(classes, pipe.sample(torch.zeros([1, 3, 64, 64]), 0.9999), 7)
+    expected = torch.full([1, 64, 64], 3)
+    expected[:, :8] = expected[:, :, :8] = 7
+    assert torch.equal(moved, expected)
+
+
+def test_class_maps_are_otherwise_left_alone():
+    classes = discs(4, 16)
+    for pipe in (make_pipe(p=0, **preset("bgcfnc")), make_pipe(brightness=1, noise=1, cutout=1, imgfilter=1)):
+        assert torch.equal(pipe.warp_classes(classes, pipe.sample(images()), 255), classes)
+    with pytest.raises(ValueError, match="drawn for 4 images, not 2"):
+        pipe.warp_classes(classes[:2], pipe.sample(images()), 255)

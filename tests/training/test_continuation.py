@@ -22,12 +22,18 @@ from training.presets import TrainOptions, as_options, resolve
 
 
 def config(**said) -> TrainConfig:
-    return resolve(TrainOptions(**said), plain_data())
+    return resolve(TrainOptions(**said), images(said))
+
+
+def images(said):
+    return plain_data(annotation_classes=2 if said.get("reg_type") == "seg" else 0)
 
 
 RUNS = [
     {},
     {"reg_type": "ggdr", "ggdr_res": 8, "ggdr_weight": 3, "ggdr_start_kimg": 1, "cfg": "paper256", "kimg": 3, "metrics": ()},
+    {"reg_type": "ggdr", "ggdr_res": (8, 16), "ggdr_kernel": 3, "ggdr_act": "lrelu"},
+    {"reg_type": "seg", "seg_weight": 2},
     {"aug": "fixed", "p": 0.3, "augpipe": "bg", "fp32": True, "batch": 8, "gamma": 2, "resume": "a.pkl", "freezed": 1, "seed": 3},
     {"aug": "noaug", "cbase": 128, "cmax": 8, "map_depth": 3, "glr": 0.1, "dlr": 0.2, "mbstd_group": 2, "snap": 3, "tick": 1, "workers": 0},
 ]
@@ -42,7 +48,7 @@ def test_the_options_of_a_run_mean_the_run(said):
     data = {name: options.pop(name) for name in ("data", "cond", "subset", "mirror")}
     assert data == {"data": "images", "cond": False, "subset": 16, "mirror": False}
     assert options.keys() == {field.name for field in dataclasses.fields(TrainOptions)}
-    again = resolve(TrainOptions(**options), plain_data())
+    again = resolve(TrainOptions(**options), images(said))
     assert differences(original.to_dict(), again.to_dict()) == {}
 
 
@@ -88,6 +94,13 @@ def test_options_of_ggdr_without_ggdr_have_no_effect():
     assert continued(config(), {"reg_type": "none", "ggdr_res": 8}) == config()
     with pytest.raises(UserError, match="--ggdr_res: 8 → 16"):
         continued(config(reg_type="ggdr"), {"ggdr_res": 16})
+    with pytest.raises(UserError, match="--ggdr_res: 8,16 → 8"):
+        continued(config(reg_type="ggdr", ggdr_res=(8, 16)), {"ggdr_res": 8})
+    assert continued(config(reg_type="seg"), {"ggdr_res": 8, "ggdr_act": "lrelu"}) == config(reg_type="seg")
+    with pytest.raises(UserError, match="--seg-weight: 1 → 3"):
+        continued(config(reg_type="seg"), {"seg_weight": 3})
+    with pytest.raises(UserError, match="--reg_type: ggdr → seg"):
+        continued(config(reg_type="ggdr"), {"reg_type": "seg", "ggdr_res": 16})
 
 
 def test_new_values_are_checked_together():
@@ -135,6 +148,21 @@ def test_a_state_of_another_run():
         check_same_run(saved, config(glr=0.1), "the state")
     with pytest.raises(UserError, match=r"ggdr.resolution: None → 8"):
         check_same_run(saved, config(reg_type="ggdr"), "the state")
+    with pytest.raises(UserError, match=r"the state is not from this version .* unknown keys \(colour\)"):
+        check_same_run({**saved, "colour": 1}, config(), "the state")
+
+
+def test_options_and_states_from_before_there_were_ablations(tmp_path):
+    """Their dictionaries lack the newer fields, and mean the defaults."""
+    for now in (config(), config(reg_type="ggdr", ggdr_res=8)):
+        old = now.to_dict()
+        del old["seg"], old["data"]["annotation_classes"]
+        if old["ggdr"]:
+            del old["ggdr"]["kernel_size"], old["ggdr"]["activation"]
+            assert old["ggdr"] == {"resolution": 8, "weight": 10, "start_kimg": 0}
+        check_same_run(old, now, "the state")
+        (tmp_path / "training_options.json").write_text(json.dumps(old))
+        assert read_options(tmp_path) == now
 
 
 def make_run(outdir, number, run, state=True):

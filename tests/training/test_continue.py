@@ -13,8 +13,10 @@ import sys
 from pathlib import Path
 
 import kills
+import PIL.Image
 import pytest
 import torch
+from analysis_helpers import make_pairs
 from helpers import make_images, open_small, small_state
 
 from dnnlib.errors import UserError
@@ -25,6 +27,7 @@ from torch_utils.persistence import load_network_pkl
 from training import maintenance, state_keeper, training_loop
 from training.checkpoint import COUNTERS, RunState
 from training.dataset import ImageFolderDataset
+from training.paired import PairedDataset
 from training.run_state_file import newest_state, read_state, state_paths
 
 STEPS = 10
@@ -148,6 +151,28 @@ def test_other_runs_stopped_twice(images, tmp_path, monkeypatch, options):
             train(images, tmp_path / "b", **options)
     train(images, tmp_path / "b", **options)
     assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    "options", [{}, pytest.param({"workers": 2, "memory_budget_mb": 0}, marks=pytest.mark.slow)], ids=["in memory", "workers"]
+)
+def test_a_run_with_segmentation_stopped_and_continued(tmp_path, monkeypatch, options):
+    pairs = make_pairs(tmp_path / "pairs", count=10, resolution=16)
+    budget = options.pop("memory_budget_mb", 1024)
+    config, _ = open_small(pairs, mirror=True, **{**OPTIONS, "reg_type": "seg", **options})
+    for name, step in (("a", None), ("b", 4), ("b", None)):
+        (tmp_path / name).mkdir(exist_ok=True)
+        with monkeypatch.context() as context:
+            if step is not None:
+                StopAt(context, step)
+            training_loop.run(lively(config), tmp_path / name, PairedDataset(pairs, xflip=True, num_classes=2, memory_budget_mb=budget))
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert all("Loss/D/loss_seg" in line for line in lasting(tmp_path / "a" / "stats.jsonl"))
+    kwargs = load_network_pkl(tmp_path / "a" / "network-snapshot-000000.pkl")["training_set_kwargs"]
+    assert len(ImageFolderDataset(**kwargs)) == 20
+    PIL.Image.new("L", (16, 16)).save(pairs / "annotations" / "0003.png")
+    with pytest.raises(UserError, match="is not the data that"):
+        training_loop.run(lively(config), tmp_path / "b", PairedDataset(pairs, xflip=True, num_classes=2))
 
 
 def killed_run(images, run_dir, kimg, moments):

@@ -21,7 +21,7 @@ import torch
 
 from dnnlib.errors import UserError
 from training.dataset import EndlessShuffle, ImageFolderDataset, epoch_order, image_batches
-from training.file_tree import FileTree
+from training.file_tree import FileTree, folder_exists
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -474,3 +474,22 @@ def test_workers_let_the_main_process_answer_signals(folder: Path) -> None:
     command = [sys.executable, "-c", WORKERS_UNDER_FIRE, str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)  # pipes close with the last one
     assert (done.returncode, done.stdout, done.stderr) == (0, "alive\n", "")
+
+
+def test_a_folder_inside_a_zip(folder: Path, tmp_path: Path) -> None:
+    """It is the data set that it would be on disk, metadata included; what lies beside it does not count."""
+    path = make_zip(folder, tmp_path / "x.zip", "a/faces/")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("a/faces2/other.png", b"")
+        archive.writestr("b.png", b"")
+    found, expected = ImageFolderDataset(f"{path}/a/faces", use_labels=True), ImageFolderDataset(folder, use_labels=True)
+    assert len(found) == len(expected)
+    assert (found.name, found.label_dim) == ("faces", expected.label_dim)
+    for i in range(len(found)):
+        assert all(np.array_equal(a, b) for a, b in zip(found[i], expected[i], strict=True))
+    assert found.fingerprint() == ImageFolderDataset(make_zip(folder, tmp_path / "y.zip")).fingerprint()
+    assert folder_exists(f"{path}/a/faces")
+    assert folder_exists(folder)
+    assert not folder_exists(f"{path}/a/fac")
+    assert not folder_exists(tmp_path / "nowhere" / "x")
+    assert f"'{path}/c' does not exist" in complaint(path / "c")

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from training.networks import Discriminator, Generator, modulated_conv2d
+from training.networks.decoder import decode
 from training.networks.discriminator import MinibatchStdLayer
 from training.networks.layers import HalfPrecision, MappingNetwork, use_bfloat16
 
@@ -141,6 +142,8 @@ def test_minibatch_std():
         (lambda: Discriminator(0, 4, 3), "at least 8"),
         (lambda: small_discriminator(decoder_res=32), "not possible"),
         (lambda: small_discriminator(decoder_res=4), "not possible"),
+        (lambda: small_discriminator(decoder_res=16, decoder_kwargs={"num_classes": 2}), "score resolution 16 is not possible"),
+        (lambda: small_discriminator(decoder_res=16, decoder_kwargs={"kernel_size": 2}), "must be odd, not 2"),
         (lambda: small_discriminator(architecture="vgg"), "architecture"),
         (lambda: small_generator(architecture="vgg"), "architecture"),
         (lambda: small_discriminator()(torch.zeros([1, 3, 16, 16]), None), "expected images"),
@@ -230,3 +233,49 @@ def test_activations_are_clamped():
     D.b32.conv0.register_forward_hook(lambda _m, _i, out: outputs.append(out))
     D(10 * torch.randn([2, 3, 32, 32]), None)
     assert outputs[0].abs().max().item() == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("kernel", "activation"), [(1, "linear"), (1, "lrelu"), (3, "linear"), (3, "lrelu")])
+def test_decoder_variants(kernel, activation):
+    """Shapes stay; weights grow with the kernel's area; an activation bends what was linear in the features (table 4b)."""
+    D = small_discriminator(decoder_res=16, decoder_kwargs={"kernel_size": kernel, "activation": activation})
+    plain = small_discriminator(decoder_res=16)
+    _, maps = D(torch.randn([2, 3, 32, 32]), None, return_features=True)
+    assert {res: tuple(m.shape) for res, m in maps.items()} == {8: (2, 8, 8, 8), 16: (2, 8, 16, 16)}
+    shapes, usual = ({name: p.shape for name, p in net.named_parameters()} for net in (D, plain))
+    assert shapes.keys() == usual.keys()
+    for name, shape in shapes.items():
+        assert shape == (usual[name] if "_dec.weight" not in name else (*usual[name][:2], kernel, kernel))
+    with torch.no_grad():
+        for name in ("b8_dec.bias", "b16_dec.bias"):
+            D.get_parameter(name).normal_()
+        features = {4: torch.randn([2, 8, 4, 4]), 8: torch.randn([2, 8, 8, 8])}
+        zero, at, opposite = (decode(D, 16, {res: s * f for res, f in features.items()})[16] for s in (0.0, 1.0, -1.0))
+    assert torch.allclose(at + opposite, 2 * zero, atol=1e-4) == (activation == "linear")
+
+
+def test_a_decoder_of_class_scores():
+    """It ends at the images' resolution with a linear layer of one channel a class, and goes last."""
+    D = small_discriminator(decoder_res=32, decoder_kwargs={"num_classes": 5, "activation": "lrelu"})
+    logits, maps = D(torch.randn([2, 3, 32, 32]), None, return_features=True)
+    assert logits.shape == (2, 1)
+    assert {res: m.shape[1] for res, m in maps.items()} == {8: 8, 16: 8, 32: 5}
+    assert maps[32].shape == (2, 5, 32, 32)
+    assert D.b32_dec.weight.shape == (5, 8 + 8, 1, 1)
+    assert (D.b16_dec.activation, D.b32_dec.activation) == ("lrelu", "linear")
+    tiny = Discriminator(0, 8, 3, **SMALL, decoder_res=8, decoder_kwargs={"num_classes": 2})
+    assert tiny(torch.randn([1, 3, 8, 8]), None, return_features=True)[1][8].shape == (1, 2, 8, 8)
+
+
+def test_the_encoder_s_first_weights_do_not_depend_on_the_decoder():
+    states = []
+    for kwargs in ({}, {"num_classes": 3}, {"kernel_size": 3}):
+        torch.manual_seed(0)
+        states.append(small_discriminator(decoder_res=32 if "num_classes" in kwargs else 16, decoder_kwargs=kwargs).state_dict())
+    for key, value in states[0].items():
+        if "_dec." not in key:
+            assert all(torch.equal(value, state[key]) for state in states), key
+
+
+def test_the_usual_decoder_is_written_as_before():
+    assert "decoder_kwargs" not in small_discriminator(decoder_res=16, decoder_kwargs={}).init_kwargs

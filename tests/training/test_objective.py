@@ -53,7 +53,7 @@ def test_ggdr_gradient_reaches_decoder_and_encoder_and_never_g():
     images, features = state.G(torch.randn([4, 8]), None, capture=(8,))
     params = state.pipe.sample(images)
     _, maps = state.D(state.pipe.apply(images.detach(), params), None, return_features=True)
-    GuidedRegularizer(8)(features, maps, state.pipe, params).mean().backward()
+    GuidedRegularizer((8,))(features, maps, state.pipe, params).mean().backward()
     assert gradients(state.G) == {}
     reached = {name for name, g in gradients(state.D).items() if g.any()}
     encoder = {name for name, _ in state.D.named_parameters() if name.startswith(("b32.", "b16.", "b8."))}
@@ -103,9 +103,9 @@ def test_the_target_moves_with_its_image():
     features = {8: torch.randn([8, 6, 8, 8])}
     params = pipe.sample(torch.zeros([8, 3, 32, 32]))
     moved = {8: pipe.warp(features[8], params)}
-    assert GuidedRegularizer(8)(features, moved, pipe, params).max() < 1e-4
-    assert GuidedRegularizer(8)(features, features, pipe, params).mean() > 0.5
-    assert GuidedRegularizer(8)(features, features, None, None).max() < 1e-4
+    assert GuidedRegularizer((8,))(features, moved, pipe, params).max() < 1e-4
+    assert GuidedRegularizer((8,))(features, features, pipe, params).mean() > 0.5
+    assert GuidedRegularizer((8,))(features, features, None, None).max() < 1e-4
 
 
 def test_path_length_takes_half_the_batch():
@@ -219,3 +219,27 @@ def test_cosine_distance(shape):
     torch.testing.assert_close(cosine_distance(x, -x), torch.full([shape[0]], 2.0))
     with pytest.raises(ValueError, match="equal shapes"):
         cosine_distance(x, x[:, :, :, :0])
+
+
+def test_several_targets_are_averaged():
+    """The mean of the single terms; one target alone is exactly what it was."""
+    features = {res: torch.randn([4, 6, res, res]) for res in (8, 16)}
+    maps = {res: torch.randn([4, 6, res, res]) for res in (8, 16)}
+    pipe = AugmentPipe(xflip=1)
+    params = pipe.sample(torch.zeros([4, 3, 32, 32]))
+    both, first, second = (GuidedRegularizer(targets, weight=3)(features, maps, pipe, params) for targets in ((8, 16), (8,), (16,)))
+    torch.testing.assert_close(both, (first + second) / 2)
+    assert not torch.allclose(first, second)
+    assert torch.equal(first, 3 * cosine_distance(maps[8], pipe.warp(features[8], params)))
+    assert GuidedRegularizer((8, 16)).capture == (8, 16)
+
+
+@pytest.mark.parametrize("options", [{"ggdr_res": (8, 16)}, {"ggdr_kernel": 3, "ggdr_act": "lrelu"}])
+def test_ablations_train(options):
+    state = small_state(reg_type="ggdr", **options)
+    before = {name: p.clone() for name, p in state.D.named_parameters()}
+    take_steps(state, 1)
+    assert state.stats.flush()["Loss/D/loss_gen_reg"].num == 4
+    decoder = [name for name in before if "_dec." in name]
+    assert len(decoder) == (4 if "ggdr_res" in options else 2)
+    assert all(not torch.equal(before[name], state.D.get_parameter(name)) for name in decoder)

@@ -15,7 +15,8 @@ def test_items_are_pairs(tmp_path: Path) -> None:
     data = PairedDataset(make_pairs(tmp_path / "pairs", count=5))
     assert (len(data), data.num_classes, data.resolution, data.num_channels) == (5, 2, 32, 3)
     for i in range(5):
-        image, classes = data[i]
+        image, label, classes = data.sample(i)
+        assert (label.shape, len(data[i])) == ((0,), 2)
         assert image.shape == (3, 32, 32)
         assert classes.shape == (32, 32)
         assert classes.dtype == np.uint8

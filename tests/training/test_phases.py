@@ -57,6 +57,14 @@ def test_portions_show_consecutive_images_and_draw_by_step_phase_and_place():
     assert len({tuple(z.flatten().tolist()) for z in drawn}) == 6
 
 
+def test_annotations_go_with_their_images():
+    state = state_with(2)
+    annotations = torch.arange(4)[:, None, None].expand(4, 32, 32)
+    for batch in portions(state, "D_main", REAL, NO_LABELS, None, annotations):
+        assert torch.equal(REAL[batch.annotations[:, 0, 0]], batch.real_images)
+    assert next(portions(state, "D_main", REAL, NO_LABELS, None)).annotations is None
+
+
 def test_labels_are_drawn_anew_for_each_portion():
     state = state_with(2, label_dim=3)
     found = set()

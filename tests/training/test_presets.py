@@ -71,6 +71,12 @@ def test_a_recipe_on_fewer_gpus_accumulates() -> None:
         ({"reg_type": "ggdr", "ggdr_res": 32}, "ggdr.resolution", 32),
         ({"reg_type": "ggdr", "ggdr_weight": 5}, "ggdr.weight", 5),
         ({"reg_type": "ggdr", "ggdr_start_kimg": 20}, "ggdr.start_kimg", 20),
+        ({"reg_type": "ggdr", "ggdr_res": (16, 32)}, "ggdr.resolutions", (16, 32)),
+        ({"reg_type": "ggdr", "ggdr_res": 16}, "ggdr.resolutions", (16,)),
+        ({"reg_type": "ggdr", "ggdr_kernel": 3}, "ggdr.kernel_size", 3),
+        ({"reg_type": "ggdr", "ggdr_act": "lrelu"}, "ggdr.activation", "lrelu"),
+        ({"reg_type": "seg", "seg_weight": 2}, "seg.weight", 2),
+        ({"reg_type": "seg"}, "seg.weight", 1),
         ({"fp32": True}, "generator.num_fp16_res", 0),
         ({"fp32": True}, "discriminator.conv_clamp", None),
         ({"precision": "fp32"}, "generator.num_fp16_res", 0),
@@ -90,7 +96,7 @@ def test_a_recipe_on_fewer_gpus_accumulates() -> None:
     ],
 )
 def test_each_option_reaches_its_field(said: dict[str, Any], path: str, value: object) -> None:
-    found: Any = config(**said)
+    found: Any = config(data(annotation_classes=3 if said.get("reg_type") == "seg" else 0), **said)
     for name in path.split("."):
         found = getattr(found, name)
     assert found == value
@@ -133,6 +139,10 @@ def test_ggdr_options_without_ggdr_are_pointed_out() -> None:
     said: dict[str, Any] = {"ggdr_res": 64, "ggdr_weight": 5.0}
     assert config(**said) == config()
     assert "--ggdr_res --ggdr-weight without --reg_type=ggdr: no effect" in notes(**said)
+    paired = data(annotation_classes=2)
+    assert "--ggdr-kernel --ggdr-act without --reg_type=ggdr: no effect" in notes(paired, reg_type="seg", ggdr_kernel=3, ggdr_act="lrelu")
+    assert "--seg-weight without --reg_type=seg: no effect" in notes(reg_type="ggdr", seg_weight=2)
+    assert notes(paired, reg_type="seg", seg_weight=2) == ""
     assert "no effect" not in notes()
 
 
@@ -196,7 +206,11 @@ def test_transfer_learning_adapts_faster_and_averages_at_once() -> None:
         ({"glr": 0.001, "dlr": 0.002}, {}, "faces-auto1-glr0.001-dlr0.002"),
         ({"reg_type": "ggdr", "ggdr_res": 32}, {}, "faces-auto1"),
         ({"reg_type": "ggdr", "ggdr_weight": 5, "ggdr_start_kimg": 1.5}, {}, "faces-auto1-ggdrweight5-ggdrstart1.5"),
-        ({"ggdr_weight": 5}, {}, "faces-auto1"),
+        ({"ggdr_weight": 5, "seg_weight": 2}, {}, "faces-auto1"),
+        ({"reg_type": "ggdr", "ggdr_res": (16, 32)}, {}, "faces-auto1-ggdrres16+32"),
+        ({"reg_type": "ggdr", "ggdr_kernel": 3, "ggdr_act": "lrelu"}, {}, "faces-auto1-ggdrkernel3-ggdractlrelu"),
+        ({"reg_type": "seg"}, {"annotation_classes": 2}, "faces-auto1-seg"),
+        ({"reg_type": "seg", "seg_weight": 0.5, "ggdr_res": (8, 16)}, {"annotation_classes": 2}, "faces-auto1-seg-segweight0.5"),
         ({"fp32": True, "nhwc": True, "workers": 1, "snap": 1, "tick": 1.0, "seed": 3, "device": "cpu"}, {}, "faces-auto1"),
     ],
 )

@@ -7,6 +7,7 @@ import torch
 CASES = {
     "none": {"reg_type": "none"},
     "ggdr": {"reg_type": "ggdr", "cond": True},
+    "seg": {"reg_type": "seg"},
 }
 
 

@@ -65,7 +65,8 @@ def test_run_directory(finished):
         "training-state-0000000020.pt",
         "events",
     }
-    assert json.loads((finished / "training_options.json").read_text())["ggdr"] == {"resolution": 8, "weight": 10, "start_kimg": 0}
+    ggdr = {"resolution": 8, "weight": 10, "start_kimg": 0, "kernel_size": 1, "activation": "linear"}
+    assert json.loads((finished / "training_options.json").read_text())["ggdr"] == ggdr
     log = (finished / "log.txt").read_text()
     assert "Data: all 16 images are decoded in memory" in log
     assert "tick 0" in log

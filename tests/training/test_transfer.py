@@ -133,3 +133,19 @@ def test_nothing_is_made_before_the_download_worked(cache, server, tmp_path):
     with pytest.raises(UserError, match=r"cannot download .*missing\.pkl"):
         launch.start(config, str(tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()
+
+
+def test_between_decoders(capsys, tmp_path):
+    """What both decoders have goes over; layers of another shape start afresh, and are named."""
+    source = small_state(reg_type="seg", seed=1)
+    save_network_pkl(tmp_path / "seg.pkl", G=source.G, D=source.D, G_ema=source.G_ema)
+    guided = small_state(reg_type="ggdr", ggdr_res=16, resume=str(tmp_path / "seg.pkl"))
+    assert capsys.readouterr().out == ""
+    for name in ("b8_dec.weight", "b16_dec.weight", "b32.conv0.weight"):
+        assert torch.equal(guided.D.get_parameter(name), source.D.get_parameter(name))
+    other = small_config(plain_data(annotation_classes=5), reg_type="seg", resume=str(tmp_path / "seg.pkl"))
+    state = RunState.fresh(other, torch.device("cpu"))
+    said = capsys.readouterr().out
+    assert said == f"Of another shape in {tmp_path / 'seg.pkl'}, and started afresh: b32_dec.weight, b32_dec.bias\n"
+    assert state.D.get_parameter("b32_dec.weight").shape[0] == 5
+    assert torch.equal(state.D.get_parameter("b16_dec.weight"), source.D.get_parameter("b16_dec.weight"))

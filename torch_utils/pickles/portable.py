@@ -45,8 +45,10 @@ class Portable:
         kwargs, tensors = dict(state["init_kwargs"]), dict(state["tensors"])
         if not takes(cls, "synthesis_kwargs"):  # stylegan3 takes them beside the generator's own arguments
             kwargs.update(kwargs.pop("synthesis_kwargs", {}))
-        if "decoder_res" in kwargs and not takes(cls, "decoder_res"):  # a program without GGDR
-            del kwargs["decoder_res"]
+        unknown = [name for name in ("decoder_res", "decoder_kwargs") if name in kwargs and not takes(cls, name)]
+        if unknown:  # a program without GGDR, or with another decoder: it gets none
+            kwargs.pop("decoder_res", None)
+            kwargs.pop("decoder_kwargs", None)
             tensors = {name: tensor for name, tensor in tensors.items() if "_dec." not in name}
         network = cls(**kwargs)
         network.load_state_dict({name: self.tensor(**tensor) for name, tensor in tensors.items()})

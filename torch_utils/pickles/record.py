@@ -199,5 +199,10 @@ ARGUMENTS: dict[str, Arguments] = {
             "activation": _ACTIVATION,
         },
         "decoder_res": _optional(_integer(1, MAX_WIDTH)),
+        "decoder_kwargs": {
+            "kernel_size": _integer(1, MAX_TAPS),
+            "activation": _ACTIVATION,
+            "num_classes": _optional(_integer(1, MAX_WIDTH)),
+        },
     },
 }

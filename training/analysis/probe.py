@@ -179,5 +179,5 @@ def _enlarged(scores: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
 def batches(data: PairedDataset, indices: np.ndarray, batch: int, device: torch.device) -> Iterator[Pair]:
     """Images uint8 ``[N, C, H, W]`` and their classes int64 ``[N, H, W]`` on ``device``, in the order of ``indices``."""
     for start in range(0, len(indices), batch):
-        images, classes = zip(*(data[int(i)] for i in indices[start : start + batch]), strict=True)
+        images, _, classes = zip(*(data.sample(int(i)) for i in indices[start : start + batch]), strict=True)
         yield torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(classes)).long().to(device)

@@ -50,6 +50,29 @@ def warp(x: torch.Tensor, params: GeometricParams, up_taps: torch.Tensor | None,
     return apply_to_rows(x, moved, lambda rows: _warp(rows, matrices[moved], up_taps, down_taps))
 
 
+def warp_nearest(x: torch.Tensor, params: GeometricParams, outside: int) -> torch.Tensor:
+    """Move the pixels of ``x`` as :func:`warp` does, each value being that of the nearest pixel, without mixing any two.
+
+    Args:
+        x: of any type, ``[N, H, W]``, on the parameters' device.
+        params: for N images.
+        outside: the value of what comes from beyond the border.
+
+    Returns:
+        ``[N, H, W]``.
+    """
+    height, width = x.shape[1:]
+    half_x, half_y = (width - 1) / 2, (height - 1) / 2
+    xs = torch.arange(width, device=x.device) - half_x
+    ys = torch.arange(height, device=x.device)[:, None] - half_y
+    a, b, c = inverse_matrix(params, width, height)[..., None, None].unbind(2)  # each [N, 2, 1, 1]
+    columns, rows = (a * xs + b * ys + c).unbind(1)
+    columns, rows = (columns + half_x).round().long(), (rows + half_y).round().long()
+    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    places = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
+    return torch.where(inside, x.flatten(1).gather(1, places.flatten(1)).view_as(x), outside)
+
+
 def required_margin(matrices: torch.Tensor, width: int, height: int) -> Margin:
     """Pixels of reflection outside the image that any of ``matrices`` (``[n, 2, 3]``) shows, at most the size less one.
 

@@ -98,6 +98,28 @@ class AugmentPipe(torch.nn.Module):
             return features
         return geometric.warp(features, params.geometric, None, self.Hz_geom)
 
+    def warp_classes(self, classes: torch.Tensor, params: AugmentParams, outside: int) -> torch.Tensor:
+        """Move class maps as :meth:`apply` moves the images, and do nothing else to them.
+
+        Each pixel takes the class of the nearest one. The images show a reflection beyond their border, the class maps
+        ``outside``.
+
+        Args:
+            classes: integers ``[N, H, W]``, of the images' resolution.
+            params: from :meth:`sample` for these images.
+            outside: the class of what comes from beyond the border.
+
+        Returns:
+            ``[N, H, W]``.
+
+        Raises:
+            ValueError: parameters drawn for another number of images.
+        """
+        self._check_batch(classes, params)
+        if params.geometric is None:
+            return classes
+        return geometric.warp_nearest(classes, params.geometric, outside)
+
     @staticmethod
     def _check_batch(x: torch.Tensor, params: AugmentParams) -> None:
         if len(x) != params.batch_size:

@@ -8,9 +8,9 @@ import PIL.Image
 from dnnlib.errors import UserError
 
 Crop = Literal["center-crop", "center-crop-wide"]
-ResizeFilter = Literal["box", "lanczos"]
+ResizeFilter = Literal["box", "lanczos", "nearest"]
 
-FILTERS = {"box": PIL.Image.Resampling.BOX, "lanczos": PIL.Image.Resampling.LANCZOS}
+FILTERS = {"box": PIL.Image.Resampling.BOX, "lanczos": PIL.Image.Resampling.LANCZOS, "nearest": PIL.Image.Resampling.NEAREST}
 MIN_RESOLUTION = 4
 
 

@@ -55,7 +55,16 @@ class DatasetWriter:
 
 @contextlib.contextmanager
 def open_writer(dest: str | os.PathLike[str]) -> Iterator[DatasetWriter]:
-    """A writer to a zip (when ``dest`` ends in ``.zip``; an old one is replaced) or to a folder that is new or empty.
+    """A writer of one data set to :func:`open_store`."""
+    with open_store(dest) as put:
+        writer = DatasetWriter(put)
+        yield writer
+        writer.finish()
+
+
+@contextlib.contextmanager
+def open_store(dest: str | os.PathLike[str]) -> Iterator[Callable[[str, bytes], None]]:
+    """A zip (when ``dest`` ends in ``.zip``; an old one is replaced) or a folder that is new or empty: ``put(name, content)``.
 
     Everything goes to a temporary neighbour that takes the final name when the block ends well. When it does not, Ctrl-C
     included, nothing stays behind. Raises :class:`UserError` when the destination can't be written.
@@ -64,9 +73,7 @@ def open_writer(dest: str | os.PathLike[str]) -> Iterator[DatasetWriter]:
     check_dest(path)
     try:
         with _parents(path), _zip(path) if is_zip_name(path) else _folder(path) as put:
-            writer = DatasetWriter(put)
-            yield writer
-            writer.finish()
+            yield put
     except OSError as error:
         raise UserError(f"cannot write '{dest}': {reason(error)}") from error
 
@@ -109,7 +116,7 @@ def _folder(path: Path) -> Iterator[Callable[[str, bytes], None]]:
 
         def put(name: str, content: bytes) -> None:
             target = temporary / name
-            target.parent.mkdir(exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
 
         yield put

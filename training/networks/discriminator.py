@@ -1,4 +1,4 @@
-"""The StyleGAN2 discriminator (Karras et al. 2020), optionally with the GGDR decoder head."""
+"""The StyleGAN2 discriminator (Karras et al. 2020), optionally with a decoder head (Lee et al. 2022)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -177,7 +177,7 @@ class DiscriminatorEpilogue(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images and labels to logits, and with a decoder to feature maps.
+    """Images and labels to logits, and with a decoder to feature maps or class scores.
 
     Args:
         c_dim: width of the label; 0 for an unconditional discriminator.
@@ -192,6 +192,7 @@ class Discriminator(nn.Module):
             :class:`~training.networks.layers.MappingNetwork` and :class:`DiscriminatorEpilogue`.
         decoder_res: resolution of the decoder's last map; None builds no decoder. It is built last, so that everything
             else draws the same initial weights with and without it.
+        decoder_kwargs: further arguments of :func:`~training.networks.decoder.build_decoder`.
     """
 
     def __init__(
@@ -209,6 +210,7 @@ class Discriminator(nn.Module):
         mapping_kwargs: Mapping[str, Any] | None = None,
         epilogue_kwargs: Mapping[str, Any] | None = None,
         decoder_res: int | None = None,
+        decoder_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if architecture not in ("orig", "skip", "resnet"):
@@ -228,6 +230,8 @@ class Discriminator(nn.Module):
             decoder_res=decoder_res,
             **common,
         )
+        if decoder_kwargs:  # the reference's decoder has none
+            self.init_kwargs["decoder_kwargs"] = dict(decoder_kwargs)
         self.c_dim = c_dim
         self.img_resolution = img_resolution
         self.img_channels = img_channels
@@ -255,7 +259,7 @@ class Discriminator(nn.Module):
             self.mapping = MappingNetwork(0, c_dim, cmap_dim, num_ws=None, w_avg_beta=None, **mapping_kwargs)
         self.b4 = DiscriminatorEpilogue(channels[4], cmap_dim=cmap_dim, resolution=4, **common, **epilogue_kwargs)
         if decoder_res is not None:
-            for name, layer in build_decoder(channels, decoder_res).items():
+            for name, layer in build_decoder(channels, decoder_res, **(decoder_kwargs or {})).items():
                 self.add_module(name, layer)
 
     def forward(self, img: torch.Tensor, c: torch.Tensor | None, return_features: bool = False, force_fp32: bool = False) -> Any:

@@ -1,0 +1,60 @@
+"""Segmentation of real images by the discriminator's decoder (Lee et al. 2022, section 2.1)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from training.augment import AugmentParams, AugmentPipe
+from training.paired import UNLABELLED
+
+
+def pixel_cross_entropy(scores: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy averaged over the labelled pixels of each sample, ``[N]``; 0 where a sample has none.
+
+    Args:
+        scores: ``[N, K, H, W]``, before the softmax.
+        classes: integers ``[N, H, W]``, from 0 to K − 1, or :data:`training.paired.UNLABELLED`.
+
+    Raises:
+        ValueError: the shapes do not go together.
+    """
+    if scores.ndim != 4 or (len(scores), *scores.shape[2:]) != classes.shape:
+        raise ValueError(f"scores {tuple(scores.shape)} do not go with classes {tuple(classes.shape)}")
+    losses = F.cross_entropy(scores, classes.long(), ignore_index=UNLABELLED, reduction="none").sum(dim=[1, 2])
+    return losses / (classes != UNLABELLED).sum(dim=[1, 2]).clamp(min=1)
+
+
+@dataclass(frozen=True)
+class SegmentationRegularizer:
+    """The real-image term of D that makes its decoder predict the classes of the pixels.
+
+    Attributes:
+        resolution: of the images, and of the decoder's last map, the class scores.
+        weight: of the cross-entropy.
+    """
+
+    resolution: int
+    weight: float = 1
+
+    def __call__(
+        self,
+        annotations: torch.Tensor,
+        decoder_maps: Mapping[int, torch.Tensor],
+        pipe: AugmentPipe | None,
+        params: AugmentParams | None,
+    ) -> torch.Tensor:
+        """``weight ·`` :func:`pixel_cross_entropy` for each sample, ``[N]``.
+
+        Annotations are moved as their images were; what that brings in from beyond the border is unlabelled. Other
+        augmentations leave them alone.
+
+        Args:
+            annotations: ``[N, H, W]`` of the real images.
+            decoder_maps: ``{resolution: class scores [N, K, H, W]}`` that D predicts from the (augmented) images.
+            pipe, params: how the images were augmented; None if they were not.
+        """
+        if pipe is not None and params is not None:
+            annotations = pipe.warp_classes(annotations, params, UNLABELLED)
+        return self.weight * pixel_cross_entropy(decoder_maps[self.resolution], annotations)
