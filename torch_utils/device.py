@@ -22,6 +22,16 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def host_sees(x: torch.Tensor) -> bool:
+    """Whether the host can look at the values of ``x`` at once, without waiting for a device to finish its work."""
+    return x.device.type == "cpu"
+
+
+def to_device(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """``x`` on ``device``; from the host to a GPU without waiting for the GPU."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" and x.device.type == "cpu" else x.to(device)
+
+
 def prepare_device(name: str) -> tuple[torch.device, list[str]]:
     """What a command line does before it computes: pick the device, build or load the compiled ops, settle how memory is kept.
 

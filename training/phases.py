@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from torch_utils import distributed
+from torch_utils.device import to_device
 from torch_utils.seeding import derive_seed, seed_everything
 from training.checkpoint import RunState
 from training.dataset import ImageFolderDataset
@@ -115,7 +116,7 @@ def portions(
         if config.data.label_dim > 0:
             rng = np.random.default_rng(derive_seed(config.seed, "labels", state.steps, phase, k))
             drawn = np.stack([dataset.get_label(int(i)) for i in rng.integers(len(dataset), size=len(images))])
-            gen_labels = torch.from_numpy(drawn).to(state.device)
+            gen_labels = to_device(torch.from_numpy(drawn), state.device)
         yield Batch(images, c, z, gen_labels, annotated)
 
 

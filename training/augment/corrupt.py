@@ -42,15 +42,13 @@ def filter_bands(images: torch.Tensor, gains: torch.Tensor, filters: torch.Tenso
     With so many taps a product with one matrix a sample and direction is the cheapest way, in every gradient too.
     Samples whose gains are all 1 come out bit for bit.
     """
-    changed = (gains != 1).any(dim=1).cpu()
-    gains = gains[changed.to(gains.device)]
     height, width = images.shape[2:]
 
-    def amplify(rows: torch.Tensor) -> torch.Tensor:
+    def amplify(rows: torch.Tensor, gains: torch.Tensor) -> torch.Tensor:
         down, across = ((gains @ band_matrices(filters, size).flatten(1)).unflatten(1, (1, size, size)) for size in (height, width))
         return down.to(rows.dtype) @ rows @ across.transpose(2, 3).to(rows.dtype)
 
-    return apply_to_rows(images, changed, amplify)
+    return apply_to_rows(images, (gains != 1).any(dim=1), amplify, gains)
 
 
 def band_matrices(filters: torch.Tensor, size: int) -> torch.Tensor:

@@ -1,5 +1,7 @@
 """Move pixels: pad, upsample, warp, downsample (ADA, appendix B, "pixel blitting" and "general geometric transformations")."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -22,10 +24,9 @@ def inverse_matrix(params: GeometricParams, width: int, height: int) -> torch.Te
     Positions are in pixels, (x, y) from the image's centre, y downwards. Integer shifts are rounded to whole pixels
     of ``width`` × ``height``. The forward transform is ``y = linear⁻¹ (blit⁻¹ x + round(shift)) + offset``.
     """
-    size = params.shift.new_tensor([width, height])
-    shift, offset = (params.shift * size).round()[:, :, None], (params.offset * size)[:, :, None]
+    shift, offset = (torch.stack([v[:, 0] * width, v[:, 1] * height], dim=1)[:, :, None] for v in (params.shift, params.offset))
     linear = compose(params.blit, params.linear)
-    return torch.cat([linear, -compose(linear, offset) - compose(params.blit, shift)], dim=2)
+    return torch.cat([linear, -compose(linear, offset) - compose(params.blit, shift.round())], dim=2)
 
 
 def warp(x: torch.Tensor, params: GeometricParams, up_taps: torch.Tensor | None, down_taps: torch.Tensor) -> torch.Tensor:
@@ -43,11 +44,25 @@ def warp(x: torch.Tensor, params: GeometricParams, up_taps: torch.Tensor | None,
         every sample is softened alike, moved or not.
     """
     height, width = x.shape[2:]
-    matrices = inverse_matrix(params, width, height).cpu()  # a wait for the GPU: the padding has to be known here
+    matrices = inverse_matrix(params, width, height)
+
+    def move(rows: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+        if params.reach is None:
+            margin = required_margin(matrices, width, height)
+        else:  # the matrices are on a device that the host does not wait for
+            margin = sufficient_margin(params.reach, width, height)
+        return _warp(rows, matrices, margin, up_taps, down_taps)
+
     if up_taps is None:
-        return _warp(x, matrices, up_taps, down_taps)
-    moved = (matrices != torch.eye(2, 3)).flatten(1).any(dim=1)
-    return apply_to_rows(x, moved, lambda rows: _warp(rows, matrices[moved], up_taps, down_taps))
+        return move(x, matrices)
+    moved = (matrices != torch.eye(2, 3, device=matrices.device)).flatten(1).any(dim=1)
+    return apply_to_rows(x, moved, move, matrices)
+
+
+def sufficient_margin(reach: float, width: int, height: int) -> Margin:
+    """At least :func:`required_margin`, from :attr:`GeometricParams.reach`; a pixel more for the rounding of shifts."""
+    x, y = (min(max(math.ceil(reach * size + 1 + 2 * SUPPORT), 0), size - 1) for size in (width, height))
+    return x, x, y, y
 
 
 def warp_nearest(x: torch.Tensor, params: GeometricParams, outside: int) -> torch.Tensor:
@@ -90,11 +105,12 @@ def required_margin(matrices: torch.Tensor, width: int, height: int) -> Margin:
     return left, right, top, bottom
 
 
-def _warp(x: torch.Tensor, matrices: torch.Tensor, up_taps: torch.Tensor | None, down_taps: torch.Tensor) -> torch.Tensor:
-    """:func:`warp` of all samples, with ``matrices`` ``[n, 2, 3]`` in host memory."""
+def _warp(
+    x: torch.Tensor, matrices: torch.Tensor, margin: Margin, up_taps: torch.Tensor | None, down_taps: torch.Tensor
+) -> torch.Tensor:
+    """:func:`warp` of all samples with ``matrices`` ``[n, 2, 3]``, on the same device."""
     height, width = x.shape[2:]
-    margin = required_margin(matrices, width, height)
-    grid = sampling_grid(matrices, width, height, margin).to(x.device, x.dtype)
+    grid = sampling_grid(matrices, width, height, margin).to(x.dtype)
     x = F.grid_sample(upsample(x, up_taps, margin), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return downsample(x, down_taps)
 
@@ -115,8 +131,14 @@ def sampling_grid(matrices: torch.Tensor, width: int, height: int, margin: Margi
         augmented image includes SUPPORT pixels on every side for the filter on the way down.
     """
     left, right, top, bottom = margin
-    xs, ys = (torch.arange(2 * size + 4 * SUPPORT) / 2 - SUPPORT - (size - 1) / 2 for size in (width, height))
-    recentre = torch.tensor([(left - right) / 2 - 0.25, (top - bottom) / 2 - 0.25])
-    half = torch.tensor([left + width + right, top + height + bottom]) / 2
-    a, b, c = (torch.cat([matrices[:, :, :2], matrices[:, :, 2:] + recentre[:, None]], dim=2) / half[:, None]).unbind(2)
-    return a[:, None, None, :] * xs[:, None] + (b[:, None, None, :] * ys[:, None, None] + c[:, None, None, :])
+    device = matrices.device
+    xs, ys = (torch.arange(2 * size + 4 * SUPPORT, device=device) / 2 - SUPPORT - (size - 1) / 2 for size in (width, height))
+    recentre = ((left - right) / 2 - 0.25, (top - bottom) / 2 - 0.25)
+    half = ((left + width + right) / 2, (top + height + bottom) / 2)
+
+    def coordinate(axis: int) -> torch.Tensor:
+        a, b, c = matrices[:, axis].unbind(1)
+        c = (c + recentre[axis]) / half[axis]
+        return (a / half[axis])[:, None, None] * xs + ((b / half[axis])[:, None, None] * ys[:, None] + c[:, None, None])
+
+    return torch.stack([coordinate(0), coordinate(1)], dim=3)

@@ -9,9 +9,11 @@ transforms are on, and the same generator state gives the same flips and angles 
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
+
+from torch_utils import device as devices
 
 WAVELET_BANDS = 4
 
@@ -107,6 +109,7 @@ class GeometricParams:
     shift: torch.Tensor  # [N, 2] integer translation (x, y) before rounding to pixels, as a fraction of the size
     linear: torch.Tensor  # [N, 2, 2] inverse of scale, rotations and anisotropic scale
     offset: torch.Tensor  # [N, 2] sub-pixel translation (x, y) as a fraction of the size
+    reach: float | None = None  # bound, see :func:`_reach`; None where the host can look at the matrices without waiting
 
 
 @dataclass(frozen=True)
@@ -128,16 +131,12 @@ class AugmentParams:
 class _Draws:
     """Named columns of the random tables; with ``percentile`` every gate is open and every quantity at that percentile."""
 
-    def __init__(self, n: int, p: torch.Tensor, device: torch.device, generator: torch.Generator | None, percentile: float | None) -> None:
+    def __init__(self, uniform: torch.Tensor, normal: torch.Tensor, p: torch.Tensor, percentile: float | None) -> None:
         self.p, self.percentile = p, percentile
-        self.shape, self.device, self.generator = (n,), device, generator
-        if percentile is None:
-            source = device if generator is None else generator.device
-            uniform = torch.rand([n, len(_GATES) + len(_UNIFORMS)], device=source, generator=generator).to(device)
-            normal = torch.randn([n, len(_NORMALS)], device=source, generator=generator).to(device)
-            self.gates = dict(zip(_GATES, uniform[:, : len(_GATES)].unbind(1), strict=True))
-            self.uniforms = dict(zip(_UNIFORMS, uniform[:, len(_GATES) :].unbind(1), strict=True))
-            self.normals = dict(zip(_NORMALS, normal.unbind(1), strict=True))
+        self.shape, self.device = (len(uniform),), uniform.device
+        self.gates = dict(zip(_GATES, uniform[:, : len(_GATES)].unbind(1), strict=True))
+        self.uniforms = dict(zip(_UNIFORMS, uniform[:, len(_GATES) :].unbind(1), strict=True))
+        self.normals = dict(zip(_NORMALS, normal.unbind(1), strict=True))
 
     def uniform(self, name: str) -> torch.Tensor:
         """``[N]`` in [0, 1)."""
@@ -169,6 +168,13 @@ class _Draws:
         if self.percentile is not None:
             return value
         return torch.where(self.gates[name] < (multiplier * self.p if probability is None else probability), value, 0)
+
+
+def _tables(n: int, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """``[N, uniforms]`` and ``[N, normals]``, on the host unless the generator is elsewhere."""
+    source = "cpu" if generator is None else generator.device
+    uniform = torch.rand([n, len(_GATES) + len(_UNIFORMS)], device=source, generator=generator)
+    return uniform, torch.randn([n, len(_NORMALS)], device=source, generator=generator)
 
 
 def rotation(theta: torch.Tensor) -> torch.Tensor:
@@ -210,11 +216,29 @@ def _draw_geometric(spec: AugmentSpec, d: _Draws) -> GeometricParams:
     )
 
 
+def _reach(spec: AugmentSpec, d: _Draws) -> float:
+    """How far beyond the edge the transformed images can look, at most, as a fraction of their size.
+
+    For draws in host memory, whatever the probability: each transform counts if it looks further, and not if it looks less
+    far. So that the host knows how much to extend images by while p is on a device that it does not wait for.
+    """
+
+    def log2(on: float, name: str, std: float) -> torch.Tensor:
+        return d.normal(name) * std if on > 0 else torch.zeros(d.shape)
+
+    stretch = torch.exp2((-log2(spec.scale, "scale", spec.scale_std)).clamp(min=0) + log2(spec.aniso, "aniso", spec.aniso_std).abs())
+    offsets = [log2(spec.xfrac, f"xfrac_{axis}", spec.xfrac_std) for axis in "xy"]
+    shifts = [d.symmetric(f"xint_{axis}").abs() * spec.xint_max * (spec.xint > 0) for axis in "xy"]
+    corner = (2 if spec.rotate > 0 else 1) ** 0.5 / 2
+    return float((stretch * (corner + torch.hypot(*offsets)) + torch.maximum(*shifts)).max()) - 0.5
+
+
 def _draw_color(spec: AugmentSpec, d: _Draws) -> torch.Tensor:
     """``[N, 3, 4]``: brightness, contrast, luma flip, hue, saturation, each an affine map after the previous one."""
     eye = torch.eye(3, device=d.device)
     luma = torch.full([3, 3], 1 / 3, device=d.device)  # projection onto the grey axis v = (1, 1, 1) / sqrt 3: v v^T
-    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=d.device) / math.sqrt(3)  # x -> v × x
+    shifted = eye.roll(1, dims=1)
+    cross = (shifted.T - shifted) / math.sqrt(3)  # x -> v × x
 
     def column(values: torch.Tensor) -> torch.Tensor:
         return values[:, None, None]
@@ -233,7 +257,9 @@ def _draw_color(spec: AugmentSpec, d: _Draws) -> torch.Tensor:
 
 def _draw_band_gains(spec: AugmentSpec, d: _Draws) -> torch.Tensor:
     """``[N, 4]``: each band in turn is amplified, then all are scaled to keep the expected power of a 1/f spectrum."""
-    power = torch.tensor([10.0, 1, 1, 1], device=d.device) / 13
+    power = torch.ones([WAVELET_BANDS], device=d.device)
+    power[0] = 10
+    power = power / power.sum()
     gains = torch.ones([*d.shape, WAVELET_BANDS], device=d.device)
     for i, strength in enumerate(spec.imgfilter_bands):
         log2_gain = d.gated(f"band{i}", spec.imgfilter * strength, d.normal(f"band{i}") * spec.imgfilter_std)
@@ -256,7 +282,8 @@ def draw(
         spec: the transforms.
         p: scalar tensor on the images' device; probability of each transform.
         images: see above.
-        generator: source of randomness on any device; the default generator of the images' device if None.
+        generator: source of randomness on any device; the default generators if None, the host's for all but the noise
+            field. (What is drawn on the host, it knows without waiting for a GPU.)
         debug_percentile: for tests. Every transform that is on is applied and every quantity takes its value at this
             percentile, where normal ones count as erfinv(2 · percentile − 1), without the factor √2, and the second
             rotation is left out: the reference's conventions. The noise field is random nevertheless.
@@ -266,8 +293,12 @@ def draw(
     """
     if debug_percentile is not None and not 0 <= debug_percentile < 1:
         raise ValueError(f"debug_percentile must be in [0, 1), got {debug_percentile}")
-    n, device = images.shape[0], images.device
-    d = _Draws(n, p, device, generator, debug_percentile)
+    device = images.device
+    uniform, normal = _tables(len(images), generator)
+    d = _Draws(devices.to_device(uniform, device), devices.to_device(normal, device), p, debug_percentile)
+    geometric = _draw_geometric(spec, d) if spec.has_geometric else None
+    if geometric is not None and not devices.host_sees(p):
+        geometric = replace(geometric, reach=_reach(spec, _Draws(uniform.cpu(), normal.cpu(), torch.ones([]), debug_percentile)))
     cutout = noise = None
     if spec.cutout > 0:
         size = d.gated("cutout", spec.cutout, torch.full(d.shape, float(spec.cutout_size), device=device))
@@ -278,8 +309,8 @@ def draw(
         field = torch.randn(images.shape, device=source, generator=generator).to(device)
         noise = (field * sigma[:, None, None, None]).to(images.dtype)
     return AugmentParams(
-        batch_size=n,
-        geometric=_draw_geometric(spec, d) if spec.has_geometric else None,
+        batch_size=len(images),
+        geometric=geometric,
         color=_draw_color(spec, d) if spec.has_color else None,
         band_gains=_draw_band_gains(spec, d) if spec.imgfilter > 0 else None,
         noise=noise,

@@ -5,19 +5,31 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from torch_utils import device as devices
 
-def apply_to_rows(x: torch.Tensor, chosen: torch.Tensor, transform: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """``x`` (``[N, ...]``) with ``transform`` applied to the rows where ``chosen`` (``[N]``, bool, on the host) is true.
 
-    The other rows come out bit for bit and cost next to nothing; ``transform`` is not called without rows.
+def apply_to_rows(
+    x: torch.Tensor, chosen: torch.Tensor, transform: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], settings: torch.Tensor
+) -> torch.Tensor:
+    """``x`` (``[N, ...]``) with ``transform(rows, settings)`` in place of the rows where ``chosen`` (``[N]``, bool) is true.
+
+    The other rows come out bit for bit. On a CPU they cost next to nothing, and ``transform`` is not called without rows;
+    elsewhere all rows are transformed, since to pick some the host would have to wait for the device.
+
+    Args:
+        x: see above.
+        chosen: on the device of ``x``.
+        transform: see above.
+        settings: ``[N, ...]``, what ``transform`` needs to know about each row.
     """
+    if not devices.host_sees(x):
+        return torch.where(chosen.reshape([-1] + [1] * (x.ndim - 1)), transform(x, settings), x)
     index = chosen.nonzero().flatten()
     if len(index) == 0:
         return x
     if len(index) == len(x):
-        return transform(x)
-    index = index.to(x.device)
-    return x.index_copy(0, index, transform(x.index_select(0, index)))
+        return transform(x, settings)
+    return x.index_copy(0, index, transform(x.index_select(0, index), settings[index]))
 
 
 def reflect_pad(x: torch.Tensor, padding: tuple[int, int, int, int]) -> torch.Tensor:

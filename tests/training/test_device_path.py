@@ -1,0 +1,119 @@
+"""What a step does on a GPU, as far as a machine without one can tell.
+
+The ``meta`` device takes every branch that is not the CPU's, and raises where the host looks at a value: a tensor there has
+none. So a step that runs on it never waits for its device.
+"""
+
+import dataclasses
+
+import pytest
+import ranks.training
+import torch
+from helpers import plain_data, small_config
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from torch_utils import device
+from training.augment import AugmentPipe, preset
+from training.augment.geometric import inverse_matrix, required_margin, sufficient_margin
+from training.checkpoint import RunState
+from training.networks.layers import HalfPrecision
+from training.phases import build_phases, run_phase
+
+META = torch.device("meta")
+
+
+class FromHost(TorchDispatchMode):
+    """Notes the shapes of what is copied from the host to the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is torch.ops.aten._to_copy.default and args[0].device.type == "cpu" and kwargs.get("device") == META:
+            self.shapes.append(tuple(args[0].shape))
+        if function is torch.ops.aten.copy_.default and args[0].device != args[1].device:
+            self.shapes.append(tuple(args[1].shape))
+        return function(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"reg_type": "none", "aug": "noaug"},
+        {"reg_type": "ggdr"},
+        {"reg_type": "ggdr", "augpipe": "bgcfnc", "batch_gpu": 2, "mbstd_group": 2},
+        {"reg_type": "ggdr", "label_dim": 3, "cfg": "cifar", "mbstd_group": 4},
+        {"reg_type": "ggdr", "precision": "bf16", "nhwc": True},
+    ],
+    ids=["baseline", "ggdr", "all augmentations", "conditional", "bfloat16"],
+)
+def test_a_step_never_waits_for_its_device(monkeypatch, options):
+    monkeypatch.setattr(HalfPrecision, "half_types", {"meta": torch.float16})
+    options = dict(options)
+    config = small_config(plain_data(label_dim=options.pop("label_dim", 0)), **{"gamma": 10, "aug": "ada", **options})
+    state = RunState.build(config, META)
+    real, labels = torch.rand([4, 3, 32, 32], device="meta"), torch.zeros([4, config.data.label_dim], device="meta")
+    with FromHost() as copies:
+        for phase in build_phases(state):
+            # PyTorch has no fused Adam for this device.
+            plain = dataclasses.replace(phase, optimizer=torch.optim.Adam(phase.module.parameters(), foreach=True))
+            run_phase(state, plain, real, labels, ranks.training.Labels())
+        state.update_average()
+        if state.ada is not None:
+            for state.ada.batches in (1, 2, 3, 4):
+                state.ada.update(state.pipe.p)
+    assert all(len(shape) <= 2 for shape in copies.shapes), "only tables of random numbers and labels come from the host"
+
+
+def test_the_meta_device_does_raise_where_the_host_looks():
+    for look in (lambda x: x.cpu(), lambda x: x.item(), lambda x: bool(x), lambda x: x.nonzero().tolist()):
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            look(torch.zeros([], device="meta"))
+
+
+@pytest.fixture
+def unseen(monkeypatch):
+    """CPU tensors are treated as if they were on a device that the host does not wait for."""
+    monkeypatch.setattr(device, "host_sees", lambda x: False)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.4, 1.0])
+def test_augmentation_without_waiting_gives_the_same(monkeypatch, p):
+    pipe = AugmentPipe(**preset("bgcf"))
+    pipe.p.fill_(p)
+    images, features = torch.rand([6, 3, 32, 32], requires_grad=True), torch.rand([6, 5, 16, 16])
+    results = []
+    for seen in (True, False):
+        monkeypatch.setattr(device, "host_sees", lambda x, seen=seen: seen)
+        params = pipe.sample(images, generator=torch.Generator().manual_seed(1))
+        assert (params.geometric.reach is None) == seen
+        found = pipe.apply(images, params)
+        results.append([found, pipe.warp(features, params), torch.autograd.grad(found.square().sum(), images)[0]])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=2e-4)
+    if p == 0:
+        assert torch.equal(results[0][0], results[1][0])
+
+
+@pytest.mark.parametrize("settings", [preset("bg"), {"rotate": 1}, {"scale": 1, "scale_std": 1}, {"xfrac": 1, "aniso": 1}, {"xint": 1}])
+@pytest.mark.parametrize("p", [0.3, 1.0])
+def test_the_margin_that_is_known_without_looking_is_large_enough(unseen, settings, p):
+    """Also where only some transforms apply, whose effects others would have cancelled."""
+    pipe = AugmentPipe(**settings)
+    pipe.p.fill_(p)
+    generator = torch.Generator().manual_seed(0)
+    for size in (16, 64):
+        for _ in range(20):
+            params = pipe.sample(torch.empty([8, 3, size, size]), generator=generator).geometric
+            needed = required_margin(inverse_matrix(params, size, size), size, size)
+            known = sufficient_margin(params.reach, size, size)
+            assert all(k >= n for k, n in zip(known, needed, strict=True)), (known, needed)
+            assert max(known) <= size - 1
+
+
+def test_the_margin_is_not_always_the_largest(unseen):
+    pipe = AugmentPipe(xint=1)
+    params = pipe.sample(torch.empty([8, 3, 64, 64]), generator=torch.Generator().manual_seed(0)).geometric
+    assert max(sufficient_margin(params.reach, 64, 64)) < 20
