@@ -108,11 +108,22 @@ def required_margin(matrices: torch.Tensor, width: int, height: int) -> Margin:
 def _warp(
     x: torch.Tensor, matrices: torch.Tensor, margin: Margin, up_taps: torch.Tensor | None, down_taps: torch.Tensor
 ) -> torch.Tensor:
-    """:func:`warp` of all samples with ``matrices`` ``[n, 2, 3]``, on the same device."""
-    height, width = x.shape[2:]
+    """:func:`warp` of all samples with ``matrices`` ``[n, 2, 3]``, on the same device.
+
+    The map is linear and the same for all channels. Where these are more than there are pixels, as in small feature maps, it is
+    cheaper to warp unit pulses and to multiply by the result.
+    """
+    channels, height, width = x.shape[1:]
     grid = sampling_grid(matrices, width, height, margin).to(x.dtype)
-    x = F.grid_sample(upsample(x, up_taps, margin), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return downsample(x, down_taps)
+
+    def sample(images: torch.Tensor) -> torch.Tensor:
+        extended = upsample(images, up_taps, margin).expand(len(grid), -1, -1, -1)
+        return downsample(F.grid_sample(extended, grid, mode="bilinear", padding_mode="zeros", align_corners=False), down_taps)
+
+    if channels <= height * width:
+        return sample(x)
+    pulses = torch.eye(height * width, dtype=x.dtype, device=x.device).reshape(1, -1, height, width)
+    return (x.flatten(2) @ sample(pulses).flatten(2)).reshape(x.shape)
 
 
 def sampling_grid(matrices: torch.Tensor, width: int, height: int, margin: Margin) -> torch.Tensor:
