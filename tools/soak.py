@@ -8,6 +8,7 @@ changes it at the same steps, because sums of gradients differ by roundings othe
 (the table of faults) to --outdir and prints the latter. The undisturbed run takes as long again, without the restarts.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -95,6 +96,7 @@ class Training:
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
                 start_new_session=True,
             )
+        self._known: set[psutil.Process] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -119,9 +121,10 @@ class Training:
         return total / 2**30
 
     def kill(self) -> None:
-        """All of its processes at once, as when a machine goes down."""
-        if self.running:
-            os.killpg(self.process.pid, signal.SIGKILL)
+        """All of its processes at once, as when a machine goes down; the ranks of a launcher have sessions of their own."""
+        for process in self._family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def kill_one(self) -> None:
         """The youngest of several ranks, or the only process there is."""
@@ -129,19 +132,27 @@ class Training:
         (ranks[-1] if ranks else self.process).kill()
 
     def wait(self) -> int:
-        """Until it has ended; its exit status. What does not end is killed."""
+        """Until it has ended with all its processes, none of which may still write a state; its exit status.
+
+        What does not end is killed.
+        """
+        family = self._family()
         try:
-            return self.process.wait(PATIENCE)
+            status = self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self.kill()
-            return self.process.wait()
+            status = self.process.wait()
+        for process in psutil.wait_procs(family, PATIENCE)[1]:
+            process.kill()
+        return status
 
     def _family(self) -> list[psutil.Process]:
-        try:
+        """Processes that were there at the last look and those that came since; orphans stay in it."""
+        with contextlib.suppress(psutil.NoSuchProcess):
             parent = psutil.Process(self.process.pid)
-            return [parent, *parent.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return []
+            self._known |= {parent, *parent.children(recursive=True)}
+        self._known = {process for process in self._known if process.is_running()}
+        return sorted(self._known, key=lambda process: process.create_time())
 
 
 def while_writing(training: Training, run_dir: Path) -> None:
@@ -197,7 +208,7 @@ def main(outdir: str, minutes: float, every: float, processes: str, data: str, s
         "steps": soak.faults[-1].went_on_at_step,
         "faults": [asdict(fault) for fault in soak.faults],
         "differences": differences(run_dir, other),
-        "memory_growth_of_last_half": memory_growth(other),
+        "memory_growth_of_last_half": memory_growth(other, soak.faults),
         "memory": soak.memory,
     }
     (root / "soak.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
@@ -238,12 +249,16 @@ def undisturbed(train: list[str], root: Path, faults: list[Fault]) -> Path:
     """Train to the last step that was kept, in as many processes at every step as with faults; gives the run directory."""
     folder = root / "undisturbed"
     begin = [*train, f"--outdir={folder}"]
-    for i, fault in enumerate(faults):
-        if i + 1 < len(faults) and faults[i + 1].processes == fault.processes:
-            continue
-        finish([*begin, f"--gpus={fault.processes}", f"--kimg={fault.went_on_at_step * BATCH / 1000}"], root / "undisturbed.log")
+    for step, processes in stretches_of(faults):
+        finish([*begin, f"--gpus={processes}", f"--kimg={step * BATCH / 1000}"], root / "undisturbed.log")
         begin = ["train.py", f"--continue={next(folder.iterdir())}"]
     return next(folder.iterdir())
+
+
+def stretches_of(faults: list[Fault]) -> list[tuple[int, int]]:
+    """The last step and the number of processes of each stretch between two changes of that number."""
+    following = [*(fault.processes for fault in faults[1:]), None]
+    return [(f.went_on_at_step, f.processes) for f, after in zip(faults, following, strict=True) if f.processes != after]
 
 
 def wait_for_progress(training: Training, folder: Path, began_at: int, log: Path) -> Path:
@@ -306,10 +321,15 @@ def tensors(value: Any) -> list[torch.Tensor]:
     return [tensor for part in nested for tensor in tensors(part)]
 
 
-def memory_growth(run_dir: Path) -> float:
-    """Resident memory over the last half of a run: largest above smallest, as a fraction."""
+def memory_growth(run_dir: Path, faults: list[Fault]) -> float:
+    """Resident memory over the last half of the longest stretch in one process: largest above smallest, as a fraction."""
     ticks = [json.loads(line) for line in (run_dir / "stats.jsonl").read_text(encoding="utf-8").splitlines()]
-    values = [tick["Resources/cpu_mem_gb"]["mean"] for tick in ticks[len(ticks) // 2 :]]
+    stretches: dict[int, list[float]] = {}
+    for tick in ticks:
+        ended = sum(step * BATCH / 1000 < tick["Progress/kimg"]["mean"] for step, _ in stretches_of(faults))
+        stretches.setdefault(ended, []).append(tick["Resources/cpu_mem_gb"]["mean"])
+    longest = max(stretches.values(), key=len)
+    values = longest[len(longest) // 2 :]
     return max(values) / min(values) - 1
 
 
@@ -334,7 +354,8 @@ def report(result: dict[str, Any]) -> str:
         "- Weights, averages, optimisers and p against the undisturbed run: "
         + (", ".join(f"{name} differs by {value:.2g} of its norm" for name, value in different.items()) or "bit-identical")
         + ".",
-        f"- Resident memory over the last half of the undisturbed run: within {result['memory_growth_of_last_half'] * 100:.2f} %.",
+        "- Resident memory over the last half of the undisturbed run's longest stretch in one process: "
+        f"within {result['memory_growth_of_last_half'] * 100:.2f} %.",
     ]
     return "\n".join(lines) + "\n"
 

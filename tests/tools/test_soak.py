@@ -1,8 +1,10 @@
 """tools/soak.py: the table that it writes, how it compares, and a soak in miniature."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -37,9 +39,41 @@ def test_position_is_the_newest_states(tmp_path):
 
 
 def test_memory_of_the_last_half(tmp_path):
-    lines = [{"Resources/cpu_mem_gb": {"mean": value}} for value in (0.5, 0.9, 1.0, 1.02, 1.01)]
+    """Of the longest stretch: between step 10 and step 60 in two processes, which need more than one does."""
+    memory = {5: 0.2, 10: 0.3, 20: 0.5, 30: 0.9, 40: 1.0, 50: 1.02, 60: 1.01, 70: 0.1}
+    lines = [
+        {"Progress/kimg": {"mean": step * soak.BATCH / 1000}, "Resources/cpu_mem_gb": {"mean": value}} for step, value in memory.items()
+    ]
     (tmp_path / "stats.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert soak.memory_growth(tmp_path) == pytest.approx(0.02)
+    faults = [soak.Fault("SIGTERM", processes, 0, 0, 0, 0, step) for processes, step in ((1, 10), (2, 35), (2, 60), (1, 70))]
+    assert soak.memory_growth(tmp_path, faults) == pytest.approx(0.02)
+
+
+ORPHAN = """
+import subprocess, sys, time
+child = "import sys, time; time.sleep(1); open(sys.argv[1], 'w').close(); time.sleep(float(sys.argv[2]))"
+subprocess.Popen([sys.executable, "-c", child, *sys.argv[1:]], start_new_session=True)
+time.sleep(float(sys.argv[3]))
+"""
+
+
+def test_what_a_training_leaves_behind_is_waited_for(tmp_path):
+    """A rank outlives its launcher by a step and a state; the state counts."""
+    with soak.Training(["-c", ORPHAN, str(tmp_path / "state"), "0", "0.5"], tmp_path / "log") as training:
+        while len(training._family()) < 2:
+            time.sleep(0.01)
+        assert training.wait() == 0
+        assert (tmp_path / "state").exists()
+
+
+def test_all_processes_of_a_training_are_killed(tmp_path):
+    with soak.Training(["-c", ORPHAN, str(tmp_path / "state"), "60", "60"], tmp_path / "log") as training:
+        while len(training._family()) < 2:
+            time.sleep(0.01)
+        training.kill()
+        assert training.wait() == -signal.SIGKILL
+        assert training._family() == []
+        assert not (tmp_path / "state").exists()
 
 
 def test_the_table():
