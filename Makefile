@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow lint check clean
+.PHONY: help setup demo test test-slow test-native lint check clean
 
 help:
 	@echo "make demo       set up, then train with GGDR on the bundled images and measure the result"
 	@echo "make test       set up, then run the tests"
 	@echo "make test-slow  set up, then run the slow tests too"
+	@echo "make test-native  set up, then run the tests of numbers with compiled ops"
 	@echo "make lint       set up, then ruff and mypy"
 	@echo "make clean      remove the virtual environment and caches"
 
@@ -32,6 +33,12 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m 'slow and not gpu' -n 2 --dist loadfile
+
+# Ops, networks, losses and training once more, with compiled ops in place of plain PyTorch.
+test-native: setup
+	GGDR_OPS=native $(BIN)/python -m pytest -n 2 --dist loadfile tests/parity tests/training/test_networks.py \
+		tests/training/test_objective.py tests/training/test_augment.py tests/training/test_phases.py \
+		tests/training/test_training_loop.py tests/torch_utils/test_convolution.py tests/torch_utils/test_ops.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -28,7 +28,7 @@ def prepare_native_ops(mode: dispatch.Impl | None = None, device: str | None = N
     """
 
     def announce() -> None:
-        print("Building the compiled ops, once on this machine; about a minute ...", file=sys.stderr, flush=True)
+        print("Building the compiled ops, once on this machine; half a minute or so ...", file=sys.stderr, flush=True)
 
     try:
         with distributed.main_first("building the compiled ops"):
