@@ -10,7 +10,7 @@ from training.augment import AdaController, AugmentPipe, preset
 from training.config import DiscriminatorConfig, GeneratorConfig, OptimConfig, TrainConfig
 from training.ggdr import GuidedRegularizer
 from training.networks import Discriminator, Generator
-from training.networks.layers import use_bfloat16
+from training.networks.layers import half_precision_resolution, use_bfloat16
 from training.objective import Objective
 from training.segmentation import SegmentationRegularizer
 
@@ -117,6 +117,15 @@ def build_optimizer(module: nn.Module, lr: float, reg_interval: int, optim: Opti
     ratio = reg_interval / (reg_interval + 1)
     betas = (float(optim.beta1**ratio), float(optim.beta2**ratio))
     return torch.optim.Adam(module.parameters(), lr=lr * ratio, betas=betas, eps=optim.eps, fused=True)
+
+
+def describe_precision(config: TrainConfig, device: torch.device) -> str:
+    """One line: what the layers compute in on ``device``."""
+    half = "bfloat16" if config.runtime.precision == "bf16" else "float16" if device.type == "cuda" else None
+    if half is None or config.generator.num_fp16_res == 0:
+        return "Precision: float32"
+    lowest = half_precision_resolution(config.data.resolution, config.generator.num_fp16_res)
+    return f"Precision: {half} from {lowest}x{lowest} up, float32 below"
 
 
 def describe_parameters(**modules: nn.Module) -> str:

@@ -15,7 +15,7 @@ from dnnlib.log import LogTee
 from metrics.runner import preflight
 from torch_utils import distributed
 from torch_utils.device import check_bfloat16, prepare_device
-from training.build import describe_parameters
+from training.build import describe_parameters, describe_precision
 from training.checkpoint import RunState
 from training.config import TrainConfig
 from training.dataset import Batch, ImageFolderDataset, image_batches
@@ -63,7 +63,7 @@ def run(config: TrainConfig, run_dir: Path, dataset: ImageFolderDataset) -> None
             if distributed.is_main():
                 prepare_folder(state, run_dir)
             log = stack.enter_context(RunLog(run_dir, state.images_seen)) if distributed.is_main() else None
-        print("\n".join([*paths, describe_parameters(G=state.G, D=state.D)]))
+        print("\n".join([*paths, describe_precision(config, device), describe_parameters(G=state.G, D=state.D)]))
         train(state, run_dir, dataset, reals, log, interrupt)
 
 

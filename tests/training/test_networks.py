@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from helpers import plain_data, small_config
 
+from training.build import describe_precision
 from training.networks import Discriminator, Generator, modulated_conv2d
 from training.networks.decoder import decode
 from training.networks.discriminator import MinibatchStdLayer
@@ -279,3 +281,16 @@ def test_the_encoder_s_first_weights_do_not_depend_on_the_decoder():
 
 def test_the_usual_decoder_is_written_as_before():
     assert "decoder_kwargs" not in small_discriminator(decoder_res=16, decoder_kwargs={}).init_kwargs
+
+
+@pytest.mark.parametrize(
+    ("options", "device", "line"),
+    [
+        ({}, "cpu", "Precision: float32"),
+        ({}, "cuda", "Precision: float16 from 8x8 up, float32 below"),
+        ({"precision": "bf16"}, "cpu", "Precision: bfloat16 from 8x8 up, float32 below"),
+        ({"fp32": True}, "cuda", "Precision: float32"),
+    ],
+)
+def test_the_log_says_the_precision(options, device, line):
+    assert describe_precision(small_config(plain_data(), **options), torch.device(device)) == line
