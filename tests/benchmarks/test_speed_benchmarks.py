@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
 
-from benchmarks import dataloader, generate, train_step
+from benchmarks import dataloader, generate, profile_step, train_step
 from benchmarks.roofline import LARGE, ConvolutionWork, convolutions, rate
 from torch_utils.ops.convolution import conv2d, conv_transpose2d
 
@@ -65,6 +65,24 @@ def test_rates_and_ratios() -> None:
     assert "train_fp32_roofline 0.364" in train_step.report(found)
 
 
+def test_operators_are_grouped_and_memory_is_summed_in_the_order_of_time() -> None:
+    names = {
+        "aten::mkldnn_convolution": "convolutions",
+        "ggdr::bias_act_grad": "bias_act",
+        "GeneratedBackwardFor_ggdr_upfirdn2d": "upfirdn2d",
+        "aten::_fused_adam_": "Adam",
+        "aten::mm": "matrix products",
+        "aten::mul": "element-wise and the rest",
+        "aten::copy_": "copies",
+    }
+    assert {name: profile_step.group_of(name) for name in names} == names
+
+    def event(start: int, size: int, name: str = "[memory]") -> Any:
+        return SimpleNamespace(name=lambda: name, start_ns=lambda: start, nbytes=lambda: size)
+
+    assert profile_step.live_peak([event(3, -5), event(1, 5), event(2, 4), event(2, 100, "aten::mul"), event(4, 3)]) == 9
+
+
 def test_loading(tmp_path: Any) -> None:
     file = tmp_path / "found.json"
     options = ["--resolution=16", "--images=8", "--batch=2", "--workers=0,1", "--seconds=0.1", "--train-rate=2", f"--json={file}"]
@@ -99,3 +117,13 @@ def test_a_whole_measurement_of_generation(tmp_path: Any) -> None:
     found = json.loads(file.read_text())
     assert {"float32", "float32, plain"} <= set(found["variants"])
     assert found["generate_fp32_roofline"] == found["variants"]["float32"]["roofline"] > 0
+
+
+@pytest.mark.slow
+def test_a_whole_profile(tmp_path: Any) -> None:
+    file = tmp_path / "found.json"
+    command = [sys.executable, profile_step.__file__, *OPTIONS, "--ggdr_res=8", "--ops=ref", f"--json={file}"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    found = json.loads(file.read_text())
+    assert sum(found["shares"].values()) == pytest.approx(1)
+    assert min(found["live_mib"].values()) > 0
