@@ -99,7 +99,7 @@ def main(images: str, run_dir: str, kimg: str, moments: str) -> None:
             time.sleep(moment["after"])
             os.kill(pid, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        print(json.dumps({**moment, "status": status}), flush=True)
+        print(f"\n{json.dumps({**moment, 'status': status})}", flush=True)  # what was killed may have left half a line
 
 
 #: Of the run: with a state after every few steps.

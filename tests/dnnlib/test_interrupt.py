@@ -1,6 +1,5 @@
 """Signals that ask to stop: noted, announced, obeyed at once where there is nothing to finish."""
 
-import os
 import signal
 import threading
 
@@ -10,7 +9,7 @@ from dnnlib.interrupt import SIGNALS, Interrupted, InterruptFlag
 
 
 def send(number):
-    os.kill(os.getpid(), number)
+    signal.raise_signal(number)  # to this thread, so that it is handled before the next line
 
 
 def handlers():

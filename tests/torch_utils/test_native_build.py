@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -69,7 +69,7 @@ def test_nothing_is_built_unless_asked_for(monkeypatch):
 
 def test_the_environment_variable_asks_for_compiled_ops(monkeypatch, tmp_path, no_library):
     asked = []
-    monkeypatch.setattr(build, "library", lambda toolchain, cache, timeout: (asked.append(cache), (tmp_path / "x.so", 0.0))[1])
+    monkeypatch.setattr(build, "library", lambda toolchain, cache, timeout, announce: (asked.append(cache), (tmp_path / "x.so", 0.0))[1])
     monkeypatch.setattr(dispatch.native, "bias_act", lambda x, *args: x)
     monkeypatch.setenv(dispatch.VARIABLE, "native")
     monkeypatch.setenv("GGDR_CACHE_DIR", str(tmp_path))
@@ -156,7 +156,7 @@ def test_nvcc_is_found_where_cuda_home_says(monkeypatch, tmp_path):
 def test_a_gpu_without_nvcc_leaves_the_cpus_ops(monkeypatch, no_library):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(build, "cuda_obstacle", lambda: "no nvcc; install it")
-    monkeypatch.setattr(build, "library", lambda toolchain, cache, timeout: (Path("f/x.so"), 12.3))
+    monkeypatch.setattr(build, "library", lambda toolchain, cache, timeout, announce: (Path("f/x.so"), 12.3))
     line = prepare_native_ops("auto")
     assert line == "Ops: compiled for cpu, plain PyTorch on the GPU (no nvcc; install it) (built in 12 s, kept in f)"
     assert "compiled for cpu" in prepare_native_ops("native", device="cpu")
@@ -168,7 +168,7 @@ def test_a_gpu_without_nvcc_leaves_the_cpus_ops(monkeypatch, no_library):
 
 
 def test_a_failing_build_for_the_gpu_leaves_the_cpus_ops(monkeypatch, no_library):
-    def library(toolchain: build.Toolchain, cache: Path, timeout: float) -> tuple[Path, float]:
+    def library(toolchain: build.Toolchain, cache: Path, timeout: float, announce: Callable[[], None]) -> tuple[Path, float]:
         if toolchain.with_cuda:
             raise build.BuildError("the build failed: nvcc: unsupported GNU version")
         return Path("f/x.so"), 0.0
@@ -442,3 +442,12 @@ def test_a_build_from_nothing(tmp_path, toolchain):
     first = run_python(code, GGDR_CACHE_DIR=str(tmp_path))
     assert "Ops: compiled for cpu (built in " in first.stdout, first.stderr
     assert "Ops: compiled for cpu (from " in run_python(code, GGDR_CACHE_DIR=str(tmp_path)).stdout
+
+
+def test_a_build_is_announced_and_a_cached_one_is_not(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(build, "_build", lambda toolchain, folder, timeout: (folder.mkdir(), (folder / f"{build.NAME}.so").touch()))
+    toolchain = build.find_toolchain(with_cuda=False)
+    for _ in range(2):
+        build.library(toolchain, tmp_path, announce=lambda: said.append("building"))
+    assert said == ["building"]

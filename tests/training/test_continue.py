@@ -204,7 +204,7 @@ def random_moments(rng, count):
 
 def test_killed_in_the_middle_of_writing(images, tmp_path):
     unkilled_run(images, tmp_path / "a", 0.064)
-    moments = [{"during": "state", "count": 40}, {"during": "statistics", "count": 18}, {"after": 0.05}]
+    moments = [{"during": "state", "count": 40}, {"during": "statistics", "count": 18}, {"during": "rename", "count": 2}]
     ends = killed_run(images, tmp_path / "killed" / "b", 0.064, moments)
     assert [end["status"] for end in ends] == [-signal.SIGKILL] * 3
     assert_same_run(tmp_path / "a", tmp_path / "killed" / "b")
