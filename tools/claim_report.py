@@ -180,7 +180,7 @@ def data_section(protocol: Protocol, data: Results) -> list[str]:
         return [*lines, "No snapshot has been measured in all runs."]
     baseline, *others = protocol.arms
     lines += [
-        f"Mean ± standard deviation over {len(protocol.seeds)} seeds; then that of the differences of equal seed, and how many are below 0.",
+        f"Mean ± standard deviation over {len(protocol.seeds)} seeds; that of differences of equal seed, and how many are below 0.",
         "",
     ]
     for name in value_names(data):
