@@ -61,15 +61,15 @@ def images_seen(run_dir: Path | None) -> int:
 
 
 def measured(run_dir: Path | None, protocol: Protocol) -> dict[str, Curve]:
-    """What the training itself recorded at the protocol's snapshots, by value and kimg.
+    """What the training itself recorded of the protocol's metrics, by value and kimg.
 
-    Other snapshots' records, and those that ``calc_metrics.py`` added, are left out, and so are other detectors'.
+    Records that ``calc_metrics.py`` added are left out, and so are other detectors'.
     """
     curves: dict[str, Curve] = {}
     for record in [record for metric in protocol.metrics if run_dir is not None for record in read_results(run_dir, metric)]:
         snapshot = re.search(r"network-snapshot-(\d+)", str(record.get("snapshot_pkl")))
         trained = "images_seen" in record and record.get("detector") == protocol.detector
-        if trained and snapshot is not None and int(snapshot[1]) in protocol.snapshots:
+        if trained and snapshot is not None:
             for name, value in record["results"].items():
                 curves.setdefault(name, {})[int(snapshot[1])] = float(value)
     return {name: dict(sorted(curve.items())) for name, curve in curves.items()}

@@ -84,8 +84,8 @@ def work_off(jobs: Sequence[Job], workers: int = 1, seconds: float = float("inf"
                 if status is None:
                     continue
                 del running[job.name]
-                if asked:
-                    waiting.append(job)  # whether it was finished shows next time
+                if asked and status in (0, -signal.SIGTERM):  # whether it was finished shows next time; -15: it had not begun
+                    waiting.append(job)
                 elif status:
                     outcome.failed[job.name] = status
                     waiting = [other for other in waiting if other.name != job.name]

@@ -1,6 +1,7 @@
 """tools.reproduce: a balanced order, nothing lost or done twice whatever ends it, and a report that half a set cannot mislead."""
 
 import collections
+import contextlib
 import dataclasses
 import json
 import math
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -27,7 +29,8 @@ from tools.claim_runs import images_seen, measured, train_command
 from tools.run_queue import ROOT, Job, work_off
 
 DOCS = ROOT / "docs"
-SMALL = dataclasses.replace(CLAIM, kimg=4, round_kimg=2, batch=8, metrics=("fid5_full", "pr5k3_full"), data={"emoji": CLAIM.data["emoji"]})
+CHANGES: dict[str, Any] = dict(kimg=4, round_kimg=2, batch=8, metrics=("fid5_full", "pr5k3_full"))
+SMALL = dataclasses.replace(CLAIM, data={"emoji": CLAIM.data["emoji"]}, **CHANGES)
 
 
 @pytest.fixture
@@ -136,15 +139,18 @@ def test_the_documentation_is_in_step() -> None:
 
 
 def driver(root: Path, out: Path, *options: str) -> "subprocess.Popen[str]":
-    """The tool in a process of its own, in a workshop."""
+    """The tool in a process and session of its own, in a workshop."""
     program = (
-        "import sys; from pathlib import Path; from tools import reproduce, run_queue; "
-        "from test_reproduce import SMALL; reproduce.ROOT = run_queue.ROOT = Path(sys.argv[1]); "
-        "reproduce.PROTOCOLS['claim'] = SMALL; reproduce.main(sys.argv[2:])"
+        "import dataclasses, sys; from pathlib import Path; from tools import reproduce as r, run_queue as q; p = r.PROTOCOLS; "
+        "p['claim'] = dataclasses.replace(p['claim'], data={'emoji': p['claim'].data['emoji']}, **eval(sys.argv[2])); "
+        "r.ROOT = q.ROOT = Path(sys.argv[1]); r.main(sys.argv[3:])"
     )
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)])
-    command = [sys.executable, "-c", program, str(root), f"--outdir={out}", *options]
-    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return start(program, str(root), repr(CHANGES), f"--outdir={out}", *options)
+
+
+def start(program: str, *arguments: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", program, *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
 
 def wait_for_lines(path: Path, count: int) -> None:
@@ -158,7 +164,10 @@ def test_nothing_is_lost_or_done_twice(workshop: Path, tmp_path: Path) -> None:
     for after, number, status in ((2, signal.SIGINT, 130), (6, signal.SIGKILL, -9), (10, signal.SIGTERM, 0)):
         process = driver(workshop, out, "--jobs=2")
         wait_for_lines(ledger, after)
-        process.send_signal(number)
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)  # as a terminal does
+        else:
+            process.send_signal(number)
         output = process.communicate(timeout=30)[0]
         assert process.returncode == status, output
         if number != signal.SIGKILL:
@@ -166,9 +175,8 @@ def test_nothing_is_lost_or_done_twice(workshop: Path, tmp_path: Path) -> None:
     assert len(ledger.read_text().splitlines()) < 24
     result = invoke(f"--outdir={out}", "--jobs=2")
     assert result.exit_code == 0, result.output
-    assert sorted(ledger.read_text().splitlines()) == sorted(
-        f"{arm}-seed{s} {k}" for arm in SMALL.arms for s in (0, 1, 2) for k in (1, 2, 3, 4)
-    )
+    expected = [f"{run.arm}-seed{run.seed} {kimg}" for run in SMALL.runs for kimg in (1, 2, 3, 4)]
+    assert sorted(ledger.read_text().splitlines()) == sorted(expected)
     for run in SMALL.runs:
         assert list(measured(out / run.name / "00000-run", SMALL)["fid5_full"]) == [0, 2, 4]
     assert "24 of 24 kimg" in result.output
@@ -202,6 +210,24 @@ def test_a_run_that_fails_does_not_keep_the_others(workshop: Path, tmp_path: Pat
     assert images_seen(tmp_path / "out" / "emoji" / "none-seed3" / "00000-run") == 4000
     (workshop / "broken").unlink()
     assert invoke(f"--outdir={tmp_path / 'out'}").exit_code == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nobody else tells a process that its parent is gone")
+def test_trainings_end_with_a_tool_that_is_killed(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from tools.run_queue import Job, work_off; "
+        "work_off([Job('a', lambda: ['-c', 'import os, time; print(os.getpid(), flush=True); time.sleep(60)'], Path(sys.argv[1]), '')])"
+    )
+    process = start(program, str(tmp_path / "log"))
+    wait_for_lines(tmp_path / "log", 1)
+    child = psutil.Process(int((tmp_path / "log").read_text()))
+    process.kill()
+    process.communicate(timeout=30)
+    deadline = time.monotonic() + 10
+    with contextlib.suppress(psutil.NoSuchProcess):  # or a zombie, where nobody takes care of orphans
+        while child.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 def test_a_second_ctrl_c_ends_what_does_not_stop(tmp_path: Path) -> None:
