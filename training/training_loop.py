@@ -118,7 +118,11 @@ def train(
     print(_loading(dataset, config.runtime.workers))
     together = f" in {ranks} processes, connected by {'nccl' if device.type == 'cuda' else 'gloo'}" if ranks > 1 else ""
     print(f"Training for {schedule.total_kimg:g} kimg on {device}{together} ...", flush=True)
-    stopped = False
+    # A signal during the measurement that was made up for: no step may change the networks that it is still due for.
+    (number,) = distributed.maxima([interrupt.received or 0], "the first step")
+    stopped = number > 0
+    if stopped:
+        keeper.save(insist=True)
     with _progress(state) as bar, contextlib.closing(batches):
         while not state.finished and not stopped:
             if state.images_seen < schedule.total_images:

@@ -340,6 +340,19 @@ def test_a_signal_during_a_measurement_leaves_it_for_later(images, tmp_path, mon
     assert len(seen) == count + 7, "nothing is measured twice"
 
 
+def test_a_signal_while_a_measurement_is_made_up_for_leaves_it_again_for_later(images, tmp_path, monkeypatch):
+    seen, at = [], {2, 4}
+    fake_metric(monkeypatch, seen, lambda: os.kill(os.getpid(), signal.SIGTERM) if len(seen) in at else None)
+    for _ in range(2):
+        train(images, tmp_path / "run", metrics=METRICS)
+        state = newest_state(tmp_path / "run")[1]["counters"]
+        assert (state["steps"], state["pending"]) == (1, "network-snapshot-000000.pkl")
+    assert len(seen) == 4
+    train(images, tmp_path / "run", metrics=METRICS)
+    first = json.loads((tmp_path / "run" / f"metric-{METRICS[1]}.jsonl").read_text().splitlines()[0])
+    assert first["images_seen"] == 4
+
+
 def test_snapshots_are_pruned(images, tmp_path, monkeypatch):
     fake_metric(monkeypatch, [])
     best = []
