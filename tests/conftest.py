@@ -21,6 +21,7 @@ for folder in (str(TESTS), str(TESTS.parent)):
 
 # A shell's background job ignores Ctrl-C, and so would the processes that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # likewise what nohup starts
 
 
 @pytest.fixture(scope="session")
