@@ -20,21 +20,18 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.options import network_options  # noqa: E402
 from benchmarks.roofline import ConvolutionWork, convolutions, rate  # noqa: E402
 from dnnlib.cli import Command, friendly_errors, host_memory_option  # noqa: E402
 from dnnlib.files import atomic_write  # noqa: E402
-from torch_utils.device import announce_device  # noqa: E402
+from torch_utils.device import announce_device, has_bfloat16  # noqa: E402
 from torch_utils.ops.dispatch import plain_ops  # noqa: E402
 from training.networks import Generator  # noqa: E402
 from training.networks.layers import use_bfloat16  # noqa: E402
 
 
 @click.command(cls=Command)
-@click.option("--resolution", type=int, default=64, show_default=True)
-@click.option("--cbase", type=int, default=8192, show_default=True)
-@click.option("--cmax", type=int, default=512, show_default=True)
-@click.option("--map-depth", type=int, default=2, show_default=True)
-@click.option("--batch", type=int, default=8, show_default=True)
+@network_options
 @click.option("--repeats", type=click.IntRange(min=1), default=8, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default=True)
 @click.option("--json", "json_file", metavar="FILE", help="write everything measured")
@@ -64,7 +61,7 @@ def main(
 
     calls: dict[str, Callable[[], object]] = {**convolutions(batch), "float32": lambda: float32(z, None), "float32, plain": plain}
     large = list(calls)[:-2]
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if has_bfloat16(torch.device("cpu")):
         calls["bfloat16"] = lambda: half(z, None)
     with ConvolutionWork() as work, plain_ops():
         generator().to("meta")(z.to("meta"), None)

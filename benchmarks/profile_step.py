@@ -19,7 +19,8 @@ from torch.profiler import ProfilerActivity, profile
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.train_step import described, images  # noqa: E402
+from benchmarks.options import step_options  # noqa: E402
+from benchmarks.train_step import described, images, no_labels  # noqa: E402
 from dnnlib.cli import Command, friendly_errors, host_memory_option, ops_option  # noqa: E402
 from dnnlib.files import atomic_write  # noqa: E402
 from torch_utils.device import announce_device  # noqa: E402
@@ -55,14 +56,7 @@ def live_peak(events: list[Any]) -> int:
 
 
 @click.command(cls=Command)
-@click.option("--resolution", type=int, default=64, show_default=True)
-@click.option("--cbase", type=int, default=8192, show_default=True)
-@click.option("--cmax", type=int, default=512, show_default=True)
-@click.option("--map-depth", type=int, default=2, show_default=True)
-@click.option("--batch", type=int, default=8, show_default=True)
-@click.option("--augpipe", default="bgc", show_default=True)
-@click.option("--p", type=float, default=0.3, show_default=True, help="probability of augmentation")
-@click.option("--ggdr_res", type=int, default=16, show_default=True)
+@step_options
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--json", "json_file", metavar="FILE", help="write everything measured")
@@ -76,19 +70,18 @@ def main(threads: int, json_file: str | None, **options: Any) -> None:
     config = described(**options, cfg="auto", aug="fixed", batch_gpu=options["batch"], reg_type="ggdr")
     state = RunState.build(config, device)
     real, labels = images(config, device)
-    nothing: Any = None
     shares: Counter[str] = Counter()
     memory = {}
     phases = build_phases(state)
     for phase in phases:  # the optimisers' moments, and everything that is made once
-        run_phase(state, phase, real, labels, nothing)
+        run_phase(state, phase, real, labels, no_labels())
     for phase in phases:
         with profile(activities=[ProfilerActivity.CPU]) as timed:
-            run_phase(state, phase, real, labels, nothing)
+            run_phase(state, phase, real, labels, no_labels())
         for event in timed.key_averages():
             shares[group_of(event.key)] += event.self_cpu_time_total / phase.interval
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as traced:
-            run_phase(state, phase, real, labels, nothing)
+            run_phase(state, phase, real, labels, no_labels())
         memory[phase.name] = live_peak(list(traced.profiler.kineto_results.events())) / 2**20
     total = sum(shares.values())
     result = {

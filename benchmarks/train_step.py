@@ -30,10 +30,11 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.options import step_options  # noqa: E402
 from benchmarks.roofline import ConvolutionWork, convolutions, rate  # noqa: E402
 from dnnlib.cli import Command, friendly_errors  # noqa: E402
 from dnnlib.files import atomic_write  # noqa: E402
-from torch_utils.device import prepare_device  # noqa: E402
+from torch_utils.device import has_bfloat16, prepare_device  # noqa: E402
 from training.checkpoint import RunState  # noqa: E402
 from training.config import DataConfig, TrainConfig  # noqa: E402
 from training.phases import build_phases, run_phase  # noqa: E402
@@ -61,7 +62,7 @@ def run_terms(state: RunState, phase: str, device: torch.device) -> None:
     from training.phases import portions
 
     real, labels = images(state.config, device)
-    for batch in portions(state, phase, real, labels, _no_labels()):
+    for batch in portions(state, phase, real, labels, no_labels()):
         state.objective.terms[phase](batch, 1, 0)
 
 
@@ -71,12 +72,12 @@ def images(config: TrainConfig, device: torch.device) -> tuple[torch.Tensor, tor
     return torch.rand([n, config.data.num_channels, size, size], device=device) * 2 - 1, torch.zeros([n, 0], device=device)
 
 
-def _no_labels() -> Any:
+def no_labels() -> Any:
     """In place of a data set: nothing asks it for labels."""
     return None
 
 
-def serve(config: dict[str, Any]) -> None:
+def answer_requests(config: dict[str, Any]) -> None:
     """What a variant's process does: one phase (or the roofline's convolutions) for each line that it reads."""
     torch.set_num_threads(config["threads"])
     device, lines = prepare_device("cpu")
@@ -88,7 +89,7 @@ def serve(config: dict[str, Any]) -> None:
         real, labels = images(state.config, device)
         calls = {}
         for phase in build_phases(state):
-            calls[phase.name] = lambda phase=phase: run_phase(state, phase, real, labels, _no_labels())  # type: ignore[misc]
+            calls[phase.name] = lambda phase=phase: run_phase(state, phase, real, labels, no_labels())  # type: ignore[misc]
     print(json.dumps({"lines": lines, "calls": list(calls), "resident": memory("VmRSS")}), flush=True)
     for line in sys.stdin:
         start = time.perf_counter()
@@ -175,14 +176,7 @@ def step_seconds(variant: Variant, config: TrainConfig) -> float:
 
 
 @click.command(cls=Command)
-@click.option("--resolution", type=int, default=64, show_default=True)
-@click.option("--cbase", type=int, default=8192, show_default=True)
-@click.option("--cmax", type=int, default=512, show_default=True)
-@click.option("--map-depth", type=int, default=2, show_default=True)
-@click.option("--batch", type=int, default=8, show_default=True)
-@click.option("--augpipe", default="bgc", show_default=True)
-@click.option("--p", type=float, default=0.3, show_default=True, help="probability of augmentation")
-@click.option("--ggdr_res", type=int, default=16, show_default=True)
+@step_options
 @click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default=True)
 @click.option("--json", "json_file", metavar="FILE", help="write everything measured")
@@ -191,7 +185,7 @@ def step_seconds(variant: Variant, config: TrainConfig) -> float:
 def main(repeats: int, threads: int, json_file: str | None, serve: str | None, **options: Any) -> None:
     """Measure a training step on the CPU and print a table."""
     if serve is not None:
-        globals()["serve"](json.loads(serve))
+        answer_requests(json.loads(serve))
         return
     shared = {**options, "cfg": "auto", "aug": "fixed", "batch_gpu": options["batch"]}
     ggdr_res = shared.pop("ggdr_res")
@@ -202,7 +196,7 @@ def main(repeats: int, threads: int, json_file: str | None, serve: str | None, *
         ("ggdr", guided, {"GGDR_OPS": "native"}),
         ("plain", guided, PLAIN),
     ]
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if has_bfloat16(torch.device("cpu")):
         specs.insert(3, ("bf16", {**guided, "precision": "bf16"}, {"GGDR_OPS": "native"}))
     config = described(**guided)
     work = convolution_work(config)

@@ -56,11 +56,16 @@ def announce_device(name: str) -> torch.device:
     return device
 
 
-def check_bfloat16(device: torch.device) -> None:
-    """Raises :class:`UserError` where ``device`` cannot compute in bfloat16, or only by emulating it."""
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether ``device`` computes in bfloat16, and not by emulating it."""
     if device.type == "cuda":
-        capable, needed = torch.cuda.is_bf16_supported(including_emulation=False), "a GPU from Ampere on (compute capability 8.0)"
-    else:
-        capable, needed = torch.ops.mkldnn._is_mkldnn_bf16_supported(), "a processor with AVX-512 (or Arm's bf16 instructions)"
-    if not capable:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def check_bfloat16(device: torch.device) -> None:
+    """Raises :class:`UserError` unless :func:`has_bfloat16`."""
+    if not has_bfloat16(device):
+        gpu, processor = "a GPU from Ampere on (compute capability 8.0)", "a processor with AVX-512 (or Arm's bf16 instructions)"
+        needed = gpu if device.type == "cuda" else processor
         raise UserError(f"--precision=bf16 needs {needed}, which this one is not; use --precision=auto")

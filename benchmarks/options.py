@@ -1,0 +1,33 @@
+"""The options that say which networks and which step the benchmarks of speed measure. Defaults: docs/performance.md."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_NETWORKS = (
+    click.option("--resolution", type=int, default=64, show_default=True),
+    click.option("--cbase", type=int, default=8192, show_default=True),
+    click.option("--cmax", type=int, default=512, show_default=True),
+    click.option("--map-depth", type=int, default=2, show_default=True),
+    click.option("--batch", type=int, default=8, show_default=True),
+)
+_STEP = (
+    *_NETWORKS,
+    click.option("--augpipe", default="bgc", show_default=True),
+    click.option("--p", type=float, default=0.3, show_default=True, help="probability of augmentation"),
+    click.option("--ggdr_res", type=int, default=16, show_default=True),
+)
+
+
+def network_options(command: F) -> F:
+    """``resolution cbase cmax map_depth batch``."""
+    return functools.reduce(lambda function, option: option(function), reversed(_NETWORKS), command)
+
+
+def step_options(command: F) -> F:
+    """:func:`network_options`, and ``augpipe p ggdr_res``."""
+    return functools.reduce(lambda function, option: option(function), reversed(_STEP), command)
