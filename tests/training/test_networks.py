@@ -196,6 +196,18 @@ def test_half_precision_follows_float32(half_on_cpu, nhwc):
     assert all(p.grad is None or p.grad.isfinite().all() for p in D.parameters())
 
 
+def test_on_a_cpu_float32_takes_channels_last_from_16_up():
+    G, D = small_generator(), small_discriminator()
+    found = {}
+    for network, name in ((G.synthesis, "b32"), (G.synthesis, "b16"), (G.synthesis, "b8"), (D, "b16"), (D, "b8")):
+        block = network.get_submodule(name)
+        block.conv0.register_forward_hook(
+            lambda _m, _i, out, key=(network is D, name): found.update({key: out.is_contiguous(memory_format=torch.channels_last)})
+        )
+    D(G(torch.randn([2, 8]), None), None)
+    assert {name for name, last in found.items() if last} == {(False, "b32"), (False, "b16"), (True, "b16")}
+
+
 def test_bfloat16_runs_on_a_cpu_in_channels_last_and_follows_float32():
     torch.manual_seed(0)
     G, D = small_generator(num_fp16_res=2, conv_clamp=256), small_discriminator(decoder_res=16, num_fp16_res=2, conv_clamp=256)

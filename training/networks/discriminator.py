@@ -1,6 +1,7 @@
 """The StyleGAN2 discriminator (Karras et al. 2020), optionally with a decoder head (Lee et al. 2022)."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -301,4 +302,9 @@ class Discriminator(nn.Module):
             x, image = self.get_submodule(f"b{res}")(x, image, force_fp32=force_fp32)
             assert x is not None
             features[res // 2] = x
+            if x.requires_grad:
+                # A sum of gradients has the layout of one of them: with a decoder, what follows would round differently.
+                last = x.is_contiguous(memory_format=torch.channels_last)
+                layout = torch.channels_last if last else torch.contiguous_format
+                x.register_hook(partial(torch.Tensor.contiguous, memory_format=layout))
         return features, image

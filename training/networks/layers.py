@@ -15,6 +15,7 @@ from torch_utils.ops.conv2d_resample import conv2d_resample
 from torch_utils.ops.upfirdn2d import setup_filter
 
 DEFAULT_FILTER = (1, 3, 3, 1)
+CPU_CHANNELS_LAST_FROM = 16  # resolution; below it, convolutions on a CPU are no faster with channels-last memory
 
 
 def normalize_2nd_moment(x: torch.Tensor, dim: int = 1, eps: float = 1e-8) -> torch.Tensor:
@@ -23,17 +24,20 @@ def normalize_2nd_moment(x: torch.Tensor, dim: int = 1, eps: float = 1e-8) -> to
 
 
 class HalfPrecision:
-    """How a block computes at the resolutions that may run in half precision; a mix-in of :class:`torch.nn.Module`.
+    """The data type and memory format in which a block computes; a mix-in of :class:`torch.nn.Module`.
 
-    float16 on a GPU and float32 elsewhere, until :func:`use_bfloat16` says otherwise. It belongs to how a network is run, not
-    to what it is: neither weights nor constructor arguments know of it.
+    At the resolutions that may run in half precision, float16 on a GPU and float32 elsewhere, until :func:`use_bfloat16` says
+    otherwise. It belongs to how a network is run, not to what it is: neither weights nor constructor arguments know of it.
 
     Attributes:
-        use_fp16: whether this block may.
-        channels_last: whether it then takes channels-last memory on a GPU; on a CPU it always does.
+        resolution: of the block.
+        use_fp16: whether it may run in half precision.
+        channels_last: whether it then takes channels-last memory on a GPU. On a CPU all blocks from 16×16 up take it, in any
+            precision (oneDNN's transposed convolutions are faster, docs/performance.md), and those in half precision.
         half_types: the data type by type of device.
     """
 
+    resolution: int
     use_fp16: bool
     channels_last: bool
     half_types: Mapping[str, torch.dtype] = {"cuda": torch.float16}
@@ -41,7 +45,8 @@ class HalfPrecision:
     def compute_as(self, device: torch.device, force_fp32: bool) -> tuple[torch.dtype, torch.memory_format]:
         """Data type and memory format for a call on ``device``."""
         dtype = self.half_types.get(device.type, torch.float32) if self.use_fp16 and not force_fp32 else torch.float32
-        last = dtype != torch.float32 and (self.channels_last or device.type == "cpu")
+        half = dtype != torch.float32
+        last = half or self.resolution >= CPU_CHANNELS_LAST_FROM if device.type == "cpu" else half and self.channels_last
         return dtype, torch.channels_last if last else torch.contiguous_format
 
 
