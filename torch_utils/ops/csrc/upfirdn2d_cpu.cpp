@@ -152,15 +152,15 @@ void filter_row(
     if (lanes == 1 && up == 1 && down == 1 && taps == 12) return filter_row_fixed<1, 1, 12, ADD>(phases, row, size, out);
     if (lanes == 1 && up == 1 && down == 2 && taps == 12) return filter_row_fixed<1, 2, 12, ADD>(phases, row, size, out);
     if (lanes == 1 && up == 2 && down == 1 && taps == 12) return filter_row_fixed<2, 1, 6, ADD>(phases, row, size, out);
-    for (std::int64_t p = 0; p < up; ++p) {
-        const std::vector<Acc>& w = phases[p].taps;
-        for (std::int64_t m = 0; p + m * up < size; ++m) {
-            const Acc* from = row + (phases[p].start + m * down) * lanes;
-            Out* to = out + (p + m * up) * lanes;
-            if (w.size() == 2) filter_pixel<2, ADD>(w.data(), from, lanes, to);
-            else if (w.size() == 4) filter_pixel<4, ADD>(w.data(), from, lanes, to);
-            else filter_pixel<ADD>(w, from, lanes, to);
-        }
+    for (std::int64_t i = 0; i < size; ++i) {
+        const std::vector<Acc>& w = phases[i % up].taps;
+        const Acc* from = row + (phases[i % up].start + i / up * down) * lanes;
+        Out* to = out + i * lanes;
+        if (w.size() == 2) filter_pixel<2, ADD>(w.data(), from, lanes, to);
+        else if (w.size() == 4) filter_pixel<4, ADD>(w.data(), from, lanes, to);
+        else if (w.size() == 6) filter_pixel<6, ADD>(w.data(), from, lanes, to);
+        else if (w.size() == 12) filter_pixel<12, ADD>(w.data(), from, lanes, to);
+        else filter_pixel<ADD>(w, from, lanes, to);
     }
 }
 
@@ -190,8 +190,8 @@ class Upfirdn2d {
             first_tap_.push_back(y.first_tap(o));
             first_row_.push_back(y.first_input(o));
         }
-        // Pixels of a strip: a multiple of `up` that keeps the rows it reads in the first-level cache.
-        const std::int64_t fitting = STRIP_BYTES / std::int64_t(sizeof(Acc)) / lanes / y.taps * x.up / x.down;
+        // Pixels of a strip: a multiple of `up` that keeps the rows it reads in the first-level cache, of many lanes in the second.
+        const std::int64_t fitting = (lanes > 1 ? WIDE_STRIP_BYTES : STRIP_BYTES) / std::int64_t(sizeof(Acc)) / lanes / y.taps * x.up / x.down;
         strip_ = std::clamp<std::int64_t>(fitting / x.up * x.up, 8 * x.up, std::max(ceil_div(x.out, x.up), std::int64_t(8)) * x.up);
         width_ = (strip_ / x.up - 1) * x.down + std::max<std::int64_t>(reach_, 1);
         batch_ = std::clamp<std::int64_t>(BATCH_NUMBERS / (width_ * lanes), 1, 16);
@@ -261,7 +261,7 @@ class Upfirdn2d {
         return count > 0;
     }
 
-    static constexpr std::int64_t STRIP_BYTES = 24 << 10, BATCH_NUMBERS = 2048;
+    static constexpr std::int64_t STRIP_BYTES = 24 << 10, WIDE_STRIP_BYTES = 384 << 10, BATCH_NUMBERS = 2048;
     Axis x_, y_;
     std::int64_t lanes_, strip_ = 0, batch_ = 0;
     std::int64_t first_ = 0, reach_ = 0, width_ = 0;  // first_: the first input column that is met; width_: of a padded row
