@@ -140,6 +140,19 @@ PROTOCOLS = {
     "target": _exploratory("Is the target map too coarse?", {"target16": ("--reg_type=ggdr", "--ggdr_res=16")}),
     "start": _exploratory("Does GGDR set in before the generator's features mean anything?", {"start40": (*GGDR, "--ggdr-start-kimg=40")}),
     "length": _exploratory("Is the training too short?", {}, kimg=2 * CLAIM.kimg),
+    "ablations": dataclasses.replace(
+        _exploratory(
+            "What do the target's size and the decoder's design change (tables 4a and 4b)?",
+            {
+                "target16": ("--reg_type=ggdr", "--ggdr_res=16"),
+                "target8and16": ("--reg_type=ggdr", "--ggdr_res=8,16"),
+                "lrelu": (*GGDR, "--ggdr-act=lrelu"),
+                "kernel3": (*GGDR, "--ggdr-kernel=3"),
+            },
+            kimg=60,
+        ),
+        data={"emoji": EMOJI},
+    ),
     "trial": dataclasses.replace(
         CLAIM,
         title="Does everything run from end to end?",
