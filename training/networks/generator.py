@@ -364,7 +364,7 @@ class SynthesisNetwork(nn.Module):
             x, img = block(x, img, block_ws, noise_mode, force_fp32, fused_modconv)
             first += block.num_conv
             if res in capture:
-                features[res] = x.float()
+                features[res] = x.to(dtype=torch.float32, memory_format=torch.contiguous_format)
         return (img, features) if capture else img
 
 
