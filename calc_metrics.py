@@ -3,16 +3,13 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from dnnlib import torchrun
 from dnnlib.cli import Command, friendly_errors, ops_option
 from dnnlib.errors import UserError
-
-if TYPE_CHECKING:
-    import torch
 
 
 @click.command(cls=Command)
@@ -79,6 +76,7 @@ def measure(
     from metrics.registry import known_names, parse_metrics
     from metrics.results import append_result
     from metrics.runner import evaluate
+    from torch_utils.device import announce_device
     from torch_utils.distributed import is_main, main_first
     from training.dataset import ImageFolderDataset
     from training.network_files import load_networks
@@ -89,7 +87,7 @@ def measure(
         raise UserError(f"--metrics names no metric; known are {known_names()}")
     if offline:
         forbid_downloads()
-    where = set_up_device(device)
+    where = announce_device(device)
     generator, run_dir = None, None
     if network is not None:
         with main_first("opening the network"):
@@ -127,19 +125,6 @@ def measure(
             print(append_result(result, run_dir, network))
         else:
             print(json.dumps({**result.record(network), **({} if images is None else {"images": images})}))
-
-
-def set_up_device(name: str) -> "torch.device":
-    """The device, computing in float32 proper as the reference's metrics do: no TF32."""
-    import torch
-
-    from torch_utils.device import announce_device
-
-    device = announce_device(name)
-    if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
-    return device
 
 
 if __name__ == "__main__":

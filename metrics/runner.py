@@ -24,6 +24,7 @@ from metrics.registry import Metric, parse_metrics
 from metrics.results import MetricResult
 from metrics.sampling import ImageDataset, real_images
 from metrics.statistics import FeatureSet, Moments
+from torch_utils.device import without_tf32
 from torch_utils.distributed import is_main, world_size
 
 
@@ -54,6 +55,7 @@ def preflight(
             _try_out(metric, opened[metric.detector_name(detector)], pair)
 
 
+@without_tf32()
 def evaluate(
     metrics: str | Sequence[str],
     *,
@@ -72,7 +74,8 @@ def evaluate(
     """Evaluate ``metrics`` of a generator, or of image files, against a data set, in the order given.
 
     Every metric of one detector shares one pass: each image is generated and seen by the detector once, and a metric
-    with a smaller count takes the first images. Values do not depend on ``batch_size`` (the detector's, in images).
+    with a smaller count takes the first images. Values do not depend on ``batch_size`` (the detector's, in images). TF32 is off,
+    as in the reference's metrics, also where training allows it: statistics are shared through the cache.
 
     In a group of processes (see :mod:`torch_utils.distributed`) every rank calls this with the same arguments, each on its
     device. They share the images; rank 0 gathers, computes and keeps statistics, and every rank gets the same results.

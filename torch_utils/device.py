@@ -1,6 +1,8 @@
 """Which device to compute on."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -54,6 +56,18 @@ def announce_device(name: str) -> torch.device:
     if distributed.is_main():
         print("\n".join(lines), file=sys.stderr)
     return device
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Within it, a GPU's float32 matrix products and convolutions are float32's, whatever ``--allow-tf32`` says."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def has_bfloat16(device: torch.device) -> bool:

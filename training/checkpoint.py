@@ -61,7 +61,7 @@ class RunState:
         tick, tick_start: number of the current tick, and images seen when it began.
         snapshots: names of the network snapshots so far.
         pending: name of a snapshot that was just taken and has not been measured yet.
-        best: the best value so far of the run's first metric, and whose it is: ``{"metric", "value", "snapshot"}``.
+        best: the run's first metric, and which snapshot has its best value so far: ``{"metric", "snapshot"}``.
     """
 
     config: TrainConfig
@@ -91,11 +91,10 @@ class RunState:
         state = RunState.build(config, device)
         if config.resume is not None:
             source = load_network_pkl(fetch_source(config.resume))
-            fresh = []
             for name, module in (("G", state.G), ("D", state.D), ("G_ema", state.G_ema)):
-                fresh += transfer_weights(source[name], module, f"{name} of {config.resume}")
-            if fresh and distributed.is_main():
-                print(f"Of another shape in {config.resume}, and started afresh: {', '.join(fresh)}")
+                fresh = transfer_weights(source[name], module, f"{name} of {config.resume}")
+                if fresh and distributed.is_main():
+                    print(f"Not in {name} of {config.resume}, or of another shape, and started afresh: {', '.join(fresh)}")
         return state
 
     @staticmethod
@@ -264,10 +263,11 @@ def transfer_weights(source: nn.Module | None, target: nn.Module, name: str) -> 
     differs in shape is left alone too: the kernel, or the number of classes.
 
     Returns:
-        the decoder's tensors that were left alone for their shape.
+        the layers of the target that keep their initial values, whole or in part.
 
     Raises:
-        UserError: there is no source, another tensor that both have differs in shape, or they have nothing in common.
+        UserError: there is no source, a tensor outside the decoder that both have differs in shape, they have nothing in common, or
+            a frozen layer of the target is not in the source: it would stay random.
     """
     if source is None:
         raise UserError(f"{name} is not in the file; resume from a network pickle with G, D and G_ema")
@@ -275,7 +275,11 @@ def transfer_weights(source: nn.Module | None, target: nn.Module, name: str) -> 
     common = [key for key in ours if key in theirs]
     if not common:
         raise UserError(f"{name} has no weights in common with this run's network; resume from a network of the same kind")
-    fresh = [key for key in common if is_decoder_key(key) and theirs[key].shape != ours[key].shape]
+    fresh = [key for key in ours if key not in theirs or (is_decoder_key(key) and theirs[key].shape != ours[key].shape)]
+    trainable = dict(target.named_parameters())
+    for key in fresh:
+        if key.endswith(".weight") and key not in trainable:
+            raise UserError(f"{name} has no '{key}', which --freezed keeps; resume from a network of the same resolution and --cfg")
     for key in common:
         if key in fresh:
             continue
@@ -285,4 +289,4 @@ def transfer_weights(source: nn.Module | None, target: nn.Module, name: str) -> 
                 "use data of the same resolution, channels and labels, and the same --cfg, --cbase, --cmax and --map-depth"
             )
         ours[key].copy_(theirs[key])
-    return fresh
+    return list(dict.fromkeys(key.rpartition(".")[0] or key for key in fresh if key in trainable))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from dnnlib.errors import UserError
+from training.dataset_import.transform import MIN_RESOLUTION
 from training.snapshots import KEEP_ALL, KeepPolicy
 
 #: Names of the augmentation pipelines; their contents are ``training.augment.presets.AUGPIPE_SPECS``.
@@ -212,9 +213,9 @@ class DataConfig(Config):
     def _validate(self) -> None:
         self._at_least(1, "num_images", "max_size")
         self._at_least(0, "label_dim", "random_seed", "annotation_classes")
-        if not is_power_of_two(self.resolution) or self.resolution < 8:
+        if not is_power_of_two(self.resolution) or self.resolution < MIN_RESOLUTION:
             raise UserError(
-                f"the images in {self.path} are {self.resolution} pixels wide; a power of two from 8 up is needed"
+                f"the images in {self.path} are {self.resolution} pixels wide; a power of two from {MIN_RESOLUTION} up is needed"
                 " (dataset_tool.py --width --height resizes them)"
             )
         if self.num_channels not in (1, 3):
@@ -550,9 +551,20 @@ class TrainConfig(Config):
             raise UserError("runtime.fp32 contradicts num_fp16_res > 0; set both num_fp16_res to 0")
         if not self.metrics.names and "best" in self.upkeep.keep_snapshots:
             raise UserError(f"--keep-snapshots={self.upkeep.keep_snapshots} needs a metric to tell which is best, and --metrics=none")
+        if "best" in self.upkeep.keep_snapshots and self.schedule.kimg_per_tick * self.schedule.snapshot_ticks < 1:
+            raise UserError("--keep-snapshots=best needs snapshots at least 1 kimg apart (--tick times --snap): closer ones share a name")
+        self._validate_channels()
         self._validate_ggdr()
         self._validate_seg()
         self._validate_batch()
+
+    def _validate_channels(self) -> None:
+        least = min(self.generator.channel_base, self.discriminator.channel_base)
+        if least < self.data.resolution:
+            raise UserError(
+                f"--cbase={least} leaves no channel at {self.data.resolution}x{self.data.resolution}: cbase / resolution is how many "
+                f"there are; give {8 * self.data.resolution} or more"
+            )
 
     def _validate_ggdr(self) -> None:
         """D's decoder at resolution t takes D's features as they enter block t, so t is at most half the image resolution."""

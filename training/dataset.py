@@ -16,10 +16,10 @@ import torch
 
 from dnnlib.errors import UserError
 from dnnlib.interrupt import SIGNALS
+from training.dataset_import.transform import MIN_RESOLUTION
 from training.file_tree import FileTree, reason
 from training.labels import LABEL_FILE, label_array, labels_for, read_labels
 
-MIN_RESOLUTION = 4
 CHANNELS = {"L": 1, "RGB": 3}
 
 #: Images, labels, and whatever else a data set has for each image.

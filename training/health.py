@@ -19,7 +19,7 @@ CHECK_INTERVAL = 16
 LOSSES = {
     "G_main": ("Loss/G/loss",),
     "G_reg": ("Loss/G/reg",),
-    "D_main": ("Loss/D/loss", "Loss/D/loss_gen_reg"),
+    "D_main": ("Loss/D/loss", "Loss/D/loss_gen_reg", "Loss/D/loss_seg"),
     "D_reg": ("Loss/D/reg",),
 }
 

@@ -77,7 +77,11 @@ def _row_per_class(dataset: ImageDataset, order: np.ndarray, columns: int, rows:
     for index in order:
         groups.setdefault(tuple(dataset.get_label(int(index)).tolist()), []).append(int(index))
     classes = sorted(groups, reverse=True)
-    return np.concatenate([np.resize(groups[classes[row % len(classes)]], columns) for row in range(rows)])
+    found = []
+    for row in range(rows):  # a class that has several rows goes on in the next one
+        group, first = groups[classes[row % len(classes)]], row // len(classes) * columns
+        found.append(np.take(group, range(first, first + columns), mode="wrap"))
+    return np.concatenate(found)
 
 
 class RunLog:
@@ -136,43 +140,47 @@ def _open_tensorboard(run_dir: Path, images_seen: int) -> tuple[Any, str]:
 
 @dataclass
 class TickTimer:
-    """Times of the current tick and of the maintenance (snapshots, metrics) before it, in seconds."""
+    """Times of the current tick and of the maintenance (start-up, snapshots, metrics) before it, in seconds."""
 
     clock: Callable[[], float] = time.time
 
     def __post_init__(self) -> None:
-        self.start = self.tick_start = self.clock()
-        self.maintenance = 0.0
+        self.start = self.mark = self.clock()
+        self.training = False
+        self.tick = self.maintenance = 0.0  # up to `mark`; what has passed since belongs to one of them
 
     def begin_tick(self) -> None:
-        """Everything since the last call of :meth:`summary` was maintenance."""
+        """Training begins or goes on: everything since the last :meth:`summary`, or since the process began, was maintenance."""
         now = self.clock()
-        self.maintenance = now - self.tick_start
-        self.tick_start = now
+        self.maintenance += now - self.mark
+        self.mark, self.training = now, True
 
     def summary(self, images: int) -> dict[str, float]:
         """The ``Timing/*`` statistics of a tick that took ``images`` images, and start the clock for maintenance."""
-        now = self.clock()
-        seconds, self.tick_start = now - self.tick_start, now
+        state = self.state_dict()
+        total, seconds = state["total"], state["tick"]
+        self.mark, self.training, self.tick, self.maintenance = self.start + total, False, 0.0, 0.0
         return {
             "Timing/sec_per_tick": seconds,
             "Timing/sec_per_kimg": seconds / max(images, 1) * 1000,
-            "Timing/maintenance_sec": self.maintenance,
-            "Timing/total_sec": now - self.start,
-            "Timing/total_hours": (now - self.start) / 3600,
-            "Timing/total_days": (now - self.start) / 86400,
+            "Timing/maintenance_sec": state["maintenance"],
+            "Timing/total_sec": total,
+            "Timing/total_hours": total / 3600,
+            "Timing/total_days": total / 86400,
         }
 
-
     def state_dict(self) -> dict[str, float]:
-        """How long the run and its current tick have taken so far."""
+        """How long the run, its current tick and the maintenance before that have taken so far."""
         now = self.clock()
-        return {"total": now - self.start, "tick": now - self.tick_start, "maintenance": self.maintenance}
+        since = now - self.mark
+        tick, maintenance = (self.tick + since, self.maintenance) if self.training else (self.tick, self.maintenance + since)
+        return {"total": now - self.start, "tick": tick, "maintenance": maintenance}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         """Go on counting from what :meth:`state_dict` returned; the time in between is left out."""
-        now = self.clock()
-        self.start, self.tick_start, self.maintenance = now - state["total"], now - state["tick"], state["maintenance"]
+        self.start = self.mark = self.clock()
+        self.start -= state["total"]
+        self.tick, self.maintenance, self.training = state["tick"], state["maintenance"], False
 
 
 def status_line(tick: int, images_seen: int, values: Mapping[str, float], p: float | None) -> str:

@@ -123,6 +123,7 @@ def train(
     stopped = number > 0
     if stopped:
         keeper.save(insist=True)
+    state.timer.begin_tick()
     with _progress(state) as bar, contextlib.closing(batches):
         while not state.finished and not stopped:
             if state.images_seen < schedule.total_images:

@@ -43,6 +43,31 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
+def test_tf32_is_off_whatever_training_allows(
+    make_dataset: Any, make_generator: Any, detector_file: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Statistics of the reals are shared through the cache, so they have to be made alike."""
+    flags = ((torch.backends.cuda.matmul, "allow_tf32"), (torch.backends.cudnn, "allow_tf32"))
+    found = set()
+    plain = Detector.__call__
+
+    def looking(self: Detector, images: torch.Tensor) -> np.ndarray:
+        found.add(tuple(getattr(where, name) for where, name in flags))
+        return plain(self, images)
+
+    monkeypatch.setattr(Detector, "__call__", looking)
+    before = [getattr(where, name) for where, name in flags]
+    try:
+        for where, name in flags:
+            setattr(where, name, True)
+        evaluate(["fid40_full"], generator=make_generator(), dataset=make_dataset(), detector=detector_file("pooled"), progress=False)
+        assert all(getattr(where, name) for where, name in flags)
+    finally:
+        for (where, name), value in zip(flags, before, strict=True):
+            setattr(where, name, value)
+    assert found == {(False, False)}
+
+
 def test_values_are_those_of_the_maths(make_dataset: Any, make_generator: Any, detector_file: Write) -> None:
     dataset, path = make_dataset(), detector_file("pooled")
     results = evaluate(METRICS, generator=make_generator(), dataset=dataset, detector=path, seed=3, progress=False)

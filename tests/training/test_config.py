@@ -197,6 +197,11 @@ def test_values_out_of_range_are_refused(part: str, field: str, value: float) ->
         ({"metrics": {"detector": ""}}, "--detector is empty"),
         ({"upkeep": {"keep_snapshots": "first:2"}}, "--keep-snapshots=first:2: 'first:2' is not one of last:N, every:N, best"),
         ({"upkeep": {"keep_snapshots": "best"}, "metrics": {"names": ()}}, "--keep-snapshots=best needs a metric"),
+        (
+            {"upkeep": {"keep_snapshots": "best"}, "schedule": {"kimg_per_tick": 0.5, "snapshot_ticks": 1}},
+            "--keep-snapshots=best needs snapshots at least 1 kimg apart",
+        ),
+        ({"generator": {"channel_base": 32}, "ggdr": None}, "--cbase=32 leaves no channel at 64x64"),
         ({"seed": -1}, "--seed"),
         ({"description": ""}, "description is empty"),
     ],

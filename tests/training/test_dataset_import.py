@@ -187,11 +187,11 @@ def test_center_crop_takes_the_middle_square() -> None:
 
 
 def test_box_filter_averages_areas() -> None:
-    image = pixels(0, (8, 8, 3))
-    out = np.asarray(Transform("center-crop", 4, 4, "box").apply(PIL.Image.fromarray(image)))
-    means = image.reshape(4, 2, 4, 2, 3).mean(axis=(1, 3))
+    image = pixels(0, (16, 16, 3))
+    out = np.asarray(Transform("center-crop", 8, 8, "box").apply(PIL.Image.fromarray(image)))
+    means = image.reshape(8, 2, 8, 2, 3).mean(axis=(1, 3))
     assert np.abs(out - means).max() <= 1  # Pillow rounds rows and columns apart
-    lanczos = np.asarray(Transform("center-crop", 4, 4).apply(PIL.Image.fromarray(image)))
+    lanczos = np.asarray(Transform("center-crop", 8, 8).apply(PIL.Image.fromarray(image)))
     assert (lanczos != out).any()
 
 
@@ -306,8 +306,8 @@ def test_a_mixed_set_becomes_rgb(tmp_path: Path, order: str) -> None:
 
 def test_a_grey_set_stays_grey(tmp_path: Path) -> None:
     source = make_folder(tmp_path / "in", {"a.png": pixels(0, (8, 8)), "b.png": pixels(1, (8, 8))})
-    assert import_dataset(source, tmp_path / "out.zip", transform=Transform(None, 4, 4), workers=1).num_channels == 1
-    assert read_zip(tmp_path / "out.zip")[0][0].shape == (4, 4)
+    assert import_dataset(source, tmp_path / "out.zip", transform=Transform(None, 16, 16), workers=1).num_channels == 1
+    assert read_zip(tmp_path / "out.zip")[0][0].shape == (16, 16)
 
 
 def test_the_number_of_workers_changes_no_byte(tmp_path: Path) -> None:

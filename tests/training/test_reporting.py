@@ -4,10 +4,11 @@ import errno
 import json
 import os
 
+import numpy as np
 import pytest
 
 from torch_utils.training_stats import Summary
-from training.reporting import RunLog, TickTimer
+from training.reporting import RunLog, TickTimer, _row_per_class
 
 
 def test_tensorboard_hides_what_the_run_will_write_again(tmp_path, monkeypatch):
@@ -42,16 +43,60 @@ def test_statistics_go_on_without_tensorboard(tmp_path, capsys):
     assert [line["Progress/tick"]["mean"] for line in lines] == [0, 1]
 
 
+def timing(timer):
+    found = timer.summary(500)
+    assert found["Timing/sec_per_kimg"] == 2 * found["Timing/sec_per_tick"]
+    return tuple(found[f"Timing/{name}"] for name in ("total_sec", "sec_per_tick", "maintenance_sec"))
+
+
+def test_start_up_and_snapshots_are_maintenance():
+    now = [100.0]
+    timer = TickTimer(clock=lambda: now[0])
+    for passed, act in ((30, timer.begin_tick), (5, None)):
+        now[0] += passed
+        if act:
+            act()
+    assert timing(timer) == (35, 5, 30)
+    now[0] += 8  # a snapshot
+    timer.begin_tick()
+    now[0] += 6
+    assert timing(timer) == (49, 6, 8)
+
+
 def test_time_goes_on():
     now = [100.0]
-    first = TickTimer(clock=lambda: now[0])
-    now[0] = 130
-    first.begin_tick()
-    now[0] = 135
-    saved = first.state_dict()
-    now[0] = 9000
-    second = TickTimer(clock=lambda: now[0])
-    second.load_state_dict(saved)
-    now[0] = 9002
-    found = second.summary(1000)
-    assert (found["Timing/total_sec"], found["Timing/sec_per_tick"], found["Timing/maintenance_sec"]) == (37, 7, 30)
+
+    def restarted(saved):
+        now[0] += 9000
+        timer = TickTimer(clock=lambda: now[0])
+        now[0] += 1  # before the state is opened
+        timer.load_state_dict(saved)
+        now[0] += 3  # start-up
+        return timer
+
+    timer = TickTimer(clock=lambda: now[0])
+    now[0] += 30
+    timer.begin_tick()
+    now[0] += 5
+    timer = restarted(timer.state_dict())  # in the middle of a tick
+    timer.begin_tick()
+    now[0] += 2
+    assert timing(timer) == (40, 7, 33)
+    now[0] += 4
+    timer = restarted(timer.state_dict())  # in the middle of a measurement
+    now[0] += 11  # which is made up for
+    timer.begin_tick()
+    now[0] += 2
+    assert timing(timer) == (60, 2, 18)
+
+
+def test_rows_of_one_class_show_different_images():
+    class Labelled:
+        def __len__(self):
+            return 12
+
+        def get_label(self, index):
+            return np.array([1, 0] if index % 2 else [0, 1], dtype=np.float32)
+
+    rows = _row_per_class(Labelled(), np.arange(12), columns=2, rows=8)
+    assert rows.reshape(8, 2).tolist() == [[1, 3], [0, 2], [5, 7], [4, 6], [9, 11], [8, 10], [1, 3], [0, 2]]

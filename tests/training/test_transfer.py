@@ -127,6 +127,20 @@ def test_networks_that_are_missing_or_of_another_size(tmp_path):
         transfer_weights(base.G, small_state(cmax=4).G, "G")
 
 
+def test_layers_that_the_source_lacks_are_named_and_never_frozen(capsys, tmp_path):
+    base = small_state(resolution=16, seed=1, cbase=64, cmax=4)
+    path = tmp_path / "small.pkl"
+    save_network_pkl(path, G=base.G, D=base.D, G_ema=base.G_ema)
+    state = small_state(cbase=128, cmax=4, resume=str(path))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(" of ")[0] for line in lines] == ["Not in G", "Not in D", "Not in G_ema"]
+    assert "started afresh: b32." in lines[1]
+    assert "synthesis.b32.conv1" in lines[0]
+    assert torch.equal(state.D.get_parameter("b16.conv0.weight"), base.D.get_parameter("b16.conv0.weight"))
+    with pytest.raises(UserError, match=r"has no 'b32\..*weight', which --freezed keeps"):
+        small_state(cbase=128, cmax=4, resume=str(path), freezed=2)
+
+
 def test_nothing_is_made_before_the_download_worked(cache, server, tmp_path):
     address, _ = server
     config, _ = open_small(make_images(tmp_path / "images"), resume=f"{address}/missing.pkl")
@@ -146,6 +160,6 @@ def test_between_decoders(capsys, tmp_path):
     other = small_config(plain_data(annotation_classes=5), reg_type="seg", resume=str(tmp_path / "seg.pkl"))
     state = RunState.fresh(other, torch.device("cpu"))
     said = capsys.readouterr().out
-    assert said == f"Of another shape in {tmp_path / 'seg.pkl'}, and started afresh: b32_dec.weight, b32_dec.bias\n"
+    assert said == f"Not in D of {tmp_path / 'seg.pkl'}, or of another shape, and started afresh: b32_dec\n"
     assert state.D.get_parameter("b32_dec.weight").shape[0] == 5
     assert torch.equal(state.D.get_parameter("b16_dec.weight"), source.D.get_parameter("b16_dec.weight"))

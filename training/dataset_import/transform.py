@@ -11,7 +11,7 @@ Crop = Literal["center-crop", "center-crop-wide"]
 ResizeFilter = Literal["box", "lanczos", "nearest"]
 
 FILTERS = {"box": PIL.Image.Resampling.BOX, "lanczos": PIL.Image.Resampling.LANCZOS, "nearest": PIL.Image.Resampling.NEAREST}
-MIN_RESOLUTION = 4
+MIN_RESOLUTION = 8  # the least that the networks can have
 
 
 class TooSmall(Exception):

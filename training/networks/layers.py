@@ -63,10 +63,16 @@ def half_precision_resolution(img_resolution: int, num_fp16_res: int) -> int:
 
 
 def channel_table(img_resolution: int, channel_base: int, channel_max: int) -> dict[int, int]:
-    """Feature maps at each resolution from 4 up: ``min(channel_base / resolution, channel_max)``."""
+    """Feature maps at each resolution from 4 up: ``min(channel_base / resolution, channel_max)``.
+
+    Raises:
+        ValueError: the resolution is no power of two from 8 up, or a resolution would have no feature map.
+    """
     if img_resolution < 8 or img_resolution & (img_resolution - 1):
         raise ValueError(f"image resolution must be a power of two and at least 8, got {img_resolution}")
     resolutions = [2**i for i in range(2, img_resolution.bit_length())]
+    if min(channel_base // img_resolution, channel_max) < 1:
+        raise ValueError(f"channel_base {channel_base} and channel_max {channel_max} leave no feature map at resolution {img_resolution}")
     return {res: min(channel_base // res, channel_max) for res in resolutions}
 
 
