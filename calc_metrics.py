@@ -78,9 +78,8 @@ def measure(
     from metrics.runner import evaluate
     from torch_utils.device import announce_device
     from torch_utils.distributed import is_main, main_first
-    from training.dataset import ImageFolderDataset
     from training.network_files import load_networks
-    from training.reals import open_reals
+    from training.reals import open_images, open_reals
 
     parsed = parse_metrics(metrics)
     if not parsed:
@@ -102,7 +101,7 @@ def measure(
         run_dir = folder if (folder / "training_options.json").is_file() else None
     else:
         assert data is not None
-        dataset = ImageFolderDataset(data)
+        dataset = open_images(data)
     if mirror and is_main() and not any(metric.family.reals == "as trained" for metric in parsed):
         print("Note: --mirror=1 has no effect: these metrics compare with the images as they are, as in the reference", file=sys.stderr)
     if verbose and is_main():
@@ -110,7 +109,7 @@ def measure(
     results = evaluate(
         metrics,
         generator=generator,
-        images=None if images is None else ImageFolderDataset(images),
+        images=None if images is None else open_images(images),
         dataset=dataset,
         mirror=bool(mirror),
         detector=detector,

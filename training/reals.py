@@ -1,12 +1,25 @@
 """The real images that a network is measured against or looked at beside."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from dnnlib.errors import UserError
+from training.config import IMAGES
 from training.dataset import ImageFolderDataset
 from training.file_tree import split_zip
 from training.networks import Discriminator, Generator
+from training.paired import is_paired
+
+
+def open_images(path: str, **options: Any) -> ImageFolderDataset:
+    """A folder or zip of images alone; ``options`` are those of :class:`training.dataset.ImageFolderDataset`.
+
+    Raises :class:`UserError` also for a paired data set, whose annotations would be taken for images.
+    """
+    if is_paired(path):
+        raise UserError(f"'{path}' has images and annotations; give {os.path.join(path, IMAGES)}")
+    return ImageFolderDataset(path, **options)
 
 
 def open_reals(
@@ -28,7 +41,7 @@ def open_reals(
         raise UserError("this network pickle does not say what it was trained on; give --data")
     if data is None and not split_zip(path)[0].exists():
         raise UserError(f"'{path}', which the network was trained on, is not there; say where it is with --data")
-    dataset = ImageFolderDataset(path, resolution=network.img_resolution, use_labels=network.c_dim > 0)
+    dataset = open_images(path, resolution=network.img_resolution, use_labels=network.c_dim > 0)
     if dataset.num_channels != network.img_channels:
         channels = "1 channel" if dataset.num_channels == 1 else f"{dataset.num_channels} channels"
         raise UserError(f"the images in '{path}' have {channels}, the network's {network.img_channels}")

@@ -22,7 +22,10 @@ def test_the_training_set_or_another_one(tmp_path: Path) -> None:
 
 def test_no_data_or_data_of_another_kind(tmp_path: Path) -> None:
     D = small_state().D
+    make_images(tmp_path / "pairs" / "images", count=2)
+    make_images(tmp_path / "pairs" / "annotations", count=2)
     for known, data, message in (
+        (None, str(tmp_path / "pairs"), "has images and annotations; give .*images"),
         (None, None, "give --data"),
         ({"path": str(tmp_path / "gone")}, None, "is not there"),
         (None, str(make_images(tmp_path / "small", resolution=16)), "16x16"),
