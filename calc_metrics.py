@@ -90,9 +90,7 @@ def measure(
     generator, run_dir = None, None
     if network is not None:
         with main_first("opening the network"):
-            networks = load_networks(network)
-        if networks["G_ema"] is None:
-            raise UserError(f"{network} holds no averaged generator (G_ema), which is what is measured")
+            networks = load_networks(network, need=["G_ema"])
         generator, trained_on = networks["G_ema"].to(where), networks["training_set_kwargs"]
         dataset = open_reals(trained_on, data, generator)
         if mirror is None and data is None:

@@ -19,8 +19,8 @@ from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from tools.plotting import COLOURS, panels, save_figure
 from torch_utils.device import announce_device
-from torch_utils.persistence import load_network_pkl
 from training.analysis.probe import ProbeOptions, ProbeResult, train_probe
+from training.network_files import load_networks
 from training.networks import Discriminator
 from training.paired import PairedDataset
 
@@ -103,7 +103,7 @@ def main(networks: tuple[str, ...], data: str, out: str, resolutions: str | None
     """
     where, numbers = announce_device(device), parse_int_list(seeds)
     paths = parse_networks(networks)
-    discriminators = {label: load_network_pkl(path)["D"] for label, path in paths.items()}
+    discriminators = {label: load_networks(path, need=["D"])["D"] for label, path in paths.items()}
     settings = ProbeOptions(resolutions=parse_resolutions(resolutions, list(discriminators.values())), **options)
     pairs = PairedDataset(data)
     results: dict[str, list[ProbeResult]] = {}

@@ -14,12 +14,12 @@ import torch
 from dnnlib.cli import Command, friendly_errors, ops_option
 from dnnlib.errors import UserError
 from torch_utils.device import announce_device
-from torch_utils.persistence import load_network_pkl
 from torch_utils.seeding import derive_seed
 from training.analysis.clustering import PALETTE, Labels
 from training.analysis.feature_maps import discriminator_maps
 from training.analysis.picture_rows import Row, picture_of_rows
 from training.images import from_uint8, save_png
+from training.network_files import load_networks
 from training.networks import Discriminator
 from training.paired import UNLABELLED, PairedDataset
 
@@ -100,7 +100,7 @@ def paint_classes(classes: Labels) -> torch.Tensor:
 def main(networks: tuple[str, ...], data: str | None, out: str, num: int, cell: int, seed: int, device: str) -> None:
     """Print the pixel accuracy of discriminators on all pairs, and show some of the masks beside the annotations."""
     where = announce_device(device)
-    loaded = {name: load_network_pkl(name) for name in networks}
+    loaded = {name: load_networks(name, need=["D"]) for name in networks}
     pairs = open_pairs(next(iter(loaded.values())), data)
     for name, found in loaded.items():
         check_network(found["D"], pairs, name)

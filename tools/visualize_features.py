@@ -17,13 +17,13 @@ import torch
 from dnnlib.cli import Command, friendly_errors, ops_option, parse_int_list
 from dnnlib.errors import UserError
 from torch_utils.device import announce_device
-from torch_utils.persistence import load_network_pkl
 from torch_utils.seeding import derive_seed
 from training.analysis.clustering import PALETTE, Labels, cluster_pixels, match_all, match_clusters, paint
 from training.analysis.feature_maps import Maps, discriminator_maps, generator_maps
 from training.analysis.picture_rows import Row, picture_of_rows
 from training.dataset import ImageFolderDataset
 from training.images import from_uint8, save_png
+from training.network_files import load_networks
 from training.reals import open_reals
 
 #: Resolutions and the number of clusters at each.
@@ -105,7 +105,7 @@ def latents(G: Any, num: int, seed: int, device: torch.device) -> tuple[torch.Te
 
 def look(path: Path, data: str | None, generator: Wanted | None, num: int, seed: int, device: torch.device) -> Snapshot:
     """Open a network pickle and take its maps. Raises :class:`UserError` for what is wrong with it or with the data."""
-    networks = load_network_pkl(path)
+    networks = load_networks(path, need=["G_ema", "D"])
     G, D = networks["G_ema"].to(device), networks["D"].to(device)
     reals = real_batch(open_reals(networks["training_set_kwargs"], data, D), num, seed)
     resolutions = list(generator or [res for res in G.synthesis.channels if res >= 8])

@@ -20,8 +20,8 @@ from metrics.gaussian import Gaussian, fit_gaussian
 from metrics.sampling import ImageDataset, fake_images, real_images
 from metrics.statistics import MomentsCollector
 from torch_utils.device import announce_device
-from torch_utils.persistence import load_network_pkl
 from training.images import save_grid
+from training.network_files import load_networks
 from training.reals import open_reals
 
 PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
@@ -117,7 +117,7 @@ def main(
     The paper uses Inception's features. Likelihoods of different detectors or data sets are not comparable.
     """
     where = announce_device(device)
-    networks = load_network_pkl(network)
+    networks = load_networks(network, need=["G_ema"])
     G = networks["G_ema"].to(where)
     dataset = open_reals(networks["training_set_kwargs"], data, G)
     opened = open_detector(detector, where)

@@ -9,7 +9,7 @@ data: opening them looks no name up.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -40,16 +40,29 @@ def suffix_of(source: str | os.PathLike[str]) -> str:
     return Path(urlsplit(text).path if is_address(text) else text).suffix.lower()
 
 
-def load_networks(source: str | os.PathLike[str], *, offline: bool = False) -> dict[str, Any]:
+#: What the networks in a file are called.
+TITLES = {"G": "generator", "D": "discriminator", "G_ema": "averaged generator"}
+
+
+def load_networks(source: str | os.PathLike[str], *, need: Collection[str] = (), offline: bool = False) -> dict[str, Any]:
     """Open a network pickle, or a ``.safetensors`` file with its ``.json``, as :func:`load_network_pkl` gives them.
 
     Args:
         source: a path or an address; the JSON has the same one but for its ending.
+        need: which of ``G D G_ema`` must be there; a file may lack some.
         offline: raise instead of downloading.
 
     Raises:
-        UserError: the file can't be had, is damaged or of another kind, or is an export, which has no networks.
+        UserError: the file can't be had, is damaged or of another kind, is an export, which has no networks, or lacks one of ``need``.
     """
+    networks = _load(source, offline)
+    for name in need:
+        if networks[name] is None:
+            raise UserError(f"{source} holds no {TITLES[name]} ({name}), which is needed here")
+    return networks
+
+
+def _load(source: str | os.PathLike[str], offline: bool) -> dict[str, Any]:
     suffix = suffix_of(source)
     if suffix in EXPORTS:
         raise UserError(

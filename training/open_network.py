@@ -1,4 +1,4 @@
-"""The one way for command lines to open a network: a path or an address, in any format."""
+"""How command lines open what draws pictures: a path or an address, in any format."""
 
 from dnnlib.download import local_file
 from dnnlib.errors import UserError
@@ -29,7 +29,4 @@ def open_renderer(source: str, *, device: str = "auto", offline: bool = False) -
 def open_generator(source: str, *, device: str = "auto", offline: bool = False) -> GeneratorRenderer:
     """The same for what needs mapping and synthesis apart, which an export does not have."""
     target = announce_device(device)
-    generator = load_networks(source, offline=offline)["G_ema"]
-    if generator is None:
-        raise UserError(f"{source} holds no averaged generator (G_ema), which is what draws pictures")
-    return GeneratorRenderer(generator, target)
+    return GeneratorRenderer(load_networks(source, need=["G_ema"], offline=offline)["G_ema"], target)

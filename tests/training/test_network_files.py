@@ -216,3 +216,10 @@ def test_a_file_without_the_average_draws_nothing(tmp_path):
     save_networks(tmp_path / "x.safetensors", {"G": small_generator(), "D": None, "G_ema": None, "augment_pipe": None, **PERFECT})
     with pytest.raises(UserError, match=r"x\.safetensors holds no averaged generator"):
         open_generator(str(tmp_path / "x.safetensors"))
+
+
+def test_what_is_needed_must_be_there(pair, tmp_path):
+    save_networks(tmp_path / "average.pkl", {**pair[0], "D": None})
+    assert load_networks(tmp_path / "average.pkl", need=["G_ema"])["D"] is None
+    with pytest.raises(UserError, match=r"average\.pkl holds no discriminator \(D\), which is needed here"):
+        load_networks(tmp_path / "average.pkl", need=["G_ema", "D"])
