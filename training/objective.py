@@ -80,7 +80,7 @@ class Objective:
         r1_gamma: weight γ of the R1 penalty (γ/2 · ‖∇D‖²).
         pl_weight: weight of the path length penalty.
         style_mixing_prob: probability that an image's styles come from two latents.
-        pl_batch_shrink: path lengths are taken on this fraction of the batch.
+        pl_batch_shrink: path lengths are taken on the batch divided by this.
         pl_decay: decay of the running mean of path lengths.
         regularizer: one more fake-image term of D, or None.
         real_regularizer: one more real-image term of D, or None.
@@ -167,7 +167,7 @@ class Objective:
 
     def g_path_length(self, batch: Batch, gain: float, images_seen: int) -> None:
         """Path length regularisation of G, on a part of the batch."""
-        n = max(batch.z.shape[0] // self.pl_batch_shrink, 1)
+        n = batch.z.shape[0] // self.pl_batch_shrink
         images, ws = self.generate(batch.z[:n], batch.gen_labels[:n])
         lengths = loss.path_lengths(images, ws, loss.path_noise(images))
         self.pl_mean.copy_(self.pl_mean.lerp(lengths.detach().mean(), self.pl_decay))

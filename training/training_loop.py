@@ -82,7 +82,10 @@ def measured_images(config: TrainConfig, dataset: ImageFolderDataset) -> ImageFo
     """What metrics compare with: all images as they are, neither subset nor mirrored, as in the reference."""
     if not config.metrics.names or (config.data.max_size is None and not config.data.xflip):
         return dataset
-    return ImageFolderDataset(config.data.image_path, resolution=config.data.resolution, use_labels=config.data.use_labels)
+    # Decoded when read: statistics of the reals are cached, so that happens once or never.
+    return ImageFolderDataset(
+        config.data.image_path, resolution=config.data.resolution, use_labels=config.data.use_labels, memory_budget_mb=0
+    )
 
 
 def train(
