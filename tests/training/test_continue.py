@@ -358,7 +358,7 @@ def test_snapshots_are_pruned(images, tmp_path, monkeypatch):
     best = []
     second = tmp_path / "run" / "network-snapshot-000001.pkl"
     monkeypatch.setattr(maintenance, "best_snapshot", lambda run_dir, metric: best.append(metric) or second)
-    options = {"batch": 500, "kimg": 5, "tick": 0.5, "snap": 1, "metrics": METRICS, "keep_snapshots": "best,last:2"}
+    options = {"batch": 500, "kimg": 5, "tick": 1, "snap": 1, "metrics": METRICS, "keep_snapshots": "best,last:2"}
     monkeypatch.setattr(training_loop, "run_phase", lambda *args: None)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "network-snapshot-000099.pkl").touch()
