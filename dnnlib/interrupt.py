@@ -13,6 +13,29 @@ from typing import Any, Self
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
+@contextmanager
+def unwinding() -> Iterator[None]:
+    """While open, SIGTERM and SIGHUP end the program by an exception, as Ctrl-C does, so that what was begun is cleared away.
+
+    :class:`SystemExit` with the status that a shell gives such an end. Nothing changes outside the main thread.
+    """
+    previous: dict[signal.Signals, Any] = {}
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        os.write(2, f"\nStopped by {signal.Signals(number).name}; what was not finished is removed\n".encode())
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) == signal.SIG_DFL:
+                previous[number] = signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
 class Interrupted(BaseException):
     """A request to stop came while there was nothing to finish (:meth:`InterruptFlag.at_once`)."""
 

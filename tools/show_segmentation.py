@@ -36,9 +36,7 @@ def open_pairs(networks: Mapping[str, Any], data: str | None) -> PairedDataset:
 
 
 def check_network(D: Discriminator, pairs: PairedDataset, name: str) -> None:
-    """Raises :class:`UserError` for a discriminator without class scores, or for other images and classes than it has."""
-    if D.decoder_res != D.img_resolution:
-        raise UserError(f"the discriminator of {name} does not segment; it has to be trained with --reg_type=seg")
+    """Raises :class:`UserError` for other images and classes than a discriminator has."""
     if (pairs.num_channels, pairs.resolution) != (D.img_channels, D.img_resolution):
         raise UserError(
             f"'{pairs.root}' has {pairs.num_channels}-channel images of {pairs.resolution}x{pairs.resolution}; "
@@ -101,6 +99,9 @@ def main(networks: tuple[str, ...], data: str | None, out: str, num: int, cell: 
     """Print the pixel accuracy of discriminators on all pairs, and show some of the masks beside the annotations."""
     where = announce_device(device)
     loaded = {name: load_networks(name, need=["D"]) for name in networks}
+    for name, found in loaded.items():
+        if found["D"].decoder_res != found["D"].img_resolution:
+            raise UserError(f"the discriminator of {name} does not segment; it has to be trained with --reg_type=seg")
     pairs = open_pairs(next(iter(loaded.values())), data)
     for name, found in loaded.items():
         check_network(found["D"], pairs, name)

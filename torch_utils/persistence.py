@@ -104,6 +104,9 @@ def _load(stream: IO[bytes], name: str) -> dict[str, Any]:
     start = stream.tell()
     size = stream.seek(0, io.SEEK_END) - start
     stream.seek(start)
+    if stream.read(2) == b"PK":
+        raise UserError(f"{name} is a zip or a run's training state, not a network pickle; those are network-snapshot-*.pkl")
+    stream.seek(start)
     try:
         data = read_pickle(stream, NAMES)
     except ForbiddenName as error:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -110,6 +111,7 @@ def folder_exists(path: str | os.PathLike[str]) -> bool:
 def reason(error: BaseException) -> str:
     """What an exception says, on one line, for the end of a message."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = re.sub(r" ?<_io\.\w+ object at 0x[0-9a-f]+>", "", text)  # Pillow names the file that it reads, here one in memory
     return " ".join(text.split()) or type(error).__name__
 
 

@@ -99,4 +99,6 @@ def load_projected_w(path: str | Path, G: Generator) -> torch.Tensor:
         raise UserError(f"--projected-w={path} is not an .npz file with an array 'w' ({error})") from error
     if ws.ndim != 3 or tuple(ws.shape[1:]) != (G.num_ws, G.w_dim) or not len(ws):
         raise UserError(f"'w' in {path} has shape {tuple(ws.shape)}; this network needs [N, {G.num_ws}, {G.w_dim}]")
+    if not ws.isfinite().all():
+        raise UserError(f"'w' in {path} has values that are not finite")
     return ws

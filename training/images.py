@@ -1,6 +1,7 @@
 """Bytes to the networks' float images, and to and from pictures on disk."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -9,6 +10,8 @@ import torch
 
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
+from training.dataset_import.decode import decode_image
+from training.file_tree import reason
 
 
 def from_uint8(images: torch.Tensor, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -46,22 +49,19 @@ def save_grid(images: torch.Tensor, path: str | os.PathLike[str], columns: int) 
 def load_picture(path: str | os.PathLike[str], resolution: int, channels: int) -> torch.Tensor:
     """A picture from disk as a network would draw it: uint8 ``[channels, resolution, resolution]``.
 
-    It is turned upright, its largest centred square is cut out and resized (Lanczos); colours become grey for a
-    network of one channel, and transparent parts white.
+    It is read as for a data set (upright, transparent parts white, 16 bits scaled to 8); its largest centred square is cut out
+    and resized (Lanczos), and colours become grey for a network of one channel.
 
     Raises:
         UserError: it is missing or no picture.
     """
     try:
-        with PIL.Image.open(path) as picture:
-            upright = PIL.ImageOps.exif_transpose(picture).convert("RGBA")
+        picture = decode_image(Path(path).read_bytes())
     except FileNotFoundError as error:
         raise UserError(f"the picture {path} does not exist") from error
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise UserError(f"{path} is not a picture that can be read ({error})") from error
-    opaque = PIL.Image.alpha_composite(PIL.Image.new("RGBA", upright.size, "white"), upright)
-    square = PIL.ImageOps.fit(
-        opaque.convert("L" if channels == 1 else "RGB"), (resolution, resolution), method=PIL.Image.Resampling.LANCZOS, centering=(0.5, 0.5)
-    )
+        raise UserError(f"{path} is not a picture that can be read ({reason(error)})") from error
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    square = PIL.ImageOps.fit(picture, (resolution, resolution), method=PIL.Image.Resampling.LANCZOS, centering=(0.5, 0.5))
     array = np.array(square)
     return torch.from_numpy(array[None] if channels == 1 else array.transpose(2, 0, 1).copy())

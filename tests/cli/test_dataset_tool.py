@@ -100,8 +100,8 @@ def test_wrong_options_get_one_clear_line(work: Path, case: str) -> None:
     assert sorted(work.rglob("*")) == before
 
 
-@pytest.mark.parametrize("dest", ["out.zip", "out"])
-def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, dest: str) -> None:
+def stop_in_the_middle(tmp_path: Path, dest: str, number: signal.Signals, whole_group: bool) -> tuple[int, str, str]:
+    """Status, output and errors of an import that is sent a signal; the output ends when the last process that holds it ends."""
     images = struct.pack(">IIII", 0x803, 60000, 28, 28) + bytes(60000 * 28 * 28)
     (tmp_path / "t-images-idx3-ubyte.gz").write_bytes(gzip.compress(images, 1))
     process = subprocess.Popen(
@@ -116,7 +116,24 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, dest: str) -> None:
     while not list(tmp_path.glob(".out*.tmp")) and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.3)
-    os.killpg(process.pid, signal.SIGINT)
+    (os.killpg if whole_group else os.kill)(process.pid, number)
     out, err = process.communicate(timeout=30)
-    assert (process.returncode, out, err.strip()) == (1, "", "Aborted!")
+    return process.returncode, out, err.strip()
+
+
+@pytest.mark.parametrize("dest", ["out.zip", "out"])
+def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, dest: str) -> None:
+    assert stop_in_the_middle(tmp_path, dest, signal.SIGINT, whole_group=True) == (1, "", "Aborted!")
     assert [p.name for p in tmp_path.iterdir()] == ["t-images-idx3-ubyte.gz"]
+
+
+@pytest.mark.parametrize("whole_group", [False, True])
+def test_nor_does_sigterm(tmp_path: Path, whole_group: bool) -> None:
+    said = "Stopped by SIGTERM; what was not finished is removed"
+    assert stop_in_the_middle(tmp_path, "out.zip", signal.SIGTERM, whole_group) == (128 + signal.SIGTERM, "", said)
+    assert [p.name for p in tmp_path.iterdir()] == ["t-images-idx3-ubyte.gz"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there, nothing tells a process that its parent was killed")
+def test_workers_end_with_a_process_that_was_killed(tmp_path: Path) -> None:
+    assert stop_in_the_middle(tmp_path, "out.zip", signal.SIGKILL, whole_group=False) == (-signal.SIGKILL, "", "")

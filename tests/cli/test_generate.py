@@ -160,9 +160,11 @@ WRONG = [
     (["--network={pkl}", "--projected-w={wrong_name}"], "no array named 'w'"),
     (["--network={pkl}", "--projected-w={wrong_shape}"], "needs [N, 6, 8]"),
     (["--network={pkl}", "--projected-w={empty}"], "needs [N, 6, 8]"),
+    (["--network={pkl}", "--projected-w={nan}"], "values that are not finite"),
     (["--network={pkl}", "--projected-w={empty}", "--trunc=0.5"], "no effect with --projected-w"),
     (["--network={pkl}", "--projected-w={empty}", "--class=0"], "no effect with --projected-w"),
     (["--network={text}", "--seeds=0"], "not a network pickle"),
+    (["--network={empty}", "--seeds=0"], "a zip or a run's training state"),
 ]
 
 
@@ -172,7 +174,9 @@ def test_wrong_options_get_one_line_and_leave_nothing(args, message, pkl, condit
     np.savez(tmp_path / "name.npz", v=np.zeros(3))
     np.savez(tmp_path / "shape.npz", w=np.zeros([1, 4, 8]))
     np.savez(tmp_path / "empty.npz", w=np.zeros([0, 6, 8]))
-    files = dict(text=tmp_path / "text", wrong_name=tmp_path / "name.npz", wrong_shape=tmp_path / "shape.npz", empty=tmp_path / "empty.npz")
+    np.savez(tmp_path / "nan.npz", w=np.full([1, 6, 8], np.nan))
+    files = dict(text="text", wrong_name="name.npz", wrong_shape="shape.npz", empty="empty.npz", nan="nan.npz")
+    files = {name: tmp_path / file for name, file in files.items()}
     result = invoke(*[arg.format(pkl=pkl, conditional=conditional, **files) for arg in args], "--outdir", tmp_path / "out")
     assert result.exit_code != 0
     error = [line for line in result.output.splitlines() if line.startswith("Error:")]

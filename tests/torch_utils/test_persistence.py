@@ -286,7 +286,7 @@ def test_other_files_are_refused(tmp_path):
         with pytest.raises(UserError, match="is a pickle, but not a network pickle"):
             load_network_pkl(io.BytesIO(pickle.dumps(data)))
     for data in (b"", b"PK\3\4", b"\x89PNG\r\n\x1a\n", b"hello\n" * 9):
-        with pytest.raises(UserError, match="is not a network pickle, or it is truncated or damaged"):
+        with pytest.raises(UserError, match="not a network pickle"):
             load_network_pkl(io.BytesIO(data))
 
 

@@ -43,6 +43,14 @@ def test_colours_and_transparency(tmp_path):
     assert load_picture(clear, 8, 3).unique().tolist() == [255]
 
 
+def test_sixteen_bits_and_pixels_of_unknown_range(tmp_path):
+    PIL.Image.fromarray(np.full([8, 8], 128 * 257, dtype=np.uint16)).save(tmp_path / "sixteen.png")
+    assert load_picture(tmp_path / "sixteen.png", 8, 3).unique().tolist() == [128]
+    PIL.Image.fromarray(np.full([8, 8], 0.5, dtype=np.float32)).save(tmp_path / "float.tiff")
+    with pytest.raises(UserError, match=r"float\.tiff is not a picture that can be read \(floating-point pixels"):
+        load_picture(tmp_path / "float.tiff", 8, 3)
+
+
 def test_turned_pictures(tmp_path):
     values = np.zeros([8, 8, 3])
     values[0] = 255

@@ -1,8 +1,10 @@
 """The import itself: every image decoded, transformed and encoded on all cores, written in order."""
 
 import contextlib
+import ctypes
 import os
 import signal
+import sys
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -15,6 +17,7 @@ import PIL.Image
 from tqdm import tqdm
 
 from dnnlib.errors import UserError
+from dnnlib.interrupt import unwinding
 from training.dataset_import.decode import Color, decode_image
 from training.dataset_import.sources import LabelSource, Source, open_source
 from training.dataset_import.transform import TooSmall, Transform, check_output_size
@@ -57,6 +60,10 @@ class _Outcome:
     problem: str | None = None
 
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+
+
 class _ColourFound(Exception):
     """What was taken for a greyscale data set has colour in it."""
 
@@ -86,7 +93,7 @@ def import_dataset(
     check_dest(dest)
     count = min(len(opened), max_images or len(opened))
     workers = min(workers or _cores(), -(-count // CHUNK))
-    with _Converter(opened, count, workers) as converter:
+    with unwinding(), _Converter(opened, count, workers) as converter:
         # Greyscale until colour turns up, then all over again: colour sets show it in their first images, greyscale ones are
         # never read twice, and only a set that is mixed and begins in grey pays for the images before its first coloured one.
         for channels in (1, 3):
@@ -141,7 +148,7 @@ class _Converter:
     def __enter__(self) -> "_Converter":
         if self.workers > 1:
             self._pool = ProcessPoolExecutor(self.workers, initializer=_start_worker, initargs=(self.source,))
-            with _interrupts_held_back():  # workers start here and inherit that, so Ctrl-C never reaches one
+            with _interrupts_held_back():  # workers start here and inherit that, so no signal reaches one
                 self._pool.submit(int)
         return self
 
@@ -176,7 +183,10 @@ _worker_source: Source  # set in each worker when it starts
 
 def _start_worker(source: Source) -> None:
     global _worker_source
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in STOPPING:  # they are for the process that started this one, which ends it
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":  # where it cannot, killed itself
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     _worker_source = source
 
 
@@ -215,7 +225,7 @@ def _interrupts_held_back() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield
     finally:
