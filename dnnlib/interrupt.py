@@ -1,9 +1,11 @@
 """Requests to stop that let the current piece of work finish."""
 
+import ctypes
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -11,6 +13,21 @@ from typing import Any, Self
 #: Ctrl-C, the end that a scheduler or a system sends, the warning that a scheduler can be told to send before it (SLURM:
 #: ``--signal=USR1@120``), and a terminal that is closed.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+
+
+def end_with_parent(number: signal.Signals) -> Callable[[], None]:
+    """What a child calls to be sent ``number`` when its parent ends, even killed; on Linux, elsewhere it does nothing.
+
+    All is looked up here: a child between fork and exec had better do little.
+    """
+    if sys.platform != "linux":
+        return lambda: None
+    prctl, set_parent_death_signal = ctypes.CDLL(None).prctl, 1  # PR_SET_PDEATHSIG
+
+    def ask() -> None:
+        prctl(set_parent_death_signal, number)
+
+    return ask
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Trainings one after another, or some at a time, that end in good order when they are asked to."""
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -11,10 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dnnlib.interrupt import InterruptFlag
+from dnnlib.interrupt import InterruptFlag, end_with_parent
 
 ROOT = Path(__file__).resolve().parent.parent
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -114,15 +112,5 @@ def _start(job: Job) -> "subprocess.Popen[bytes]":
             stderr=stream,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             start_new_session=True,
-            preexec_fn=_ends_with_parent() if sys.platform == "linux" else None,
+            preexec_fn=end_with_parent(signal.SIGTERM),
         )
-
-
-def _ends_with_parent() -> Callable[[], None]:
-    """To be called in a child: Linux sends it SIGTERM when its parent is gone."""
-    prctl = ctypes.CDLL(None).prctl  # looked up here, since a child between fork and exec had better do little
-
-    def ask() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-    return ask

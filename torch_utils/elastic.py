@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import ctypes
 import logging
 import os
 import signal
@@ -21,6 +20,7 @@ from torch import distributed as dist
 
 from dnnlib import torchrun
 from dnnlib.errors import UserError
+from dnnlib.interrupt import end_with_parent
 from torch_utils import distributed
 
 #: The launcher passes these on to the processes: what a terminal, a system or a scheduler sends.
@@ -150,20 +150,13 @@ def worker(*, cuda: bool, timeout: float, prepare_timeout: float, one_line: tupl
 
 
 def _begin(cuda: bool) -> None:
-    _end_with_launcher()
+    end_with_parent(signal.SIGTERM)()  # killed, the launcher ends nobody; and this process has a session of its own
     if recall(_GAVE_UP) is not None:
         raise SystemExit(1)
     if torchrun.restarts():
         print(f"The processes were started again after a failure (number {torchrun.restarts()})", flush=True)
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-
-
-def _end_with_launcher() -> None:
-    """Have Linux send SIGTERM when the launcher is killed: nobody else would end this process, which has a session of its own."""
-    if sys.platform == "linux":
-        prctl_set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(prctl_set_parent_death_signal, signal.SIGTERM)
 
 
 def _show(error: Exception) -> None:

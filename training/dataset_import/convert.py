@@ -1,10 +1,8 @@
 """The import itself: every image decoded, transformed and encoded on all cores, written in order."""
 
 import contextlib
-import ctypes
 import os
 import signal
-import sys
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -17,7 +15,7 @@ import PIL.Image
 from tqdm import tqdm
 
 from dnnlib.errors import UserError
-from dnnlib.interrupt import unwinding
+from dnnlib.interrupt import end_with_parent, unwinding
 from training.dataset_import.decode import Color, decode_image
 from training.dataset_import.sources import LabelSource, Source, open_source
 from training.dataset_import.transform import TooSmall, Transform, check_output_size
@@ -61,7 +59,6 @@ class _Outcome:
 
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
 class _ColourFound(Exception):
@@ -185,8 +182,7 @@ def _start_worker(source: Source) -> None:
     global _worker_source
     for number in STOPPING:  # they are for the process that started this one, which ends it
         signal.signal(number, signal.SIG_IGN)
-    if sys.platform == "linux":  # where it cannot, killed itself
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)()  # where it cannot, killed itself
     _worker_source = source
 
 
