@@ -112,7 +112,7 @@ SMALL = (
     "--cfg=cifar", "--cbase=512", "--cmax=32", "--mbstd-group=8", "--glr=0.005", "--gamma=0.05",
     "--device=cpu", "--ops=ref", "--workers=0",
 )  # fmt: skip
-NONE, GGDR = ("--reg_type=none",), ("--reg_type=ggdr", "--ggdr_res=8")
+NONE, GGDR, GGDR16 = ("--reg_type=none",), ("--reg_type=ggdr", "--ggdr_res=8"), ("--reg_type=ggdr", "--ggdr_res=16")
 
 CLAIM = Protocol(
     title="Does GGDR lower FID at 32×32 with a small network?",
@@ -137,14 +137,14 @@ def _exploratory(title: str, arms: Mapping[str, tuple[str, ...]], kimg: int = CL
 PROTOCOLS = {
     "claim": CLAIM,
     "weight": _exploratory("Is λ = 10 too strong here?", {"weight1": (*GGDR, "--ggdr-weight=1"), "weight3": (*GGDR, "--ggdr-weight=3")}),
-    "target": _exploratory("Is the target map too coarse?", {"target16": ("--reg_type=ggdr", "--ggdr_res=16")}),
+    "target": _exploratory("Is the target map too coarse?", {"target16": GGDR16}),
     "start": _exploratory("Does GGDR set in before the generator's features mean anything?", {"start40": (*GGDR, "--ggdr-start-kimg=40")}),
     "length": _exploratory("Is the training too short?", {}, kimg=2 * CLAIM.kimg),
     "ablations": dataclasses.replace(
         _exploratory(
             "What do the target's size and the decoder's design change (tables 4a and 4b)?",
             {
-                "target16": ("--reg_type=ggdr", "--ggdr_res=16"),
+                "target16": GGDR16,
                 "target8and16": ("--reg_type=ggdr", "--ggdr_res=8,16"),
                 "lrelu": (*GGDR, "--ggdr-act=lrelu"),
                 "kernel3": (*GGDR, "--ggdr-kernel=3"),

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -108,22 +108,23 @@ def test_a_whole_measurement_of_training(tmp_path: Any) -> None:
     assert found["settings"]["resolution"] == 16
 
 
+def measured_apart(benchmark: ModuleType, folder: Any, *options: str) -> Any:
+    """What a benchmark writes, in a process of its own: it sets the process's ops and threads."""
+    file = folder / "found.json"
+    command = [sys.executable, str(benchmark.__file__), *OPTIONS, *options, f"--json={file}"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return json.loads(file.read_text())
+
+
 @pytest.mark.slow
 def test_a_whole_measurement_of_generation(tmp_path: Any) -> None:
-    file = tmp_path / "found.json"
-    # Apart, as it sets the process's ops and threads.
-    command = [sys.executable, generate.__file__, *OPTIONS, "--repeats=1", "--threads=1", f"--json={file}"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    found = json.loads(file.read_text())
+    found = measured_apart(generate, tmp_path, "--repeats=1", "--threads=1")
     assert {"float32", "float32, plain"} <= set(found["variants"])
     assert found["generate_fp32_roofline"] == found["variants"]["float32"]["roofline"] > 0
 
 
 @pytest.mark.slow
 def test_a_whole_profile(tmp_path: Any) -> None:
-    file = tmp_path / "found.json"
-    command = [sys.executable, profile_step.__file__, *OPTIONS, "--ggdr_res=8", "--ops=ref", f"--json={file}"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    found = json.loads(file.read_text())
+    found = measured_apart(profile_step, tmp_path, "--ggdr_res=8", "--ops=ref")
     assert sum(found["shares"].values()) == pytest.approx(1)
     assert min(found["live_mib"].values()) > 0

@@ -46,7 +46,10 @@ class HalfPrecision:
         """Data type and memory format for a call on ``device``."""
         dtype = self.half_types.get(device.type, torch.float32) if self.use_fp16 and not force_fp32 else torch.float32
         half = dtype != torch.float32
-        last = half or self.resolution >= CPU_CHANNELS_LAST_FROM if device.type == "cpu" else half and self.channels_last
+        if device.type == "cpu":
+            last = half or self.resolution >= CPU_CHANNELS_LAST_FROM
+        else:
+            last = half and self.channels_last
         return dtype, torch.channels_last if last else torch.contiguous_format
 
 
