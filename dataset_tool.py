@@ -6,7 +6,7 @@ from typing import Any
 import click
 import PIL.ImageColor
 
-from dnnlib.cli import Command, friendly_errors
+from dnnlib.cli import Command, counted, friendly_errors
 from dnnlib.errors import UserError
 from training.dataset_import import ImportReport, Transform, import_dataset
 
@@ -72,7 +72,7 @@ def print_report(report: ImportReport, dest: str) -> None:
     left_out = f", {len(report.skipped)} skipped" if report.skipped else ""
     labels = f"labels of {report.label_dim}" if report.label_dim else "no labels"
     kind = "greyscale" if report.num_channels == 1 else "RGB"
-    click.echo(f"{dest}: {report.num_images} {kind} images of {report.resolution}x{report.resolution}, {labels}{left_out}")
+    click.echo(f"{dest}: {counted(report.num_images, f'{kind} image')} of {report.resolution}x{report.resolution}, {labels}{left_out}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from tqdm import tqdm
 
-from dnnlib.cli import Command, GridSize, friendly_errors, ops_option, output_folder, parse_int_list
+from dnnlib.cli import Command, GridSize, counted, friendly_errors, ops_option, output_folder, parse_int_list
 from dnnlib.errors import UserError
 from tools import options
 
@@ -79,7 +79,7 @@ def write_singles(images: Iterable[tuple[int, "torch.Tensor"]], total: int, fold
 
     for number, image in tqdm(images, total=total, unit="img", leave=False, disable=None):
         save_png(image, folder / name.format(number))
-    print(f"{total} images in {folder}")
+    print(f"{counted(total, 'image')} in {folder}")
 
 
 def write_grid(images: Iterable[tuple[int, "torch.Tensor"]], total: int, outdir: str, columns: int, rows: int) -> None:
@@ -96,7 +96,7 @@ def write_grid(images: Iterable[tuple[int, "torch.Tensor"]], total: int, outdir:
     cells = torch.zeros([columns * rows, *drawn.shape[1:]], dtype=torch.uint8)
     cells[:total] = drawn
     save_grid(cells, folder / "grid.png", columns)
-    print(f"{total} images in {folder / 'grid.png'}")
+    print(f"{counted(total, 'image')} in {folder / 'grid.png'}")
 
 
 if __name__ == "__main__":

@@ -46,6 +46,11 @@ host_memory_option = environment_option(
 )
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 image``, ``2 images``."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 class Command(click.Command):
     """A click command whose options may be typed with ``-`` or ``_`` (``--reg_type`` = ``--reg-type``)."""
 

@@ -1,1 +1,1 @@
-"""Further command lines, run as ``python -m tools.NAME`` from the project's root."""
+"""Further command lines: ``python tools/NAME.py`` or, from the project's root, ``python -m tools.NAME``."""

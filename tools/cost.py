@@ -1,13 +1,14 @@
 """What GGDR costs: parameters and time a step, without and with it (table 4c of Lee et al. 2022), its variants (tables 4a and
 4b) and segmentation (figure 2) included.
 
-    python -m tools.cost --cfg=paper256 --resolution=256 --repeats=0
-    python -m tools.cost --repeats=0 --ggdr-kernel=3 --ggdr-act=lrelu
-    python -m tools.cost --repeats=0 --reg_type=seg --classes=150
-    python -m tools.cost --cfg=cifar --resolution=32 --cbase=512 --cmax=32 --batch=16
+    python tools/cost.py --cfg=paper256 --resolution=256 --repeats=0
+    python tools/cost.py --repeats=0 --ggdr-kernel=3 --ggdr-act=lrelu
+    python tools/cost.py --repeats=0 --reg_type=seg --classes=150
+    python tools/cost.py --cfg=cifar --resolution=32 --cbase=512 --cmax=32 --batch=16
 """
 
 import dataclasses
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,7 +21,10 @@ import numpy as np
 import torch
 from torch import nn
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from dnnlib.cli import Command, IntOrList, friendly_errors, ops_option
+from dnnlib.errors import UserError
 from torch_utils.device import announce_device
 from training.checkpoint import RunState
 from training.config import DataConfig, TrainConfig
@@ -30,6 +34,7 @@ from training.launch import inspect_data, open_dataset
 from training.paired import MAX_CLASSES
 from training.phases import Phase, build_phases, run_phase
 from training.presets import RECIPES, TrainOptions, resolve
+from training.resolutions import MIN_RESOLUTION, is_resolution
 
 FACTS = """\
 The paper (table 4c: StyleGAN2, 256x256, eight V100): 4.87M -> 5.05M parameters (+3.7 %), 5.60 s -> 6.05 s (+8.0 %).
@@ -173,6 +178,8 @@ def main(
     Times are those of each phase's fastest repeat; a step has each phase as often as it runs (path length every 4 steps, R1
     every 16).
     """
+    if not is_resolution(resolution):
+        raise UserError(f"--resolution={resolution} must be a power of two, {MIN_RESOLUTION} or larger")
     where = announce_device(device)
     with tempfile.TemporaryDirectory() as folder:
         data = stand_in_data(Path(folder, "images"), resolution, int(channels))

@@ -1,6 +1,6 @@
 """Says what this machine has of what the compiled ops need, tries each op, and says what to do about what is missing.
 
-    python -m tools.doctor [--ops auto|native|ref] [--device cpu|cuda] [--json]
+    python tools/doctor.py [--ops auto|native|ref] [--device cpu|cuda] [--json]
 
 Exit status 1 if something that was asked for does not work.
 """
@@ -15,6 +15,8 @@ from pathlib import Path
 
 import click
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dnnlib.cli import Command, friendly_errors
 from dnnlib.download import CACHE_VARIABLE, cache_root

@@ -6,6 +6,7 @@ With ``--paired`` the result is a folder for segmentation, ``images/`` and ``ann
 import hashlib
 import io
 import re
+import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 import click
 import numpy as np
 import PIL.Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dnnlib.cli import Command, friendly_errors
 from dnnlib.errors import UserError

@@ -1,18 +1,22 @@
 """Make a paired data set, images with segmentation maps, for ``train.py --reg_type=seg`` and ``tools/probe_segmentation.py``.
 
-    python -m tools.make_paired_dataset --images=ADEChallengeData2016/images/training \\
+    python tools/make_paired_dataset.py --images=ADEChallengeData2016/images/training \\
         --annotations=ADEChallengeData2016/annotations/training --zero=unlabelled --resolution=256 --dest=datasets/ade20k256.zip
 """
 
 import dataclasses
 import io
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import numpy as np
 import PIL.Image
 from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dnnlib.cli import Command, friendly_errors
 from dnnlib.errors import UserError

@@ -1,11 +1,14 @@
 """The metrics of one or more runs over training, as a Markdown table.
 
-    python -m tools.metrics_table RUN_DIR [RUN_DIR ...]
+    python tools/metrics_table.py RUN_DIR [RUN_DIR ...]
 """
 
+import sys
 from pathlib import Path
 
 import click
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dnnlib.cli import Command, friendly_errors
 from dnnlib.errors import UserError

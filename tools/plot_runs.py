@@ -1,6 +1,6 @@
 """Draw the curves of runs over training, several seeds of one kind as their mean with the spread.
 
-    python -m tools.plot_runs --run=none='runs/none-seed*/*' --run=ggdr='runs/ggdr-seed*/*' --curve=fid2k_full --out=fid.png
+    python tools/plot_runs.py --run=none='runs/none-seed*/*' --run=ggdr='runs/ggdr-seed*/*' --curve=fid2k_full --out=fid.png
 
 Lee et al. 2022 (GGDR), figure 7a, is such a plot: FID in early training on LSUN Cat, several runs each.
 """
@@ -14,6 +14,8 @@ from typing import Any
 
 import click
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dnnlib.cli import Command, friendly_errors
 from dnnlib.errors import UserError
@@ -129,7 +131,7 @@ def main(runs: tuple[str, ...], wanted: tuple[str, ...], out: str, max_kimg: flo
     """Draw metrics and statistics of runs over kimg, a panel for each; runs of one label become a mean with its spread.
 
     \b
-    python -m tools.plot_runs --run=none='runs/none-*/0*' --run=ggdr='runs/ggdr-*/0*' --curve=fid50k_full --out=fid.png
+    python tools/plot_runs.py --run=none='runs/none-*/0*' --run=ggdr='runs/ggdr-*/0*' --curve=fid50k_full --out=fid.png
     """
     limit = float("inf") if max_kimg is None else max_kimg
     read = {label: [read_run(folder, limit) for folder in folders] for label, folders in parse_runs(runs).items()}

@@ -1,18 +1,21 @@
 """How much of a segmentation can be read from a frozen discriminator: figure 7b of Lee et al. 2022 (GGDR).
 
-    python -m tools.probe_segmentation --network=none=none.pkl --network=ggdr=ggdr.pkl --data=emoji32-pairs --out=probe
+    python tools/probe_segmentation.py --network=none=none.pkl --network=ggdr=ggdr.pkl --data=emoji32-pairs --out=probe
 
 ``--data`` is a folder with ``images/`` and ``annotations/`` (:class:`training.paired.PairedDataset`); the paper uses
 ADE20K with 150 classes.
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dnnlib.cli import Command, friendly_errors, ops_option, parse_int_list
 from dnnlib.errors import UserError

@@ -1,13 +1,12 @@
 """Print, or run, the command lines that redo figure 2, a row of tables 1 to 3, or tables 4a and 4b of Lee et al. 2022 (GGDR).
 
-    python -m tools.recipe --list
-    python -m tools.recipe ffhq-140k
-    python -m tools.recipe cifar10 --run --only=ggdr --gpus=1
+    python tools/recipe.py --list
+    python tools/recipe.py ffhq-140k
+    python tools/recipe.py cifar10 --run --only=ggdr --gpus=1
 
 ``docs/recipes.md`` is this for all of them (``--markdown``).
 """
 
-import os
 import shlex
 import subprocess
 import sys
@@ -16,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dnnlib.cli import Command, friendly_errors
 from dnnlib.errors import UserError
@@ -62,7 +63,7 @@ def prepare_command(experiment: Experiment, places: Places) -> list[str]:
     """The arguments after ``python`` that make the data set."""
     if experiment.annotations is not None:
         sources = [f"--images={places.raw}/{experiment.source}", f"--annotations={places.raw}/{experiment.annotations}"]
-        return ["-m", "tools.make_paired_dataset", *sources, f"--dest={data_path(experiment, places)}", *experiment.convert]
+        return ["tools/make_paired_dataset.py", *sources, f"--dest={data_path(experiment, places)}", *experiment.convert]
     return ["dataset_tool.py", f"--source={places.raw}/{experiment.source}", f"--dest={data_path(experiment, places)}", *experiment.convert]
 
 
@@ -130,10 +131,16 @@ def described_data(experiment: Experiment, places: Places, *, annotated: bool) -
     )
 
 
-def trainings(name: str, places: Places) -> Iterator[Training]:
-    """Every training of an experiment as command lines."""
-    for variant in variants(EXPERIMENTS[name]):
-        yield training(EXPERIMENTS[name], name, variant, places)
+def trainings(name: str, places: Places, only: str | None = None) -> list[Training]:
+    """Every training of an experiment as command lines; with ``only``, those of one ``--reg_type``.
+
+    Raises :class:`UserError` where the experiment has none of them.
+    """
+    found = [training(EXPERIMENTS[name], name, variant, places) for variant in variants(EXPERIMENTS[name])]
+    chosen = [one for one in found if only in (None, one.reg_type)]
+    if not chosen:
+        raise UserError(f"--only={only}: recipe {name} trains with {' and '.join(dict.fromkeys(one.reg_type for one in found))} only")
+    return chosen
 
 
 def shell(arguments: list[str]) -> str:
@@ -141,8 +148,8 @@ def shell(arguments: list[str]) -> str:
     return shlex.join(["python", *arguments])
 
 
-def recipe_text(name: str, places: Places) -> str:
-    """The command lines of an experiment, with the paper's values, as a shell script."""
+def recipe_text(name: str, places: Places, only: str | None = None) -> str:
+    """The command lines of an experiment, with the paper's values, as a shell script; ``only`` as in :func:`trainings`."""
     experiment = EXPERIMENTS[name]
     lines = [
         f"# {experiment.title} ({experiment.table})",
@@ -151,7 +158,7 @@ def recipe_text(name: str, places: Places) -> str:
         f"# Data: {places.raw}/{experiment.source} from {experiment.origin}",
         shell(prepare_command(experiment, places)),
     ]
-    for one in trainings(name, places):
+    for one in trainings(name, places, only):
         lines += ["", f"# {one.title}{score_text(one.scores)}", shell(one.train), shell(one.measure)]
     return "\n".join(lines)
 
@@ -183,7 +190,7 @@ def ablations() -> str:
 HEADER = """# Recipes of figure 2 and tables 1 to 4
 
 The command lines that redo the figure and the tables of Lee et al. 2022 (GGDR), beside what the paper reports. This file is
-made by `python -m tools.recipe --markdown` and held in step by a test; `python -m tools.recipe NAME` prints one recipe, and with
+made by `python tools/recipe.py --markdown` and held in step by a test; `python tools/recipe.py NAME` prints one recipe, and with
 `--run` runs it (`--only=ggdr`, `--gpus`, `--seed`, `--kimg` change it; `--raw`, `--datasets`, `--outdir` say where things are).
 
 **None of these has been run here** at this scale: they need 8 GPUs each (CIFAR-10: 2) and data that this repository does not
@@ -210,20 +217,19 @@ def markdown() -> str:
 
 
 def run_recipe(name: str, places: Places, only: str | None) -> None:
-    """Make the data set unless it is there, train, measure; with ``only``, the trainings of one ``--reg_type``.
+    """Make the data set unless it is there, train, measure; ``only`` as in :func:`trainings`.
 
     Raises :class:`UserError` when one of the commands fails.
     """
-    experiment = EXPERIMENTS[name]
+    experiment, chosen = EXPERIMENTS[name], trainings(name, places, only)
     if Path(data_path(experiment, places)).exists():
         print(f"{data_path(experiment, places)} is there already")
     else:
         call(prepare_command(experiment, places))
-    for one in trainings(name, places):
-        if only in (None, one.reg_type):
-            call(one.train)
-            call([one.measure[0], f"--network={last_snapshot(one.run_dir)}", *one.measure[2:]])
-            print(f"\n{one.title}{score_text(one.scores)}", flush=True)
+    for one in chosen:
+        call(one.train)
+        call([one.measure[0], f"--network={last_snapshot(one.run_dir)}", *one.measure[2:]])
+        print(f"\n{one.title}{score_text(one.scores)}", flush=True)
 
 
 def last_snapshot(run_dir: str) -> Path:
@@ -238,14 +244,11 @@ def last_snapshot(run_dir: str) -> Path:
 
 
 def call(arguments: list[str]) -> None:
-    """Print and run one of the entry points, or a module (``-m``). Raises :class:`UserError` when it fails."""
+    """Print and run one of the project's programs. Raises :class:`UserError` when it fails."""
     print(f"\n$ {shell(arguments)}", flush=True)
-    module = arguments[0] == "-m"
-    command = arguments if module else [str(ROOT / arguments[0]), *arguments[1:]]
-    search = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    status = subprocess.run([sys.executable, *command], env={**os.environ, "PYTHONPATH": search}, check=False).returncode
+    status = subprocess.run([sys.executable, str(ROOT / arguments[0]), *arguments[1:]], check=False).returncode
     if status:
-        raise UserError(f"{arguments[int(module)]} ended with status {status}")
+        raise UserError(f"{arguments[0]} ended with status {status}")
 
 
 @click.command(cls=Command)
@@ -253,7 +256,7 @@ def call(arguments: list[str]) -> None:
 @click.option("--list", "list_", is_flag=True, help="Name the recipes, with the paper's values")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print docs/recipes.md")
 @click.option("--run", "run_", is_flag=True, help="Run the command lines instead of printing them")
-@click.option("--only", type=click.Choice([*REGULARISERS, "seg"]), help="With --run: train only with this --reg_type")
+@click.option("--only", type=click.Choice([*REGULARISERS, "seg"]), help="Only the trainings with this --reg_type")
 @click.option("--raw", default="raw", show_default=True, metavar="DIR", help="Where the originals are")
 @click.option("--datasets", default="datasets", show_default=True, metavar="DIR", help="Where data sets go")
 @click.option("--outdir", default="training-runs", show_default=True, metavar="DIR", help="Where runs go")
@@ -284,7 +287,7 @@ def main(
     if run_:
         run_recipe(name, places, only)
     else:
-        print(recipe_text(name, places))
+        print(recipe_text(name, places, only))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Run a protocol of trainings with and without GGDR at CPU scale, and report what came out.
 
-    python -m tools.reproduce --outdir=claim-runs [--jobs=2] [--hours=8]     # starts, or goes on
-    python -m tools.reproduce --outdir=claim-runs --status
-    python -m tools.reproduce --outdir=claim-runs --report=docs/reproduction
+    python tools/reproduce.py --outdir=claim-runs [--jobs=2] [--hours=8]     # starts, or goes on
+    python tools/reproduce.py --outdir=claim-runs --status
+    python tools/reproduce.py --outdir=claim-runs --report=docs/reproduction
 
 What is run and why: docs/reproduction.md. It may be stopped at any time, in any way; the same command goes on.
 """
@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dnnlib.cli import Command, FiniteFloat, friendly_errors, output_folder
 from dnnlib.errors import UserError
@@ -50,9 +52,9 @@ def main(name: str, outdir: str, jobs: int, hours: float | None, commands: bool,
     """Run a protocol with and without GGDR, or go on with it: claim (docs/reproduction.md), or an exploratory one.
 
     \b
-    python -m tools.reproduce --outdir=claim-runs --jobs=2 --hours=8
-    python -m tools.reproduce --outdir=claim-runs --report=docs/reproduction
-    python -m tools.reproduce weight --outdir=claim-runs
+    python tools/reproduce.py --outdir=claim-runs --jobs=2 --hours=8
+    python tools/reproduce.py --outdir=claim-runs --report=docs/reproduction
+    python tools/reproduce.py weight --outdir=claim-runs
     """
     if commands + status + (report is not None) > 1:
         raise UserError("--commands, --status and --report do different things; give one of them")

@@ -1,8 +1,9 @@
 """How well a discriminator trained with --reg_type=seg segments real images (section 2.1 of Lee et al. 2022).
 
-python -m tools.show_segmentation --network=RUN/network-snapshot-000000.pkl --network=RUN/network-snapshot-000020.pkl --out=masks.png
+python tools/show_segmentation.py --network=RUN/network-snapshot-000000.pkl --network=RUN/network-snapshot-000020.pkl --out=masks.png
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import click
 import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dnnlib.cli import Command, friendly_errors, ops_option
 from dnnlib.errors import UserError

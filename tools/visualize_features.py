@@ -1,10 +1,11 @@
 """Cluster the feature maps of a run's networks and show the clusters as colours: figures 3 and 8 of Lee et al. 2022 (GGDR).
 
-    python -m tools.visualize_features --run=RUN_DIR --snapshots=0,20,100 --outdir=out
-    python -m tools.visualize_features --network=network-snapshot-000100.pkl --encoder=8:3,16:6 --outdir=out
+    python tools/visualize_features.py --run=RUN_DIR --snapshots=0,20,100 --outdir=out
+    python tools/visualize_features.py --network=network-snapshot-000100.pkl --encoder=8:3,16:6 --outdir=out
 """
 
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 import click
 import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dnnlib.cli import Command, friendly_errors, ops_option, parse_int_list
 from dnnlib.errors import UserError

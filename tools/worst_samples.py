@@ -1,9 +1,10 @@
 """The worst and the best of many generated images: figure 6b of Lee et al. 2022 (GGDR), after Kumari et al. 2022.
 
-    python -m tools.worst_samples --network=network-snapshot-000100.pkl --num=5000 --outdir=out
+    python tools/worst_samples.py --network=network-snapshot-000100.pkl --num=5000 --outdir=out
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dnnlib.cli import Command, friendly_errors, ops_option
 from dnnlib.errors import UserError

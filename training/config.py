@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from dnnlib.errors import UserError
-from training.dataset_import.transform import MIN_RESOLUTION
+from training.resolutions import MIN_RESOLUTION, is_power_of_two, is_resolution
 from training.snapshots import KEEP_ALL, KeepPolicy
 
 #: Names of the augmentation pipelines; their contents are ``training.augment.presets.AUGPIPE_SPECS``.
@@ -171,11 +171,6 @@ def _from_plain(value: Any, hint: Any) -> Any:
     return value
 
 
-def is_power_of_two(number: int) -> bool:
-    """True for 1, 2, 4, 8, …"""
-    return number > 0 and number & (number - 1) == 0
-
-
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Config):
     """The training images, as the opened data set described them.
@@ -213,7 +208,7 @@ class DataConfig(Config):
     def _validate(self) -> None:
         self._at_least(1, "num_images", "max_size")
         self._at_least(0, "label_dim", "random_seed", "annotation_classes")
-        if not is_power_of_two(self.resolution) or self.resolution < MIN_RESOLUTION:
+        if not is_resolution(self.resolution):
             raise UserError(
                 f"the images in {self.path} are {self.resolution} pixels wide; a power of two from {MIN_RESOLUTION} up is needed"
                 " (dataset_tool.py --width --height resizes them)"
@@ -360,7 +355,7 @@ class GGDRConfig(Config):
 
     def _validate(self) -> None:
         for resolution in self.resolutions:
-            if not is_power_of_two(resolution) or resolution < 8:
+            if not is_resolution(resolution):
                 raise UserError(f"--ggdr_res={resolution} must be a power of two, 8 or larger")
         if not self.resolutions or list(self.resolutions) != sorted(set(self.resolutions)):
             raise UserError(f"--ggdr_res={','.join(map(str, self.resolutions))} must name each target once, the smallest first")

@@ -16,9 +16,9 @@ import torch
 
 from dnnlib.errors import UserError
 from dnnlib.interrupt import SIGNALS
-from training.dataset_import.transform import MIN_RESOLUTION
 from training.file_tree import FileTree, reason
 from training.labels import LABEL_FILE, label_array, labels_for, read_labels
+from training.resolutions import MIN_RESOLUTION, is_resolution
 
 CHANNELS = {"L": 1, "RGB": 3}
 
@@ -164,7 +164,7 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
         first = self._names[0]
         shape = read_pixels(self._tree, first).shape
         _, height, width = shape
-        if height != width or width < MIN_RESOLUTION or width & (width - 1):
+        if height != width or not is_resolution(width):
             raise UserError(
                 f"'{first}' in '{self.path}' is {width}x{height}; images must be square with a power of two of at least "
                 f"{MIN_RESOLUTION} a side: convert them with dataset_tool.py --transform=center-crop --resolution=WxH"
@@ -178,7 +178,7 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
         labels = read_labels(self._tree)
         if labels is None:
             raise UserError(
-                f"'{self.path}' has no labels in a {LABEL_FILE}; train without --cond, or add them "
+                f"'{self.path}' has no labels in a {LABEL_FILE}, and a conditional model needs them; add them "
                 "(dataset_tool.py --labels=subfolders takes them from folder names)"
             )
         return label_array(labels_for(self._all_names, labels, f"{LABEL_FILE} in '{self.path}'"))

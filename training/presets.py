@@ -553,4 +553,13 @@ def _explain_training(options: TrainOptions, config: TrainConfig) -> list[str]:
     elif config.discriminator.freeze_layers > 0:
         frozen = config.discriminator.freeze_layers
         notes.append(f"--freezed={frozen} without --resume: the frozen layers keep their random initial values.")
+    there = layers_to_freeze(config.discriminator.architecture, config.data.resolution)
+    if config.discriminator.freeze_layers > there:
+        notes.append(f"--freezed={config.discriminator.freeze_layers}: D has {there} layers above 4x4, and all of them are frozen.")
     return notes
+
+
+def layers_to_freeze(architecture: Literal["orig", "skip", "resnet"], resolution: int) -> int:
+    """How many layers D's blocks have, from the image's resolution down to 8×8: those that Freeze-D can reach."""
+    blocks = resolution.bit_length() - 3
+    return {"orig": 2 * blocks + 1, "skip": 3 * blocks, "resnet": 3 * blocks + 1}[architecture]

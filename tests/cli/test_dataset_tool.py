@@ -84,6 +84,7 @@ WRONG = {
     "missing source": (["--source=nowhere", "--dest=out.zip"], 1, "'nowhere' does not exist"),
     "no labels": (["--source=in", "--dest=out.zip", "--resolution=8x8", "--labels=dataset.json"], 1, "has no labels"),
     "dest not empty": (["--source=in", "--dest=in/a", "--resolution=8x8"], 1, "is not empty"),
+    "another archive": (["--source=in", "--dest=out.tar", "--resolution=8x8"], 1, ".tar files are not written; give a folder or"),
 }
 
 

@@ -103,3 +103,9 @@ def test_segmentation_is_timed(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "3 classes, batch 2 on cpu" in result.output
     assert "with masks" in result.output
+
+
+def test_an_impossible_resolution():
+    result = CliRunner().invoke(cost.main, ["--resolution=33", "--repeats=0"])
+    assert result.exit_code == 1
+    assert result.output == "Error: --resolution=33 must be a power of two, 8 or larger\n"

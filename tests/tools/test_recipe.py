@@ -83,15 +83,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", list(EXPERIMENTS))
 def test_the_other_command_lines_parse(name: str) -> None:
     lines = commands(recipe_text(name, Places()))
-    prepare = "-m" if EXPERIMENTS[name].annotations else "dataset_tool.py"
+    prepare = "tools/make_paired_dataset.py" if EXPERIMENTS[name].annotations else "dataset_tool.py"
     assert [line[0] for line in lines] == [prepare, *["train.py", "calc_metrics.py"] * (len(lines) // 2)]
     assert len(lines) == 1 + 4 * len(EXPERIMENTS[name].comparisons) + 2 * len(EXPERIMENTS[name].variants)
     for script, *arguments in lines:
         if script == "dataset_tool.py":
             assert dataset_tool.main.make_context(script, list(arguments)).params["dest"].endswith(".zip")
-        if script == "-m":
-            assert arguments[0] == "tools.make_paired_dataset"
-            assert make_paired_dataset.main.make_context("-m", arguments[1:]).params["dest"] == "datasets/ade20k256.zip"
+        if script == "tools/make_paired_dataset.py":
+            assert make_paired_dataset.main.make_context(script, list(arguments)).params["dest"] == "datasets/ade20k256.zip"
         if script == "calc_metrics.py":
             parse_metrics(calc_metrics.main.make_context(script, list(arguments)).params["metrics"])
 
@@ -115,6 +114,12 @@ def test_printing(tmp_path: Path) -> None:
     assert {"--gpus=1", "--kimg=10", "--seed=3", "--data=/data/cifar10.zip", "--outdir=out/cifar10/ada-ggdr"} <= set(shlex.split(line))
     assert "network-snapshot-000010.pkl" in result.output
     assert "FID 2.15 ± 0.02" in result.output
+    only = CliRunner().invoke(recipe.main, ["cifar10", "--only=ggdr"]).output
+    assert "--reg_type=ggdr" in only
+    assert "--reg_type=none" not in only
+    result = CliRunner().invoke(recipe.main, ["cifar10", "--only=seg"])
+    assert result.exit_code == 1
+    assert "--only=seg: recipe cifar10 trains with none and ggdr only" in result.output
     table = CliRunner().invoke(recipe.main, ["--list"]).output
     assert "| `afhq-wild` | AFHQ Wild | ADA | 3.05 | 2.06 | 0.76 | 0.80 | 0.13 | 0.27 |" in table
     assert "| `ablations` | tables 4a and 4b | target 64x64, leaky ReLU | 5.43 |" in table
@@ -132,7 +137,7 @@ def test_running_stops_at_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert [line[0] for line in called] == ["dataset_tool.py", "train.py"]
     assert "--reg_type=ggdr" in called[1]
     monkeypatch.undo()
-    for name, script in (("cifar10", r"dataset_tool\.py"), ("ade20k", r"tools\.make_paired_dataset")):
+    for name, script in (("cifar10", r"dataset_tool\.py"), ("ade20k", r"tools/make_paired_dataset\.py")):
         with pytest.raises(UserError, match=f"{script} ended with status 1"):
             recipe.run_recipe(name, Places(raw=str(tmp_path / "nothing"), datasets=str(tmp_path)), None)
 

@@ -7,8 +7,9 @@ from helpers import plain_data, small_config
 from training.build import describe_precision
 from training.networks import Discriminator, Generator, modulated_conv2d
 from training.networks.decoder import decode
-from training.networks.discriminator import MinibatchStdLayer
+from training.networks.discriminator import DiscriminatorBlock, MinibatchStdLayer
 from training.networks.layers import HalfPrecision, MappingNetwork, use_bfloat16
+from training.presets import layers_to_freeze
 
 SMALL = {"channel_base": 128, "channel_max": 8}
 
@@ -65,6 +66,7 @@ def test_discriminator_architectures(architecture, c_dim, channels):
     assert list(maps) == [8]
     if c_dim:
         assert not torch.allclose(D(images, c.flip(0)), logits)
+    assert layers_to_freeze(architecture, 32) == sum(block.num_layers for block in D.children() if isinstance(block, DiscriminatorBlock))
 
 
 @pytest.mark.parametrize("architecture", ["orig", "skip", "resnet"])

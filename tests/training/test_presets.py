@@ -235,3 +235,4 @@ def test_notes() -> None:
     assert "over 2 images, all that a GPU has, in place of 4" in notes(batch=2)
     assert "--freezed=2 without --resume" in notes(freezed=2)
     assert "--freezed" not in notes(freezed=2, resume="a.pkl")
+    assert "--freezed=99: D has 16 layers above 4x4, and all of them are frozen" in notes(freezed=99, resume="a.pkl")

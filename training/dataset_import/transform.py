@@ -6,12 +6,12 @@ from typing import Literal
 import PIL.Image
 
 from dnnlib.errors import UserError
+from training.resolutions import MIN_RESOLUTION, is_resolution
 
 Crop = Literal["center-crop", "center-crop-wide"]
 ResizeFilter = Literal["box", "lanczos", "nearest"]
 
 FILTERS = {"box": PIL.Image.Resampling.BOX, "lanczos": PIL.Image.Resampling.LANCZOS, "nearest": PIL.Image.Resampling.NEAREST}
-MIN_RESOLUTION = 8  # the least that the networks can have
 
 
 class TooSmall(Exception):
@@ -72,7 +72,7 @@ class Transform:
 
 def check_output_size(width: int, height: int, what: str = "the images would come out") -> None:
     """Raise :class:`UserError` unless the size is a square of a power of two that a network can have."""
-    if width != height or width < MIN_RESOLUTION or width & (width - 1):
+    if width != height or not is_resolution(width):
         raise UserError(
             f"{what} {width}x{height}; training needs squares with a power of two of at least {MIN_RESOLUTION} a side: "
             "set --width and --height (and --transform=center-crop to keep the shapes)"

@@ -30,6 +30,10 @@ def encode_png(image: PIL.Image.Image) -> bytes:
     return stream.getvalue()
 
 
+#: Names that ask for an archive of another kind; none of them is a folder's.
+OTHER_ARCHIVES = {".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".lmdb", ".mdb", ".hdf5", ".h5"}
+
+
 class DatasetWriter:
     """Numbers images in the order in which they come: ``NNNNN/imgNNNNNNNN.png``, and ``dataset.json`` at the end."""
 
@@ -88,6 +92,8 @@ def check_dest(dest: str | os.PathLike[str]) -> None:
         raise UserError(f"--dest folder '{dest}' is not empty; empty it or give another one")
     elif path.exists() and not path.is_dir():
         raise UserError(f"--dest '{dest}' is a file; give a folder or a name that ends in .zip")
+    elif path.suffix.lower() in OTHER_ARCHIVES:
+        raise UserError(f"--dest '{dest}': {path.suffix} files are not written; give a folder or a name that ends in .zip")
 
 
 def is_zip_name(path: Path) -> bool:
