@@ -80,6 +80,7 @@ def measure(
     from torch_utils.distributed import is_main, main_first
     from training.network_files import load_networks
     from training.reals import open_images, open_reals
+    from training.run_directory import OPTIONS_FILE
 
     parsed = parse_metrics(metrics)
     if not parsed:
@@ -96,7 +97,7 @@ def measure(
         if mirror is None and data is None:
             mirror = trained_on.get("xflip", False)
         folder = Path(network).parent
-        run_dir = folder if (folder / "training_options.json").is_file() else None
+        run_dir = folder if (folder / OPTIONS_FILE).is_file() else None
     else:
         assert data is not None
         dataset = open_images(data)

@@ -27,7 +27,8 @@ from torch_utils.device import pick_device  # noqa: E402
 from training.checkpoint import RunState  # noqa: E402
 from training.config import DataConfig  # noqa: E402
 from training.presets import RECIPES, TrainOptions, resolve  # noqa: E402
-from training.run_state_file import read_state, state_path, write_state  # noqa: E402
+from training.run_directory import state_path  # noqa: E402
+from training.run_state_file import read_state, write_state  # noqa: E402
 
 
 @click.command(cls=Command)

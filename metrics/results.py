@@ -127,6 +127,12 @@ def read_results(run_dir: str | os.PathLike[str], metric: str) -> list[Record]:
     return records
 
 
+def snapshot_kimg(record: Record) -> int | None:
+    """Thousands of images after which the network of a record was taken; None where it was no snapshot of a run."""
+    found = re.search(r"network-snapshot-(\d+)", str(record.get("snapshot_pkl")))
+    return None if found is None else int(found[1])
+
+
 def snapshot_values(run_dir: str | os.PathLike[str]) -> Iterator[tuple[float, dict[str, float]]]:
     """Kimg and values of every record of a snapshot in a run directory's ``metric-*.jsonl``, file by file, oldest first.
 
@@ -135,9 +141,9 @@ def snapshot_values(run_dir: str | os.PathLike[str]) -> Iterator[tuple[float, di
     """
     for path in sorted(Path(run_dir).glob("metric-*.jsonl")):
         for record in read_results(run_dir, path.stem.removeprefix("metric-")):
-            found = re.search(r"network-snapshot-(\d+)", str(record.get("snapshot_pkl")))
-            if found is not None:
-                yield float(found[1]), {name: float(value) for name, value in record["results"].items()}
+            kimg = snapshot_kimg(record)
+            if kimg is not None:
+                yield float(kimg), {name: float(value) for name, value in record["results"].items()}
 
 
 def best_snapshot(run_dir: str | os.PathLike[str], metric: str) -> Path | None:

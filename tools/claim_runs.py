@@ -1,12 +1,12 @@
 """The runs of a protocol on disk: their command lines, how far they are, and what was measured. Nothing here imports torch."""
 
 import json
-import re
 from pathlib import Path
 
 from dnnlib.errors import UserError
-from metrics.results import read_results
+from metrics.results import read_results, snapshot_kimg
 from tools.claim_protocols import Images, Protocol, Run
+from training.run_directory import images_in_state, state_paths
 
 #: Values over kimg.
 Curve = dict[int, float]
@@ -48,7 +48,7 @@ def find_run(outdir: Path, run: Run) -> Path | None:
 
     Raises :class:`UserError` where several have one: only a person can tell which is meant.
     """
-    found = sorted(path for path in (outdir / run.name).glob("[0-9]*-*") if any(path.glob("training-state-*.pt")))
+    found = sorted(path for path in (outdir / run.name).glob("[0-9]*-*") if state_paths(path))
     if len(found) > 1:
         raise UserError(f"{outdir / run.name} has several runs ({', '.join(path.name for path in found)}); keep one of them there")
     return found[0] if found else None
@@ -56,8 +56,8 @@ def find_run(outdir: Path, run: Run) -> Path | None:
 
 def images_seen(run_dir: Path | None) -> int:
     """Images after which the newest state was written; 0 without one."""
-    names = [] if run_dir is None else [path.stem for path in run_dir.glob("training-state-*.pt")]
-    return max((int(found[0]) for name in names if (found := re.search(r"\d+$", name))), default=0)
+    states = [] if run_dir is None else state_paths(run_dir)
+    return images_in_state(states[0]) if states else 0
 
 
 def measured(run_dir: Path | None, protocol: Protocol) -> dict[str, Curve]:
@@ -67,11 +67,11 @@ def measured(run_dir: Path | None, protocol: Protocol) -> dict[str, Curve]:
     """
     curves: dict[str, Curve] = {}
     for record in [record for metric in protocol.metrics if run_dir is not None for record in read_results(run_dir, metric)]:
-        snapshot = re.search(r"network-snapshot-(\d+)", str(record.get("snapshot_pkl")))
+        kimg = snapshot_kimg(record)
         trained = "images_seen" in record and record.get("detector") == protocol.detector
-        if trained and snapshot is not None:
+        if trained and kimg is not None:
             for name, value in record["results"].items():
-                curves.setdefault(name, {})[int(snapshot[1])] = float(value)
+                curves.setdefault(name, {})[kimg] = float(value)
     return {name: dict(sorted(curve.items())) for name, curve in curves.items()}
 
 

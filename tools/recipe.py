@@ -23,6 +23,7 @@ from dnnlib.errors import UserError
 from tools.paper_experiments import EXPERIMENTS, Experiment, Scores, Variant
 from training.config import IMAGES, DataConfig
 from training.presets import TrainOptions, resolve
+from training.run_directory import snapshot_name, snapshot_paths
 
 ROOT = Path(__file__).resolve().parent.parent
 REGULARISERS = ("none", "ggdr")
@@ -102,7 +103,7 @@ def training(experiment: Experiment, name: str, variant: Variant, places: Places
     train += [f"--{key}={_typed(value)}" for key, value in said.items() if value is not None]
     config = resolve(options, data)
     run_dir = f"{outdir}/00000-{config.description}"
-    network = f"{run_dir}/network-snapshot-{int(config.schedule.total_kimg):06d}.pkl"
+    network = f"{run_dir}/{snapshot_name(config.schedule.total_images)}"
     measure = ["calc_metrics.py", f"--network={network}", f"--metrics={experiment.metrics}"]
     return Training(variant.title, options.reg_type or "none", variant.scores, train, measure, run_dir)
 
@@ -237,7 +238,7 @@ def last_snapshot(run_dir: str) -> Path:
     first = Path(run_dir)
     description = first.name.partition("-")[2]
     runs = sorted(path for path in first.parent.glob("[0-9]*") if path.name.partition("-")[2] == description)
-    snapshots = sorted(runs[-1].glob("network-snapshot-*.pkl")) if runs else []
+    snapshots = snapshot_paths(runs[-1]) if runs else []
     if not snapshots:
         raise UserError(f"there is no network pickle in {first.parent}/*-{description}")
     return snapshots[-1]

@@ -32,7 +32,8 @@ sys.path.insert(0, str(ROOT))
 from dnnlib.cli import Command, friendly_errors, parse_int_list  # noqa: E402
 from dnnlib.durations import format_duration  # noqa: E402
 from dnnlib.errors import UserError  # noqa: E402
-from training.run_state_file import newest_state, state_paths  # noqa: E402
+from training.run_directory import state_paths  # noqa: E402
+from training.run_state_file import newest_state  # noqa: E402
 
 BATCH = 16
 TRAIN = (

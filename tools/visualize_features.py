@@ -28,6 +28,7 @@ from training.dataset import ImageFolderDataset
 from training.images import from_uint8, save_png
 from training.network_files import load_networks
 from training.reals import open_reals
+from training.run_directory import snapshot_paths
 
 #: Resolutions and the number of clusters at each.
 Wanted = dict[int, int]
@@ -68,7 +69,7 @@ def parse_wanted(option: str, text: str | None) -> Wanted | None:
     return wanted
 
 
-def snapshot_paths(network: Sequence[str], run: str | None, snapshots: str | None) -> list[Path]:
+def chosen_snapshots(network: Sequence[str], run: str | None, snapshots: str | None) -> list[Path]:
     """The network pickles to look at, in order: those named, or those of a run at some kimg (its last one by default).
 
     Raises :class:`UserError` when neither or both are given and when one is missing.
@@ -79,7 +80,7 @@ def snapshot_paths(network: Sequence[str], run: str | None, snapshots: str | Non
         if snapshots is not None:
             raise UserError("--snapshots goes with --run; with --network name each pickle")
         return [Path(name) for name in network]
-    found = {int(path.stem.rpartition("-")[2]): path for path in sorted(Path(run).glob("network-snapshot-*.pkl"))}
+    found = {int(path.stem.rpartition("-")[2]): path for path in snapshot_paths(Path(run))}
     if not found:
         raise UserError(f"--run={run} has no network-snapshot-*.pkl; give a run directory")
     wanted = [max(found)] if snapshots is None else parse_int_list(snapshots)
@@ -197,7 +198,7 @@ def main(
     """
     wanted_g, wanted_d = parse_wanted("--generator", generator), parse_wanted("--decoder", decoder)
     where, count = announce_device(device), max(num, clustered)
-    taken = [look(path, data, wanted_g, count, seed, where) for path in snapshot_paths(network, run, snapshots)]
+    taken = [look(path, data, wanted_g, count, seed, where) for path in chosen_snapshots(network, run, snapshots)]
     decoders = [snapshot.maps["decoder"] for snapshot in taken]
     wanted = {
         "generator": wanted_g or dict.fromkeys(taken[-1].maps["generator"], DEFAULT_CLUSTERS),

@@ -24,6 +24,7 @@ from training.networks import Discriminator, Generator
 from training.networks.decoder import is_decoder_key
 from training.objective import Objective
 from training.reporting import TickTimer
+from training.run_directory import snapshot_name
 from training.run_state_file import newest_state, read_state
 from training.transfer import fetch_source
 
@@ -39,7 +40,7 @@ class Stateful(Protocol):
 
 
 #: The numbers and names among the attributes of :class:`RunState` that are saved.
-COUNTERS = ("steps", "images_seen", "tick", "tick_start", "snapshots", "pending", "best")
+COUNTERS = ("steps", "images_seen", "tick", "tick_start", "snapshots", "pending")
 
 
 @dataclass
@@ -61,7 +62,6 @@ class RunState:
         tick, tick_start: number of the current tick, and images seen when it began.
         snapshots: names of the network snapshots so far.
         pending: name of a snapshot that was just taken and has not been measured yet.
-        best: the run's first metric, and which snapshot has its best value so far: ``{"metric", "snapshot"}``.
     """
 
     config: TrainConfig
@@ -83,7 +83,6 @@ class RunState:
     tick_start: int = 0
     snapshots: list[str] = field(default_factory=list)
     pending: str | None = None
-    best: dict[str, Any] | None = None
 
     @staticmethod
     def fresh(config: TrainConfig, device: torch.device) -> "RunState":
@@ -224,8 +223,8 @@ class RunState:
 
     @property
     def snapshot_name(self) -> str:
-        """``network-snapshot-NNNNNN.pkl``, N being thousands of images seen."""
-        return f"network-snapshot-{self.images_seen // 1000:06d}.pkl"
+        """The file name of a network pickle taken now."""
+        return snapshot_name(self.images_seen)
 
     def save_snapshot(self, run_dir: Path) -> Path:
         """Write the network pickle :attr:`snapshot_name` and return its path. Raises :class:`OSError`."""

@@ -10,6 +10,7 @@ from typing import Any
 from dnnlib.errors import UserError
 from training.config import TrainConfig
 from training.presets import as_options
+from training.run_directory import OPTIONS_FILE, snapshot_paths, state_paths
 
 #: Fields of the configuration in which a run may be continued with other values than before: none changes what a step
 #: computes, the portions (and with them the random draws) of ``batch_gpu`` apart. ``description`` is only a name.
@@ -41,7 +42,6 @@ CHANGEABLE_OPTIONS = {
     "data": "data.path",
 }
 
-OPTIONS_FILE = "training_options.json"
 
 
 def read_options(run_dir: Path) -> TrainConfig:
@@ -63,15 +63,15 @@ def read_options(run_dir: Path) -> TrainConfig:
 
 def has_state(run_dir: Path) -> bool:
     """Whether a run has a state to go on from, whole or not."""
-    return any(run_dir.glob("training-state-*.pt"))
+    return bool(state_paths(run_dir))
 
 
 def check_has_state(run_dir: Path) -> None:
     """Raises :class:`UserError`, which says what can be done, for a run without any state."""
     if has_state(run_dir):
         return
-    snapshots = sorted(path.name for path in run_dir.glob("network-snapshot-*.pkl"))
-    advice = f"start a new run from its networks with --resume={run_dir / snapshots[-1]}" if snapshots else "start it anew"
+    snapshots = snapshot_paths(run_dir)
+    advice = f"start a new run from its networks with --resume={snapshots[-1]}" if snapshots else "start it anew"
     raise UserError(f"--continue={run_dir} has no training-state-*.pt, so nothing can go on exactly; {advice}")
 
 

@@ -57,7 +57,7 @@ class Maintenance:
         if due and (last or not self.keeper.unsound):
             self._take_snapshot(insist=last)
             self.measure()
-            self._prune()
+            on_main(self._prune, "removing snapshots")
         state.timer.begin_tick()
         bar.reset()
 
@@ -92,9 +92,6 @@ class Maintenance:
             return
         self._write_scalars({f"Metrics/{name}": value for name, value in values.items()})
         state.pending = None
-        if config.names:
-            best = on_main(lambda: best_snapshot(self.run_dir, config.names[0]), "looking for the best snapshot")
-            state.best = None if best is None else {"metric": config.names[0], "snapshot": best.name}
 
     def _report(self, bar: tqdm) -> None:
         state = self.state
@@ -148,8 +145,9 @@ class Maintenance:
         """Remove the snapshots that ``--keep-snapshots`` does not keep; only those that this run took."""
         state = self.state
         policy = KeepPolicy.parse(state.config.upkeep.keep_snapshots)
-        if policy is None or not distributed.is_main():
+        if policy is None:
             return
-        for name in policy.superfluous(state.snapshots, None if state.best is None else state.best["snapshot"]):
+        best = best_snapshot(self.run_dir, state.config.metrics.names[0]) if policy.best else None
+        for name in policy.superfluous(state.snapshots, None if best is None else best.name):
             with contextlib.suppress(OSError):  # one that can't be removed harms nothing
                 (self.run_dir / name).unlink(missing_ok=True)

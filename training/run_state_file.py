@@ -7,7 +7,6 @@ the checksums in its own files against their content, and half a file can look l
 import hashlib
 import os
 import pickle
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
+from training.run_directory import images_in_state, state_paths
 
 FORMAT = "stylegan2-ada-ggdr training state"
 VERSION = 1
@@ -100,16 +100,6 @@ def _verify(stream: IO[bytes]) -> None:
         raise DamagedState("its content does not fit its checksum")
 
 
-def state_path(run_dir: Path, images_seen: int) -> Path:
-    """Where the state after so many images is kept."""
-    return run_dir / f"training-state-{images_seen:010d}.pt"
-
-
-def state_paths(run_dir: Path) -> list[Path]:
-    """The states of a run, the newest first."""
-    return sorted((path for path in run_dir.glob("training-state-*.pt") if re.search(r"-\d+\.pt$", path.name)), reverse=True)
-
-
 def newest_state(run_dir: Path) -> tuple[Path, dict[str, Any]]:
     """The newest state that is whole, with its path.
 
@@ -135,7 +125,7 @@ def newest_state(run_dir: Path) -> tuple[Path, dict[str, Any]]:
 
 def prune_states(run_dir: Path, newest: Path) -> None:
     """Keep ``newest`` and the one before it. Later ones were damaged, or the run would have gone on from them: they go too."""
-    older = [path for path in state_paths(run_dir) if path.name < newest.name][: KEEP - 1]
+    older = [path for path in state_paths(run_dir) if images_in_state(path) < images_in_state(newest)][: KEEP - 1]
     for path in state_paths(run_dir):
         if path != newest and path not in older:
             path.unlink(missing_ok=True)

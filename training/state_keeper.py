@@ -9,7 +9,8 @@ from dnnlib.errors import UserError
 from metrics.parallel import on_main
 from torch_utils import distributed
 from training.checkpoint import RunState
-from training.run_state_file import prune_states, state_path, write_state
+from training.run_directory import state_path
+from training.run_state_file import prune_states, write_state
 
 #: Seconds until the next attempt after a state that could not be written.
 RETRY = 60.0

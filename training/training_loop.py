@@ -24,8 +24,8 @@ from training.images import from_uint8
 from training.maintenance import Maintenance
 from training.phases import Phase, build_phases, run_phase
 from training.reporting import RunLog, SampleGrid
+from training.run_directory import OPTIONS_FILE, state_paths
 from training.run_records import rewind, unmeasured
-from training.run_state_file import state_paths
 from training.state_keeper import StateKeeper
 
 
@@ -69,7 +69,7 @@ def run(config: TrainConfig, run_dir: Path, dataset: ImageFolderDataset) -> None
 
 def prepare_folder(state: RunState, run_dir: Path) -> None:
     """Write the options; clear away what a killed process wrote after the state from which this one goes on."""
-    with atomic_write(run_dir / "training_options.json", "w", encoding="utf-8") as stream:
+    with atomic_write(run_dir / OPTIONS_FILE, "w", encoding="utf-8") as stream:
         json.dump(state.config.to_dict(), stream, indent=2)
     stale = [f"{name}: removed, it was left half-written" for name in remove_temporaries(run_dir)]
     dropped = rewind(run_dir, tick=state.tick, images_seen=state.images_seen)

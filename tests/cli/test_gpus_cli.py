@@ -20,7 +20,8 @@ from click.testing import CliRunner
 from helpers import make_images
 
 import train
-from training.run_state_file import newest_state, state_paths
+from training.run_directory import state_paths
+from training.run_state_file import newest_state
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SMALL = ["--cbase=128", "--cmax=8", "--map-depth=1", "--batch=4", "--batch-gpu=2", "--mbstd-group=2", "--gamma=1", "--workers=0"]

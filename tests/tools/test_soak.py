@@ -12,7 +12,8 @@ import torch
 from click.testing import CliRunner
 
 from tools import soak
-from training.run_state_file import state_path, write_state
+from training.run_directory import state_path
+from training.run_state_file import write_state
 
 ROOT = Path(__file__).resolve().parents[2]
 

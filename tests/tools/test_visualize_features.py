@@ -15,7 +15,7 @@ pytest.importorskip("sklearn")
 
 from dnnlib.errors import UserError
 from tools import visualize_features
-from tools.visualize_features import Snapshot, latents, look, parse_wanted, real_batch, rows_of, snapshot_paths
+from tools.visualize_features import Snapshot, chosen_snapshots, latents, look, parse_wanted, real_batch, rows_of
 from torch_utils.persistence import load_network_pkl
 from training.analysis.clustering import PALETTE
 from training.dataset import ImageFolderDataset
@@ -42,8 +42,8 @@ def test_resolutions_and_numbers_of_clusters() -> None:
 
 
 def test_snapshots_of_a_run(run: Path) -> None:
-    assert [path.name for path in snapshot_paths([], str(run), None)] == ["network-snapshot-000020.pkl"]
-    assert [path.name[-7:-4] for path in snapshot_paths([], str(run), "0,20")] == ["000", "020"]
+    assert [path.name for path in chosen_snapshots([], str(run), None)] == ["network-snapshot-000020.pkl"]
+    assert [path.name[-7:-4] for path in chosen_snapshots([], str(run), "0,20")] == ["000", "020"]
     for network, folder, snapshots, message in (
         ([], None, None, "give either"),
         (["a.pkl"], str(run), None, "give either"),
@@ -52,7 +52,7 @@ def test_snapshots_of_a_run(run: Path) -> None:
         ([], str(run.parent), None, "give a run directory"),
     ):
         with pytest.raises(UserError, match=message):
-            snapshot_paths(network, folder, snapshots)
+            chosen_snapshots(network, folder, snapshots)
 
 
 def test_latents_are_those_of_generate_and_labels_take_turns() -> None:
@@ -66,7 +66,7 @@ def test_latents_are_those_of_generate_and_labels_take_turns() -> None:
 
 
 def test_snapshots_share_their_images(run: Path) -> None:
-    first, second = (look(path, None, None, 4, 0, torch.device("cpu")) for path in snapshot_paths([], str(run), "0,20"))
+    first, second = (look(path, None, None, 4, 0, torch.device("cpu")) for path in chosen_snapshots([], str(run), "0,20"))
     assert torch.equal(first.reals, second.reals)
     assert not torch.equal(first.fakes, second.fakes)
     assert (first.title, second.title) == ("0 kimg", "20 kimg")

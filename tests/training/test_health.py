@@ -12,7 +12,8 @@ from torch_utils.persistence import load_network_pkl
 from torch_utils.training_stats import StatsCollector, Summary
 from training import health, training_loop
 from training.health import LIMIT, GradientHealth, MemoryMeter, health_statistics
-from training.run_state_file import newest_state, state_paths
+from training.run_directory import state_paths
+from training.run_state_file import newest_state
 
 GOOD = [torch.ones(3), torch.zeros(2, 2)]
 

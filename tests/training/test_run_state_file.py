@@ -9,7 +9,8 @@ import torch
 
 from dnnlib.errors import UserError
 from training import run_state_file
-from training.run_state_file import DamagedState, newest_state, prune_states, read_state, state_path, state_paths, write_state
+from training.run_directory import images_in_state, state_path, state_paths
+from training.run_state_file import DamagedState, newest_state, prune_states, read_state, write_state
 
 CONTENT = {
     "weights": {"a": torch.arange(12.0).reshape(3, 4), "b": torch.tensor(True)},
@@ -109,7 +110,7 @@ def test_order_is_by_images_and_other_names_do_not_count(run_dir):
     write_state(state_path(run_dir, 10_000_000_000), CONTENT)  # more digits than the name provides for
     for name in ("training-state-copy.pt", "training-state-0000000400.pt.bak", "network-snapshot-000500.pkl"):
         (run_dir / name).touch()
-    assert [int(path.stem.split("-")[-1]) for path in state_paths(run_dir)] == [10_000_000_000, 300, 200, 100]
+    assert [images_in_state(path) for path in state_paths(run_dir)] == [10_000_000_000, 300, 200, 100]
 
 
 def test_two_are_kept(run_dir):

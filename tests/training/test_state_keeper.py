@@ -9,7 +9,8 @@ from helpers import small_state
 
 from dnnlib.errors import UserError
 from training import state_keeper
-from training.run_state_file import read_state, state_paths
+from training.run_directory import state_paths
+from training.run_state_file import read_state
 from training.state_keeper import RETRY, StateKeeper
 
 

@@ -1,0 +1,36 @@
+"""What lies where in a run directory, by name. Nothing here imports torch."""
+
+import re
+from pathlib import Path
+
+OPTIONS_FILE = "training_options.json"
+
+_STATE = re.compile(r"training-state-(\d+)\.pt")
+
+
+def snapshot_name(images_seen: int) -> str:
+    """``network-snapshot-NNNNNN.pkl``, N being thousands of images seen."""
+    return f"network-snapshot-{images_seen // 1000:06d}.pkl"
+
+
+def snapshot_paths(run_dir: Path) -> list[Path]:
+    """The network pickles of a run, the oldest first."""
+    return sorted(run_dir.glob("network-snapshot-*.pkl"))
+
+
+def state_path(run_dir: Path, images_seen: int) -> Path:
+    """Where the run state after so many images is kept."""
+    return run_dir / f"training-state-{images_seen:010d}.pt"
+
+
+def state_paths(run_dir: Path) -> list[Path]:
+    """The run states of a run, the newest first, whole or not."""
+    return sorted((path for path in run_dir.glob("training-state-*.pt") if _STATE.fullmatch(path.name)), key=images_in_state, reverse=True)
+
+
+def images_in_state(path: Path) -> int:
+    """After how many images a run state was written, by its name. Raises :class:`ValueError` for another file's."""
+    found = _STATE.fullmatch(path.name)
+    if found is None:
+        raise ValueError(f"{path} is not named like a run state")
+    return int(found[1])
