@@ -3,6 +3,7 @@
 The options are those of the GGDR reference, and some more; docs are in README.md and in --help.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -68,6 +69,15 @@ def resolve_run(
     return config, run_dir, explain_portions(before, config)
 
 
+def device_of(continue_: str | None) -> str | None:
+    """The device of a run that is named to go on; None for another, or one whose options :func:`resolve_run` will find wanting."""
+    if continue_ in (None, "auto"):
+        return None
+    with contextlib.suppress(UserError):
+        return read_options(Path(continue_)).runtime.device
+    return None
+
+
 def in_run(said: dict[str, Any], outdir: str | None, run_dir: Path) -> dict[str, Any]:
     """The options as they compare with those of a run. Raises :class:`UserError` for an ``--outdir`` that it is not in."""
     if outdir is not None and Path(outdir).resolve() != run_dir.resolve().parent:
@@ -93,7 +103,7 @@ def summarise(config: TrainConfig, run_dir: str | os.PathLike[str]) -> str:
         "Output directory": os.fspath(run_dir),
         "Training data": data.path,
         "Training length": f"{schedule.total_kimg:g} kimg",
-        "Batch": f"{schedule.batch_size} images, {schedule.batch_gpu} at once in each of {config.runtime.gpus} processes",
+        "Batch": f"{schedule.batch_size} images, {config.portion} at once in each of {config.runtime.gpus} processes",
         "Number of images": f"{data.num_images}{mirrored}",
         "Image resolution": f"{data.resolution}x{data.resolution}, {data.num_channels} channels",
         "Conditional model": f"yes, {data.label_dim} labels" if data.use_labels else "no",
@@ -205,7 +215,7 @@ def main(
     if offline:
         forbid_downloads()
     try:
-        with launch.among_workers(said["device"], dist_timeout, prepare_timeout):
+        with launch.among_workers(said["device"] or device_of(continue_), dist_timeout, prepare_timeout):
             said["gpus"] = launch.process_count(said["gpus"])
             config, run_dir, notes = resolve_run(outdir, dry_run, continue_, {**said, "metrics": metric_names(metrics)})
             if not dry_run and launch.needs_launcher(config, max_restarts):

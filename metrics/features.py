@@ -121,11 +121,11 @@ class Detector:
         return self._cpu_batch if self.device.type == "cpu" else max(len(images), 1)
 
     def _apply(self, function: Function, images: Tensor, what: str) -> Tensor:
-        """One output of the network, checked. Running out of GPU memory is passed on as PyTorch raises it."""
+        """One output of the network, checked. Faults of the GPU, such as running out of memory, are passed on as PyTorch raises them."""
         rgb = images.to(self.device).to(torch.float32).expand(-1, 3, -1, -1).contiguous()
         try:
             values = function(rgb)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, torch.AcceleratorError):  # faults of the GPU, not of the images
             raise
         except RuntimeError as error:
             raise UserError(f"the detector '{self.name}' does not take images {list(rgb.shape)}: {_last_line(error)}") from error

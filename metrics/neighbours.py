@@ -7,13 +7,14 @@ decided by the distance in float64, of the rows as they were given.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from torch_utils.device import full_float32
 
 Features = NDArray[np.floating] | Tensor
 
@@ -172,22 +173,11 @@ def pairs_within(a: Points, b: Points, radii_a: Tensor, radii_b: Tensor | None =
             yield i, j, squared <= limits_a, squared <= limits_b
 
 
-@contextmanager
-def _float32_products() -> Iterator[None]:
-    """Float32 products that are: neither TF32 nor bfloat16."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 def _lower_bounds(a: Points, rows: range, b: Points, columns: range) -> Tensor:
     """For all pairs of two blocks, a number that squared distance less TIE can't be below: float32 ``[R, C]``."""
     x, y = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
     ours, theirs = (((1 - a.error) * norms - UNDERFLOW / 2).float() for norms in (a.norms[x], b.norms[y]))
-    with _float32_products():
+    with full_float32():
         return (ours[:, None] + theirs[None, :]).addmm_(a.lean[x], b.lean[y].T, alpha=-2)
 
 

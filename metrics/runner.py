@@ -24,7 +24,7 @@ from metrics.registry import Metric, parse_metrics
 from metrics.results import MetricResult
 from metrics.sampling import ImageDataset, real_images
 from metrics.statistics import FeatureSet, Moments
-from torch_utils.device import without_tf32
+from torch_utils.device import full_float32
 from torch_utils.distributed import is_main, world_size
 
 
@@ -55,7 +55,7 @@ def preflight(
             _try_out(metric, opened[metric.detector_name(detector)], pair)
 
 
-@without_tf32()
+@full_float32()
 def evaluate(
     metrics: str | Sequence[str],
     *,

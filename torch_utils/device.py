@@ -1,8 +1,9 @@
 """Which device to compute on."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 
@@ -10,6 +11,8 @@ from dnnlib.errors import UserError
 from torch_utils import distributed
 from torch_utils.host_memory import keep_freed_memory
 from torch_utils.native_build import prepare_native_ops
+
+T = TypeVar("T")
 
 
 def pick_device(name: str) -> torch.device:
@@ -35,7 +38,8 @@ def to_device(x: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def prepare_device(name: str) -> tuple[torch.device, list[str]]:
-    """What a command line does before it computes: pick the device, build or load the compiled ops, settle how memory is kept.
+    """What a command line does before it computes: pick the device, build or load the compiled ops, settle how
+    memory is kept, and that float32 is float32.
 
     All ranks take part. ``GGDR_OPS`` and ``GGDR_HOST_MEMORY``, which ``--ops`` and ``--host-memory`` set, decide.
 
@@ -46,6 +50,7 @@ def prepare_device(name: str) -> tuple[torch.device, list[str]]:
         UserError: see :func:`pick_device` and :func:`torch_utils.native_build.prepare_native_ops`.
     """
     device = pick_device(name)
+    allow_tf32(False)
     lines = [prepare_native_ops(device=device.type)]
     return device, lines if device.type == "cuda" else [*lines, keep_freed_memory()]
 
@@ -58,16 +63,43 @@ def announce_device(name: str) -> torch.device:
     return device
 
 
+def allow_tf32(allowed: bool) -> None:
+    """Whether a GPU may compute float32's matrix products and convolutions in TF32; PyTorch's own default is yes for the latter."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+
+
 @contextmanager
-def without_tf32() -> Iterator[None]:
-    """Within it, a GPU's float32 matrix products and convolutions are float32's, whatever ``--allow-tf32`` says."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = False
+def full_float32() -> Iterator[None]:
+    """Within it, float32's matrix products and convolutions are float32's: neither TF32 nor bfloat16, whatever is allowed around it.
+
+    PyTorch has two interfaces to that. The older one must agree with the newer, or it raises where it is read; where the
+    process had it so before, it has it so afterwards.
+    """
+    backends: Any = torch.backends  # whose newer part has no types yet
+    newer = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul, backends.mkldnn.conv)
+    before = [part.fp32_precision for part in newer]
+    matmul, convolution = _or_none(torch.get_float32_matmul_precision), _or_none(lambda: backends.cudnn.allow_tf32)
+    torch.set_float32_matmul_precision("highest")
+    backends.cudnn.allow_tf32 = False
+    for part in newer:
+        part.fp32_precision = "ieee"
     try:
         yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+        if matmul is not None:
+            torch.set_float32_matmul_precision(matmul)
+        if convolution is not None:
+            backends.cudnn.allow_tf32 = convolution
+        for part, value in zip(newer, before, strict=True):
+            part.fp32_precision = value
+
+
+def _or_none(read: Callable[[], T]) -> T | None:
+    """A setting in PyTorch's older interface; None where it contradicts the newer one."""
+    try:
+        return read()
+    except RuntimeError:
+        return None
 
 
 def has_bfloat16(device: torch.device) -> bool:

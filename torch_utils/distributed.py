@@ -61,6 +61,8 @@ _world: _World | None = None
 def joined(*, cuda: bool, timeout: float = TIMEOUT, prepare_timeout: float = PREPARE_TIMEOUT) -> Iterator[None]:
     """While open, this process is one of those that torchrun's environment variables speak of.
 
+    At the end the processes part from each other; after an exception, SystemExit included, one with a GPU is expected just to end.
+
     Args:
         cuda: use nccl for tensors on GPUs, beside gloo.
         timeout, prepare_timeout: seconds, see :data:`TIMEOUT`.
@@ -80,15 +82,13 @@ def joined(*, cuda: bool, timeout: float = TIMEOUT, prepare_timeout: float = PRE
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise RankLost(f"rank {os.environ['RANK']} cannot connect to the others by way of {address}: {_first_line(error)}") from error
     _world = _World(store, control, patient, prepare_timeout)
-    waits_for_lost_ones = False
+    in_order = False
     try:
         yield
-    except Exception:
-        waits_for_lost_ones = cuda  # nccl takes its leave of all the others; after a failure the process just ends
-        raise
+        in_order = True
     finally:
         _world = None
-        if not waits_for_lost_ones:
+        if in_order or not cuda:  # nccl takes its leave of all the others, who may not answer any more
             dist.destroy_process_group()
 
 
@@ -164,7 +164,7 @@ def _waiting(function: F) -> F:
         try:
             return function(value, what, **options)
         except (dist.DistError, RuntimeError) as error:  # gloo raises plain RuntimeErrors too
-            if not active():
+            if not active() or isinstance(error, (torch.AcceleratorError, torch.OutOfMemoryError)):  # faults of this rank's own GPU
                 raise
             raise RankLost(_diagnosis(what, time.monotonic() - start, error)) from error
 

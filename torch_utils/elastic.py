@@ -156,7 +156,19 @@ def _begin(cuda: bool) -> None:
     if torchrun.restarts():
         print(f"The processes were started again after a failure (number {torchrun.restarts()})", flush=True)
     if cuda:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        _take_gpu(int(os.environ["LOCAL_RANK"]))
+
+
+def _take_gpu(number: int) -> None:
+    """Make the GPU of that number this process's own. Raises :class:`UserError` for the first that is missing, else SystemExit."""
+    there = torch.cuda.device_count()
+    if number > there:
+        raise SystemExit(1)
+    if number == there:
+        message = f"{torchrun.local_world_size()} processes were started on this machine for its {there} GPUs; start one for each GPU"
+        remember(_GAVE_UP, message)
+        raise UserError(f"{message}, or compute with --device=cpu")
+    torch.cuda.set_device(number)
 
 
 def _show(error: Exception) -> None:

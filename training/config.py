@@ -407,7 +407,7 @@ class ScheduleConfig(Config):
     Attributes:
         total_kimg: thousands of real images to show.
         batch_size: images of one optimiser step, all GPUs together.
-        batch_gpu: images in one pass on one GPU; gradients accumulate where ``batch_gpu · gpus < batch_size``.
+        batch_gpu: images in one pass on one GPU, at most (see :attr:`TrainConfig.portion`).
         ema_kimg: half-life of the generator average.
         ema_rampup: the half-life is at most this fraction of what has been shown; None turns the ramp-up off.
         kimg_per_tick: between two status lines.
@@ -515,7 +515,7 @@ class TrainConfig(Config):
         cfg: name of the recipe.
         ggdr: None but with ``--reg_type=ggdr``.
         seg: None but with ``--reg_type=seg``.
-        seed: everything random is derived from it, the training step and the rank.
+        seed: everything random is derived from it and the place in the run: step, phase, portion of the batch; not from the rank.
         resume: network pickle to start from (transfer learning), as :mod:`training.transfer` takes it, or None.
         description: what follows the number in the name of the run directory.
     """
@@ -537,6 +537,11 @@ class TrainConfig(Config):
     upkeep: UpkeepConfig = UpkeepConfig()
     seg: SegConfig | None = None
     _part: ClassVar[str] = "config"
+
+    @property
+    def portion(self) -> int:
+        """Images in one pass on one GPU; gradients accumulate over its passes where that is less than its share of the batch."""
+        return min(self.schedule.batch_gpu, self.schedule.batch_size // self.runtime.gpus)
 
     def _validate(self) -> None:
         self._at_least(0, "seed")
@@ -581,19 +586,19 @@ class TrainConfig(Config):
         schedule, gpus = self.schedule, self.runtime.gpus
         if schedule.batch_size % gpus:
             raise UserError(f"--batch={schedule.batch_size} must be divisible by --gpus={gpus}")
-        if schedule.batch_size % (schedule.batch_gpu * gpus):
+        portion = self.portion
+        if schedule.batch_size % (portion * gpus):
             raise UserError(
-                f"the batch of {schedule.batch_size} cannot be split into portions of {schedule.batch_gpu} on {gpus} GPUs; "
-                "change --batch or --batch-gpu"
+                f"the batch of {schedule.batch_size} cannot be split into portions of {portion} on {gpus} GPUs; change --batch or --batch-gpu"
             )
-        group = min(self.discriminator.mbstd_group, schedule.batch_gpu)
-        if schedule.batch_gpu % group:
+        group = min(self.discriminator.mbstd_group, portion)
+        if portion % group:
             raise UserError(
-                f"the {schedule.batch_gpu} images of one GPU cannot be split into groups of {group} for the minibatch standard deviation;"
-                f" change --batch (a multiple of {group * gpus}) or --mbstd-group (a divisor of {schedule.batch_gpu})"
+                f"the {portion} images of one GPU cannot be split into groups of {group} for the minibatch standard deviation;"
+                f" change --batch (a multiple of {group * gpus}) or --mbstd-group (a divisor of {portion})"
             )
-        if self.loss.pl_weight > 0 and schedule.batch_gpu < self.loss.pl_batch_shrink:
+        if self.loss.pl_weight > 0 and portion < self.loss.pl_batch_shrink:
             raise UserError(
-                f"{schedule.batch_gpu} image a GPU is too little: path length regularisation works on 1/{self.loss.pl_batch_shrink}"
+                f"{portion} image a GPU is too little: path length regularisation works on 1/{self.loss.pl_batch_shrink}"
                 f" of the batch; use --batch={self.loss.pl_batch_shrink * gpus} or more"
             )

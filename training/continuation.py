@@ -105,14 +105,16 @@ def on_gpus(config: TrainConfig, gpus: int) -> TrainConfig:
     A portion is at least one group of the minibatch standard deviation, which stays as large as it is.
     Raises :class:`UserError` where that cannot be.
     """
-    schedule = config.schedule
-    group = min(config.discriminator.mbstd_group, schedule.batch_gpu)
+    if gpus == config.runtime.gpus:
+        return config
+    schedule, largest = config.schedule, config.portion
+    group = min(config.discriminator.mbstd_group, largest)
 
     def portions(processes: int) -> list[int]:
         if processes < 1 or schedule.batch_size % processes:
             return []
         share = schedule.batch_size // processes
-        return [n for n in range(group, min(share, schedule.batch_gpu) + 1, group) if share % n == 0]
+        return [n for n in range(group, min(share, largest) + 1, group) if share % n == 0]
 
     if not portions(gpus):
         possible = [str(2**n) for n in range(schedule.batch_size.bit_length()) if portions(2**n)]
@@ -125,7 +127,7 @@ def on_gpus(config: TrainConfig, gpus: int) -> TrainConfig:
 
 def explain_portions(before: TrainConfig, after: TrainConfig) -> list[str]:
     """One sentence where another number of processes made the portions smaller."""
-    old, new = before.schedule.batch_gpu, after.schedule.batch_gpu
+    old, new = before.portion, after.portion
     if old == new:
         return []
     return [f"{after.runtime.gpus} processes need portions of {new} images, not {old} as before: the random draws differ from here on."]

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import itertools
+import multiprocessing
 import os
 import signal
 import threading
@@ -349,10 +350,11 @@ def _obey_the_parent_alone(_worker: int) -> None:
         if number != signal.SIGTERM:
             signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    parent = os.getppid()
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is not the main process
 
     def end_when_told() -> None:
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
             pass
         os._exit(0)
 

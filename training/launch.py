@@ -104,15 +104,14 @@ def inspect_data(path: str, *, cond: bool, subset: int | None, mirror: bool, see
     available = source.num_images
     if subset is not None and not 1 <= subset <= available:
         raise UserError(f"--subset={subset} must lie between 1 and {available}, the number of images in '{path}'")
-    max_size = subset if subset is not None and subset < available else None
     data = DataConfig(
         path=os.path.abspath(path),
         resolution=source.resolution,
         num_channels=source.num_channels,
         label_dim=source.label_dim if cond else 0,
-        num_images=(max_size or available) * (2 if mirror else 1),
+        num_images=(subset or available) * (2 if mirror else 1),
         use_labels=cond,
-        max_size=max_size,
+        max_size=subset,
         xflip=mirror,
         random_seed=seed,
         annotation_classes=source.num_classes if isinstance(source, PairedDataset) else 0,

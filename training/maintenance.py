@@ -136,7 +136,7 @@ class Maintenance:
         try:
             state.save_snapshot(self.run_dir)
             picture = self.run_dir / f"fakes{state.images_seen // 1000:06d}.png"
-            self.grid.save_fakes(picture, state.G_ema, state.device, state.config.schedule.batch_gpu)
+            self.grid.save_fakes(picture, state.G_ema, state.device, state.config.portion)
         except OSError as error:
             return f"cannot write the snapshot {self.run_dir / state.snapshot_name} ({error.strerror})"
         return None

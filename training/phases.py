@@ -22,7 +22,7 @@ from training.objective import Batch
 
 @dataclass(frozen=True)
 class Phase:
-    """One of the steps within a step: which network, how often, and with what gain on its loss."""
+    """One of the steps within a step: of ``module``'s parameters, by ``optimizer``, at every ``interval``-th step."""
 
     name: str
     module: nn.Module
@@ -73,8 +73,7 @@ def compute_gradients(
     Args:
         real, labels, annotations: this rank's part of the global batch, ``[batch_size / ranks, ...]``.
     """
-    schedule = state.config.schedule
-    count = schedule.batch_size // schedule.batch_gpu
+    count = state.config.schedule.batch_size // state.config.portion
     term = state.objective.terms[phase.name]
     means = PortionMeans(state.objective.running_means, count)
     phase.module.requires_grad_(True)
@@ -101,11 +100,11 @@ def portions(
     dataset: ImageFolderDataset,
     annotations: torch.Tensor | None = None,
 ) -> Iterator[Batch]:
-    """This rank's portions of ``batch_gpu`` images one after another, with fresh latents and labels drawn from the data set's.
+    """This rank's portions (:attr:`training.config.TrainConfig.portion`) one after another, with fresh latents and labels drawn from the data set's.
 
     Each is led by seeding the global generators for it, so it has to be used up before the next one is asked for.
     """
-    config, size = state.config, state.config.schedule.batch_gpu
+    config, size = state.config, state.config.portion
     first = distributed.rank() * len(real) // size
     parts: list[Sequence[Any]] = [real.split(size), labels.split(size)]
     parts.append([None] * len(parts[0]) if annotations is None else annotations.split(size))

@@ -376,7 +376,7 @@ def _upkeep(options: TrainOptions) -> UpkeepConfig:
 def _schedule(options: TrainOptions, recipe: Recipe, gpus: int, transfer: bool) -> ScheduleConfig:
     """With ``--batch`` every GPU takes its share at once, a recipe's batch keeps the recipe's portions; ``--batch-gpu`` overrides both."""
     batch = _given(options.batch, recipe.batch)
-    portion = batch // gpus if options.batch is not None else min(recipe.batch_gpu, batch // gpus)
+    portion = batch // gpus if options.batch is not None else recipe.batch_gpu
     return ScheduleConfig(
         total_kimg=_given(options.kimg, recipe.kimg),
         batch_size=batch,
@@ -449,7 +449,7 @@ def describe(options: TrainOptions, data: DataConfig, recipe: Recipe) -> str:
         "mirror" if data.xflip else None,
         recipe.label,
         _part("gamma", options.gamma),
-        _part("kimg", options.kimg),
+        _part("kimg", options.kimg if options.kimg is None or options.kimg % 1 else int(options.kimg)),
         _part("batch", options.batch),
         _part("batchgpu", options.batch_gpu),
         options.aug,
@@ -482,7 +482,7 @@ def _source(resume: str) -> str:
 def _part(name: str, value: float | None) -> str | None:
     if value is None:
         return None
-    return f"{name}{int(value)}" if value == int(value) else f"{name}{value:g}"
+    return f"{name}{value}" if isinstance(value, int) else f"{name}{value:g}"
 
 
 def explain(options: TrainOptions, config: TrainConfig) -> list[str]:
@@ -539,12 +539,12 @@ def _explain_data(options: TrainOptions, config: TrainConfig) -> list[str]:
 def _explain_training(options: TrainOptions, config: TrainConfig) -> list[str]:
     notes = []
     schedule, gpus = config.schedule, config.runtime.gpus
-    passes = schedule.batch_size // (schedule.batch_gpu * gpus)
+    passes = schedule.batch_size // (config.portion * gpus)
     if passes > 1:
-        notes.append(f"The batch of {schedule.batch_size} is accumulated over {passes} passes of {schedule.batch_gpu} images a GPU.")
-    if config.discriminator.mbstd_group > schedule.batch_gpu:
+        notes.append(f"The batch of {schedule.batch_size} is accumulated over {passes} passes of {config.portion} images a GPU.")
+    if config.discriminator.mbstd_group > config.portion:
         notes.append(
-            f"Minibatch standard deviation is taken over {schedule.batch_gpu} images, all that a GPU has,"
+            f"Minibatch standard deviation is taken over {config.portion} images, all that a GPU has,"
             f" in place of {config.discriminator.mbstd_group}."
         )
     if config.resume is not None:

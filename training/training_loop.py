@@ -14,7 +14,7 @@ from dnnlib.interrupt import InterruptFlag
 from dnnlib.log import LogTee
 from metrics.runner import preflight
 from torch_utils import distributed
-from torch_utils.device import check_bfloat16, prepare_device
+from torch_utils.device import allow_tf32, check_bfloat16, prepare_device
 from training.build import describe_parameters, describe_precision
 from training.checkpoint import RunState
 from training.config import TrainConfig
@@ -102,7 +102,7 @@ def train(
     if state.steps == 0 and distributed.is_main():
         with writing(run_dir):
             grid.save_reals(run_dir / "reals.png")
-            grid.save_fakes(run_dir / "fakes_init.png", state.G_ema, device, schedule.batch_gpu)
+            grid.save_fakes(run_dir / "fakes_init.png", state.G_ema, device, config.portion)
     keeper = StateKeeper(state, run_dir, dataset.identity())
     maintenance = Maintenance(state, run_dir, reals, grid, log, keeper, interrupt, MemoryMeter(device))
     maintenance.measure()
@@ -174,8 +174,7 @@ def _say_goodbye(state: RunState, run_dir: Path, received: signal.Signals | None
 def set_up_gpu(config: TrainConfig) -> None:
     """cuDNN's search for the fastest algorithms, and TF32, as the options say."""
     torch.backends.cudnn.benchmark = not config.runtime.nobench
-    torch.backends.cuda.matmul.allow_tf32 = config.runtime.allow_tf32
-    torch.backends.cudnn.allow_tf32 = config.runtime.allow_tf32
+    allow_tf32(config.runtime.allow_tf32)
 
 
 def _loading(dataset: ImageFolderDataset, workers: int) -> str:

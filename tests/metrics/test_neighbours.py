@@ -144,14 +144,3 @@ def test_where_it_does_not_products_do(work: dict[str, int]) -> None:
     for _ in pairs_within(a, b, radii):
         pass
     assert work == {"pairs": 0, "products": 200 * 200}
-
-
-def test_half_precision_products_are_not_let_in() -> None:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    try:
-        with neighbours._float32_products():
-            assert torch.get_float32_matmul_precision() == "highest"
-        assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision(before)

@@ -14,6 +14,26 @@ from torch_utils import device, host_memory
 from torch_utils.ops import dispatch
 
 
+def precisions():
+    """All that PyTorch says of float32's precision; None where its two interfaces contradict each other."""
+    b = torch.backends
+    newer = [part.fp32_precision for part in (b.cuda.matmul, b.cudnn.conv, b.cudnn.rnn, b.mkldnn.matmul, b.mkldnn.conv)]
+    older = []
+    for read in (lambda: b.cuda.matmul.allow_tf32, lambda: b.cudnn.allow_tf32, torch.get_float32_matmul_precision):
+        try:
+            older.append(read())
+        except RuntimeError:
+            older.append(None)
+    return newer, older
+
+
+@pytest.fixture
+def restored_precisions():
+    """What a test does to them ends with it."""
+    with device.full_float32():
+        yield
+
+
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
     """Options may set variables and the mode; neither outlives a test."""
@@ -76,3 +96,30 @@ def test_bfloat16_needs_a_processor_that_has_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     with pytest.raises(UserError, match="needs a GPU from Ampere on"):
         device.check_bfloat16(torch.device("cuda"))
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_full_float32_whatever_was_allowed(restored_precisions, allowed):
+    device.allow_tf32(allowed)
+    before = precisions()
+    assert before[1] == [allowed, allowed, "high" if allowed else "highest"]
+    with device.full_float32():
+        assert precisions() == (["ieee"] * 5, [False, False, "highest"])
+    assert precisions() == before
+
+
+def test_full_float32_where_pytorchs_interfaces_contradict_each_other(restored_precisions):
+    torch.backends.cudnn.conv.fp32_precision = "tf32"
+    torch.set_float32_matmul_precision("medium")
+    before = precisions()
+    assert before[1][1] is None
+    with device.full_float32():
+        assert precisions() == (["ieee"] * 5, [False, False, "highest"])
+    assert precisions() == before
+
+
+def test_whatever_computes_begins_without_tf32(restored_precisions):
+    """PyTorch's default is to convolve in TF32."""
+    device.allow_tf32(True)
+    device.prepare_device("cpu")
+    assert precisions()[1] == [False, False, "highest"]

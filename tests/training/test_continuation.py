@@ -119,8 +119,8 @@ def test_portions_in_other_numbers_of_processes(batch, group, gpus, portion):
         with pytest.raises(UserError, match=f"--gpus={gpus}: the run's batch of {batch} images, in groups of at least {group}"):
             on_gpus(run, gpus)
         return
-    schedule = continued(run, {"gpus": gpus}).schedule
-    assert (schedule.batch_size, schedule.batch_gpu) == (batch, portion)
+    went_on = continued(run, {"gpus": gpus})
+    assert (went_on.schedule.batch_size, went_on.portion) == (batch, portion)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,10 @@ def test_a_refused_number_of_processes_comes_with_those_that_would_do(batch, gro
 def test_portions_do_not_grow():
     """On fewer processes the same portions follow one another, so the draws stay the same."""
     run = config(cfg="paper256", gpus=8)
-    assert on_gpus(run, 1).schedule.batch_gpu == run.schedule.batch_gpu == 8
+    assert on_gpus(run, 1).portion == run.portion == 8
+    run = config(cfg="cifar", gpus=8)
+    assert on_gpus(run, 8) == run
+    assert on_gpus(run, 2).portion == run.portion == 8
 
 
 def test_a_state_of_another_run():

@@ -12,8 +12,9 @@ from small_networks import small_generator
 
 from dnnlib.errors import UserError
 from torch_utils.ops import dispatch
+from torch_utils.ops.bias_act import ACTIVATIONS
 from training import export as export_module
-from training.export import HEADER_KEY, GeneratorGraph, GraphOptions, check, export, to_program
+from training.export import HEADER_KEY, GeneratorGraph, GraphOptions, check, export, program_bytes, to_program
 from training.exported import open_export, parse_header
 from training.generation import images_from_seeds
 from training.network_files import load_networks
@@ -260,6 +261,9 @@ REFUSED = [
     (in_graph(lambda graph: graph["nodes"][0].update(target="torch.os.system")), r"the operator 'torch\.os\.system'"),
     (in_graph(lambda graph: graph["nodes"][0].update(target="torch.ops.aten.add.Tensor.__class__")), "the operator"),
     (in_graph(lambda graph: graph["nodes"][0].update(target="torch.ops.higher_order.cond")), "the operator"),
+    (in_graph(lambda graph: graph["nodes"][0].update(target="torch.ops.aten.from_file.default")), "the operator"),
+    (in_graph(lambda graph: graph["nodes"][0].update(target="torch.ops.aten.save.default")), "the operator"),
+    (in_graph(lambda graph: graph["nodes"][0]["inputs"][0].update(arg={"as_string": "/etc/passwd"})), "'as_string'"),
     (in_graph(lambda graph: sizes(graph)[0]["as_expr"].update(expr_str=EVIL)), "the size '__import__"),
     (in_graph(lambda graph: sizes(graph)[0]["as_expr"].update(expr_str="Symbol('s1', integer=True) + f(1)")), "the size"),
     (in_graph(lambda graph: graph["nodes"][0]["inputs"][0].update(arg={"as_custom_obj": {"name": "x"}})), "'as_custom_obj'"),
@@ -280,6 +284,12 @@ def test_programs_that_hold_more_than_tensor_operators_are_refused(program, chan
     with pytest.raises(UserError, match=rf"^it holds more than a graph of tensor operators, .*{message}"):
         read_program(repacked(program, change), "it")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+def test_generators_of_any_activation_are_graphs_of_known_operators(activation):
+    G = small_generator(activation=activation)
+    read_program(program_bytes(GeneratorGraph(G, GraphOptions()), "{}"), "it")
 
 
 def test_containers_of_other_types_are_refused(program):

@@ -51,9 +51,12 @@ def test_data_is_described(images: Path) -> None:
     assert len(launch.open_dataset(described)) == 6
 
 
-def test_a_subset_of_everything_is_no_subset(images: Path) -> None:
-    described, _ = launch.inspect_data(str(images), cond=False, subset=4, mirror=False, seed=0)
-    assert (described.max_size, described.num_images) == (None, 4)
+def test_a_subset_of_everything_is_the_same_images(images: Path) -> None:
+    """The run's name says so all the same, as the reference's does."""
+    described, everything = (launch.inspect_data(str(images), cond=False, subset=n, mirror=False, seed=0)[0] for n in (4, None))
+    assert (described.max_size, described.num_images) == (4, 4)
+    assert launch.open_dataset(described).identity() == launch.open_dataset(everything).identity()
+    assert "-subset4-" in resolve(TrainOptions(), described).description
 
 
 @pytest.mark.parametrize("subset", [0, 5, -1])

@@ -310,3 +310,16 @@ def test_the_usual_decoder_is_written_as_before():
 )
 def test_the_log_says_the_precision(options, device, line):
     assert describe_precision(small_config(plain_data(), **options), torch.device(device)) == line
+
+
+def test_only_layers_that_resample_have_another_filter():
+    """As in the reference, whose pickles the shapes have to fit; the other layers keep the default, which they do not use."""
+    other = {"resample_filter": [1, 2, 1]}
+    networks = small_generator(architecture="resnet", **other), small_discriminator(decoder_res=8, block_kwargs=other)
+    sizes = {name: len(f) for net in networks for name, f in net.named_buffers() if name.endswith("resample_filter")}
+    resampling = {name for name in sizes if name.split(".")[-2] in ("skip", "conv0" if "synthesis" in name else "conv1")}
+    blocks = {name for name in sizes if name.split(".")[-2] in ("b4", "b8", "b16", "b32")}
+    assert len(resampling) == 12
+    assert {name for name, size in sizes.items() if size == 3} == resampling | blocks
+    images, maps = networks[0].synthesis(torch.randn([2, networks[0].num_ws, 8]), capture=(8,))
+    assert networks[1](images, torch.zeros([2, 0]), return_features=True)[1][8].shape == maps[8].shape

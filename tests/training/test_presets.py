@@ -31,7 +31,13 @@ def test_every_recipe_runs_on_any_number_of_gpus(name: str, gpus: int) -> None:
     resolved = config(cfg=name, gpus=gpus)
     schedule = resolved.schedule
     assert schedule.batch_size == config(cfg=name, gpus=1).schedule.batch_size or name == "auto"
-    assert schedule.batch_size % (schedule.batch_gpu * gpus) == 0
+    assert schedule.batch_size % (resolved.portion * gpus) == 0
+
+
+@pytest.mark.parametrize(("name", "gpus", "recorded", "portion"), [("cifar", 8, 32, 8), ("paper256", 16, 8, 4), ("stylegan2", 1, 4, 4)])
+def test_a_recipe_records_its_portion_and_no_gpu_takes_more_than_its_share(name: str, gpus: int, recorded: int, portion: int) -> None:
+    resolved = config(cfg=name, gpus=gpus)
+    assert (resolved.schedule.batch_gpu, resolved.portion) == (recorded, portion)
 
 
 def test_resolving_twice_gives_the_same() -> None:

@@ -68,17 +68,16 @@ class DiscriminatorBlock(nn.Module, HalfPrecision):
         self.register_buffer("resample_filter", setup_filter(resample_filter))
 
         def layer(in_channels: int, out_channels: int, kernel_size: int, **kwargs: Any) -> Conv2dLayer:
-            common: dict[str, Any] = dict(resample_filter=resample_filter, channels_last=self.channels_last)
-            common["trainable"] = first_layer_idx + self.num_layers >= freeze_layers
+            trainable = first_layer_idx + self.num_layers >= freeze_layers
             self.num_layers += 1
-            return Conv2dLayer(in_channels, out_channels, kernel_size, **common, **kwargs)
+            return Conv2dLayer(in_channels, out_channels, kernel_size, trainable=trainable, channels_last=self.channels_last, **kwargs)
 
         if in_channels == 0 or architecture == "skip":
             self.fromrgb = layer(img_channels, tmp_channels, 1, activation=activation, conv_clamp=conv_clamp)
         self.conv0 = layer(tmp_channels, tmp_channels, 3, activation=activation, conv_clamp=conv_clamp)
-        self.conv1 = layer(tmp_channels, out_channels, 3, activation=activation, down=2, conv_clamp=conv_clamp)
+        self.conv1 = layer(tmp_channels, out_channels, 3, down=2, resample_filter=resample_filter, activation=activation, conv_clamp=conv_clamp)
         if architecture == "resnet":
-            self.skip = layer(tmp_channels, out_channels, 1, bias=False, down=2)
+            self.skip = layer(tmp_channels, out_channels, 1, bias=False, down=2, resample_filter=resample_filter)
 
     def forward(
         self, x: torch.Tensor | None, img: torch.Tensor | None, force_fp32: bool = False

@@ -234,7 +234,7 @@ class SynthesisBlock(nn.Module, HalfPrecision):
             self.const = nn.Parameter(torch.randn([out_channels, resolution, resolution]))
         else:
             self.conv0 = SynthesisLayer(in_channels, out_channels, up=2, resample_filter=resample_filter, **layer)
-        self.conv1 = SynthesisLayer(out_channels, out_channels, resample_filter=resample_filter, **layer)
+        self.conv1 = SynthesisLayer(out_channels, out_channels, **layer)
         if self.num_torgb:
             self.torgb = ToRGBLayer(out_channels, img_channels, w_dim=w_dim, **common)
         if in_channels != 0 and architecture == "resnet":
