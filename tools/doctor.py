@@ -101,7 +101,7 @@ def check_cache() -> Finding:
 def check_path(mode: dispatch.Impl, device: str) -> Finding:
     """Build or load the ops, and say which path runs."""
     try:
-        line = prepare_native_ops(mode, device)
+        line = prepare_native_ops(mode, device, again=True)
     except UserError as error:
         return Finding("ops", "not available", str(error), "see above, or use --ops=auto", needed=True)
     fell_back = mode == "auto" and device not in dispatch.loaded_devices()

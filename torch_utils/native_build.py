@@ -11,7 +11,9 @@ from torch_utils.ops import build, dispatch
 MODES = get_args(dispatch.Impl)  # the values of --ops
 
 
-def prepare_native_ops(mode: dispatch.Impl | None = None, device: str | None = None, timeout: float = build.TIMEOUT) -> str:
+def prepare_native_ops(
+    mode: dispatch.Impl | None = None, device: str | None = None, timeout: float = build.TIMEOUT, again: bool = False
+) -> str:
     """Build or load the compiled ops, rank 0 first, and set the path that the ops take from now on.
 
     Args:
@@ -19,6 +21,7 @@ def prepare_native_ops(mode: dispatch.Impl | None = None, device: str | None = N
             cannot be had, ``native`` insists on them, ``ref`` is plain PyTorch.
         device: device type that the work is done on, which ``native`` must serve; None takes CUDA where there is a GPU.
         timeout: seconds for a build, or for waiting for another process's build.
+        again: try also what the compiler refused the last time; ``native`` does so anyway.
 
     Returns:
         one line for the log: which path runs, and why.
@@ -32,6 +35,6 @@ def prepare_native_ops(mode: dispatch.Impl | None = None, device: str | None = N
 
     try:
         with distributed.main_first("building the compiled ops"):
-            return dispatch.prepare(mode or dispatch.mode() or "auto", cache_root() / "ops", timeout, device, announce)
+            return dispatch.prepare(mode or dispatch.mode() or "auto", cache_root() / "ops", timeout, device, announce, again)
     except (dispatch.OpsUnavailable, ValueError) as error:
         raise UserError(f"{error}" if isinstance(error, ValueError) else f"{error}; or use --ops=auto") from error

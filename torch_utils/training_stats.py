@@ -1,6 +1,6 @@
 """Running statistics of named scalars, kept where the values are until somebody reads them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,8 @@ class Summary:
 class StatsCollector:
     """Collects count, sum, sum of squares and count of non-finite values of everything reported, without waiting for the device.
 
+    A name once reported stays: where nothing new came, its summary has the last mean and deviation, and ``num`` 0.
+
     Args:
         device: where the sums live, in float64.
     """
@@ -31,6 +33,7 @@ class StatsCollector:
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         self._moments: dict[str, torch.Tensor] = {}
+        self._last: dict[str, list[float]] = {}
 
     def report(self, name: str, value: torch.Tensor | float) -> None:
         """Add every element of ``value`` to the statistics of ``name``. Gradients are not tracked."""
@@ -39,11 +42,15 @@ class StatsCollector:
         self._moments[name] = self._moments[name] + moments if name in self._moments else moments
 
     def flush(self) -> dict[str, Summary]:
-        """Summaries of all names since the last flush, sorted by name; starts anew. This waits for the device."""
-        names = sorted(self._moments)
-        rows = torch.stack([self._moments[name] for name in names]).tolist() if names else []
+        """Summaries of all names, of what came since the last flush, sorted by name; starts anew. This waits for the device."""
+        rows = torch.stack(list(self._moments.values())).tolist() if self._moments else []
+        new = dict(zip(self._moments, rows, strict=True))
+        self._last |= {name: row for name, row in new.items() if row[0] > 0}
         self._moments = {}
-        return {name: _summary(*row) for name, row in zip(names, rows, strict=True)}
+        return {
+            name: _summary(*new[name]) if new.get(name, [0])[0] > 0 else replace(_summary(*self._last[name]), num=0, nonfinite=0)
+            for name in sorted(self._last)
+        }
 
     def gather(self) -> None:
         """Move what all ranks reported since the last flush to rank 0, in the order of ranks; the others keep nothing."""
@@ -57,16 +64,16 @@ class StatsCollector:
                 self._moments[name] = rows.sum(dim=0)
 
     def state_dict(self) -> dict[str, Any]:
-        """What was reported since the last flush."""
-        return {name: moments.clone() for name, moments in self._moments.items()}
+        """What was reported since the last flush, and the last values of each name."""
+        return {"moments": {name: moments.clone() for name, moments in self._moments.items()}, "last": dict(self._last)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned."""
-        self._moments = {name: moments.to(self.device, torch.float64).clone() for name, moments in state.items()}
+        moments = state.get("moments", state)  # states of early versions have nothing else
+        self._moments = {name: row.to(self.device, torch.float64).clone() for name, row in moments.items()}
+        self._last = {name: list(row) for name, row in state.get("last", {}).items()}
 
 
 def _summary(num: float, total: float, squares: float, nonfinite: float) -> Summary:
-    if num == 0:
-        return Summary(0, float("nan"), float("nan"))
     mean = total / num
     return Summary(int(num), mean, max(squares / num - mean**2, 0.0) ** 0.5, int(nonfinite))

@@ -1,5 +1,6 @@
 """What a run consists of while it runs, and what it leaves behind."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +41,7 @@ class Stateful(Protocol):
 
 
 #: The numbers and names among the attributes of :class:`RunState` that are saved.
-COUNTERS = ("steps", "images_seen", "tick", "tick_start", "snapshots", "pending")
+COUNTERS = ("steps", "images_seen", "tick", "tick_start", "snapshots", "pending", "p_at_most")
 
 
 @dataclass
@@ -192,12 +193,23 @@ class RunState:
         try:
             for name, part in self.parts().items():
                 part.load_state_dict(saved["parts"][name])
+            counters = {"p_at_most": math.inf, **saved["counters"]}  # which early versions did not save
             for name in COUNTERS:
-                setattr(self, name, saved["counters"][name])
+                setattr(self, name, counters[name])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"the training state does not fit this run or this version of the program ({error})") from error
         if not distributed.is_main():
             self.stats.flush()  # rank 0 goes on with those of all ranks
+
+    @property
+    def p_at_most(self) -> float:
+        """:attr:`training.augment.AugmentPipe.p_at_most`; 0 without augmentation."""
+        return 0.0 if self.pipe is None else self.pipe.p_at_most
+
+    @p_at_most.setter
+    def p_at_most(self, bound: float) -> None:
+        if self.pipe is not None:
+            self.pipe.p_at_most = bound
 
     @property
     def finished(self) -> bool:

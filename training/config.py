@@ -589,7 +589,8 @@ class TrainConfig(Config):
         portion = self.portion
         if schedule.batch_size % (portion * gpus):
             raise UserError(
-                f"the batch of {schedule.batch_size} cannot be split into portions of {portion} on {gpus} GPUs; change --batch or --batch-gpu"
+                f"the batch of {schedule.batch_size} cannot be split into portions of {portion} on {gpus} GPUs; "
+                "change --batch or --batch-gpu"
             )
         group = min(self.discriminator.mbstd_group, portion)
         if portion % group:

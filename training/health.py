@@ -12,6 +12,9 @@ from torch_utils.training_stats import Summary
 #: A run stops when the gradients of one phase were not finite so many times in a row.
 LIMIT = 16
 
+#: A single one says little: in float16 some gradients overflow. From so many in a row on, neither snapshots nor states are kept.
+SUSPECT = 3
+
 #: Steps between two looks at the counters; looking waits for the device.
 CHECK_INTERVAL = 16
 
@@ -51,10 +54,10 @@ class GradientHealth:
         """For each phase, how often in a row its last gradients were not finite. This waits for the device."""
         return dict(zip(self.phases, self._rows.tolist(), strict=True))
 
-    @property
-    def failing(self) -> bool:
-        """Whether the last gradients of any phase were not finite. This waits for the device."""
-        return any(self.rows().values())
+    def failing(self) -> str | None:
+        """Which gradients have not been finite for :data:`SUSPECT` times in a row, in words; None if none. This waits for the device."""
+        worst, row = max(self.rows().items(), key=lambda item: item[1])
+        return f"the last {row} gradients of {worst} were not finite" if row >= SUSPECT else None
 
     def check(self, images_seen: int) -> None:
         """Raises :class:`UserError` when a phase reached :data:`LIMIT`. This waits for the device."""

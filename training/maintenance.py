@@ -36,6 +36,7 @@ class Maintenance:
         keeper: of the run state.
         interrupt: whether to stop.
         memory: of this process.
+        overdue: a snapshot was left out and is made up for at the next tick.
     """
 
     state: RunState
@@ -46,15 +47,20 @@ class Maintenance:
     keeper: StateKeeper
     interrupt: InterruptFlag
     memory: MemoryMeter
+    overdue: bool = False
 
     def end_tick(self, bar: tqdm) -> None:
         """Report the tick that just ended; take a snapshot and measure it where that is due."""
         state, schedule = self.state, self.state.config.schedule
         self._report(bar)
         last = state.images_seen >= schedule.total_images
-        due = last or state.tick % schedule.snapshot_ticks == 0
+        due = last or self.overdue or state.tick % schedule.snapshot_ticks == 0
         state.begin_tick()
-        if due and (last or not self.keeper.unsound):
+        reason = self.keeper.unsound() if due and not last else None
+        self.overdue = reason is not None
+        if reason is not None and distributed.is_main():
+            print(f"Warning: no snapshot is taken here: {reason}; it is made up for at a later tick", file=sys.stderr, flush=True)
+        if due and not self.overdue:
             self._take_snapshot(insist=last)
             self.measure()
             on_main(self._prune, "removing snapshots")
@@ -95,7 +101,9 @@ class Maintenance:
 
     def _report(self, bar: tqdm) -> None:
         state = self.state
-        p = None if state.pipe is None else float(state.pipe.p)
+        p = None
+        if state.pipe is not None:
+            p = state.pipe.p_at_most = float(state.pipe.p)
         state.stats.gather()
         summaries = state.stats.flush()
         values = {

@@ -100,7 +100,7 @@ def portions(
     dataset: ImageFolderDataset,
     annotations: torch.Tensor | None = None,
 ) -> Iterator[Batch]:
-    """This rank's portions (:attr:`training.config.TrainConfig.portion`) one after another, with fresh latents and labels drawn from the data set's.
+    """This rank's portions (:attr:`training.config.TrainConfig.portion`), with fresh latents and labels drawn from the data set's.
 
     Each is led by seeding the global generators for it, so it has to be used up before the next one is asked for.
     """

@@ -19,8 +19,8 @@ RETRY = 60.0
 class StateKeeper:
     """Keeps the last two states of a run on disk.
 
-    A state is never written while the gradients are not finite, unless the run is to ignore that: the last one on disk is
-    then from before.
+    A state is never written while the gradients are not finite (:meth:`training.health.GradientHealth.failing`), unless the run is
+    to ignore that: the last one on disk is then from before.
 
     Args:
         state: of the run.
@@ -43,21 +43,26 @@ class StateKeeper:
         """Whether the interval since the last state is over; rank 0's clock decides."""
         return distributed.is_main() and self._interval > 0 and self._clock() >= self._next
 
-    @property
-    def unsound(self) -> bool:
-        """Whether the networks had better not be kept as they are. This waits for the device."""
-        return self._state.config.upkeep.on_nonfinite == "stop" and self._state.health.failing
+    def unsound(self) -> str | None:
+        """Why the networks had better not be kept as they are; None if they may. This waits for the device."""
+        return self._state.health.failing() if self._state.config.upkeep.on_nonfinite == "stop" else None
 
     def save(self, *, insist: bool = False) -> None:
         """Save the state now, unless it is unsound or saved already. Every rank has to call this.
 
-        When that fails, a warning is printed, the run can go on, and the states before stay; the next attempt is made soon.
+        When that cannot be, a warning is printed, the run can go on, and the states before stay; the next attempt is made soon.
 
         Raises:
             UserError: with ``insist``, for an end that has nothing else to go on from.
         """
         here = (self._state.images_seen, self._state.pending)
-        if here == self._saved or self.unsound:
+        if here == self._saved:
+            return
+        reason = self.unsound()
+        if reason is not None:
+            self._next = self._clock() + min(self._interval, RETRY)
+            if distributed.is_main():
+                print(f"Warning: no training state is kept here: {reason}; the one before stays", file=sys.stderr, flush=True)
             return
         content = {**self._state.state_dict(), "data": self._identity}
         failure = on_main(lambda: self._write(content), "writing the training state")

@@ -155,8 +155,8 @@ def step(state: RunState, phases: list[Phase], batch: Batch, dataset: ImageFolde
     state.update_average()
     state.images_seen += state.config.schedule.batch_size
     state.steps += 1
-    if state.pipe is not None and state.ada is not None:
-        state.ada.update(state.pipe.p)
+    if state.pipe is not None and state.ada is not None and state.ada.update(state.pipe.p):
+        state.pipe.p_at_most += state.ada.step_size
 
 
 def _say_goodbye(state: RunState, run_dir: Path, received: signal.Signals | None) -> None:

@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -69,7 +69,7 @@ def test_nothing_is_built_unless_asked_for(monkeypatch):
 
 def test_the_environment_variable_asks_for_compiled_ops(monkeypatch, tmp_path, no_library):
     asked = []
-    monkeypatch.setattr(build, "library", lambda toolchain, cache, timeout, announce: (asked.append(cache), (tmp_path / "x.so", 0.0))[1])
+    monkeypatch.setattr(build, "library", lambda toolchain, cache, *args, **options: (asked.append(cache), (tmp_path / "x.so", 0.0))[1])
     monkeypatch.setattr(dispatch.native, "bias_act", lambda x, *args: x)
     monkeypatch.setenv(dispatch.VARIABLE, "native")
     monkeypatch.setenv("GGDR_CACHE_DIR", str(tmp_path))
@@ -84,7 +84,7 @@ def test_the_environment_variable_asks_for_compiled_ops(monkeypatch, tmp_path, n
 
 
 def test_auto_takes_what_is_faster(monkeypatch, no_library):
-    monkeypatch.setattr(build, "library", lambda *args: (Path("x.so"), 0.0))
+    monkeypatch.setattr(build, "library", lambda *args, **options: (Path("x.so"), 0.0))
     dispatch.prepare("auto")
     x = torch.ones(2)
     assert dispatch.use_native("op", "auto", x)
@@ -156,7 +156,7 @@ def test_nvcc_is_found_where_cuda_home_says(monkeypatch, tmp_path):
 def test_a_gpu_without_nvcc_leaves_the_cpus_ops(monkeypatch, no_library):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(build, "cuda_obstacle", lambda: "no nvcc; install it")
-    monkeypatch.setattr(build, "library", lambda toolchain, cache, timeout, announce: (Path("f/x.so"), 12.3))
+    monkeypatch.setattr(build, "library", lambda *args, **options: (Path("f/x.so"), 12.3))
     line = prepare_native_ops("auto")
     assert line == "Ops: compiled for cpu, plain PyTorch on the GPU (no nvcc; install it) (built in 12 s, kept in f)"
     assert "compiled for cpu" in prepare_native_ops("native", device="cpu")
@@ -168,7 +168,7 @@ def test_a_gpu_without_nvcc_leaves_the_cpus_ops(monkeypatch, no_library):
 
 
 def test_a_failing_build_for_the_gpu_leaves_the_cpus_ops(monkeypatch, no_library):
-    def library(toolchain: build.Toolchain, cache: Path, timeout: float, announce: Callable[[], None]) -> tuple[Path, float]:
+    def library(toolchain: build.Toolchain, *args: object, **options: object) -> tuple[Path, float]:
         if toolchain.with_cuda:
             raise build.BuildError("the build failed: nvcc: unsupported GNU version")
         return Path("f/x.so"), 0.0
@@ -254,7 +254,29 @@ def test_a_failing_compiler_is_quoted_and_nothing_is_left(monkeypatch, tmp_path)
     line = prepare_native_ops_in(monkeypatch, tmp_path / "cache")
     assert "the build failed: x.cpp:7:1: error: expected a miracle (all of it: " in line
     entries = sorted(path.suffix for path in (tmp_path / "cache" / "ops").iterdir())
-    assert entries == [".lock", ".log"]
+    assert entries == [".failed", ".lock", ".log"]
+
+
+def test_what_a_compiler_refused_is_not_tried_at_each_start(monkeypatch, tmp_path, no_library):
+    monkeypatch.setattr(build, "_CHILD", ONLY_THE_COMPILER)
+    compiler = fake_compiler(tmp_path, f'echo once >> {tmp_path}/calls; echo "x.cpp:7:1: error: expected a miracle" >&2; exit 1')
+    monkeypatch.setenv("CXX", str(compiler))
+
+    def attempt(**options):
+        monkeypatch.setattr(dispatch, "_state", dispatch._State())
+        line = prepare_native_ops_in(monkeypatch, tmp_path / "cache", **options)
+        return line, len((tmp_path / "calls").read_text().split())
+
+    assert "earlier attempt" not in attempt()[0]
+    line, calls = attempt()
+    assert calls == 1
+    assert "expected a miracle" in line
+    assert "that was an earlier attempt, python tools/doctor.py makes another" in line
+    assert attempt(again=True)[1] == 2
+    monkeypatch.setattr(dispatch, "_state", dispatch._State())
+    with pytest.raises(UserError, match="expected a miracle"):
+        prepare_native_ops("native")
+    assert attempt()[1] == 3
 
 
 def prepare_native_ops_in(monkeypatch: pytest.MonkeyPatch, cache: Path, **options: float) -> str:

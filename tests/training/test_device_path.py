@@ -5,6 +5,7 @@ none. So a step that runs on it never waits for its device.
 """
 
 import dataclasses
+import math
 
 import pytest
 import ranks.training
@@ -13,6 +14,7 @@ from helpers import plain_data, small_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torch_utils import device
+from training import training_loop
 from training.augment import AugmentPipe, preset
 from training.augment.geometric import inverse_matrix, required_margin, sufficient_margin
 from training.checkpoint import RunState
@@ -117,3 +119,39 @@ def test_the_margin_is_not_always_the_largest(unseen):
     pipe = AugmentPipe(xint=1)
     params = pipe.sample(torch.empty([8, 3, 64, 64]), generator=torch.Generator().manual_seed(0)).geometric
     assert max(sufficient_margin(params.reach, 64, 64)) < 20
+
+
+@pytest.mark.parametrize("settings", [preset("bgc"), {"rotate": 1}, {"scale": 0.5, "aniso": 1, "xfrac": 1, "xint": 1}])
+@pytest.mark.parametrize(("p", "bound"), [(0.0, 0.0), (0.001, 0.001), (0.1, 0.1), (0.1, 0.12), (0.4, 0.4), (3.0, 3.0)])
+def test_a_bound_of_p_makes_the_margin_smaller_and_it_stays_large_enough(unseen, settings, p, bound):
+    pipe = AugmentPipe(**settings)
+    pipe.p.fill_(p)
+    smaller, generator = 0, torch.Generator()
+    for seed in range(60):
+        found = []
+        for pipe.p_at_most in (math.inf, bound):
+            found.append(pipe.sample(torch.empty([8, 3, 64, 64]), generator=generator.manual_seed(seed)).geometric)
+        needed = required_margin(inverse_matrix(found[1], 64, 64), 64, 64)
+        anyhow, known = (sufficient_margin(params.reach, 64, 64) for params in found)
+        assert all(a >= k >= n for a, k, n in zip(anyhow, known, needed, strict=True))
+        assert all(torch.equal(getattr(found[0], name), getattr(found[1], name)) for name in ("blit", "shift", "linear", "offset"))
+        smaller += known < anyhow
+        if p == 0:
+            assert max(known) == 7
+    assert smaller >= (15 if p <= 0.1 else 0)
+
+
+def test_the_bound_follows_p(monkeypatch):
+    """It moves with each step of ADA, is exact at a tick, and a state has it."""
+    config = small_config(plain_data(), aug="ada")
+    state = RunState.fresh(config, torch.device("cpu"))
+    assert state.p_at_most == 0
+    monkeypatch.setattr(training_loop, "run_phase", lambda *args: None)
+    real, labels = torch.zeros([4, 3, 32, 32], dtype=torch.uint8), torch.zeros([4, 0])
+    for _ in range(8):
+        state.ada.totals = torch.tensor([-4.0, 4.0])
+        training_loop.step(state, build_phases(state), (real, labels), None)
+    assert (float(state.pipe.p), state.p_at_most) == (0, pytest.approx(2 * state.ada.step_size))
+    other = RunState.fresh(config, torch.device("cpu"))
+    other.load_state_dict(state.state_dict())
+    assert other.p_at_most == state.p_at_most

@@ -9,6 +9,7 @@ from helpers import small_state
 
 from dnnlib.errors import UserError
 from training import state_keeper
+from training.health import SUSPECT
 from training.run_directory import state_paths
 from training.run_state_file import read_state
 from training.state_keeper import RETRY, StateKeeper
@@ -82,16 +83,21 @@ def test_the_last_two_stay(keeper, state, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["stop", "ignore"])
-def test_a_state_with_gradients_that_are_not_finite_is_not_kept(tmp_path, clock, mode):
+def test_a_state_with_gradients_that_are_not_finite_is_not_kept(tmp_path, clock, mode, capsys):
     state = small_state(on_nonfinite=mode)
     keeper = StateKeeper(state, tmp_path, "", clock)
     clock.now += 600
-    state.health.observe("D_main", [torch.tensor([float("nan")])])
+    for _ in range(SUSPECT):
+        assert keeper.unsound() is None
+        state.health.observe("D_main", [torch.tensor([float("nan")])])
     keeper.save(insist=True)
-    assert keeper.unsound == (mode == "stop")
+    warning = "Warning: no training state is kept here: the last 3 gradients of D_main were not finite; the one before stays\n"
+    assert (keeper.unsound() is not None, capsys.readouterr().err) == ((True, warning) if mode == "stop" else (False, ""))
     assert counts(tmp_path) == ([] if mode == "stop" else [0])
+    assert not keeper.due, "nor is the device asked at every step"
     state.health.observe("D_main", [torch.tensor([1.0])])
-    assert keeper.due == (mode == "stop"), "made up for as soon as possible"
+    clock.now += RETRY
+    assert keeper.due == (mode == "stop"), "made up for soon"
     keeper.save()
     assert counts(tmp_path) == [0]
 

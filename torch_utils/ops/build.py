@@ -45,6 +45,10 @@ class BuildError(RuntimeError):
     """The ops cannot be built here. One line: what is missing, and what to do about it."""
 
 
+class CompilerError(BuildError):
+    """The compiler does not take the sources, and will not the next time."""
+
+
 @dataclass(frozen=True)
 class Toolchain:
     """What a build uses. Everything here goes into the key of its result.
@@ -214,16 +218,21 @@ def build_key(toolchain: Toolchain) -> str:
 
 
 def library(
-    toolchain: Toolchain, cache: Path, timeout: float = TIMEOUT, announce: Callable[[], None] = lambda: None
+    toolchain: Toolchain, cache: Path, timeout: float = TIMEOUT, announce: Callable[[], None] = lambda: None, *, again: bool = True
 ) -> tuple[Path, float]:
     """The compiled library, from ``cache`` or built into it, and the seconds that building took (0: it was there).
 
-    ``announce`` is called before a build.
+    Args:
+        toolchain: what to build with.
+        cache: folder of builds.
+        timeout: seconds, for a build or for waiting for another process's.
+        announce: called before a build.
+        again: try also what the compiler refused the last time.
 
     Raises :class:`BuildError`: it cannot be built, or not within ``timeout`` seconds, or the cache cannot be written.
     """
     folder = cache / build_key(toolchain)
-    target = folder / f"{NAME}.so"
+    target, failed = folder / f"{NAME}.so", cache / f"{folder.name}.failed"
     if target.is_file():
         return target, 0.0
     try:
@@ -237,8 +246,15 @@ def library(
         with exclusive(cache / f"{folder.name}.lock", timeout):
             if target.is_file():
                 return target, 0.0
+            if failed.is_file() and not again:
+                raise BuildError(f"{failed.read_text(encoding='utf-8')}; that was an earlier attempt, python tools/doctor.py makes another")
             announce()
-            _build(toolchain, folder, timeout)
+            try:
+                _build(toolchain, folder, timeout)
+            except CompilerError as error:
+                failed.write_text(str(error), encoding="utf-8")
+                raise
+            failed.unlink(missing_ok=True)
     except OSError as error:
         raise BuildError(f"the cache {cache} cannot be written ({error.strerror}); set GGDR_CACHE_DIR to a folder that can") from error
     return target, time.monotonic() - start
@@ -317,8 +333,9 @@ def _run_job(job: Path, toolchain: Toolchain, log: Path, timeout: float) -> None
                 raise BuildError(f"the build took longer than {timeout:.0f} s and was ended; its output is in {log}") from None
             raise
     if status != 0:
-        text = log.read_text(encoding="utf-8", errors="replace")
-        raise BuildError(f"the build failed: {compiler_message(text)} (all of it: {log})")
+        message = compiler_message(log.read_text(encoding="utf-8", errors="replace"))
+        lasting = status > 0 and "No space left on device" not in message
+        raise (CompilerError if lasting else BuildError)(f"the build failed: {message} (all of it: {log})")
 
 
 def compiler_message(text: str) -> str:

@@ -1,8 +1,8 @@
 """Which implementation of an op runs, and the one place where that is decided.
 
 The *mode* holds for every call with ``impl='auto'``. Without it nothing is built: importing this package and calling an op
-runs plain PyTorch until :func:`prepare`, :func:`set_mode` or the environment variable ``GGDR_OPS`` asks for compiled ops, as
-the command lines do when they start.
+runs plain PyTorch until compiled ops are loaded because :func:`prepare`, :func:`set_mode`, the environment variable
+``GGDR_OPS`` or a call with ``impl='native'`` asked for them. The command lines do so when they start.
 """
 
 import contextlib
@@ -79,6 +79,7 @@ def prepare(
     timeout: float = build.TIMEOUT,
     device: str | None = None,
     announce: Callable[[], None] = lambda: None,
+    again: bool = False,
 ) -> str:
     """Set the mode, and build or load the compiled ops now unless it is ``ref``.
 
@@ -88,6 +89,7 @@ def prepare(
         timeout: seconds for a build, or for waiting for another process's build.
         device: device type that ``native`` must serve; None takes CUDA where there is a GPU, else the CPU.
         announce: called before a build, which takes its time.
+        again: try also what the compiler refused the last time; ``native`` does so anyway.
 
     Returns:
         one line for the log: which path runs, and why.
@@ -99,7 +101,7 @@ def prepare(
     set_mode(impl)
     if impl == "ref":
         return status_line()
-    _load(cache, timeout, announce)
+    _load(cache, timeout, announce, again or impl == "native")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if impl == "native" and device not in _state.loaded:
         raise OpsUnavailable(f"compiled ops were asked for, but on {device} there are none: {_why_not(device)}")
@@ -109,7 +111,7 @@ def prepare(
 def status_line() -> str:
     """One line: which path runs on which device, and why."""
     chosen = mode()
-    if chosen is None:
+    if chosen is None and not _state.loaded:
         return f"Ops: plain PyTorch (compiled ops were not asked for; see --ops and {VARIABLE})"
     if chosen == "ref":
         return "Ops: plain PyTorch (as asked for)"
@@ -147,13 +149,13 @@ def use_native(op: str, impl: Impl, x: torch.Tensor, obstacle: str | None = None
     insisting = chosen == "native"
     if chosen == "auto":
         wanted = mode()
-        if wanted is None or wanted == "ref":
+        if wanted == "ref" or (wanted is None and not _state.loaded):
             return False
         insisting = wanted == "native"
     if chosen == "ref":
         return False
     if not _state.tried:
-        _load(None, build.TIMEOUT, lambda: None)
+        _load(None, build.TIMEOUT, lambda: None, insisting)
     device = x.device.type
     if device not in _state.loaded:
         obstacle = _why_not(device)
@@ -170,7 +172,7 @@ def _why_not(device: str) -> str:
     return _state.obstacles.get(device, "they are not loaded")
 
 
-def _load(cache: Path | None, timeout: float, announce: Callable[[], None]) -> None:
+def _load(cache: Path | None, timeout: float, announce: Callable[[], None], again: bool) -> None:
     """Fill in the state: what is loaded, and for the rest why not. Tries once in a process."""
     with _state.lock:
         if _state.tried:
@@ -178,19 +180,19 @@ def _load(cache: Path | None, timeout: float, announce: Callable[[], None]) -> N
         cache = build.cache_root() if cache is None else cache
         obstacle = build.cuda_obstacle()
         if obstacle is None:
-            obstacle = _try({"cpu", "cuda"}, cache, timeout, announce)
+            obstacle = _try({"cpu", "cuda"}, cache, timeout, announce, again)
         if obstacle is not None:
             _state.obstacles["cuda"] = obstacle
-            cpu_obstacle = _try({"cpu"}, cache, timeout, announce)
+            cpu_obstacle = _try({"cpu"}, cache, timeout, announce, again)
             if cpu_obstacle is not None:
                 _state.obstacles["cpu"] = cpu_obstacle
         _state.tried = True
 
 
-def _try(devices: set[str], cache: Path, timeout: float, announce: Callable[[], None]) -> str | None:
+def _try(devices: set[str], cache: Path, timeout: float, announce: Callable[[], None], again: bool) -> str | None:
     """Build or load the ops for some devices; what went wrong, or None."""
     try:
-        path, seconds = build.library(build.find_toolchain("cuda" in devices), cache, timeout, announce)
+        path, seconds = build.library(build.find_toolchain("cuda" in devices), cache, timeout, announce, again=again)
         native.load(path)
     except build.BuildError as error:
         return str(error)

@@ -45,7 +45,8 @@ def setup_filter(
     Raises:
         ValueError: not one- or two-dimensional, or empty; ``separable=True`` for two-dimensional taps.
     """
-    taps = torch.as_tensor(np.asarray(1 if f is None else f, dtype=np.float32), device=device).clone()
+    given = 1 if f is None else f.detach().cpu() if isinstance(f, torch.Tensor) else f
+    taps = torch.as_tensor(np.asarray(given, dtype=np.float32), device=device).clone()
     if taps.ndim == 0:
         taps = taps[None]
     if taps.ndim > 2 or taps.numel() == 0:

@@ -32,6 +32,9 @@ _NORMALS = (
 )
 
 
+P_SLACK = 1e-4  # more than p and what it is multiplied with are rounded by
+
+
 @dataclass(frozen=True)
 class AugmentSpec:
     """Which transforms are on, and how strong they are. Names, meanings and defaults are those of the reference.
@@ -200,7 +203,7 @@ def _draw_geometric(spec: AugmentSpec, d: _Draws) -> GeometricParams:
 
     scale = torch.exp2(d.gated("scale", spec.scale, d.normal("scale") * spec.scale_std))
     aniso = torch.exp2(d.gated("aniso", spec.aniso, d.normal("aniso") * spec.aniso_std))
-    p_rot = 1 - (1 - spec.rotate * d.p).clamp(0, 1).sqrt()  # at least one of the two rotations with probability p
+    p_rot = _rotation_probability(spec, d.p)
     half_turn = math.pi * spec.rotate_max
     pre = d.gated("pre_rotate", spec.rotate, d.symmetric("pre_rotate") * half_turn, p_rot)
     post = d.gated("post_rotate", spec.rotate, d.symmetric("post_rotate") * half_turn, p_rot)
@@ -216,20 +219,25 @@ def _draw_geometric(spec: AugmentSpec, d: _Draws) -> GeometricParams:
     )
 
 
+def _rotation_probability(spec: AugmentSpec, p: torch.Tensor) -> torch.Tensor:
+    """Of each of the two rotations, so that at least one of them has probability p."""
+    return 1 - (1 - spec.rotate * p).clamp(0, 1).sqrt()
+
+
 def _reach(spec: AugmentSpec, d: _Draws) -> float:
     """How far beyond the edge the transformed images can look, at most, as a fraction of their size.
 
-    For draws in host memory, whatever the probability: each transform counts if it looks further, and not if it looks less
-    far. So that the host knows how much to extend images by while p is on a device that it does not wait for.
+    For draws in host memory and a probability that is at least the true one: of the transforms that could then be applied, each
+    counts if it looks further, and not if it looks less far. So that the host knows how much to extend images by while p is on a
+    device that it does not wait for.
     """
-
-    def log2(on: float, name: str, std: float) -> torch.Tensor:
-        return d.normal(name) * std if on > 0 else torch.zeros(d.shape)
-
-    stretch = torch.exp2((-log2(spec.scale, "scale", spec.scale_std)).clamp(min=0) + log2(spec.aniso, "aniso", spec.aniso_std).abs())
-    offsets = [log2(spec.xfrac, f"xfrac_{axis}", spec.xfrac_std) for axis in "xy"]
-    shifts = [d.symmetric(f"xint_{axis}").abs() * spec.xint_max * (spec.xint > 0) for axis in "xy"]
-    corner = (2 if spec.rotate > 0 else 1) ** 0.5 / 2
+    shrink = d.gated("scale", spec.scale, (-d.normal("scale") * spec.scale_std).clamp(min=0))
+    stretch = torch.exp2(shrink + d.gated("aniso", spec.aniso, (d.normal("aniso") * spec.aniso_std).abs()))
+    offsets = [d.gated("xfrac", spec.xfrac, d.normal(f"xfrac_{axis}") * spec.xfrac_std) for axis in "xy"]
+    shifts = [d.gated("xint", spec.xint, d.symmetric(f"xint_{axis}").abs() * spec.xint_max) for axis in "xy"]
+    p_rot = _rotation_probability(spec, d.p)
+    pre, post = (d.gated(name, spec.rotate, torch.ones(d.shape), p_rot) for name in ("pre_rotate", "post_rotate"))
+    corner = torch.where(pre + post > 0, math.sqrt(2), 1.0) / 2
     return float((stretch * (corner + torch.hypot(*offsets)) + torch.maximum(*shifts)).max()) - 0.5
 
 
@@ -275,6 +283,7 @@ def draw(
     images: torch.Tensor,
     generator: torch.Generator | None = None,
     debug_percentile: float | None = None,
+    p_at_most: float = math.inf,
 ) -> AugmentParams:
     """Draw the parameters for ``images`` (``[N, C, H, W]``, of which only shape, type and device are used).
 
@@ -287,6 +296,7 @@ def draw(
         debug_percentile: for tests. Every transform that is on is applied and every quantity takes its value at this
             percentile, where normal ones count as erfinv(2 · percentile − 1), without the factor √2, and the second
             rotation is left out: the reference's conventions. The noise field is random nevertheless.
+        p_at_most: what the host knows of ``p`` where that is on a device: a bound.
 
     Raises:
         ValueError: ``debug_percentile`` outside [0, 1).
@@ -298,7 +308,8 @@ def draw(
     d = _Draws(devices.to_device(uniform, device), devices.to_device(normal, device), p, debug_percentile)
     geometric = _draw_geometric(spec, d) if spec.has_geometric else None
     if geometric is not None and not devices.host_sees(p):
-        geometric = replace(geometric, reach=_reach(spec, _Draws(uniform.cpu(), normal.cpu(), torch.ones([]), debug_percentile)))
+        bound = torch.tensor(min(p_at_most, 1 / P_SLACK) * (1 + P_SLACK) + P_SLACK)
+        geometric = replace(geometric, reach=_reach(spec, _Draws(uniform.cpu(), normal.cpu(), bound, debug_percentile)))
     cutout = noise = None
     if spec.cutout > 0:
         size = d.gated("cutout", spec.cutout, torch.full(d.shape, float(spec.cutout_size), device=device))

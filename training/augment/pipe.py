@@ -1,5 +1,6 @@
 """The order of the transforms. Parameters are drawn once and then applied to images and feature maps alike."""
 
+import math
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ class AugmentPipe(torch.nn.Module):
     Buffers, with the reference's names: ``p``, scalar, 1 at first; ``Hz_geom`` ``[12]`` and ``Hz_fbank`` ``[4, 43]``,
     the wavelet filters.
 
+    ``p_at_most`` is a bound of ``p``, for whoever knows one: with ``p`` on a GPU, which nobody waits for, images are extended by
+    as much as the transforms could need, and a smaller bound makes that less. It changes no result beyond rounding.
+
     Raises:
         TypeError: unknown keyword.
         ValueError: see :class:`AugmentSpec`.
@@ -32,6 +36,7 @@ class AugmentPipe(torch.nn.Module):
         self.spec = AugmentSpec(**spec)
         self.init_kwargs: dict[str, Any] = dict(spec)
         self.register_buffer("p", torch.ones([]))
+        self.p_at_most = math.inf
         self.register_buffer("Hz_geom", upfirdn2d.setup_filter(geometric.SYM6))
         self.register_buffer("Hz_fbank", corrupt.band_filters())
 
@@ -43,15 +48,15 @@ class AugmentPipe(torch.nn.Module):
         self, images: torch.Tensor, debug_percentile: float | None = None, *, generator: torch.Generator | None = None
     ) -> AugmentParams:
         """Draw parameters for ``images``, ``[N, C, H, W]``; see :func:`training.augment.params.draw`."""
-        color.check_channels(images)
+        self._check_channels(images)
         with torch.no_grad():
-            return draw(self.spec, self.p, images, generator, debug_percentile)
+            return draw(self.spec, self.p, images, generator, debug_percentile, self.p_at_most)
 
     def apply(self, images: torch.Tensor, params: AugmentParams) -> torch.Tensor:  # type: ignore[override]
         """Augment images. (This takes the name of :meth:`torch.nn.Module.apply`, which is of no use here.)
 
         Args:
-            images: ``[N, C, H, W]`` with C 1 or 3, values in [-1, 1] nominally.
+            images: ``[N, C, H, W]``, values in [-1, 1] nominally; C is 1 or 3 where there are colour transforms.
             params: from :meth:`sample` for these images.
 
         Returns:
@@ -60,7 +65,7 @@ class AugmentPipe(torch.nn.Module):
         Raises:
             ValueError: another number of channels, or parameters drawn for another number or shape of images.
         """
-        color.check_channels(images)
+        self._check_channels(images)
         self._check_batch(images, params)
         if params.geometric is not None:
             images = geometric.warp(images, params.geometric, self.Hz_geom, self.Hz_geom)
@@ -119,6 +124,10 @@ class AugmentPipe(torch.nn.Module):
         if params.geometric is None:
             return classes
         return geometric.warp_nearest(classes, params.geometric, outside)
+
+    def _check_channels(self, images: torch.Tensor) -> None:
+        if self.spec.has_color:
+            color.check_channels(images)
 
     @staticmethod
     def _check_batch(x: torch.Tensor, params: AugmentParams) -> None:

@@ -74,10 +74,11 @@ class DiscriminatorBlock(nn.Module, HalfPrecision):
 
         if in_channels == 0 or architecture == "skip":
             self.fromrgb = layer(img_channels, tmp_channels, 1, activation=activation, conv_clamp=conv_clamp)
+        resampling: dict[str, Any] = dict(down=2, resample_filter=resample_filter)
         self.conv0 = layer(tmp_channels, tmp_channels, 3, activation=activation, conv_clamp=conv_clamp)
-        self.conv1 = layer(tmp_channels, out_channels, 3, down=2, resample_filter=resample_filter, activation=activation, conv_clamp=conv_clamp)
+        self.conv1 = layer(tmp_channels, out_channels, 3, **resampling, activation=activation, conv_clamp=conv_clamp)
         if architecture == "resnet":
-            self.skip = layer(tmp_channels, out_channels, 1, bias=False, down=2, resample_filter=resample_filter)
+            self.skip = layer(tmp_channels, out_channels, 1, bias=False, **resampling)
 
     def forward(
         self, x: torch.Tensor | None, img: torch.Tensor | None, force_fp32: bool = False
