@@ -78,6 +78,7 @@ def measure(
     from metrics.runner import evaluate
     from torch_utils.device import announce_device
     from torch_utils.distributed import is_main, main_first
+    from training.build import compute_as_trained
     from training.network_files import load_networks
     from training.reals import open_images, open_reals
     from training.run_directory import OPTIONS_FILE
@@ -93,6 +94,9 @@ def measure(
         with main_first("opening the network"):
             networks = load_networks(network, need=["G_ema"])
         generator, trained_on = networks["G_ema"].to(where), networks["training_set_kwargs"]
+        note = compute_as_trained(generator, networks["info"], where)
+        if note is not None and is_main():
+            print(f"Note: {note}", file=sys.stderr)
         dataset = open_reals(trained_on, data, generator)
         if mirror is None and data is None:
             mirror = trained_on.get("xflip", False)

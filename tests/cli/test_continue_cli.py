@@ -143,3 +143,11 @@ def test_dry_run(runs):
     result = invoke(f"--continue={run_dir}", "--kimg=7", "--dry-run")
     assert json.loads(result.stdout)["schedule"]["total_kimg"] == 7
     assert len(runs) == 1
+
+
+def test_processes_compute_where_the_run_that_goes_on_does(images, tmp_path):
+    """They join, each with its GPU or without, before anything else; the device of the run has to be known by then."""
+    invoke(f"--data={images}", f"--outdir={tmp_path}", "--kimg=0.008", *SMALL)
+    (run_dir,) = tmp_path.iterdir()
+    assert train.device_of(str(run_dir)) == "cpu"
+    assert [train.device_of(name) for name in (None, "auto", str(tmp_path))] == [None] * 3

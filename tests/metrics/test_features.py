@@ -254,11 +254,12 @@ def test_wrong_images_for_perceptual_features(scripted: Script, wrong: torch.Ten
         open_detector(scripted(Lpips()), "cpu").perceptual(wrong)
 
 
-def test_running_out_of_gpu_memory_is_not_the_images_fault() -> None:
+@pytest.mark.parametrize("fault", [torch.OutOfMemoryError, torch.AcceleratorError])
+def test_faults_of_a_gpu_are_not_the_images_fault(fault: type[Exception]) -> None:
     def network(x: torch.Tensor) -> torch.Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise fault("CUDA: out of memory, or an illegal access")
 
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(fault):
         Detector("d", Outputs("", network), torch.device("cpu"))(images(2))
 
 

@@ -1,5 +1,6 @@
 """Collective operations over three processes, and alone; and who is named when one of them is lost."""
 
+import contextlib
 import json
 import re
 
@@ -116,3 +117,32 @@ def test_a_checksum_sees_nan_and_the_sign_of_zero():
     nan, zero = torch.tensor([float("nan")]), torch.tensor([0.0])
     assert torch.equal(distributed._checksum(nan), distributed._checksum(nan.clone()))
     assert not torch.equal(distributed._checksum(zero), distributed._checksum(-zero))
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+@pytest.mark.parametrize("end", [None, RuntimeError, SystemExit, KeyboardInterrupt])
+def test_after_a_failure_nobody_waits_for_nccl(monkeypatch, cuda, end):
+    """Taking one's leave of ranks that no longer answer would take nccl's whole timeout, which keeps the launcher waiting."""
+    left = []
+    monkeypatch.setattr(distributed.dist, "rendezvous", lambda *args, **options: iter([(None, 0, 2)]))
+    monkeypatch.setattr(distributed, "_meet", lambda *args: None)
+    monkeypatch.setattr(distributed.dist, "init_process_group", lambda *args, **options: None)
+    monkeypatch.setattr(distributed, "_gloo_group", lambda timeout: None)
+    monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: left.append(True))
+    with pytest.raises(end) if end else contextlib.nullcontext(), distributed.joined(cuda=cuda):
+        if end is not None:
+            raise end
+    assert bool(left) == (end is None or not cuda)
+    assert distributed._world is None
+
+
+@pytest.mark.parametrize("fault", [torch.AcceleratorError, torch.OutOfMemoryError])
+def test_faults_of_ones_own_gpu_are_not_taken_for_lost_ranks(monkeypatch, fault):
+    def failing(tensor):
+        raise fault("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "active", lambda: True)
+    monkeypatch.setattr(distributed.dist, "all_reduce", failing)
+    with pytest.raises(fault, match="illegal memory access"):
+        distributed.sum_(torch.ones(2), "a test")

@@ -12,6 +12,7 @@ import pytest
 import ranks
 
 from dnnlib import torchrun
+from dnnlib.errors import UserError
 from torch_utils import elastic
 
 PROGRAM = ranks.TESTS / "ranks" / "launched.py"
@@ -137,3 +138,21 @@ def test_torchruns_variables(monkeypatch):
         monkeypatch.setenv(name, value)
     assert (torchrun.is_worker(), torchrun.rank(), torchrun.world_size(), torchrun.local_world_size()) == (True, 5, 8, 4)
     assert torchrun.restarts() == 2
+
+
+@pytest.mark.parametrize(("number", "outcome"), [(0, None), (1, None), (2, UserError), (3, SystemExit)])
+def test_each_process_takes_its_gpu_and_one_says_if_there_are_too_few(monkeypatch, number, outcome):
+    taken = []
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+    for name, value in dict(RANK=str(number), WORLD_SIZE="4", LOCAL_WORLD_SIZE="4").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(elastic.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(elastic.torch.cuda, "set_device", taken.append)
+    if outcome is None:
+        elastic._take_gpu(number)
+        assert taken == [number]
+    else:
+        with pytest.raises(outcome) as caught:
+            elastic._take_gpu(number)
+        assert taken == []
+        assert outcome is SystemExit or str(caught.value).startswith("4 processes were started on this machine for its 2 GPUs; start one")

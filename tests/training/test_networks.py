@@ -4,7 +4,8 @@ import pytest
 import torch
 from helpers import plain_data, small_config
 
-from training.build import describe_precision
+from training import build
+from training.build import compute_as_trained, describe_precision
 from training.networks import Discriminator, Generator, modulated_conv2d
 from training.networks.decoder import decode
 from training.networks.discriminator import DiscriminatorBlock, MinibatchStdLayer
@@ -323,3 +324,19 @@ def test_only_layers_that_resample_have_another_filter():
     assert {name for name, size in sizes.items() if size == 3} == resampling | blocks
     images, maps = networks[0].synthesis(torch.randn([2, networks[0].num_ws, 8]), capture=(8,))
     assert networks[1](images, torch.zeros([2, 0]), return_features=True)[1][8].shape == maps[8].shape
+
+
+def test_an_opened_network_computes_as_it_was_trained(monkeypatch):
+    def computes_in(precision, there=True):
+        monkeypatch.setattr(build, "has_bfloat16", lambda device: there)
+        G = small_generator(num_fp16_res=2)
+        note = compute_as_trained(G, {"config": {"runtime": {"precision": precision}}}, torch.device("cpu"))
+        return G.synthesis.b32.compute_as(torch.device("cpu"), force_fp32=False)[0], note
+
+    assert computes_in("auto") == (torch.float32, None)
+    assert computes_in("bf16") == (torch.bfloat16, None)
+    dtype, note = computes_in("bf16", there=False)
+    assert dtype == torch.float32
+    assert "the run computed in bfloat16, which cpu has not" in note
+    for info in (None, {}, {"config": None}):
+        assert compute_as_trained(small_generator(), info, torch.device("cpu")) is None
