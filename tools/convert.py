@@ -58,6 +58,8 @@ def convert(network: str, out: str, psi: float | None, noise: str | None, offlin
         raise UserError(f"--out={out}: PyTorch has deprecated TorchScript; write a program of torch.export, with a name that ends in .pt2")
     if suffix not in TARGETS:
         raise UserError(f"--out={out}: the ending tells the format, and must be one of {' '.join(TARGETS)}")
+    if Path(out).resolve() == Path(network).resolve():
+        raise UserError(f"--out={out} is the network itself; give another name")
     exporting = suffix in (".onnx", ".pt2")
     if not exporting and (psi is not None or noise is not None):
         raise UserError(f"--trunc and --noise have no effect on {suffix}, which holds the networks themselves; leave them out")

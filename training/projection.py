@@ -160,7 +160,7 @@ def project(
         moved = w + torch.randn(w.shape, generator=generator).to(device) * spread
         images = synthesize(G.synthesis, moved.expand(-1, G.num_ws, -1), noise, force_fp32=True)
         distance = (perceptual(shrink((images + 1) * (255 / 2))) - wanted).square().sum()
-        loss = distance + config.noise_weight * torch.stack([noise_regularization(values) for values in noise]).sum()
+        loss = distance + config.noise_weight * sum(map(noise_regularization, noise), torch.zeros([], device=device))
         start = w.detach().clone()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

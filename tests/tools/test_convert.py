@@ -114,13 +114,14 @@ def test_a_failed_check_leaves_nothing(small, tmp_path, complaint, monkeypatch):
         (["--network={tmp}/text.pt2", "--info"], "is damaged, or no program"),
         (["--network={tmp}/text.safetensors", "--info"], "is two files"),
         (["--network={tmp}/text.onnx", "--out={tmp}/a.pkl"], "no way back"),
+        (["--network={tmp}/text.pkl", "--out={tmp}/../{name}/text.pkl"], "is the network itself"),
     ],
 )
 def test_wrong_options(small, tmp_path, complaint, args, message):
     texts = {f"text{suffix}" for suffix in (".pkl", ".onnx", ".pt2", ".safetensors")}
     for name in texts:
         (tmp_path / name).write_text("hello")
-    assert message in complaint(convert.main, ["--network", small, *(arg.format(tmp=tmp_path) for arg in args)])
+    assert message in complaint(convert.main, ["--network", small, *(arg.format(tmp=tmp_path, name=tmp_path.name) for arg in args)])
     assert {path.name for path in tmp_path.iterdir()} == texts
 
 

@@ -140,6 +140,11 @@ def test_noise_maps_take_part_and_are_kept_from_carrying_the_picture():
     assert all(step.loss == step.distance for step in free)
 
 
+def test_a_network_without_noise():
+    steps = search(small_generator(resolution=8, use_noise=False), torch.zeros([3, 8, 8], dtype=torch.uint8), num_steps=2)
+    assert all(step.loss == step.distance for step in steps)
+
+
 def test_the_first_step_of_the_ramp_is_still():
     steps = search(small_generator(resolution=8), torch.zeros([3, 8, 8], dtype=torch.uint8), num_steps=4)
     assert torch.equal(steps[0].w, steps[0].start)
