@@ -48,20 +48,23 @@ class FromHost(TorchDispatchMode):
         {"reg_type": "ggdr", "augpipe": "bgcfnc", "batch_gpu": 2, "mbstd_group": 2},
         {"reg_type": "ggdr", "label_dim": 3, "cfg": "cifar", "mbstd_group": 4},
         {"reg_type": "ggdr", "precision": "bf16", "nhwc": True},
+        {"reg_type": "seg", "annotation_classes": 3},
     ],
-    ids=["baseline", "ggdr", "all augmentations", "conditional", "bfloat16"],
+    ids=["baseline", "ggdr", "all augmentations", "conditional", "bfloat16", "segmentation"],
 )
 def test_a_step_never_waits_for_its_device(monkeypatch, options):
     monkeypatch.setattr(HalfPrecision, "half_types", {"meta": torch.float16})
     options = dict(options)
-    config = small_config(plain_data(label_dim=options.pop("label_dim", 0)), **{"gamma": 10, "aug": "ada", **options})
+    data = plain_data(**{name: options.pop(name, 0) for name in ("label_dim", "annotation_classes")})
+    config = small_config(data, **{"gamma": 10, "aug": "ada", **options})
     state = RunState.build(config, META)
     real, labels = torch.rand([4, 3, 32, 32], device="meta"), torch.zeros([4, config.data.label_dim], device="meta")
+    annotations = torch.zeros([4, 32, 32], dtype=torch.uint8, device="meta") if data.annotation_classes else None
     with FromHost() as copies:
         for phase in build_phases(state):
             # PyTorch has no fused Adam for this device.
             plain = dataclasses.replace(phase, optimizer=torch.optim.Adam(phase.module.parameters(), foreach=True))
-            run_phase(state, plain, real, labels, ranks.training.Labels())
+            run_phase(state, plain, real, labels, ranks.training.Labels(), annotations)
         state.update_average()
         if state.ada is not None:
             for state.ada.batches in (1, 2, 3, 4):
