@@ -23,7 +23,12 @@ from dnnlib.errors import UserError
 @click.option("--detector", metavar="NAME|PATH|URL", default="auto", show_default=True, help="detector by name, or a TorchScript file")
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
 @click.option(
-    "--batch", type=click.IntRange(min=1), default=64, show_default=True, metavar="INT", help="images at a time; changes no value"
+    "--batch",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    metavar="INT",
+    help="images at a time; changes no value but for a GPU's rounding",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="INT", help="which latents, labels and noise")
 @click.option("--offline", is_flag=True, help="never download; say what is missing and where to put it")

@@ -120,12 +120,12 @@ SECONDS = click.FloatRange(min=1)
 
 @click.command(cls=Command, context_settings={"max_content_width": 120})
 # General.
-@click.option("--outdir", metavar="DIR", help="Where the run directory goes  [required, but for --dry-run]")
+@click.option("--outdir", metavar="DIR", help="Where the run directory goes  [required, but for --dry-run and --continue=RUN_DIR]")
 @click.option("--gpus", metavar="INT", type=int, help="Number of GPUs, a power of two  [default: 1]")
 @click.option("--snap", metavar="TICKS", type=int, help="Ticks between snapshots  [default: 50]")
 @click.option("--tick", metavar="KIMG", type=float, help="Thousands of images between status lines  [default: 4]")
 @click.option("--metrics", metavar="LIST", help="Metrics at every snapshot, by comma, or none  [default: fid50k_full]")
-@click.option("--detector", metavar="PATH|NAME", help="Feature extractor of the metrics  [default: the one that each is defined with]")
+@click.option("--detector", metavar="NAME|PATH|URL", help="Feature extractor of the metrics  [default: the one that each is defined with]")
 @click.option("--seed", metavar="INT", type=int, help="Random seed  [default: 0]")
 @click.option("-n", "--dry-run", is_flag=True, help="Print the resolved configuration as JSON and stop")
 # Data.
@@ -138,7 +138,12 @@ SECONDS = click.FloatRange(min=1)
 @click.option("--gamma", metavar="FLOAT", type=float, help="Weight of R1  [default: by --cfg]")
 @click.option("--kimg", metavar="KIMG", type=float, help="Training length in thousands of images  [default: by --cfg]")
 @click.option("--batch", metavar="INT", type=int, help="Batch size over all GPUs  [default: by --cfg]")
-@click.option("--batch-gpu", metavar="INT", type=int, help="Images at once on a GPU; the rest of its share follows  [default: by --cfg]")
+@click.option(
+    "--batch-gpu",
+    metavar="INT",
+    type=int,
+    help="Images at once on a GPU, at most; the rest of its share follows  [default: by --cfg; with --batch, its whole share]",
+)
 @click.option("--cbase", metavar="INT", type=int, help="Channels times resolution  [default: by --cfg]")
 @click.option("--cmax", metavar="INT", type=int, help="Largest number of channels  [default: 512]")
 @click.option("--map-depth", metavar="INT", type=int, help="Layers of the mapping network  [default: by --cfg]")
@@ -151,7 +156,7 @@ SECONDS = click.FloatRange(min=1)
     "--ggdr_res",
     metavar="INT,…",
     type=IntOrList(),
-    help="Resolution of the target feature map, or several  [default: 64; small images: a quarter]",
+    help="Resolution of the target feature map, or several  [default: 64; small images: a quarter, 8 at least]",
 )
 @click.option("--ggdr-weight", metavar="FLOAT", type=float, help="Weight of GGDR  [default: 10]")
 @click.option("--ggdr-start-kimg", metavar="KIMG", type=float, help="Turn GGDR on after so much training  [default: 0]")

@@ -85,7 +85,7 @@ def record(results: dict[str, list[ProbeResult]], seeds: Sequence[int], **settin
 
 
 @click.command(cls=Command)
-@click.option("--network", "networks", multiple=True, required=True, metavar="LABEL=PKL", help="Network pickle; repeat to compare")
+@click.option("--network", "networks", multiple=True, required=True, metavar="LABEL=PATH|URL", help="a network; repeat to compare")
 @click.option("--data", required=True, metavar="DIR", help="Folder with images/ and annotations/")
 @click.option("--out", required=True, metavar="PATH", help="Where to write PATH.json and PATH.png")
 @click.option("--resolutions", metavar="LIST", help="Encoder maps that the head reads  [default: all from 8]")

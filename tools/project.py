@@ -33,7 +33,7 @@ FPS = 30
 @click.option("--num-steps", type=click.IntRange(min=1), default=1000, show_default=True, metavar="INT", help="steps of the search")
 @click.option("--seed", type=click.IntRange(min=0), default=303, show_default=True, metavar="INT", help="of everything that is drawn")
 @click.option(
-    "--detector", metavar="NAME|PATH", default="vgg16", show_default=True, help="whose distance counts; efficientnet-lite0 works offline"
+    "--detector", metavar="NAME|PATH|URL", default="vgg16", show_default=True, help="whose distance; efficientnet-lite0 works offline"
 )
 @click.option("--save-video", type=click.Choice(["mp4", "gif", "none"]), default="gif", show_default=True, help="target beside search")
 @options.class_idx

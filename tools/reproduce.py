@@ -49,7 +49,9 @@ from tools.run_queue import ROOT, Job, work_off
 @click.option("--report", metavar="DIR", help="Write tables and a plot of what is there, and stop")
 @friendly_errors
 def main(name: str, outdir: str, jobs: int, hours: float | None, commands: bool, status: bool, report: str | None) -> None:
-    """Run a protocol with and without GGDR, or go on with it: claim (docs/reproduction.md), or an exploratory one.
+    """Run a protocol with and without GGDR, or go on with it (docs/reproduction.md).
+
+    PROTOCOL is claim, one of the exploratory weight, target, start, length and ablations, or trial (the tool itself, in small).
 
     \b
     python tools/reproduce.py --outdir=claim-runs --jobs=2 --hours=8

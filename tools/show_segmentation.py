@@ -89,7 +89,7 @@ def paint_classes(classes: Labels) -> torch.Tensor:
 
 
 @click.command(cls=Command)
-@click.option("--network", "networks", multiple=True, required=True, metavar="PKL", help="Network pickle; repeat for several")
+@click.option("--network", "networks", multiple=True, required=True, metavar="PATH|URL", help="pickle or .safetensors; repeat for several")
 @click.option("--data", metavar="PATH", help="Folder or zip with images/ and annotations/  [default: what the first was trained on]")
 @click.option("--out", required=True, metavar="PNG", help="Picture to write: images, annotations, predictions")
 @click.option("--num", type=click.IntRange(min=1), default=12, show_default=True, help="Images to show")

@@ -161,7 +161,7 @@ def check_resolutions(snapshots: Sequence[Snapshot], kind: str, wanted: Wanted) 
 
 
 @click.command(cls=Command)
-@click.option("--network", multiple=True, metavar="PKL", help="Network pickle; repeat for several")
+@click.option("--network", multiple=True, metavar="PATH|URL", help="pickle or .safetensors; repeat for several")
 @click.option("--run", metavar="DIR", help="Run directory, in place of --network")
 @click.option("--snapshots", metavar="LIST", help="Kimg of the run's snapshots, such as 0,20,100  [default: the last]")
 @click.option("--data", metavar="PATH", help="Real images  [default: what the network was trained on]")
