@@ -235,8 +235,8 @@ def main(
                 launch.go_on(config, run_dir)
             elif outdir is not None:
                 launch.start(config, outdir)
-    except KeyboardInterrupt:
-        if torchrun.rank() == 0:
+    except KeyboardInterrupt as interrupt:
+        if torchrun.rank() == 0 and not interrupt.args:  # with an argument, the run has said where it stopped
             click.echo("Interrupted. What was already saved stays in the run directory.", err=True)
         sys.exit(130)
 

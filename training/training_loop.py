@@ -160,15 +160,16 @@ def step(state: RunState, phases: list[Phase], batch: Batch, dataset: ImageFolde
 
 
 def _say_goodbye(state: RunState, run_dir: Path, received: signal.Signals | None) -> None:
-    """The last line. Raises KeyboardInterrupt after Ctrl-C."""
+    """The last line. Raises KeyboardInterrupt after Ctrl-C, with that line as its argument."""
     if received is None:
         print(f"Finished after {format_duration(state.timer.clock() - state.timer.start)}; everything is in {run_dir}", flush=True)
         return
     saved = state_paths(run_dir)
     advice = f"the run state is {saved[0].name}, go on with --continue={run_dir}" if saved else "there was no sound state to keep"
-    print(f"Stopped at {state.images_seen / 1000:g} kimg by {received.name}; {advice}", flush=True)
+    line = f"Stopped at {state.images_seen / 1000:g} kimg by {received.name}; {advice}"
+    print(line, flush=True)
     if received == signal.SIGINT:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(line)
 
 
 def set_up_gpu(config: TrainConfig) -> None:

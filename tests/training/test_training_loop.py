@@ -223,7 +223,7 @@ def test_ctrl_c_finishes_the_step_and_keeps_the_state(tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(training_loop, "run_phase", interrupting)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=r"Stopped at 0\.012 kimg by SIGINT"):
         train(folder, tmp_path / "run", kimg=10, tick=10, snap=50)
     assert steps[-1] == (2, "D_main")
     assert read_state(tmp_path / "run" / "training-state-0000000012.pt")["counters"]["images_seen"] == 12
