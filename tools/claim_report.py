@@ -102,7 +102,7 @@ def write_report(name: str, protocol: Protocol, root: Path, folder: Path, comman
     lines = [
         f"# Protocol `{name}`: {protocol.title}",
         "",
-        f"{standing(protocol, results)} {provenance(name, root)} "
+        f"{standing(protocol, results)} {provenance(name, protocol, root)} "
         f"{sum(hours_so_far(find_run(root, run)) for run in protocol.runs):.1f} hours of training and measuring. "
         f"The detector is `{protocol.detector}`: values are comparable with each other, not with those of other detectors.",
         "",
@@ -142,12 +142,13 @@ def standing(protocol: Protocol, results: dict[str, Results]) -> str:
     return f"**Partial**: {runs} are planned. Only snapshots that every seed of every arm has reached are shown, and there is no verdict."
 
 
-def provenance(name: str, root: Path) -> str:
-    """When it was begun, with what PyTorch, and at which commits the runs were trained. Raises :class:`UserError`."""
+def provenance(name: str, protocol: Protocol, root: Path) -> str:
+    """When it was begun, with what PyTorch, and at which commits its runs were trained. Raises :class:`UserError`."""
+    runs = {run.name for run in protocol.runs}
     try:
         begun = json.loads((root / f"protocol-{name}.json").read_text(encoding="utf-8"))
         lines = (root / "history.jsonl").read_text(encoding="utf-8").splitlines() if (root / "history.jsonl").exists() else []
-        starts = [json.loads(line) for line in lines]
+        starts = [start for start in map(json.loads, lines) if start["run"] in runs]
         day = np.datetime64(int(begun["time"]), "s").astype("datetime64[D]")
         commits = sorted({commit_text(start) for start in [begun, *starts]})
         torch = sorted({s["torch"] for s in [begun, *starts]})

@@ -423,3 +423,14 @@ def test_real_trainings(tmp_path: Path) -> None:
     assert "Complete: 1 data sets × 2 arms × 1 seeds to 2 kimg." in text
     options = next(line for line in text.splitlines() if line.startswith("- `ggdr`: "))
     assert all(part.strip().startswith(("ggdr", "discriminator.")) for part in options.removeprefix("- `ggdr`: ").split(", "))
+
+
+def test_the_program_of_a_report_is_that_of_its_own_runs(tmp_path: Path) -> None:
+    def start(run: str, commit: str) -> str:
+        return json.dumps({"run": run, "commit": commit * 12, "changed": False, "torch": "2"})
+
+    (tmp_path / "protocol-claim.json").write_text(json.dumps({"time": 0, "commit": "a" * 12, "changed": False, "torch": "2"}))
+    runs = ((CLAIM.runs[0].name, "a"), (CLAIM.runs[1].name, "b"), ("emoji/weight1-seed1", "c"))
+    (tmp_path / "history.jsonl").write_text("\n".join(start(run, commit) for run, commit in runs))
+    found = claim_report.provenance("claim", CLAIM, tmp_path)
+    assert found == f"Begun on 1970-01-01; commits `{'a' * 12}`, `{'b' * 12}`; PyTorch 2; 2 starts."
