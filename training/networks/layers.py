@@ -13,7 +13,6 @@ from torch import nn
 from torch_utils.ops.bias_act import ACTIVATIONS, bias_act
 from torch_utils.ops.conv2d_resample import conv2d_resample
 from torch_utils.ops.upfirdn2d import setup_filter
-from training.resolutions import is_resolution
 
 DEFAULT_FILTER = (1, 3, 3, 1)
 CPU_CHANNELS_LAST_FROM = 16  # resolution; below it, convolutions on a CPU are no faster with channels-last memory
@@ -72,7 +71,7 @@ def channel_table(img_resolution: int, channel_base: int, channel_max: int) -> d
     Raises:
         ValueError: the resolution is no power of two from 8 up, or a resolution would have no feature map.
     """
-    if not is_resolution(img_resolution):
+    if img_resolution < 8 or img_resolution & (img_resolution - 1):
         raise ValueError(f"image resolution must be a power of two and at least 8, got {img_resolution}")
     resolutions = [2**i for i in range(2, img_resolution.bit_length())]
     if min(channel_base // img_resolution, channel_max) < 1:
