@@ -44,13 +44,11 @@ class StatsCollector:
     def flush(self) -> dict[str, Summary]:
         """Summaries of all names, of what came since the last flush, sorted by name; starts anew. This waits for the device."""
         rows = torch.stack(list(self._moments.values())).tolist() if self._moments else []
-        new = dict(zip(self._moments, rows, strict=True))
-        self._last |= {name: row for name, row in new.items() if row[0] > 0}
+        new = {name: row for name, row in zip(self._moments, rows, strict=True) if row[0] > 0}
+        self._last |= new
         self._moments = {}
-        return {
-            name: _summary(*new[name]) if new.get(name, [0])[0] > 0 else replace(_summary(*self._last[name]), num=0, nonfinite=0)
-            for name in sorted(self._last)
-        }
+        known = {name: _summary(*row) for name, row in sorted(self._last.items())}
+        return {name: summary if name in new else replace(summary, num=0, nonfinite=0) for name, summary in known.items()}
 
     def gather(self) -> None:
         """Move what all ranks reported since the last flush to rank 0, in the order of ranks; the others keep nothing."""

@@ -43,7 +43,6 @@ CHANGEABLE_OPTIONS = {
 }
 
 
-
 def read_options(run_dir: Path) -> TrainConfig:
     """The configuration of a run. Raises :class:`UserError` where there is none, or none of this program."""
     path = run_dir / OPTIONS_FILE
