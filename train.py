@@ -19,7 +19,10 @@ from dnnlib.errors import UserError
 from training import launch
 from training.config import AUGPIPES, GGDRConfig, TrainConfig
 from training.continuation import continued, explain_portions, find_run, read_options
-from training.presets import RECIPES, TrainOptions, explain, resolve
+from training.notes import explain
+from training.options import TrainOptions
+from training.presets import RECIPES
+from training.resolve import resolve
 from training.transfer import check_source
 
 

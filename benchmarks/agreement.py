@@ -1,5 +1,7 @@
 """Whether compiled ops and plain PyTorch train alike: the losses of the same steps on both paths.
 
+Usage:
+
     python benchmarks/agreement.py [--steps 200] [--json FILE]
 
 Both runs have the same seed, images and draws, and differ by float rounding only, which training amplifies from step to step:
@@ -25,8 +27,9 @@ from torch_utils.native_build import prepare_native_ops  # noqa: E402
 from training.checkpoint import RunState  # noqa: E402
 from training.dataset import image_batches  # noqa: E402
 from training.launch import inspect_data, open_dataset  # noqa: E402
+from training.options import TrainOptions  # noqa: E402
 from training.phases import build_phases  # noqa: E402
-from training.presets import TrainOptions, resolve  # noqa: E402
+from training.resolve import resolve  # noqa: E402
 from training.training_loop import step  # noqa: E402
 
 LOSSES = ("Loss/G/loss", "Loss/D/loss", "Loss/D/loss_gen_reg")

@@ -1,5 +1,7 @@
 """What saving the run state costs: seconds to write it, against the interval between two of them.
 
+Usage:
+
     python benchmarks/checkpoint.py                       # a paper256 run with GGDR, about 700 MB
     python benchmarks/checkpoint.py --cfg=paper512 --resolution=512 --folder=/scratch --json=checkpoint.json
 
@@ -26,7 +28,9 @@ from dnnlib.cli import Command, friendly_errors  # noqa: E402
 from torch_utils.device import pick_device  # noqa: E402
 from training.checkpoint import RunState  # noqa: E402
 from training.config import DataConfig  # noqa: E402
-from training.presets import RECIPES, TrainOptions, resolve  # noqa: E402
+from training.options import TrainOptions  # noqa: E402
+from training.presets import RECIPES  # noqa: E402
+from training.resolve import resolve  # noqa: E402
 from training.run_directory import state_path  # noqa: E402
 from training.run_state_file import read_state, write_state  # noqa: E402
 

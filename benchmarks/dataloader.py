@@ -1,5 +1,7 @@
 """Speed of loading training images: from a zip and from a folder, by so many worker processes, and decoded in memory.
 
+Usage:
+
     python benchmarks/dataloader.py [--train-rate IMAGES_PER_SECOND] [--json FILE]
 
 The images are those of ``--data``, resized to ``--resolution`` and written as PNG; ``--train-rate`` (of

@@ -1,5 +1,7 @@
 """Speed of generating images, against what this machine's convolutions can reach.
 
+Usage:
+
     python benchmarks/generate.py [--json FILE]
 
 Latents to images, in float32 with compiled ops, with plain PyTorch, and in bfloat16; all take turns in one process, and the
@@ -37,9 +39,7 @@ from training.networks.layers import use_bfloat16  # noqa: E402
 @click.option("--json", "json_file", metavar="FILE", help="write everything measured")
 @host_memory_option
 @friendly_errors
-def main(
-    resolution: int, cbase: int, cmax: int, map_depth: int, batch: int, repeats: int, threads: int, json_file: str | None
-) -> None:
+def main(resolution: int, cbase: int, cmax: int, map_depth: int, batch: int, repeats: int, threads: int, json_file: str | None) -> None:
     """Measure generation on the CPU and print a table."""
     torch.set_num_threads(threads)
     os.environ["GGDR_OPS"] = "native"

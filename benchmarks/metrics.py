@@ -1,5 +1,7 @@
 """How fast the metrics are, and how much memory they take, as ratios to other implementations, measured in turns in one run.
 
+Usage:
+
     python benchmarks/metrics.py                       # the sizes that docs/metrics.md reports: about 15 minutes on two cores
     python benchmarks/metrics.py --only=frechet --json=frechet.json
     python benchmarks/metrics.py --only=large --large=50000x50000x4096

@@ -1,5 +1,7 @@
 """Speed of the ops: each op on each path, in bytes per second against a copy.
 
+Usage:
+
     python benchmarks/ops.py [--device cuda] [--channels-last] [--json FILE]
 
 Bytes are those that an op cannot do without: its input once and its output once; for a gradient also what the forward pass

@@ -1,5 +1,7 @@
 """Where the time of a training step goes, and how much memory its tensors need at once.
 
+Usage:
+
     python benchmarks/profile_step.py [--precision bf16] [--ops ref] [--json FILE]
 
 Shares of the operators' own time, phases in proportion to how often they run; and for each phase the largest sum of tensors

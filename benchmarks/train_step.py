@@ -1,5 +1,7 @@
 """Speed and memory of a training step, against what this machine's convolutions can reach.
 
+Usage:
+
     python benchmarks/train_step.py [--json FILE]
 
 Each variant is trained in a process of its own; they take turns, phase by phase, so that all see the same machine, and the
@@ -37,8 +39,9 @@ from dnnlib.files import atomic_write  # noqa: E402
 from torch_utils.device import has_bfloat16, prepare_device  # noqa: E402
 from training.checkpoint import RunState  # noqa: E402
 from training.config import DataConfig, TrainConfig  # noqa: E402
+from training.options import TrainOptions  # noqa: E402
 from training.phases import build_phases, run_phase  # noqa: E402
-from training.presets import TrainOptions, resolve  # noqa: E402
+from training.resolve import resolve  # noqa: E402
 
 ROOFLINE_REPEATS = 4  # for one of a phase, as they are short
 PLAIN = {"GGDR_OPS": "ref", "GGDR_HOST_MEMORY": "system"}

@@ -60,9 +60,7 @@ def measure_snapshot(
     return values
 
 
-def _record(
-    result: MetricResult, run_dir: str | os.PathLike[str], snapshot: str | os.PathLike[str], images_seen: int | None
-) -> str:
+def _record(result: MetricResult, run_dir: str | os.PathLike[str], snapshot: str | os.PathLike[str], images_seen: int | None) -> str:
     try:
         return append_result(result, run_dir, snapshot, images_seen)
     except UserError as error:

@@ -115,9 +115,7 @@ def _chunk(
     return cast(NDArray[np.float64], torch.cat(distances).cpu().numpy())
 
 
-def _both_ends(
-    generator: Any, start: Tensor, end: Tensor, t: Tensor, c: Tensor, paths: PathSampling
-) -> tuple[Tensor, Tensor]:
+def _both_ends(generator: Any, start: Tensor, end: Tensor, t: Tensor, c: Tensor, paths: PathSampling) -> tuple[Tensor, Tensor]:
     """The intermediate latents at ``t`` and at ``t + ε``. Interpolation is in float64: ε is close to float32's resolution."""
     both = torch.cat([c, c])
     if paths.space == "z":

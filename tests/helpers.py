@@ -12,7 +12,9 @@ from training.checkpoint import RunState
 from training.config import DataConfig, GeneratorConfig, TrainConfig
 from training.dataset import ImageFolderDataset
 from training.launch import inspect_data, open_dataset
-from training.presets import TrainOptions, resolve
+from training.notes import explain
+from training.options import TrainOptions
+from training.resolve import resolve
 
 
 def make_images(folder: Path, *, count: int = 16, resolution: int = 32, channels: int = 3, classes: int = 0) -> Path:
@@ -59,6 +61,21 @@ def plain_data(
         random_seed=0,
         annotation_classes=annotation_classes,
     )
+
+
+def described_data(**changes: Any) -> DataConfig:
+    """The description of /d/faces.zip, 100 images of 128x128."""
+    return dataclasses.replace(dataclasses.replace(plain_data(128, path="/d/faces.zip"), num_images=100), **changes)
+
+
+def resolved_config(images: DataConfig | None = None, **said: Any) -> TrainConfig:
+    """What options mean, for :func:`described_data` unless told otherwise."""
+    return resolve(TrainOptions(**said), images or described_data())
+
+
+def explained(images: DataConfig | None = None, **said: Any) -> str:
+    """The notes on what :func:`resolved_config` decided, a line each."""
+    return "\n".join(explain(TrainOptions(**said), resolved_config(images, **said)))
 
 
 def small_state(channels: int = 3, label_dim: int = 0, resolution: int = 32, **options: Any) -> RunState:

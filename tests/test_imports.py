@@ -49,7 +49,7 @@ def test_losses_import_no_network():
 
 @pytest.mark.parametrize("module", ["ggdr", "segmentation"])
 def test_only_build_and_the_options_know_the_regularisers_as_options(module):
-    knowing = {"build.py", "config.py", "presets.py", f"{module}.py"}
+    knowing = {"build.py", "config.py", "options.py", "resolve.py", "notes.py", f"{module}.py"}
     for path in FILES:
         if path.name not in knowing:
             assert f"training.{module}" not in imported(path), path

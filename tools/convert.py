@@ -1,5 +1,7 @@
 """Networks from one format to another, and what is in a file.
 
+Usage:
+
     python tools/convert.py --network=net.pkl --info
     python tools/convert.py --network=net.pkl --out=net.safetensors
     python tools/convert.py --network=net.pkl --out=net.onnx

@@ -31,10 +31,12 @@ from training.config import DataConfig, TrainConfig
 from training.dataset import ImageFolderDataset
 from training.images import from_uint8, save_png
 from training.launch import inspect_data, open_dataset
+from training.options import TrainOptions
 from training.paired import MAX_CLASSES
 from training.phases import Phase, build_phases, run_phase
-from training.presets import RECIPES, TrainOptions, resolve
+from training.presets import RECIPES
 from training.resolutions import MIN_RESOLUTION, is_resolution
+from training.resolve import resolve
 
 FACTS = """\
 The paper (table 4c: StyleGAN2, 256x256, eight V100): 4.87M -> 5.05M parameters (+3.7 %), 5.60 s -> 6.05 s (+8.0 %).

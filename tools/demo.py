@@ -1,5 +1,7 @@
 """The main job on the bundled images, as a user would type it: train with GGDR, generate, measure.
 
+Usage:
+
     python tools/demo.py [--outdir=demo-run]
 
 Prints the three command lines before it runs them. About ten minutes on two CPU cores.

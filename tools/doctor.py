@@ -1,5 +1,7 @@
 """Says what this machine has of what the compiled ops need, tries each op, and says what to do about what is missing.
 
+Usage:
+
     python tools/doctor.py [--ops auto|native|ref] [--device cpu|cuda] [--json]
 
 Exit status 1 if something that was asked for does not work.

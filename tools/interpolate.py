@@ -1,5 +1,7 @@
 """A walk through latent space that ends where it began, as a video.
 
+Usage:
+
     python tools/interpolate.py --network=net.pkl --seeds=0-5 --frames=30 --out=walk.mp4
     python tools/interpolate.py --network=net.pkl --seeds=0-23 --grid=3x2 --out=walk.gif
 """

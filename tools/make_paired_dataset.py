@@ -1,5 +1,7 @@
 """Make a paired data set, images with segmentation maps, for ``train.py --reg_type=seg`` and ``tools/probe_segmentation.py``.
 
+Usage:
+
     python tools/make_paired_dataset.py --images=ADEChallengeData2016/images/training \\
         --annotations=ADEChallengeData2016/annotations/training --zero=unlabelled --resolution=256 --dest=datasets/ade20k256.zip
 """

@@ -1,5 +1,7 @@
 """The metrics of one or more runs over training, as a Markdown table.
 
+Usage:
+
     python tools/metrics_table.py RUN_DIR [RUN_DIR ...]
 """
 

@@ -36,7 +36,7 @@ class Variant:
     Attributes:
         slug: its name for folders.
         title: for people.
-        options: options of ``train.py`` beside the experiment's, as fields of :class:`training.presets.TrainOptions`.
+        options: options of ``train.py`` beside the experiment's, as fields of :class:`training.options.TrainOptions`.
         scores: what the paper reports.
     """
 
@@ -58,7 +58,7 @@ class Experiment:
         convert: options beside source and destination of ``dataset_tool.py``, or of ``tools.make_paired_dataset`` for pairs.
         data: name of the data set made of it.
         resolution: of its images.
-        options: options of ``train.py``, as fields of :class:`training.presets.TrainOptions`, the same with and without GGDR.
+        options: options of ``train.py``, as fields of :class:`training.options.TrainOptions`, the same with and without GGDR.
         mirror, subset: the same two of ``train.py``.
         ggdr_res: resolution of the target map in ``comparisons``.
         metrics: measured at the end.

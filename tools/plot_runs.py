@@ -1,5 +1,7 @@
 """Draw the curves of runs over training, several seeds of one kind as their mean with the spread.
 
+Usage:
+
     python tools/plot_runs.py --run=none='runs/none-seed*/*' --run=ggdr='runs/ggdr-seed*/*' --curve=fid2k_full --out=fid.png
 
 Lee et al. 2022 (GGDR), figure 7a, is such a plot: FID in early training on LSUN Cat, several runs each.

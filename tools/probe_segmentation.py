@@ -1,5 +1,7 @@
 """How much of a segmentation can be read from a frozen discriminator: figure 7b of Lee et al. 2022 (GGDR).
 
+Usage:
+
     python tools/probe_segmentation.py --network=none=none.pkl --network=ggdr=ggdr.pkl --data=emoji32-pairs --out=probe
 
 ``--data`` is a folder with ``images/`` and ``annotations/`` (:class:`training.paired.PairedDataset`); the paper uses

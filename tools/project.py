@@ -1,5 +1,7 @@
 """An image into W: the latent whose picture looks most like it.
 
+Usage:
+
     python tools/project.py --network=net.pkl --target=photo.png --outdir=projected
     python generate.py --network=net.pkl --projected-w=projected/projected_w.npz --outdir=out
 """

@@ -1,5 +1,7 @@
 """Print, or run, the command lines that redo figure 2, a row of tables 1 to 3, or tables 4a and 4b of Lee et al. 2022 (GGDR).
 
+Usage:
+
     python tools/recipe.py --list
     python tools/recipe.py ffhq-140k
     python tools/recipe.py cifar10 --run --only=ggdr --gpus=1
@@ -22,7 +24,8 @@ from dnnlib.cli import Command, friendly_errors
 from dnnlib.errors import UserError
 from tools.paper_experiments import EXPERIMENTS, Experiment, Scores, Variant
 from training.config import IMAGES, DataConfig
-from training.presets import TrainOptions, resolve
+from training.options import TrainOptions
+from training.resolve import resolve
 from training.run_directory import snapshot_name, snapshot_paths
 
 ROOT = Path(__file__).resolve().parent.parent

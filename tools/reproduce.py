@@ -1,5 +1,7 @@
 """Run a protocol of trainings with and without GGDR at CPU scale, and report what came out.
 
+Usage:
+
     python tools/reproduce.py --outdir=claim-runs [--jobs=2] [--hours=8]     # starts, or goes on
     python tools/reproduce.py --outdir=claim-runs --status
     python tools/reproduce.py --outdir=claim-runs --report=docs/reproduction

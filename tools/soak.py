@@ -1,5 +1,7 @@
 """A training that is killed at random and started again, compared with one that is left alone.
 
+Usage:
+
     python tools/soak.py --outdir=soak --minutes=60 --processes=1,2
 
 Trains on the bundled images with faults of every kind in between, up to wherever it gets in the given time; then trains

@@ -1,5 +1,7 @@
 """The table of mixed styles: pictures of row seeds with some layers' styles taken from column seeds.
 
+Usage:
+
     python tools/style_mixing.py --network=net.pkl --rows=85,100,75 --cols=55,821,1789 --styles=0-3 --outdir=mixed
 """
 

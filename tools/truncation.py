@@ -1,5 +1,7 @@
 """A sweep of the truncation psi: one row a seed, one column a value.
 
+Usage:
+
     python tools/truncation.py --network=net.pkl --seeds=0-5 --psis=0,0.5,0.7,1 --out=truncation.png
 """
 

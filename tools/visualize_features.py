@@ -1,5 +1,7 @@
 """Cluster the feature maps of a run's networks and show the clusters as colours: figures 3 and 8 of Lee et al. 2022 (GGDR).
 
+Usage:
+
     python tools/visualize_features.py --run=RUN_DIR --snapshots=0,20,100 --outdir=out
     python tools/visualize_features.py --network=network-snapshot-000100.pkl --encoder=8:3,16:6 --outdir=out
 """

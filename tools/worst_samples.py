@@ -1,5 +1,7 @@
 """The worst and the best of many generated images: figure 6b of Lee et al. 2022 (GGDR), after Kumari et al. 2022.
 
+Usage:
+
     python tools/worst_samples.py --network=network-snapshot-000100.pkl --num=5000 --outdir=out
 """
 

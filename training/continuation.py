@@ -9,7 +9,7 @@ from typing import Any
 
 from dnnlib.errors import UserError
 from training.config import TrainConfig
-from training.presets import as_options
+from training.options import as_options
 from training.run_directory import OPTIONS_FILE, snapshot_paths, state_paths
 
 #: Fields of the configuration in which a run may be continued with other values than before: none changes what a step
@@ -79,7 +79,7 @@ def continued(config: TrainConfig, said: Mapping[str, Any]) -> TrainConfig:
 
     Args:
         config: of the run.
-        said: options by name (as in :func:`training.presets.as_options`); None where nothing was said.
+        said: options by name (as in :func:`training.options.as_options`); None where nothing was said.
 
     Raises:
         UserError: an option that must stay has another value, or the new values contradict each other.

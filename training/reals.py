@@ -22,9 +22,7 @@ def open_images(path: str, **options: Any) -> ImageFolderDataset:
     return ImageFolderDataset(path, **options)
 
 
-def open_reals(
-    training_set_kwargs: Mapping[str, Any] | None, data: str | None, network: Generator | Discriminator
-) -> ImageFolderDataset:
+def open_reals(training_set_kwargs: Mapping[str, Any] | None, data: str | None, network: Generator | Discriminator) -> ImageFolderDataset:
     """All images of ``data``, or of what the network was trained on, as they are (as the reference's metrics take them): neither
     a subset nor mirrored copies, whatever the training used, and with labels if the network takes any.
 

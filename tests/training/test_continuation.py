@@ -18,7 +18,8 @@ from training.continuation import (
     on_gpus,
     read_options,
 )
-from training.presets import TrainOptions, as_options, resolve
+from training.options import TrainOptions, as_options
+from training.resolve import resolve
 
 
 def config(**said) -> TrainConfig:

@@ -134,7 +134,7 @@ def test_a_run_stops_and_keeps_the_state_before(tmp_path, monkeypatch):
     assert state["counters"]["steps"] == 7, "after two that could have been chance"
     assert load_network_pkl(tmp_path / "run" / "network-snapshot-000000.pkl")["info"]["images_seen"] == 4, "the first and only one"
     assert state["parts"]["health"]["rows"]["D_main"] == 2
-    assert "nonfinite_gradients/D_main\": {\"num\": 1, \"mean\": 6.0" in (tmp_path / "run" / "stats.jsonl").read_text()
+    assert 'nonfinite_gradients/D_main": {"num": 1, "mean": 6.0' in (tmp_path / "run" / "stats.jsonl").read_text()
 
 
 def test_a_few_in_a_row_pass(tmp_path, monkeypatch):

@@ -13,7 +13,8 @@ import pytest
 from dnnlib.errors import UserError
 from training import launch
 from training.config import TrainConfig
-from training.presets import TrainOptions, resolve
+from training.options import TrainOptions
+from training.resolve import resolve
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from training.networks import Discriminator, Generator, modulated_conv2d
 from training.networks.decoder import decode
 from training.networks.discriminator import DiscriminatorBlock, MinibatchStdLayer
 from training.networks.layers import HalfPrecision, MappingNetwork, use_bfloat16
-from training.presets import layers_to_freeze
+from training.notes import layers_to_freeze
 
 SMALL = {"channel_base": 128, "channel_max": 8}
 

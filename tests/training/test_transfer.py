@@ -11,9 +11,10 @@ from reference_form import reference_pickle
 from dnnlib.download import cached_path
 from dnnlib.errors import UserError
 from torch_utils.persistence import save_network_pkl
-from training import launch, presets, transfer
+from training import launch, transfer
 from training.checkpoint import RunState, transfer_weights
-from training.presets import TrainOptions, resolve
+from training.options import TrainOptions
+from training.resolve import ADA_KIMG_RESUME, resolve
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_the_references_names_stand_for_addresses(cache, name, file):
     config = resolve(TrainOptions(resume=name), plain_data(256))
     assert config.resume == name
     assert config.description.endswith(f"-resume{name}")
-    assert config.augment.kimg == presets.ADA_KIMG_RESUME
+    assert config.augment.kimg == ADA_KIMG_RESUME
 
 
 def test_every_name_is_listed():

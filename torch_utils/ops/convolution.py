@@ -23,9 +23,7 @@ class Geometry(NamedTuple):
     groups: int
 
 
-def conv2d(
-    x: torch.Tensor, w: torch.Tensor, stride: int = 1, padding: tuple[int, int] = (0, 0), groups: int = 1
-) -> torch.Tensor:
+def conv2d(x: torch.Tensor, w: torch.Tensor, stride: int = 1, padding: tuple[int, int] = (0, 0), groups: int = 1) -> torch.Tensor:
     """:func:`torch.nn.functional.conv2d` without bias.
 
     Args:
@@ -40,9 +38,7 @@ def conv2d(
     return _Convolution.apply(_no_leaf(x), _no_leaf(w), Geometry((stride, stride), padding, groups))
 
 
-def conv_transpose2d(
-    x: torch.Tensor, w: torch.Tensor, stride: int = 1, padding: tuple[int, int] = (0, 0), groups: int = 1
-) -> torch.Tensor:
+def conv_transpose2d(x: torch.Tensor, w: torch.Tensor, stride: int = 1, padding: tuple[int, int] = (0, 0), groups: int = 1) -> torch.Tensor:
     """:func:`torch.nn.functional.conv_transpose2d` without bias: the input gradient of a convolution.
 
     Args:

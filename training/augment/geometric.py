@@ -105,9 +105,7 @@ def required_margin(matrices: torch.Tensor, width: int, height: int) -> Margin:
     return left, right, top, bottom
 
 
-def _warp(
-    x: torch.Tensor, matrices: torch.Tensor, margin: Margin, up_taps: torch.Tensor | None, down_taps: torch.Tensor
-) -> torch.Tensor:
+def _warp(x: torch.Tensor, matrices: torch.Tensor, margin: Margin, up_taps: torch.Tensor | None, down_taps: torch.Tensor) -> torch.Tensor:
     """:func:`warp` of all samples with ``matrices`` ``[n, 2, 3]``, on the same device.
 
     The map is linear and the same for all channels. Where these are more than there are pixels, as in small feature maps, it is

@@ -1,0 +1,33 @@
+"""training.notes: what is said of decisions that nobody asked for."""
+
+from typing import Any
+
+from helpers import described_data, explained, resolved_config
+
+
+def test_what_is_worth_a_note() -> None:
+    assert explained() == ""
+    grey = described_data(num_channels=1)
+    assert "greyscale" in explained(grey)
+    assert "hue and saturation do nothing" in explained(grey, augpipe="bgcf")
+    assert explained(grey, augpipe="bg") == ""
+    assert explained(grey, aug="noaug") == ""
+    assert "tuned for 256x256 images; these are 128x128" in explained(cfg="paper256", gpus=8)
+    assert "tuned" not in explained(described_data(resolution=256), cfg="paper256", gpus=8)
+    assert "over 2 images, all that a GPU has, in place of 4" in explained(batch=2)
+    assert "--freezed=2 without --resume" in explained(freezed=2)
+    assert "--freezed" not in explained(freezed=2, resume="a.pkl")
+    assert "--freezed=99: D has 16 layers above 4x4, and all of them are frozen" in explained(freezed=99, resume="a.pkl")
+
+
+def test_ggdr_options_without_ggdr_are_pointed_out() -> None:
+    said: dict[str, Any] = {"ggdr_res": 64, "ggdr_weight": 5.0}
+    assert resolved_config(**said) == resolved_config()
+    assert "--ggdr_res --ggdr-weight without --reg_type=ggdr: no effect" in explained(**said)
+    paired = described_data(annotation_classes=2)
+    assert "--ggdr-kernel --ggdr-act without --reg_type=ggdr: no effect" in explained(
+        paired, reg_type="seg", ggdr_kernel=3, ggdr_act="lrelu"
+    )
+    assert "--seg-weight without --reg_type=seg: no effect" in explained(reg_type="ggdr", seg_weight=2)
+    assert explained(paired, reg_type="seg", seg_weight=2) == ""
+    assert "no effect" not in explained()
