@@ -228,20 +228,19 @@ def spread(values: np.ndarray) -> str:
 def outcome(protocol: Protocol, results: dict[str, Results]) -> list[str]:
     """The primary outcome of each arm against the first one, tested; the verdict of a complete confirmatory protocol."""
     lines = ["## Outcome", ""]
-    lasts = {data.kimg[-1] if data.kimg else None for data in results.values()}
-    last = lasts.pop()
-    if lasts or last is None:
-        return [*lines, "The data sets have no last snapshot in common yet."]
     baseline, *others = protocol.arms
+    level = len({data.kimg[-1] if data.kimg else None for data in results.values()}) == 1
     for arm in others:
         pairs, means = [], []
-        for data in results.values():
-            name = value_names(data)[0]
+        for data in (data for data in results.values() if data.kimg):
+            name, last = value_names(data)[0], data.kimg[-1]
             without, with_ = data.at(baseline, name, last), data.at(arm, name, last)
             with np.errstate(invalid="ignore"):  # inf / inf of runs that came to nothing
                 pairs += list(np.log(with_ / without))
             means.append((float(without.mean()), float(with_.mean())))
             lines.append(f"- {data.title}: {name} at {last} kimg is {means[-1][0]:.4g} with `{baseline}`, {means[-1][1]:.4g} with `{arm}`.")
+        if not level or not means:
+            continue
         p, ratio = sign_flip_p(pairs), math.exp(float(np.mean(pairs)))
         lines.append(
             f"- `{arm}` is lower in {sum(pair < 0 for pair in pairs)} of {len(pairs)} pairs of equal data set and seed; the geometric mean "
@@ -250,14 +249,18 @@ def outcome(protocol: Protocol, results: dict[str, Results]) -> list[str]:
         )
         if complete(protocol, results) and protocol.confirmatory:
             lines += ["", f"**{VERDICTS[verdict(means, p)]}**"]
+    return [*lines, *reservations(protocol, results, level)]
+
+
+def reservations(protocol: Protocol, results: dict[str, Results], level: bool) -> list[str]:
+    """What keeps the outcome from being a verdict; ``level``: all data sets have reached the same snapshot."""
+    if not level or not any(data.kimg for data in results.values()):
+        return ["", "The data sets have no last snapshot in common yet, so nothing is tested."]
     if not protocol.confirmatory:
-        lines += [
-            "",
-            "This protocol is exploratory: its p values are not corrected for looking at several things, and it gives no verdict.",
-        ]
-    elif not complete(protocol, results):
-        lines += ["", "The protocol is not complete: there is no verdict, and the test above is not the one that was planned."]
-    return lines
+        return ["", "This protocol is exploratory: its p values are not corrected for looking at several things, and it gives no verdict."]
+    if not complete(protocol, results):
+        return ["", "The protocol is not complete: there is no verdict, and the test above is not the one that was planned."]
+    return []
 
 
 def draw_curves(name: str, protocol: Protocol, results: dict[str, Results], folder: Path) -> tuple[list[Path], str]:

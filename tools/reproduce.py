@@ -45,12 +45,15 @@ from tools.run_queue import ROOT, Job, work_off
 @click.argument("name", default="claim", type=click.Choice(list(PROTOCOLS)), metavar="[PROTOCOL]")
 @click.option("--outdir", required=True, metavar="DIR", help="Where data, runs and records of all protocols go")
 @click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Trainings at a time, one thread each")
+@click.option("--data", metavar="NAME", help="Go on with this data set alone, the others later  [default: all]")
 @click.option("--hours", type=FiniteFloat(), metavar="H", help="Stop by itself after so many hours")
 @click.option("--commands", is_flag=True, help="Print the command lines and stop")
 @click.option("--status", is_flag=True, help="Print how far each run is, without results, and stop")
 @click.option("--report", metavar="DIR", help="Write tables and a plot of what is there, and stop")
 @friendly_errors
-def main(name: str, outdir: str, jobs: int, hours: float | None, commands: bool, status: bool, report: str | None) -> None:
+def main(
+    name: str, outdir: str, jobs: int, data: str | None, hours: float | None, commands: bool, status: bool, report: str | None
+) -> None:
     """Run a protocol with and without GGDR, or go on with it (docs/reproduction.md).
 
     PROTOCOL is claim, one of the exploratory weight, target, start, length and ablations, or trial (the tool itself, in small).
@@ -65,6 +68,8 @@ def main(name: str, outdir: str, jobs: int, hours: float | None, commands: bool,
     if hours is not None and hours <= 0:
         raise UserError(f"--hours={hours:g} is no time; leave it out to run to the end")
     protocol, root = PROTOCOLS[name], Path(outdir).resolve()
+    if data is not None and data not in protocol.data:
+        raise UserError(f"protocol {name} has no data set {data}; choose one of {' '.join(protocol.data)}")
     if commands:
         click.echo("\n".join(command_lines(protocol, outdir)))
     elif status:
@@ -75,7 +80,7 @@ def main(name: str, outdir: str, jobs: int, hours: float | None, commands: bool,
         for path in write_report(name, protocol, root, output_folder(report, "--report"), command_lines(protocol, outdir)):
             click.echo(f"Written: {path}")
     else:
-        execute(name, protocol, root, outdir, jobs, float("inf") if hours is None else hours * 3600)
+        execute(name, protocol, root, outdir, jobs, float("inf") if hours is None else hours * 3600, data)
 
 
 def command_lines(protocol: Protocol, outdir: str) -> list[str]:
@@ -85,8 +90,11 @@ def command_lines(protocol: Protocol, outdir: str) -> list[str]:
     return [shlex.join(["python", *arguments]) for arguments in [*prepare, *trainings]]
 
 
-def execute(name: str, protocol: Protocol, root: Path, outdir: str, workers: int, seconds: float) -> None:
-    """Make the data, then train round by round what is not there yet. Raises :class:`UserError`; ends with status 130 after Ctrl-C."""
+def execute(name: str, protocol: Protocol, root: Path, outdir: str, workers: int, seconds: float, data: str | None = None) -> None:
+    """Make the data, then train round by round what is not there yet, of all data sets or of one.
+
+    Raises :class:`UserError`; ends with status 130 after Ctrl-C.
+    """
     deadline = time.monotonic() + seconds
     output_folder(root)
     history = AppendFile(root / "history.jsonl")
@@ -94,7 +102,8 @@ def execute(name: str, protocol: Protocol, root: Path, outdir: str, workers: int
         raise UserError(f"--outdir={outdir} is in use by another call of this program; wait for it, or stop it")
     check_definition(name, protocol, root, start=True)
     prepare_data(protocol, str(root))
-    due = [(run, kimg) for run, kimg in protocol.rounds if is_due(find_run(root, run), protocol, kimg)]
+    rounds = [(run, kimg) for run, kimg in protocol.rounds if data in (None, run.data)]
+    due = [(run, kimg) for run, kimg in rounds if is_due(find_run(root, run), protocol, kimg)]
     jobs = [training_job(protocol, run, kimg, root, history) for run, kimg in due]
     outcome = work_off(jobs, workers, deadline - time.monotonic(), say=lambda line: click.echo(line))
     history.close()

@@ -25,7 +25,7 @@ from dnnlib.errors import UserError
 from tools import claim_report, reproduce, run_queue
 from tools.claim_protocols import CLAIM, PROTOCOLS, Protocol
 from tools.claim_report import VERDICTS, sign_flip_p, verdict
-from tools.claim_runs import images_seen, measured, train_command
+from tools.claim_runs import find_run, images_seen, measured, train_command
 from tools.run_queue import ROOT, Job, work_off
 
 DOCS = ROOT / "docs"
@@ -192,6 +192,24 @@ def test_the_first_round_of_all_comes_before_the_second_of_any(workshop: Path, t
     starts = [json.loads(line) for line in (tmp_path / "out" / "history.jsonl").read_text().splitlines()]
     assert [(start["run"], start["to_kimg"]) for start in starts] == [(run.name, kimg) for run, kimg in SMALL.rounds]
     assert [start["from_images"] for start in starts] == [0] * 6 + [2000] * 6
+
+
+def test_one_data_set_at_a_time(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two = dataclasses.replace(SMALL, data=dict.fromkeys(("emoji", "other"), CLAIM.data["emoji"]), seeds=(1,))
+    monkeypatch.setitem(PROTOCOLS, "claim", two)
+    out = tmp_path / "out"
+    assert invoke(f"--outdir={out}", "--data=other").exit_code == 0
+    assert [images_seen(find_run(out, run)) for run in two.runs] == [4000 * (run.data == "other") for run in two.runs]
+    for run in two.runs:  # which the stand-in does not write
+        folder = find_run(out, run)
+        if folder is not None:
+            (folder / "training_options.json").write_text(json.dumps(resolved(two, run)))
+    text = report(out)
+    assert "- Emoji, 1,854 images, RGB: fid5_full at 4 kimg is" in text.split("## Outcome")[1]
+    assert "The data sets have no last snapshot in common yet, so nothing is tested." in text
+    assert "p =" not in text
+    assert invoke(f"--outdir={out}").exit_code == 0
+    assert [images_seen(find_run(out, run)) for run in two.runs] == [4000] * 4
 
 
 def test_it_stops_by_itself(workshop: Path, tmp_path: Path) -> None:
@@ -366,6 +384,7 @@ def test_verdicts(means: list[tuple[float, float]], p: float, expected: str) -> 
 def test_one_clear_line(workshop: Path, tmp_path: Path, complaint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     assert "give one of them" in complaint(reproduce.main, [f"--outdir={out}", "--status", f"--report={out}"])
+    assert "protocol claim has no data set x; choose one of emoji" in complaint(reproduce.main, [f"--outdir={out}", "--data=x"])
     assert "--hours=0 is no time" in complaint(reproduce.main, [f"--outdir={out}", "--hours=0"])
     assert "'x' is not a finite number" in complaint(reproduce.main, [f"--outdir={out}", "--hours=x"])
     assert "has not been begun" in complaint(reproduce.main, [f"--outdir={out}", "--status"])

@@ -252,7 +252,9 @@ def library(
             try:
                 _build(toolchain, folder, timeout)
             except CompilerError as error:
-                failed.write_text(str(error), encoding="utf-8")
+                draft = cache / f"{folder.name}.failed.tmp"
+                draft.write_text(str(error), encoding="utf-8")
+                draft.replace(failed)
                 raise
             failed.unlink(missing_ok=True)
     except OSError as error:
