@@ -170,8 +170,9 @@ class Objective:
         n = batch.z.shape[0] // self.pl_batch_shrink
         images, ws = self.generate(batch.z[:n], batch.gen_labels[:n])
         lengths = loss.path_lengths(images, ws, loss.path_noise(images))
-        self.pl_mean.copy_(self.pl_mean.lerp(lengths.detach().mean(), self.pl_decay))
-        penalty = loss.path_length_penalty(lengths, self.pl_mean)
+        mean = self.pl_mean.lerp(lengths.mean(), self.pl_decay)  # gradients pass through this batch's share, as in the reference
+        self.pl_mean.copy_(mean.detach())
+        penalty = loss.path_length_penalty(lengths, mean)
         self.stats.report("Loss/pl_penalty", penalty)
         value = penalty * self.pl_weight
         self.stats.report("Loss/G/reg", value)

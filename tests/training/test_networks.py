@@ -79,6 +79,15 @@ def test_generator_architectures(architecture, channels):
     assert {res: tuple(f.shape) for res, f in features.items()} == {4: (2, 8, 4, 4), 32: (2, 4, 32, 32)}
 
 
+def test_a_residual_generator_block_is_the_scaled_sum_of_its_branches():
+    """Each is scaled by √½, so that their sum has the variance of one."""
+    block = small_generator(architecture="resnet").synthesis.b16
+    x, ws = torch.randn([2, 8, 8, 8]), torch.randn([2, 2, 8])
+    quiet = {"noise_mode": "none"}
+    branch = block.conv1(block.conv0(x, ws[:, 0], **quiet), ws[:, 1], **quiet)
+    torch.testing.assert_close(block(x, None, ws, **quiet)[0], (block.skip(x) + branch) * 0.5**0.5)
+
+
 def test_noise_modes():
     G = small_generator()
     for name, p in G.named_parameters():

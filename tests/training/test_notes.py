@@ -20,6 +20,11 @@ def test_what_is_worth_a_note() -> None:
     assert "--freezed=99: D has 16 layers above 4x4, and all of them are frozen" in explained(freezed=99, resume="a.pkl")
 
 
+def test_the_reason_for_a_target_resolution() -> None:
+    assert "--ggdr_res=8 was chosen, a quarter of the image resolution" in explained(described_data(resolution=32), reg_type="ggdr")
+    assert "--ggdr_res=8 was chosen, the smallest there is" in explained(described_data(resolution=16), reg_type="ggdr")
+
+
 def test_ggdr_options_without_ggdr_are_pointed_out() -> None:
     said: dict[str, Any] = {"ggdr_res": 64, "ggdr_weight": 5.0}
     assert resolved_config(**said) == resolved_config()

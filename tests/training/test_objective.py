@@ -5,6 +5,7 @@ import torch
 from helpers import small_state
 
 from torch_utils.training_stats import StatsCollector
+from training import loss
 from training.augment import AugmentPipe, preset
 from training.ggdr import GuidedRegularizer, cosine_distance
 from training.networks import Discriminator, Generator
@@ -166,7 +167,7 @@ def test_gradient_penalties_against_finite_differences(phase, augmented):
     """R1 and path length, differentiated a second time through networks and augmentation, along one direction.
 
     Activations are smooth here: with leaky ReLU the penalties themselves jump where a unit changes sides. The running
-    mean of path lengths follows the batch by one percent, a share that the gradient rightly leaves out.
+    mean of path lengths follows the batch, and gradients pass through its share.
     """
     torch.manual_seed(2)
     sizes = {"channel_base": 128, "channel_max": 8}
@@ -174,9 +175,9 @@ def test_gradient_penalties_against_finite_differences(phase, augmented):
     smooth = {"activation": "softplus"}
     D = Discriminator(0, 32, 3, **sizes, block_kwargs=smooth, epilogue_kwargs=smooth)
     pipe = AugmentPipe(**preset("bgcfnc")) if augmented else None
-    objective = Objective(
-        G.requires_grad_(False), D.requires_grad_(False), pipe, StatsCollector(), r1_gamma=10, pl_weight=2, style_mixing_prob=0.9
-    )
+    G.requires_grad_(False)
+    D.requires_grad_(False)
+    objective = Objective(G, D, pipe, StatsCollector(), r1_gamma=10, pl_weight=2, style_mixing_prob=0.9, pl_decay=0.3)
     (G if phase == "G_reg" else D).requires_grad_(True)
     weight = (G.synthesis.b16 if phase == "G_reg" else D.b16).conv0.weight
     original, direction = weight.detach().clone(), torch.randn(weight.shape)
@@ -190,6 +191,29 @@ def test_gradient_penalties_against_finite_differences(phase, augmented):
         values.append(objective.stats.flush()["Loss/G/reg" if phase == "G_reg" else "Loss/D/reg"].mean)
         slopes.append(float((weight.grad * direction).sum()))
     assert slopes[1] == pytest.approx((values[2] - values[0]) / 2e-2, rel=0.03)
+
+
+def test_weights_of_the_gradient_penalties():
+    """γ/2 of R1, and the path length weight; what is reported is what is differentiated (above)."""
+    state = small_state(gamma=10)
+    for name in ("D_reg", "G_reg"):
+        accumulate(state, name)
+    stats = state.stats.flush()
+    assert stats["Loss/D/reg"].mean == pytest.approx(5 * stats["Loss/r1_penalty"].mean)
+    assert stats["Loss/G/reg"].mean == pytest.approx(2 * stats["Loss/pl_penalty"].mean)
+
+
+def test_the_running_mean_of_path_lengths():
+    """It moves by a hundredth of the way to the batch's mean, and holds no graph."""
+    state = small_state()
+    accumulate(state, "G_reg")
+    torch.manual_seed(0)
+    batch = make_batch(state)
+    state.G.requires_grad_(True)
+    images, ws = state.objective.generate(batch.z[:2], batch.gen_labels[:2])
+    lengths = loss.path_lengths(images, ws, loss.path_noise(images))
+    torch.testing.assert_close(state.objective.pl_mean, lengths.detach().mean() * 0.01)
+    assert not state.objective.pl_mean.requires_grad
 
 
 def test_switched_off_terms_are_no_phases():

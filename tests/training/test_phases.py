@@ -7,6 +7,7 @@ from helpers import plain_data, small_config, small_state
 
 from training.checkpoint import RunState
 from training.phases import PortionMeans, build_phases, clean_gradients, compute_gradients, gradients, portions, run_phase
+from training.training_loop import step
 
 REAL = torch.rand([4, 3, 32, 32], generator=torch.Generator().manual_seed(0))
 NO_LABELS = torch.zeros([4, 0])
@@ -67,11 +68,12 @@ def test_annotations_go_with_their_images():
 
 def test_labels_are_drawn_anew_for_each_portion():
     state = state_with(2, label_dim=3)
-    found = set()
+    found = []
     for state.steps in range(8):
-        for k, batch in enumerate(portions(state, "G_main", REAL, torch.zeros([4, 3]), ranks.training.Labels())):
-            found.add((k, *batch.gen_labels.argmax(dim=1).tolist()))
-    assert len(found) > 8
+        drawn = portions(state, "G_main", REAL, torch.zeros([4, 3]), ranks.training.Labels())
+        found.append([tuple(batch.gen_labels.argmax(dim=1).tolist()) for batch in drawn])
+    assert any(first != second for first, second in found)
+    assert len({first for first, _ in found}) > 2
 
 
 def test_the_rest_of_the_draws_follows_the_portion_too():
@@ -106,6 +108,28 @@ def test_one_portion_moves_the_running_means_as_it_finds_fit():
     for ours, theirs in zip(state.objective.running_means, direct.objective.running_means, strict=True):
         assert ours.any()
         assert torch.equal(ours, theirs)
+
+
+def test_a_phase_leaves_the_mean_of_what_its_portions_made_of_the_running_means():
+    whole, alone = state_with(2, mbstd_group=2), []
+    compute_gradients(whole, phase_of(whole, "G_reg"), REAL, NO_LABELS, None)
+    for picked in range(2):
+        state = state_with(2, mbstd_group=2)
+        state.G.requires_grad_(True)
+        for k, batch in enumerate(portions(state, "G_reg", REAL, NO_LABELS, None)):
+            if k == picked:
+                state.objective.terms["G_reg"](batch, 4, 0)
+        alone.append([mean.clone() for mean in state.objective.running_means])
+    for mean, first, second in zip(whole.objective.running_means, *alone, strict=True):
+        assert not torch.equal(first, second)
+        torch.testing.assert_close(mean, (first + second) / 2)
+
+
+def test_a_step_counts_the_whole_batch():
+    state = state_with(2, mbstd_group=2)
+    images = torch.zeros([4, 3, 32, 32], dtype=torch.uint8)
+    step(state, build_phases(state), (images, NO_LABELS), None)
+    assert (state.images_seen, state.steps) == (4, 1)
 
 
 def test_the_phase_counts_what_ada_observes():
