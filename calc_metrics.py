@@ -1,6 +1,7 @@
 """Measure a network pickle, or image files: Fréchet and kernel distances, precision and recall, and the other metrics."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import click
 
 from dnnlib import torchrun
-from dnnlib.cli import Command, friendly_errors, ops_option
+from dnnlib.cli import Command, counted, friendly_errors, ops_option
 from dnnlib.errors import UserError
 
 
@@ -127,11 +128,18 @@ def measure(
         progress=verbose,
         use_cache=not no_cache,
     )
+    unrecorded: list[UserError] = []
     for result in results if is_main() else []:
-        if network is not None and run_dir is not None:
-            print(append_result(result, run_dir, network))
-        else:
+        if network is None or run_dir is None:
             print(json.dumps({**result.record(network), **({} if images is None else {"images": images})}))
+            continue
+        try:
+            print(append_result(result, run_dir, network))
+        except UserError as error:  # what was measured is not lost for that
+            print(result.json_line(os.path.relpath(network, run_dir)))
+            unrecorded.append(error)
+    if unrecorded:
+        raise UserError(f"{counted(len(unrecorded), 'result')} could only be printed, not recorded in the run: {unrecorded[0]}")
 
 
 if __name__ == "__main__":

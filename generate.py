@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from dnnlib.cli import Command, GridSize, counted, friendly_errors, ops_option, output_folder, parse_int_list
 from dnnlib.errors import UserError
+from dnnlib.files import writing
 from tools import options
 
 if TYPE_CHECKING:
@@ -77,8 +78,9 @@ def write_singles(images: Iterable[tuple[int, "torch.Tensor"]], total: int, fold
     """One PNG file for each ``(number, uint8 [C, H, W])``."""
     from training.images import save_png
 
-    for number, image in tqdm(images, total=total, unit="img", leave=False, disable=None):
-        save_png(image, folder / name.format(number))
+    with writing(folder):
+        for number, image in tqdm(images, total=total, unit="img", leave=False, disable=None):
+            save_png(image, folder / name.format(number))
     print(f"{counted(total, 'image')} in {folder}")
 
 
@@ -95,7 +97,8 @@ def write_grid(images: Iterable[tuple[int, "torch.Tensor"]], total: int, outdir:
     drawn = torch.stack([image for _, image in tqdm(images, total=total, unit="img", leave=False, disable=None)])
     cells = torch.zeros([columns * rows, *drawn.shape[1:]], dtype=torch.uint8)
     cells[:total] = drawn
-    save_grid(cells, folder / "grid.png", columns)
+    with writing(folder):
+        save_grid(cells, folder / "grid.png", columns)
     print(f"{counted(total, 'image')} in {folder / 'grid.png'}")
 
 

@@ -5,8 +5,8 @@ import errno
 import fcntl
 import hashlib
 import os
+import secrets
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,18 +25,15 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb", **kwargs: Any) 
     ``kwargs`` go to :func:`open`. Raises :class:`OSError` as :func:`open` does.
     """
     target = Path(path)
-    fd, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    try:
-        with open(fd, mode, **kwargs) as stream:
+    name = target.parent / f".{target.name}.{secrets.token_hex(8)}.tmp"
+    try:  # with the file's creation in it: an interrupt may come right after
+        with open(name, mode.replace("w", "x"), **kwargs) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
         os.replace(name, target)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # it may never have come to be
             os.unlink(name)
         raise
     _sync_folder(target.parent)
@@ -48,7 +45,7 @@ def writing(folder: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        name = error.filename or folder
+        name = error.filename2 or error.filename or folder  # the second is the new name of a renaming
         raise UserError(f"cannot write {name} ({error.strerror}); make room on the disk, or give a folder that can be written") from error
 
 

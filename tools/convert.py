@@ -66,20 +66,21 @@ def convert(network: str, out: str, psi: float | None, noise: str | None, offlin
     if not exporting and (psi is not None or noise is not None):
         raise UserError(f"--trunc and --noise have no effect on {suffix}, which holds the networks themselves; leave them out")
 
-    from dnnlib.files import atomic_write
+    from dnnlib.files import atomic_write, writing
     from training.export import GeneratorGraph, GraphOptions, export
     from training.network_files import load_networks, save_networks
 
     networks = load_networks(network, offline=offline)
     if not exporting:
         target = output_folder(Path(out).parent, "--out's") / Path(out).name
-        save_networks(target, networks)
+        with writing(target.parent):
+            save_networks(target, networks)
         print(f"{target}")
         return
     graph = GeneratorGraph(networks["G_ema"], GraphOptions(psi, noise or "const"))  # type: ignore[arg-type]
     content, worst = export(graph, networks, suffix)
     target = output_folder(Path(out).parent, "--out's") / Path(out).name
-    with atomic_write(target) as stream:
+    with writing(target.parent), atomic_write(target) as stream:
         stream.write(content)
     print(f"{target}: takes {', '.join(graph.input_names())}")
     print(f"checked: pictures differ from the network's by {worst:.2g} at most, where -1 is black and 1 is white")

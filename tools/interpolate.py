@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dnnlib.cli import Command, GridSize, friendly_errors, ops_option, output_folder, parse_int_list
 from dnnlib.errors import UserError
+from dnnlib.files import writing
 from tools import options
 
 
@@ -72,7 +73,7 @@ def main(
     images = walk_images(renderer, walks, frames, class_idx=class_idx, truncation_psi=truncation_psi, **how)
     target = output_folder(Path(out).parent, "--out's") / Path(out).name
     total = len(walks[0]) * frames
-    with tqdm(images, total=total, unit="frame", leave=False, disable=None) as bar:
+    with writing(target.parent), tqdm(images, total=total, unit="frame", leave=False, disable=None) as bar:
         save_video((grid_image(cells, grid[0]) for cells in bar), target, fps)
     print(f"{total} frames ({total / fps:.1f} s) in {target}")
 

@@ -24,14 +24,24 @@ from dnnlib.cli import Command, friendly_errors
 from dnnlib.errors import UserError
 from training.dataset_import import Transform
 from training.dataset_import.decode import decode_image
-from training.dataset_import.writer import DatasetWriter, encode_png, open_store
+from training.dataset_import.writer import DatasetWriter, check_apart, encode_png, open_store
 from training.file_tree import FileTree, reason
 from training.paired import FOLDERS, MAX_CLASSES, UNLABELLED
 
 
+def by_stem(tree: FileTree) -> dict[str, str]:
+    """Names of images without their ending, to the whole names. Raises :class:`UserError` where two differ in the ending alone."""
+    found: dict[str, str] = {}
+    for name in tree.image_names:
+        other = found.setdefault(os.path.splitext(name)[0], name)
+        if other != name:
+            raise UserError(f"'{other}' and '{name}' in '{tree.path}' differ in their ending alone; remove one, or give it another name")
+    return found
+
+
 def matched(images: FileTree, annotations: FileTree) -> list[tuple[str, str]]:
     """The names of each image and of its annotation: the same but for the ending. Raises :class:`UserError` where one lacks the other."""
-    first, second = ({os.path.splitext(name)[0]: name for name in tree.image_names} for tree in (images, annotations))
+    first, second = by_stem(images), by_stem(annotations)
     odd = first.keys() ^ second.keys()
     if odd:
         name = min(odd)
@@ -88,6 +98,7 @@ def main(images: str, annotations: str, dest: str, resolution: int, zero: str) -
     """Cut, resize and number images and their annotations alike. Class numbers are never mixed: annotations are resized to the
     nearest pixel."""
     sources, transform = (FileTree(images), FileTree(annotations)), Transform("center-crop", resolution, resolution)
+    check_apart(dest, images, annotations)
     count = len(matched(*sources))
     with open_store(dest) as put:
         writers = [DatasetWriter(lambda name, content, folder=folder: put(f"{folder}/{name}", content)) for folder in FOLDERS]  # type: ignore[misc]

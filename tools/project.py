@@ -17,6 +17,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dnnlib.cli import Command, friendly_errors, ops_option, output_folder
+from dnnlib.files import writing
 from tools import options
 
 if TYPE_CHECKING:
@@ -83,9 +84,10 @@ def main(
     folder = output_folder(outdir)
     ws = [w.expand(-1, renderer.G.num_ws, -1) for w in search(first, steps, num_steps)]
     drawn = images_of(renderer, ws)
-    write_results(folder, picture, drawn[-1], ws[-1])
-    if video:
-        save_video_of(picture, drawn, folder / video)
+    with writing(folder):
+        write_results(folder, picture, drawn[-1], ws[-1])
+        if video:
+            save_video_of(picture, drawn, folder / video)
     before, after = (perceptual_distance(perceptual, image, picture) for image in (drawn[0], drawn[-1]))
     print(f"distance to the target ({detector}): {before:.4g} at the start, from the average w; {after:.4g} at the end")
     print(f"projected_w.npz, proj.png, target.png{f' and {video}' if video else ''} in {folder}")

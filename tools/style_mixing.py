@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dnnlib.cli import Command, friendly_errors, ops_option, output_folder, parse_int_list
 from dnnlib.errors import UserError
+from dnnlib.files import writing
 from tools import options
 
 
@@ -70,11 +71,12 @@ def main(
     folder = output_folder(outdir)
     images = images_from_ws(renderer, ws, noise_mode=noise_mode, batch=batch)  # type: ignore[arg-type]
     drawn = []
-    for index, image in tqdm(images, total=len(ws), unit="img", leave=False, disable=None):
-        save_png(image, folder / f"{names[index]}.png")
-        drawn.append(image)
-    corner = torch.zeros_like(drawn[0])
-    save_grid(torch.stack([corner, *drawn]), folder / "grid.png", len(col_seeds) + 1)
+    with writing(folder):
+        for index, image in tqdm(images, total=len(ws), unit="img", leave=False, disable=None):
+            save_png(image, folder / f"{names[index]}.png")
+            drawn.append(image)
+        corner = torch.zeros_like(drawn[0])
+        save_grid(torch.stack([corner, *drawn]), folder / "grid.png", len(col_seeds) + 1)
     print(f"{len(row_seeds)} rows of {len(col_seeds)} mixed pictures in {folder / 'grid.png'}, and singly in {folder}")
 
 

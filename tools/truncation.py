@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dnnlib.cli import Command, friendly_errors, ops_option, output_folder, parse_float_list, parse_int_list
 from dnnlib.errors import UserError
+from dnnlib.files import writing
 from tools import options
 
 
@@ -62,7 +63,8 @@ def main(
         columns = []
         for sweep in sweeps:
             columns.append([image for _, image in sweep if bar.update() or True])
-    save_grid(torch.stack([image for row in zip(*columns, strict=True) for image in row]), target, len(values))
+    with writing(target.parent):
+        save_grid(torch.stack([image for row in zip(*columns, strict=True) for image in row]), target, len(values))
     print(f"{len(numbers)} seeds at psi {', '.join(f'{psi:g}' for psi in values)} in {target}")
 
 

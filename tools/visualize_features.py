@@ -19,14 +19,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors, ops_option, parse_int_list
+from dnnlib.cli import Command, friendly_errors, ops_option, output_folder, parse_int_list
 from dnnlib.errors import UserError
+from dnnlib.files import writing
 from torch_utils.device import announce_device
 from torch_utils.seeding import derive_seed
 from training.analysis.clustering import PALETTE, Labels, cluster_pixels, match_all, match_clusters, paint
 from training.analysis.feature_maps import Maps, discriminator_maps, generator_maps
 from training.analysis.picture_rows import Row, picture_of_rows
 from training.dataset import ImageFolderDataset
+from training.generation import check_seeds
 from training.images import from_uint8, save_png
 from training.network_files import load_networks
 from training.reals import open_reals
@@ -71,7 +73,7 @@ def parse_wanted(option: str, text: str | None) -> Wanted | None:
     return wanted
 
 
-def chosen_snapshots(network: Sequence[str], run: str | None, snapshots: str | None) -> list[Path]:
+def chosen_snapshots(network: Sequence[str], run: str | None, snapshots: str | None) -> list[str]:
     """The network pickles to look at, in order: those named, or those of a run at some kimg (its last one by default).
 
     Raises :class:`UserError` when neither or both are given and when one is missing.
@@ -81,8 +83,8 @@ def chosen_snapshots(network: Sequence[str], run: str | None, snapshots: str | N
     if run is None:
         if snapshots is not None:
             raise UserError("--snapshots goes with --run; with --network name each pickle")
-        return [Path(name) for name in network]
-    found = {int(path.stem.rpartition("-")[2]): path for path in snapshot_paths(Path(run))}
+        return list(network)
+    found = {int(path.stem.rpartition("-")[2]): str(path) for path in snapshot_paths(Path(run))}
     if not found:
         raise UserError(f"--run={run} has no network-snapshot-*.pkl; give a run directory")
     wanted = [max(found)] if snapshots is None else parse_int_list(snapshots)
@@ -109,7 +111,7 @@ def latents(G: Any, num: int, seed: int, device: torch.device) -> tuple[torch.Te
     return torch.from_numpy(z).float().to(device), c.to(device)
 
 
-def look(path: Path, data: str | None, generator: Wanted | None, num: int, seed: int, device: torch.device) -> Snapshot:
+def look(path: str, data: str | None, generator: Wanted | None, num: int, seed: int, device: torch.device) -> Snapshot:
     """Open a network pickle and take its maps. Raises :class:`UserError` for what is wrong with it or with the data."""
     networks = load_networks(path, need=["G_ema", "D"])
     G, D = networks["G_ema"].to(device), networks["D"].to(device)
@@ -121,7 +123,7 @@ def look(path: Path, data: str | None, generator: Wanted | None, num: int, seed:
     fakes, maps = generator_maps(G, *latents(G, num, seed, device), resolutions)
     encoder, decoder = discriminator_maps(D, from_uint8(torch.cat([reals, fakes]), device))
     kimg = networks["info"].get("kimg")
-    title = path.stem if kimg is None else f"{kimg:.0f} kimg"
+    title = Path(path).stem if kimg is None else f"{kimg:.0f} kimg"
     return Snapshot(title, fakes, reals, {"generator": maps, "encoder": encoder, "decoder": decoder})
 
 
@@ -199,7 +201,9 @@ def main(
     possible. The generator is the average G_ema, with constant noise.
     """
     wanted_g, wanted_d = parse_wanted("--generator", generator), parse_wanted("--decoder", decoder)
-    where, count = announce_device(device), max(num, clustered)
+    count = max(num, clustered)
+    check_seeds([seed + count - 1])
+    folder, where = output_folder(outdir), announce_device(device)
     taken = [look(path, data, wanted_g, count, seed, where) for path in chosen_snapshots(network, run, snapshots)]
     decoders = [snapshot.maps["decoder"] for snapshot in taken]
     wanted = {
@@ -209,7 +213,6 @@ def main(
     }
     for kind, resolutions in wanted.items():
         check_resolutions(taken, kind, resolutions)
-    Path(outdir).mkdir(parents=True, exist_ok=True)
     for kind, resolutions in wanted.items():
         if not resolutions:
             print(f"no {kind}.png: a network has no {kind} (--reg_type=none)")
@@ -217,8 +220,9 @@ def main(
         size = max(cell, taken[-1].reals.shape[-1])
         rows = rows_of(taken, kind, resolutions, seed, size)
         picture = picture_of_rows([(title, first_of_each(images, num, count)) for title, images in rows], size)
-        save_png(picture, Path(outdir, f"{kind}.png"))
-        print(Path(outdir, f"{kind}.png"))
+        with writing(folder):
+            save_png(picture, folder / f"{kind}.png")
+        print(folder / f"{kind}.png")
 
 
 def first_of_each(images: torch.Tensor, num: int, count: int) -> torch.Tensor:

@@ -36,14 +36,15 @@ class FileTree:
         self._place, self._inside = split_zip(path)
         self.is_zip = self._place.is_file()
         if self.is_zip:
-            names = [info.filename for info in self._zip().infolist() if not info.is_dir()]
-            names = [name.removeprefix(self._inside) for name in names if name.startswith(self._inside)]
+            members = {_plain(info.filename): info.filename for info in self._zip().infolist()}
+            inside = len(self._inside)
+            self._members = {name[inside:]: real for name, real in members.items() if name.startswith(self._inside) and name[-1:] != "/"}
             self.close()
         elif self._place.exists():
-            names = list(_walk(self.path))
-        if not self._place.exists() or (self._inside and not names):
+            self._members = {name: name for name in _walk(self.path)}
+        if not self._place.exists() or (self._inside and not self._members):
             raise UserError(f"'{self.path}' does not exist; give a folder of images or a zip of them")
-        self.names = sorted(name for name in names if not _hidden(name))
+        self.names = sorted(name for name in self._members if not _hidden(name))
 
     @property
     def image_names(self) -> list[str]:
@@ -53,7 +54,7 @@ class FileTree:
     def read(self, name: str) -> bytes:
         """The content of one file. Raises :class:`UserError` with its name when it can't be read."""
         try:
-            return self._zip().read(self._inside + name) if self.is_zip else (self.path / name).read_bytes()
+            return self._zip().read(self._members[name]) if self.is_zip else (self.path / name).read_bytes()
         except UserError:
             raise
         except Exception as error:  # a damaged or encrypted zip member raises nearly anything
@@ -64,7 +65,7 @@ class FileTree:
         total = hashlib.sha256()
         for name in names:
             if self.is_zip:
-                info = self._zip().getinfo(self._inside + name)
+                info = self._zip().getinfo(self._members[name])
                 total.update(f"{info.CRC:08x} {info.file_size}\n".encode())
             else:
                 total.update(hashlib.sha256(self.read(name)).digest())
@@ -74,7 +75,7 @@ class FileTree:
     def outline(self, names: Iterable[str]) -> str:
         """SHA-256 of the names and sizes of some files in a folder, without reading them."""
         lines = [f"{name} {(self.path / name).stat().st_size}" for name in names]
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
     def close(self) -> None:
         """Close the zip handle of this process; reading again opens a new one."""
@@ -122,6 +123,11 @@ def _walk(folder: Path) -> Iterator[str]:
     for root, _, files in os.walk(folder, onerror=refuse):
         for file in files:
             yield os.path.relpath(os.path.join(root, file), folder).replace(os.sep, "/")
+
+
+def _plain(member: str) -> str:
+    """A zip member's name as others write it: some archivers begin with ``./``, some put backslashes between the parts."""
+    return member.replace("\\", "/").removeprefix("./")
 
 
 def _hidden(name: str) -> bool:

@@ -1,6 +1,7 @@
 """Pictures from seeds and from intermediate latents."""
 
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def load_projected_w(path: str | Path, G: Generator) -> torch.Tensor:
             ws = torch.from_numpy(np.asarray(arrays["w"], dtype=np.float32))
     except FileNotFoundError as error:
         raise UserError(f"--projected-w={path} does not exist") from error
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, AttributeError, TypeError) as error:
         raise UserError(f"--projected-w={path} is not an .npz file with an array 'w' ({error})") from error
     if ws.ndim != 3 or tuple(ws.shape[1:]) != (G.num_ws, G.w_dim) or not len(ws):
         raise UserError(f"'w' in {path} has shape {tuple(ws.shape)}; this network needs [N, {G.num_ws}, {G.w_dim}]")

@@ -59,7 +59,10 @@ class PairedDataset(ImageFolderDataset):
             raise UserError(f"'{odd}' is in only one of {' and '.join(FOLDERS)} of '{path}'; each image needs one annotation of its name")
         same: dict[str, Any] = dict(max_size=max_size, xflip=xflip, random_seed=random_seed, memory_budget_mb=memory_budget_mb)
         super().__init__(folders[0], resolution=resolution, use_labels=use_labels, **same)
-        self._annotations = ImageFolderDataset(folders[1], **same)
+        try:
+            self._annotations = ImageFolderDataset(folders[1], **same)
+        except UserError as error:  # dataset_tool.py would turn class numbers into colours
+            raise UserError(f"{error} (of annotations, tools/make_paired_dataset.py keeps the class numbers)") from error
         if self._annotations.image_shape != [1, self.resolution, self.resolution]:
             found, size = self._annotations.image_shape, self.resolution
             raise UserError(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 OPTIONS_FILE = "training_options.json"
 
+_SNAPSHOT = re.compile(r"network-snapshot-(\d+)\.pkl")
 _STATE = re.compile(r"training-state-(\d+)\.pt")
 
 
@@ -15,7 +16,7 @@ def snapshot_name(images_seen: int) -> str:
 
 def snapshot_paths(run_dir: Path) -> list[Path]:
     """The network pickles of a run, the oldest first."""
-    return sorted(run_dir.glob("network-snapshot-*.pkl"))
+    return sorted(path for path in run_dir.glob("network-snapshot-*.pkl") if _SNAPSHOT.fullmatch(path.name))
 
 
 def state_path(run_dir: Path, images_seen: int) -> Path:

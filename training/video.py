@@ -36,7 +36,8 @@ def save_video(frames: Iterable[torch.Tensor], path: str | os.PathLike[str], fps
     A GIF runs in a loop and has a palette of 256 colours for each frame; its frames last whole hundredths of a second.
 
     Raises:
-        UserError: see :func:`check_video_path`; an MP4 of odd width or height, which H.264 does not have.
+        UserError: see :func:`check_video_path`; an MP4 of odd width or height, which H.264 does not have, or that ffmpeg could not
+            write whole.
     """
     check_video_path(path)
     if Path(path).suffix.lower() == ".mp4":
@@ -71,10 +72,18 @@ def _save_mp4(frames: Iterable[torch.Tensor], path: Path, fps: int) -> None:
             output_params=["-crf", "18", "-movflags", "+faststart"],
             ffmpeg_log_level="error",
         )
+        sent = 0
         with contextlib.closing(writer):
             writer.send(None)
             for frame in itertools.chain([first], remaining):
                 writer.send(frame.permute(1, 2, 0).contiguous().numpy())
+                sent += 1
+        try:  # the writer says nothing of a ffmpeg that failed
+            written = ffmpeg.count_frames_and_secs(str(temporary))[0]
+        except RuntimeError:
+            written = 0
+        if written != sent:
+            raise UserError(f"{path}: ffmpeg wrote {written} of {sent} frames; make room on the disk, or write a .gif")
 
 
 @contextlib.contextmanager

@@ -334,3 +334,13 @@ def test_help_does_not_wait_for_torch() -> None:
     assert result.returncode == 0, result.stderr
     for option in ["network", "images", "metrics", "data", "mirror", "gpus", "verbose", "detector", "offline", "no-cache"]:
         assert f"--{option} " in result.stdout
+
+
+def test_results_that_cannot_be_recorded_are_printed(world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world / "run", tmp_path / "run", ignore=shutil.ignore_patterns("metric-*"))
+    (tmp_path / "run" / "metric-fid20_full.jsonl").mkdir()  # cannot be read or written, whoever runs this
+    result = invoke(world, "--metrics=fid20_full,pr203_full", network=str(tmp_path / "run" / "net.pkl"))
+    assert result.exit_code == 1
+    assert [json.loads(line)["metric"] for line in result.stdout.splitlines()] == ["fid20_full", "pr203_full"]
+    assert "Error: 1 result could only be printed, not recorded in the run: can't read" in result.stderr
+    assert (tmp_path / "run" / "metric-pr203_full.jsonl").exists()

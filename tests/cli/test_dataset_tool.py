@@ -14,6 +14,10 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+from click.testing import CliRunner
+
+import dataset_tool
+from training.dataset_import import ImportReport
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = str(ROOT / "dataset_tool.py")
@@ -138,3 +142,13 @@ def test_nor_does_sigterm(tmp_path: Path, whole_group: bool) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="there, nothing tells a process that its parent was killed")
 def test_workers_end_with_a_process_that_was_killed(tmp_path: Path) -> None:
     assert stop_in_the_middle(tmp_path, "out.zip", signal.SIGKILL, whole_group=False) == (-signal.SIGKILL, "", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"), [((), ("lanczos", (255, 255, 255))), (("--resize-filter=box", "--background=#0000ff"), ("box", (0, 0, 255)))]
+)
+def test_options_reach_the_import(monkeypatch, options, expected):
+    asked = {}
+    monkeypatch.setattr(dataset_tool, "import_dataset", lambda **given: asked.update(given) or ImportReport(1, 8, 3, 0, []))
+    assert CliRunner().invoke(dataset_tool.main, ["--source=in", "--dest=out", *options]).exit_code == 0
+    assert (asked["transform"].resize_filter, asked["background"]) == expected

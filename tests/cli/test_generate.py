@@ -157,6 +157,7 @@ WRONG = [
     (["--network={pkl}", "--seeds=0-4", "--grid=2x2"], "room for 4 pictures, but 5"),
     (["--network={pkl}", "--projected-w=none.npz"], "does not exist"),
     (["--network={pkl}", "--projected-w={text}"], "is not an .npz file"),
+    (["--network={pkl}", "--projected-w={blank}"], "is not an .npz file"),
     (["--network={pkl}", "--projected-w={wrong_name}"], "no array named 'w'"),
     (["--network={pkl}", "--projected-w={wrong_shape}"], "needs [N, 6, 8]"),
     (["--network={pkl}", "--projected-w={empty}"], "needs [N, 6, 8]"),
@@ -171,11 +172,12 @@ WRONG = [
 @pytest.mark.parametrize(("args", "message"), WRONG)
 def test_wrong_options_get_one_line_and_leave_nothing(args, message, pkl, conditional, tmp_path):
     (tmp_path / "text").write_text("hello")
+    (tmp_path / "blank.npz").touch()
     np.savez(tmp_path / "name.npz", v=np.zeros(3))
     np.savez(tmp_path / "shape.npz", w=np.zeros([1, 4, 8]))
     np.savez(tmp_path / "empty.npz", w=np.zeros([0, 6, 8]))
     np.savez(tmp_path / "nan.npz", w=np.full([1, 6, 8], np.nan))
-    files = dict(text="text", wrong_name="name.npz", wrong_shape="shape.npz", empty="empty.npz", nan="nan.npz")
+    files = dict(text="text", blank="blank.npz", wrong_name="name.npz", wrong_shape="shape.npz", empty="empty.npz", nan="nan.npz")
     files = {name: tmp_path / file for name, file in files.items()}
     result = invoke(*[arg.format(pkl=pkl, conditional=conditional, **files) for arg in args], "--outdir", tmp_path / "out")
     assert result.exit_code != 0
@@ -201,3 +203,12 @@ def test_an_outdir_that_cannot_be_written(pkl, tmp_path, monkeypatch):
     result = invoke("--network", pkl, "--seeds=0", "--outdir", tmp_path)
     assert result.exit_code == 1
     assert f"cannot write to the folder --outdir={tmp_path}: Permission denied" in result.output
+
+
+@pytest.mark.parametrize(("name", "options"), [("seed0000.png", []), ("grid.png", ["--grid=1x1"])])
+def test_a_picture_that_cannot_be_written(pkl, tmp_path, name, options):
+    (tmp_path / name).mkdir()
+    result = invoke("--network", pkl, "--seeds=0", "--outdir", tmp_path, *options)
+    assert result.exit_code == 1
+    assert f"Error: cannot write {tmp_path / name} (Is a directory)" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == [name]

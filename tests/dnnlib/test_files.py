@@ -138,3 +138,14 @@ def test_a_log_that_another_process_writes_is_refused(tmp_path):
     with LogTee(tmp_path / "log.txt", patience=0):
         print("mine")
     assert (tmp_path / "log.txt").read_text() == "held\nmine\n"
+
+
+def test_an_interrupt_just_after_the_file_was_made(tmp_path, monkeypatch):
+    def interrupted(path, mode):
+        Path(path).touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "open", interrupted, raising=False)
+    with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "a"):
+        pass
+    assert not list(tmp_path.iterdir())

@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
+import torch
 
+from metrics import kernel_inception_distance as module
 from metrics.kernel_inception_distance import kernel_distance
+from metrics.statistics import FeatureSet
 
 
 def test_is_the_unbiased_estimator() -> None:
@@ -31,3 +34,10 @@ def test_wrong_input() -> None:
         kernel_distance(np.zeros((4, 2)), np.zeros((4, 3)), 1, 4)
     with pytest.raises(ValueError, match="two rows"):
         kernel_distance(np.zeros((1, 2)), np.zeros((4, 2)), 1, 4)
+
+
+def test_the_metric_takes_the_references_subsets(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, int]] = []
+    monkeypatch.setattr(module, "kernel_distance", lambda real, gen, **options: asked.append(options) or 0.0)
+    module.kid(FeatureSet(np.zeros((4, 2), np.float32)), FeatureSet(np.zeros((4, 2), np.float32)), torch.device("cpu"))
+    assert asked == [{"num_subsets": 100, "max_subset_size": 1000}]

@@ -1,6 +1,7 @@
 """tools.make_paired_dataset: names, class numbers, sizes, and that it appears whole or not at all."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +89,18 @@ def test_what_is_refused(source: Path, tmp_path: Path, complaint: Any, kind: str
         PIL.Image.new(*wrong[kind]).save(annotation)
     assert re.search(message, complaint(make_paired_dataset.main, arguments(source, tmp_path / "new" / dest)))
     assert not (tmp_path / "new").exists()
+
+
+def test_sources_are_never_written_over(source: Path, tmp_path: Path, complaint: Any) -> None:
+    path = shutil.make_archive(str(tmp_path / "both"), "zip", source)
+    before = Path(path).read_bytes()
+    inside = [f"--images={path}/images", f"--annotations={path}/annotations", f"--dest={path}", "--resolution=8"]
+    assert f"'{path}/images' and --dest '{path}' are the same" in complaint(make_paired_dataset.main, inside)
+    assert Path(path).read_bytes() == before
+
+
+def test_images_that_differ_in_their_ending_alone(source: Path, tmp_path: Path, complaint: Any) -> None:
+    PIL.Image.new("RGB", (40, 30)).save(source / "images" / "a" / "1.png")
+    line = complaint(make_paired_dataset.main, arguments(source, tmp_path / "new"))
+    assert "'a/1.jpg' and 'a/1.png' in" in line
+    assert "differ in their ending alone" in line

@@ -42,8 +42,10 @@ def test_resolutions_and_numbers_of_clusters() -> None:
 
 
 def test_snapshots_of_a_run(run: Path) -> None:
-    assert [path.name for path in chosen_snapshots([], str(run), None)] == ["network-snapshot-000020.pkl"]
-    assert [path.name[-7:-4] for path in chosen_snapshots([], str(run), "0,20")] == ["000", "020"]
+    (run / "network-snapshot-best.pkl").touch()  # somebody's own
+    assert [Path(path).name for path in chosen_snapshots([], str(run), None)] == ["network-snapshot-000020.pkl"]
+    assert [path[-7:-4] for path in chosen_snapshots([], str(run), "0,20")] == ["000", "020"]
+    assert chosen_snapshots(["https://h/a.pkl", "b.pkl"], None, None) == ["https://h/a.pkl", "b.pkl"]
     for network, folder, snapshots, message in (
         ([], None, None, "give either"),
         (["a.pkl"], str(run), None, "give either"),

@@ -493,3 +493,20 @@ def test_a_folder_inside_a_zip(folder: Path, tmp_path: Path) -> None:
     assert not folder_exists(f"{path}/a/fac")
     assert not folder_exists(tmp_path / "nowhere" / "x")
     assert f"'{path}/c' does not exist" in complaint(path / "c")
+
+
+@pytest.mark.parametrize("spell", [lambda name: f"./{name}", lambda name: name.replace("/", "\\")], ids=["dot", "backslash"])
+def test_other_spellings_of_names_in_a_zip(folder: Path, tmp_path: Path, spell: Any) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for path in sorted(folder.rglob("*.*")):
+            archive.write(path, spell(str(path.relative_to(folder))))
+    found, expected = ImageFolderDataset(tmp_path / "x.zip", use_labels=True), ImageFolderDataset(folder, use_labels=True)
+    assert len(found) == len(expected) == 6
+    for i in range(6):
+        assert all(np.array_equal(a, b) for a, b in zip(found[i], expected[i], strict=True))
+    assert found.fingerprint() == ImageFolderDataset(make_zip(folder, tmp_path / "y.zip")).fingerprint()
+
+
+def test_names_that_are_not_unicode(folder: Path) -> None:
+    os.rename(os.fsencode(folder / "0" / "0.png"), os.fsencode(folder / "0") + b"/\xff\xe9.png")
+    assert len(ImageFolderDataset(folder, memory_budget_mb=0).identity()) == 64

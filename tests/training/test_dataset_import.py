@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import pickle
+import shutil
 import struct
 import tarfile
 import zipfile
@@ -396,7 +397,7 @@ def test_destinations_that_are_taken(tmp_path: Path) -> None:
     (tmp_path / "dir.zip").mkdir()
     assert "is a folder" in complaint(source, tmp_path / "dir.zip")
     assert "cannot write" in complaint(source, tmp_path / "full" / "mine.txt" / "out.zip")
-    assert "are both" in complaint(source, source)
+    assert "are the same" in complaint(source, source)
     assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
 
 
@@ -536,3 +537,42 @@ def test_a_broken_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "cat_lmdb").mkdir()
     (tmp_path / "cat_lmdb" / "data.mdb").write_bytes(b"rubbish")
     assert "no lmdb database that can be read" in complaint(tmp_path / "cat_lmdb", tmp_path / "out.zip")
+
+
+def test_lanczos() -> None:
+    image = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    expected = np.asarray(image.resize((16, 16), PIL.Image.Resampling.LANCZOS))
+    np.testing.assert_array_equal(np.asarray(Transform(None, 16, 16).apply(image)), expected)
+
+
+def test_the_background_reaches_the_pixels(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    PIL.Image.new("RGBA", (8, 8), (9, 9, 9, 0)).save(tmp_path / "in" / "a.png")
+    import_dataset(tmp_path / "in", tmp_path / "out", background=(0, 0, 255), workers=1)
+    with PIL.Image.open(tmp_path / "out" / "00000" / "img00000000.png") as image:
+        assert image.getpixel((3, 3)) == (0, 0, 255)
+
+
+def test_a_source_inside_a_zip_and_a_destination_that_is_there(tmp_path: Path) -> None:
+    make_folder(tmp_path / "in" / "images", {"a.png": pixels(0)})
+    path = shutil.make_archive(str(tmp_path / "pairs"), "zip", tmp_path / "in")
+    (tmp_path / "out.zip").write_bytes(b"old")
+    assert import_dataset(f"{path}/images", tmp_path / "out.zip", workers=1).num_images == 1
+    assert "are the same" in complaint(f"{path}/images", path)
+
+
+def test_a_link_to_an_empty_folder_is_a_destination(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "in", {"a.png": pixels(0)})
+    (tmp_path / "disk" / "empty").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "empty")
+    import_dataset(source, tmp_path / "out", workers=1)
+    assert (tmp_path / "out").is_symlink()
+    assert (tmp_path / "disk" / "empty" / "00000" / "img00000000.png").is_file()
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["empty"]
+
+
+def test_a_mount_point_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_folder(tmp_path / "in", {"a.png": pixels(0)})
+    (tmp_path / "disk").mkdir()
+    monkeypatch.setattr("os.path.ismount", lambda path: Path(path) == tmp_path / "disk")
+    assert "is where a disk is mounted" in complaint(source, tmp_path / "disk")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dnnlib.errors import UserError
-from training.images import grid_image, load_picture
+from training.images import from_uint8, grid_image, load_picture
 
 
 def save(array, path, **kwargs):
@@ -78,3 +78,7 @@ def test_grid(channels):
     grid = grid_image(images, 3)
     assert grid.shape == (channels, 4, 6)
     assert grid[0, ::2, ::2].tolist() == [[0, 1, 2], [3, 4, 0]]
+
+
+def test_bytes_become_minus_one_to_one():
+    assert from_uint8(torch.tensor([[[[0, 51, 255]]]], dtype=torch.uint8)).flatten().tolist() == pytest.approx([-1, -0.6, 1])

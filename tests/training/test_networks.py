@@ -5,7 +5,15 @@ import torch
 from helpers import plain_data, small_config
 
 from training import build
-from training.build import compute_as_trained, describe_precision
+from training.augment import AugmentPipe, preset
+from training.build import (
+    build_ada,
+    build_augment_pipe,
+    build_discriminator,
+    build_generator,
+    compute_as_trained,
+    describe_precision,
+)
 from training.networks import Discriminator, Generator, modulated_conv2d
 from training.networks.decoder import decode
 from training.networks.discriminator import DiscriminatorBlock, MinibatchStdLayer
@@ -349,3 +357,38 @@ def test_an_opened_network_computes_as_it_was_trained(monkeypatch):
     assert "the run computed in bfloat16, which cpu has not" in note
     for info in (None, {}, {"config": None}):
         assert compute_as_trained(small_generator(), info, torch.device("cpu")) is None
+
+
+def test_options_reach_what_they_are_for():
+    config = small_config(plain_data(), cfg="cifar", mbstd_group=2, map_depth=3, target=0.4, augpipe="bg", resume="x.pkl")
+    G, D, ada, pipe = (
+        build_generator(config),
+        build_discriminator(config),
+        build_ada(config, torch.device("cpu")),
+        build_augment_pipe(config),
+    )
+    assert (G.mapping.num_layers, D.b4.mbstd.group_size, D.b32.architecture) == (3, 2, "orig")
+    assert G.synthesis.b32.conv1.conv_clamp == G.synthesis.b32.torgb.conv_clamp == D.b32.conv0.conv_clamp == D.b4.conv.conv_clamp == 256
+    assert (ada.target, ada.step_size) == (0.4, pytest.approx(4 * 4 / 100_000))
+    assert pipe.spec == AugmentPipe(**preset("bg")).spec
+
+
+def test_activations_of_g_are_clamped():
+    G = Generator(8, 0, 8, 32, 3, {"num_layers": 2}, {"channel_base": 128, "channel_max": 8, "conv_clamp": 0.1})
+    found = {}
+    for name in ("b8.conv0", "b32.conv1", "b32.torgb"):
+        G.synthesis.get_submodule(name).bias.data.fill_(10)
+        G.synthesis.get_submodule(name).register_forward_hook(lambda _m, _i, out, name=name: found.update({name: out.abs().max().item()}))
+    G(torch.randn([2, 8]), None)
+    assert found == pytest.approx({"b8.conv0": 0.1, "b32.conv1": 0.1, "b32.torgb": 0.1})
+
+
+def test_initial_values():
+    G = Generator(8, 0, 8, 32, 3, {"num_layers": 2}, {"channel_base": 128, "channel_max": 8})
+    named = dict(G.named_parameters())
+    for name, p in named.items():
+        if name.endswith("affine.bias"):
+            assert (p == 1).all(), name
+        elif name.endswith(("bias", "noise_strength")):
+            assert not p.any(), name
+    assert G.mapping.fc0.weight.detach().std().item() == pytest.approx(100, rel=0.3)

@@ -1,5 +1,8 @@
 """What each phase computes, what its gradients reach, and that GGDR off is the baseline."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 from helpers import small_state
@@ -267,3 +270,86 @@ def test_ablations_train(options):
     decoder = [name for name in before if "_dec." in name]
     assert len(decoder) == (4 if "ggdr_res" in options else 2)
     assert all(not torch.equal(before[name], state.D.get_parameter(name)) for name in decoder)
+
+
+@pytest.mark.parametrize(("name", "count"), [("G_main", 1), ("G_reg", 0), ("D_main", 2), ("D_reg", 1)])
+@pytest.mark.parametrize("reg_type", ["none", "ggdr"])
+def test_all_that_d_sees_is_augmented(name, count, reg_type):
+    state = small_state(reg_type=reg_type, aug="fixed", p=1, augpipe="blit", gamma=10)
+    made, seen, apply = [], [], state.pipe.apply
+    state.pipe.apply = lambda images, params: made.append(apply(images, params)) or made[-1]
+    state.D.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    accumulate(state, name)
+    assert len(seen) == count
+    assert all(a is b for a, b in zip(made, seen, strict=True))
+
+
+def test_the_target_moves_as_the_fakes_that_d_judges():
+    state = small_state(reg_type="ggdr", aug="fixed", p=1, augpipe="blit")
+    applied, warped, apply, warp = [], [], state.pipe.apply, state.pipe.warp
+    state.pipe.apply = lambda x, params: (applied.append(params), apply(x, params))[1]
+    state.pipe.warp = lambda x, params: (warped.append(params), warp(x, params))[1]
+    accumulate(state, "D_main")
+    fakes, _reals = applied
+    assert [params is fakes for params in warped] == [True]
+
+
+def test_annotations_move_as_the_reals_that_d_judges():
+    state = small_state(reg_type="seg", aug="fixed", p=1, augpipe="blit")
+    applied, given, apply, regularizer = [], [], state.pipe.apply, state.objective.real_regularizer
+    state.pipe.apply = lambda x, params: (applied.append(params), apply(x, params))[1]
+    state.objective.real_regularizer = lambda *args: (given.append(args[3]), regularizer(*args))[1]
+    state.D.requires_grad_(True)
+    state.objective.d_main(dataclasses.replace(make_batch(state), annotations=torch.zeros([4, 32, 32], dtype=torch.uint8)), 1.0, 0)
+    _fakes, reals = applied
+    assert [params is reals for params in given] == [True]
+
+
+@pytest.mark.parametrize("reg_type", ["none", "ggdr"])
+def test_images_are_judged_by_their_own_labels(reg_type):
+    state = small_state(label_dim=3, reg_type=reg_type, gamma=10)
+    batch = make_batch(state)
+    batch = dataclasses.replace(batch, gen_labels=batch.real_labels.roll(1, dims=1))
+    judged = []
+    state.D.register_forward_pre_hook(lambda _module, args: judged.append("gen" if torch.equal(args[1], batch.gen_labels) else "real"))
+    for name, expected in {"G_main": ["gen"], "D_main": ["gen", "real"], "D_reg": ["real"]}.items():
+        (state.G if name == "G_main" else state.D).requires_grad_(True)
+        state.objective.terms[name](batch, 1.0, 0)
+        assert judged == expected, name
+        judged.clear()
+
+
+def test_the_loss_of_g_falls_as_d_is_fooled():
+    assert loss.generator_loss(torch.tensor([[-10.0], [0.0], [10.0]])).tolist() == pytest.approx([10, np.log(2), 0], abs=1e-4)
+
+
+def test_path_noise_and_penalty():
+    noise = loss.path_noise(torch.zeros([100, 3, 16, 32]))
+    assert float(noise.std()) == pytest.approx((16 * 32) ** -0.5, rel=0.02)
+    assert loss.path_length_penalty(torch.tensor([1.0, 5.0]), torch.tensor(2.0)).tolist() == [1, 9]
+
+
+def test_r1_counts_for_ada_and_the_statistics():
+    state = small_state(gamma=10)
+    for name, count in (("D_main", 4), ("D_reg", 8)):
+        accumulate(state, name)
+        assert state.ada.pending[1] == count
+    stats = state.stats.flush()
+    assert (stats["Loss/scores/real"].num, stats["Loss/signs/real"].num) == (8, 8)
+    signs = stats["Loss/signs/real"]
+    assert signs.mean**2 + signs.std**2 == pytest.approx(1)
+
+
+def test_style_mixing_follows_its_probability_and_leaves_the_first_layer():
+    state = small_state()
+    batch = make_batch(state)
+    state.objective.style_mixing_prob = 0.5
+    base, mixed = state.G.mapping(batch.z, None), []
+    for seed in range(100):
+        torch.manual_seed(seed)
+        state.G.mapping.w_avg.zero_()
+        changed = (state.objective.generate(batch.z, None)[1] != base).any(dim=2).all(dim=0)
+        assert not changed[0]
+        mixed.append(bool(changed.any()))
+    assert 30 < sum(mixed) < 70
+    torch.testing.assert_close(state.G.mapping.w_avg, 0.005 * base[:, 0].mean(dim=0))  # the second latents do not count

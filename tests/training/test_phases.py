@@ -148,3 +148,26 @@ def test_unreached_parameters_get_a_zero_gradient_and_bad_values_are_replaced():
     module.weight.grad = torch.tensor([[float("inf"), 2.0]])
     clean_gradients(module)
     assert module.weight.grad.tolist() == [[1e5, 2]]
+
+
+def test_another_seed_is_another_run():
+    states = [small_state(seed=seed, label_dim=3) for seed in (0, 1)]
+    assert not torch.equal(states[0].G.synthesis.b4.const, states[1].G.synthesis.b4.const)
+    real, c = torch.zeros([4, 3, 32, 32]), torch.zeros([4, 3])
+    a, b = (next(portions(state, "G_main", real, c, ranks.training.Labels())) for state in states)
+    assert not torch.equal(a.z, b.z)
+    assert not torch.equal(a.gen_labels, b.gen_labels)
+
+
+def test_a_step_moves_the_average_by_what_was_seen_before_it():
+    state = small_state()
+    assert state.config.schedule.ema_rampup == 0.05
+    state.images_seen = 4000
+    before = state.G_ema.synthesis.b8.conv0.weight.clone()
+    with torch.no_grad():
+        state.G.synthesis.b8.conv0.weight.add_(1)
+    step(state, build_phases(state), (torch.zeros([4, 3, 32, 32], dtype=torch.uint8), torch.zeros([4, 0])), None)
+    share = 1 - 0.5 ** (4 / (4000 * 0.05))
+    torch.testing.assert_close(
+        state.G_ema.synthesis.b8.conv0.weight, before.lerp(state.G.synthesis.b8.conv0.weight, share), rtol=0, atol=1e-7
+    )

@@ -14,7 +14,7 @@ from helpers import make_images, open_small, small_state
 from dnnlib.errors import UserError
 from metrics import in_training
 from torch_utils.persistence import load_network_pkl
-from training import training_loop
+from training import maintenance, training_loop
 from training.checkpoint import RunState, transfer_weights
 from training.images import from_uint8
 from training.run_state_file import read_state
@@ -279,3 +279,44 @@ def test_switches_of_a_gpu_are_set(on):
         assert (cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32) == (on, on, on)
     finally:
         cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
+
+
+def test_the_order_of_the_images_comes_from_the_seed(tmp_path, monkeypatch):
+    seeds = []
+    batches, draw = training_loop.image_batches, training_loop.SampleGrid.draw
+    monkeypatch.setattr(
+        training_loop, "image_batches", lambda *args, seed, **options: seeds.append(seed) or batches(*args, seed=seed, **options)
+    )
+    monkeypatch.setattr(training_loop.SampleGrid, "draw", lambda *args: seeds.append(args[-1]) or draw(*args))
+    config, dataset = open_small(make_images(tmp_path / "images"), kimg=0.004, seed=7)
+    (tmp_path / "run").mkdir()
+    training_loop.run(config, tmp_path / "run", dataset)
+    assert seeds == [7, 7]
+
+
+def test_what_a_snapshot_shows_and_measures(tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(training_loop, "preflight", lambda *args, **options: None)
+    monkeypatch.setattr(maintenance, "measure_snapshot", lambda names, **options: asked.update(options) or {})
+    config, dataset = open_small(make_images(tmp_path / "images"), mirror=True, metrics=("fid8",), kimg=0.004)
+    (tmp_path / "run").mkdir()
+    drawn = []
+    save = training_loop.SampleGrid.save_fakes
+    monkeypatch.setattr(
+        training_loop.SampleGrid, "save_fakes", lambda self, path, G, *args: drawn.append((path.name, G)) or save(self, path, G, *args)
+    )
+    training_loop.run(config, tmp_path / "run", dataset)
+    assert asked["mirror"]
+    assert [name for name, _ in drawn] == ["fakes_init.png", "fakes000000.png"]
+    assert all(G is asked["generator"] for _, G in drawn)
+
+
+def test_values_of_a_ticks_statistics(tmp_path):
+    config, dataset = open_small(make_images(tmp_path / "images"), aug="fixed", p=0.25)
+    (tmp_path / "run").mkdir()
+    training_loop.run(config, tmp_path / "run", dataset)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "stats.jsonl").read_text().splitlines()]
+    for line, images in zip(lines, (4, 8, 8), strict=True):
+        assert line["Progress/augment"]["mean"] == 0.25
+        seconds = line["Timing/sec_per_tick"]["mean"]
+        assert line["Timing/sec_per_kimg"]["mean"] == pytest.approx(seconds / images * 1000)

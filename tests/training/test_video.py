@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -10,6 +11,8 @@ import torch
 
 from dnnlib.errors import UserError
 from training.video import check_video_path, save_video
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def frames(count, channels=3, size=16):
@@ -69,4 +72,27 @@ def test_missing_package(monkeypatch, tmp_path):
 def test_h264_needs_even_sizes(tmp_path):
     with pytest.raises(UserError, match="frames of 18x9 pixels"):
         save_video(frames(1, size=9), tmp_path / "a.mp4", fps=10)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_mp4_that_ffmpeg_could_not_write_whole(tmp_path, monkeypatch):
+    """The writer does not look at ffmpeg's exit status."""
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    monkeypatch.setattr(imageio_ffmpeg, "count_frames_and_secs", lambda path: (3, 0.3))
+    (tmp_path / "a.mp4").write_text("before")
+    with pytest.raises(UserError, match=r"a\.mp4: ffmpeg wrote 3 of 5 frames; make room on the disk"):
+        save_video(frames(5), tmp_path / "a.mp4", fps=10)
+    assert (tmp_path / "a.mp4").read_text() == "before"
+
+
+def test_an_mp4_on_a_disk_that_is_full(tmp_path):
+    pytest.importorskip("imageio_ffmpeg")
+    program = (
+        "import resource, sys, torch; from dnnlib.errors import UserError; from training.video import save_video; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000)); "
+        "frames = [torch.randint(0, 256, [3, 64, 64], dtype=torch.uint8) for _ in range(20)]\n"
+        "try: save_video(frames, sys.argv[1], fps=10)\nexcept UserError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "a.mp4")], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "a.mp4: ffmpeg wrote 0 of 20 frames" in done.stdout
     assert not list(tmp_path.iterdir())

@@ -19,7 +19,7 @@ from dnnlib.interrupt import end_with_parent, unwinding
 from training.dataset_import.decode import Color, decode_image
 from training.dataset_import.sources import LabelSource, Source, open_source
 from training.dataset_import.transform import TooSmall, Transform, check_output_size
-from training.dataset_import.writer import DatasetWriter, check_dest, encode_png, open_writer
+from training.dataset_import.writer import DatasetWriter, check_apart, check_dest, encode_png, open_writer
 from training.file_tree import reason
 from training.labels import Label
 
@@ -85,8 +85,7 @@ def import_dataset(
     if max_images is not None and max_images < 1:
         raise UserError(f"--max-images must be at least 1, not {max_images}")
     opened = open_source(source, labels)
-    if os.path.exists(dest) and os.path.samefile(source, dest):
-        raise UserError(f"--source and --dest are both '{dest}'; give another destination")
+    check_apart(dest, source)
     check_dest(dest)
     count = min(len(opened), max_images or len(opened))
     workers = min(workers or _cores(), -(-count // CHUNK))

@@ -15,7 +15,7 @@ import PIL.Image
 
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
-from training.file_tree import reason
+from training.file_tree import reason, split_zip
 from training.labels import LABEL_FILE, Label
 
 # Zlib's usual level: a tenth to a fifth smaller than the fastest one, and decoding, which happens every epoch, costs the same
@@ -74,6 +74,8 @@ def open_store(dest: str | os.PathLike[str]) -> Iterator[Callable[[str, bytes], 
     included, nothing stays behind. Raises :class:`UserError` when the destination can't be written.
     """
     path = Path(os.path.abspath(dest))
+    if not is_zip_name(path):
+        path = path.resolve()  # of a link, the folder that it leads to
     check_dest(path)
     try:
         with _parents(path), _zip(path) if is_zip_name(path) else _folder(path) as put:
@@ -82,12 +84,22 @@ def open_store(dest: str | os.PathLike[str]) -> Iterator[Callable[[str, bytes], 
         raise UserError(f"cannot write '{dest}': {reason(error)}") from error
 
 
+def check_apart(dest: str | os.PathLike[str], *sources: str | os.PathLike[str]) -> None:
+    """Raise :class:`UserError` when the destination is a source, or the zip that has one in it."""
+    for source in sources:
+        place, _ = split_zip(source)
+        if os.path.exists(dest) and place.exists() and os.path.samefile(place, dest):
+            raise UserError(f"'{source}' and --dest '{dest}' are the same; give another destination")
+
+
 def check_dest(dest: str | os.PathLike[str]) -> None:
     """Raise :class:`UserError` when something stands where the data set should go."""
     path = Path(dest)
     if is_zip_name(path):
         if path.is_dir():
             raise UserError(f"--dest '{dest}' is a folder with a zip's name; remove it or give another name")
+    elif os.path.ismount(path):
+        raise UserError(f"--dest '{dest}' is where a disk is mounted, which nothing can take the place of; give a folder in it")
     elif path.is_dir() and any(path.iterdir()):
         raise UserError(f"--dest folder '{dest}' is not empty; empty it or give another one")
     elif path.exists() and not path.is_dir():
