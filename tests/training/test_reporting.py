@@ -22,6 +22,27 @@ def test_tensorboard_hides_what_the_run_will_write_again(tmp_path, monkeypatch):
     assert asked == [None, 6, 6]
 
 
+def test_tensorboard_counts_kimg(tmp_path):
+    written = []
+
+    class Recorder:
+        def add_scalar(self, name, value, *, global_step, walltime):
+            written.append((name, value, global_step))
+
+        def flush(self):
+            pass
+
+        def close(self):
+            pass
+
+    with RunLog(tmp_path) as log:
+        if log._tensorboard is not None:
+            log._tensorboard.close()
+        log._tensorboard = Recorder()
+        log.write({"Progress/tick": Summary(1, 3.0, 0.0)}, 5999)
+    assert written == [("Progress/tick", 3.0, 5)]
+
+
 def test_statistics_go_on_without_tensorboard(tmp_path, capsys):
     """Its writer gives up for good on a full disk."""
 

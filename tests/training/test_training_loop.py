@@ -15,7 +15,8 @@ from dnnlib.errors import UserError
 from metrics import in_training
 from torch_utils.persistence import load_network_pkl
 from training import maintenance, training_loop
-from training.checkpoint import RunState, transfer_weights
+from training.checkpoint import RunState, training_set_kwargs, transfer_weights
+from training.dataset import ImageFolderDataset
 from training.images import from_uint8
 from training.run_state_file import read_state
 
@@ -320,3 +321,12 @@ def test_values_of_a_ticks_statistics(tmp_path):
         assert line["Progress/augment"]["mean"] == 0.25
         seconds = line["Timing/sec_per_tick"]["mean"]
         assert line["Timing/sec_per_kimg"]["mean"] == pytest.approx(seconds / images * 1000)
+
+
+def test_a_snapshot_says_how_its_data_are_opened(tmp_path):
+    folder = make_images(tmp_path / "images", count=8, classes=3)
+    config, dataset = open_small(folder, cond=True, subset=5, mirror=True)
+    again = ImageFolderDataset(**training_set_kwargs(dataclasses.replace(config, data=dataclasses.replace(config.data, random_seed=3))))
+    assert again.fingerprint() != dataset.fingerprint(), "another seed, another subset"
+    again = ImageFolderDataset(**training_set_kwargs(config))
+    assert (again.identity(), len(again), again.label_dim) == (dataset.identity(), 10, 3)
