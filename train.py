@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from dnnlib import torchrun
-from dnnlib.cli import Command, IntOrList, friendly_errors, host_memory_option, ops_option
+from dnnlib.cli import Command, IntOrList, Seconds, friendly_errors, host_memory_option, ops_option
 from dnnlib.download import forbid_downloads
 from dnnlib.errors import UserError
 from training import launch
@@ -49,8 +49,6 @@ def new_run(outdir: str | None, dry_run: bool, said: dict[str, Any]) -> tuple[Tr
         annotated=options.reg_type == "seg",
     )
     config = resolve(options, described)
-    if config.resume is not None:
-        check_source(config.resume)
     unused = ["The data set has labels, which are not used; --cond=1 conditions on them."] if has_labels and not said["cond"] else []
     return config, unused + explain(options, config)
 
@@ -62,11 +60,13 @@ def resolve_run(
     run_dir = Path(continue_) if continue_ not in (None, "auto") else launch.interrupted_run()
     if run_dir is None:
         config, notes = new_run(outdir, dry_run, said)
-        if continue_ != "auto" or outdir is None:
-            return config, None, notes
-        run_dir, found = find_run(Path(outdir), config)
+        if continue_ == "auto" and outdir is not None:
+            run_dir, found = find_run(Path(outdir), config)
+            notes += found
         if run_dir is None:
-            return config, None, notes + found
+            if config.resume is not None:  # a run that goes on needs its source no more
+                check_source(config.resume)
+            return config, None, notes
     before = read_options(run_dir)
     config = continued(before, in_run(said, outdir, run_dir))
     return config, run_dir, explain_portions(before, config)
@@ -83,7 +83,7 @@ def device_of(continue_: str | None) -> str | None:
 
 def in_run(said: dict[str, Any], outdir: str | None, run_dir: Path) -> dict[str, Any]:
     """The options as they compare with those of a run. Raises :class:`UserError` for an ``--outdir`` that it is not in."""
-    if outdir is not None and Path(outdir).resolve() != run_dir.resolve().parent:
+    if outdir is not None and Path(outdir).resolve() not in (run_dir.parent.resolve(), run_dir.resolve().parent):
         raise UserError(f"--outdir={outdir} is not where --continue={run_dir} lies; leave it out")
     return {**said, "data": None if said["data"] is None else os.path.abspath(said["data"])}
 
@@ -118,7 +118,7 @@ def summarise(config: TrainConfig, run_dir: str | os.PathLike[str]) -> str:
 
 
 BOOL: dict[str, Any] = {"type": bool, "metavar": "BOOL"}
-SECONDS = click.FloatRange(min=1)
+SECONDS = Seconds()
 
 
 @click.command(cls=Command, context_settings={"max_content_width": 120})

@@ -123,6 +123,18 @@ class FiniteFloat(click.ParamType):
         return number
 
 
+class Seconds(FiniteFloat):
+    """A time to wait, from a second to some years."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if not 1 <= number <= 1e8:
+            self.fail(f"{number:g} is not between 1 and 100000000 seconds", param, ctx)
+        return number
+
+
 class IntOrList(click.ParamType):
     """``"16"`` to 16, and ``"32,16"`` to ``(16, 32)``: one number, or different ones in ascending order."""
 

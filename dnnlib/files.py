@@ -49,6 +49,13 @@ def writing(folder: str | os.PathLike[str]) -> Iterator[None]:
         raise UserError(f"cannot write {name} ({error.strerror}); make room on the disk, or give a folder that can be written") from error
 
 
+def discard_output(descriptor: int) -> None:
+    """Let what is written to a file descriptor go nowhere from now on: its terminal or pipe is gone, and every write would fail."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
 def remove_temporaries(folder: str | os.PathLike[str]) -> list[str]:
     """Remove what killed processes left of :func:`atomic_write` in a folder that nobody else writes to; gives the names."""
     stale = sorted(path for path in Path(folder).glob(".*.tmp") if path.is_file())

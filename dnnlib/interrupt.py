@@ -6,9 +6,11 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
+
+from dnnlib.files import discard_output
 
 #: Ctrl-C, the end that a scheduler or a system sends, the warning that a scheduler can be told to send before it (SLURM:
 #: ``--signal=USR1@120``), and a terminal that is closed.
@@ -39,7 +41,8 @@ def unwinding() -> Iterator[None]:
     previous: dict[signal.Signals, Any] = {}
 
     def leave(number: int, frame: FrameType | None) -> None:
-        os.write(2, f"\nStopped by {signal.Signals(number).name}; what was not finished is removed\n".encode())
+        with suppress(OSError):  # a terminal that is gone
+            os.write(2, f"\nStopped by {signal.Signals(number).name}; what was not finished is removed\n".encode())
         raise SystemExit(128 + number)
 
     if threading.current_thread() is threading.main_thread():
@@ -75,6 +78,7 @@ class InterruptFlag:
         self.received: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}
         self._at_once = False
+        self._terminals: list[int] = []
 
     @property
     def raised(self) -> bool:
@@ -93,6 +97,7 @@ class InterruptFlag:
             self._at_once = False
 
     def __enter__(self) -> Self:
+        self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):  # None: somebody's handler that is not Python's
@@ -110,9 +115,13 @@ class InterruptFlag:
                 raise KeyboardInterrupt
             return
         self.received = signal.Signals(number)
+        for descriptor in self._terminals:
+            if not os.isatty(descriptor):  # closed, which SIGHUP may tell: neither bars nor last lines may end the run
+                discard_output(descriptor)
         if self._announce:
             advice = " (press Ctrl-C again to stop at once)" if number == signal.SIGINT else ""
             # Not print(): the signal may have come in the middle of one, and streams cannot be entered twice.
-            os.write(2, f"\n{self.received.name}: finishing the current step{advice}\n".encode())
+            with suppress(OSError):  # a pipe whose reader is gone
+                os.write(2, f"\n{self.received.name}: finishing the current step{advice}\n".encode())
         if self._at_once:
             raise Interrupted

@@ -24,12 +24,19 @@ def main(run_dirs: tuple[str, ...]) -> None:
     """Print the metrics of runs as a Markdown table: a row for each snapshot, a column for each run and value."""
     runs = {name: read_run(Path(name)) for name in run_dirs}
     columns = [(run, value) for run, rows in runs.items() for value in dict.fromkeys(key for row in rows.values() for key in row)]
-    titles = [value if len(runs) == 1 else f"{Path(run).resolve().parent.name}: {value}" for run, value in columns]
+    names = short_names(list(runs))
+    titles = [value if len(runs) == 1 else f"{names[run]}: {value}" for run, value in columns]
     print("| kimg | " + " | ".join(titles) + " |")
     print("|---:|" + "---:|" * len(columns))
     for kimg in sorted({kimg for rows in runs.values() for kimg in rows}):
         cells = [runs[run].get(kimg, {}).get(value) for run, value in columns]
         print(f"| {kimg:g} | " + " | ".join("" if cell is None else f"{cell:.4g}" for cell in cells) + " |")
+
+
+def short_names(runs: list[str]) -> dict[str, str]:
+    """The folder that each run lies in, where that tells them apart, else the names of their own folders."""
+    outer = [Path(run).resolve().parent.name for run in runs]
+    return dict(zip(runs, outer if len(set(outer)) == len(runs) else [Path(run).resolve().name for run in runs], strict=True))
 
 
 def read_run(run_dir: Path) -> dict[float, dict[str, float]]:

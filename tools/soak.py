@@ -174,12 +174,14 @@ def with_damage(training: Training, run_dir: Path) -> None:
     os.truncate(newest, newest.stat().st_size * 2 // 3)
 
 
+TRUNCATED = "SIGKILL, newest state truncated"
+
 #: How a training is ended, by the name in the table.
 FAULTS: dict[str, Callable[[Training, Path], None]] = {
     "SIGKILL": lambda training, run_dir: training.kill(),
     "SIGKILL of one rank": lambda training, run_dir: training.kill_one(),
     "SIGKILL while the state is written": while_writing,
-    "SIGKILL, newest state truncated": with_damage,
+    TRUNCATED: with_damage,
     "SIGTERM": lambda training, run_dir: training.process.send_signal(signal.SIGTERM),
     "SIGINT": lambda training, run_dir: training.process.send_signal(signal.SIGINT),
     "SIGUSR1": lambda training, run_dir: training.process.send_signal(signal.SIGUSR1),
@@ -231,7 +233,10 @@ def disturbed(train: list[str], root: Path, soak: Soak, minutes: float, every: f
         with Training(arguments, log) as training:
             run_dir = wait_for_progress(training, folder, 0 if run_dir is None else position(run_dir), log)
             watch(training, soak, time.monotonic() + min(rng.expovariate(1 / every), (minutes - soak.minute) * 60))
-            kind = rng.choice([kind for kind in FAULTS if processes > 1 or kind != "SIGKILL of one rank"])
+            possible = [kind for kind in FAULTS if processes > 1 or kind != "SIGKILL of one rank"]
+            if len(state_paths(run_dir)) < 2:  # one more would be left to go on from
+                possible.remove(TRUNCATED)
+            kind = rng.choice(possible)
             soak.faults.append(inflict(kind, training, run_dir, processes, soak.minute))
         click.echo(f"{soak.minute:6.1f} min  {kind}, {processes} process(es), step {soak.faults[-1].went_on_at_step}", err=True)
     assert run_dir is not None

@@ -41,7 +41,7 @@ class Stateful(Protocol):
 
 
 #: The numbers and names among the attributes of :class:`RunState` that are saved.
-COUNTERS = ("steps", "images_seen", "tick", "tick_start", "snapshots", "pending", "p_at_most")
+COUNTERS = ("steps", "images_seen", "tick", "tick_start", "snapshots", "pending", "snapshot_at", "p_at_most")
 
 
 @dataclass
@@ -63,6 +63,7 @@ class RunState:
         tick, tick_start: number of the current tick, and images seen when it began.
         snapshots: names of the network snapshots so far.
         pending: name of a snapshot that was just taken and has not been measured yet.
+        snapshot_at: images seen when the last snapshot was taken; -1 before the first one.
     """
 
     config: TrainConfig
@@ -84,6 +85,7 @@ class RunState:
     tick_start: int = 0
     snapshots: list[str] = field(default_factory=list)
     pending: str | None = None
+    snapshot_at: int = -1
 
     @staticmethod
     def fresh(config: TrainConfig, device: torch.device) -> "RunState":
@@ -193,7 +195,8 @@ class RunState:
         try:
             for name, part in self.parts().items():
                 part.load_state_dict(saved["parts"][name])
-            counters = {"p_at_most": math.inf, **saved["counters"]}  # which early versions did not save
+            counters = saved["counters"]
+            counters = {"p_at_most": math.inf, "snapshot_at": counters["images_seen"], **counters}  # which early versions did not save
             for name in COUNTERS:
                 setattr(self, name, counters[name])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -213,8 +216,8 @@ class RunState:
 
     @property
     def finished(self) -> bool:
-        """Whether the schedule has ended, its last tick included."""
-        return self.images_seen >= self.config.schedule.total_images and self.images_seen == self.tick_start
+        """Whether the schedule has ended, its last tick and snapshot included."""
+        return self.images_seen >= self.config.schedule.total_images and self.images_seen == self.tick_start == self.snapshot_at
 
     @property
     def tick_is_over(self) -> bool:

@@ -89,6 +89,8 @@ def continued(config: TrainConfig, said: Mapping[str, Any]) -> TrainConfig:
     regulariser = said.get("reg_type") or known["reg_type"]
     idle = tuple(f"{name}_" for name in ("ggdr", "seg") if name != regulariser)  # these options have no effect
     given = {name: value for name, value in given.items() if not name.startswith(idle)}
+    if given.get("batch_gpu", 0) >= config.portion:  # a run in more processes may have fewer images at once: the option says "at most"
+        del given["batch_gpu"]
     refused = {name: value for name, value in given.items() if name not in CHANGEABLE_OPTIONS}
     if refused:
         listed = ", ".join(f"{_spelled(name)}: {_shown(known[name])} → {_shown(value)}" for name, value in refused.items())

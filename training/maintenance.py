@@ -50,12 +50,16 @@ class Maintenance:
     overdue: bool = False
 
     def end_tick(self, bar: tqdm) -> None:
-        """Report the tick that just ended; take a snapshot and measure it where that is due."""
+        """Report the tick that just ended; take a snapshot and measure it where that is due.
+
+        A run that was stopped right after a tick, and has no more to do, only makes up for its last snapshot.
+        """
         state, schedule = self.state, self.state.config.schedule
-        self._report(bar)
         last = state.images_seen >= schedule.total_images
         due = last or self.overdue or state.tick % schedule.snapshot_ticks == 0
-        state.begin_tick()
+        if state.images_seen > state.tick_start:
+            self._report(bar)
+            state.begin_tick()
         reason = self.keeper.unsound() if due and not last else None
         self.overdue = reason is not None
         if reason is not None and distributed.is_main():
@@ -130,7 +134,7 @@ class Maintenance:
         check_agreement(state)
         failure = on_main(self._write_snapshot, "writing the snapshot")
         if failure is None:
-            state.pending = state.snapshot_name
+            state.pending, state.snapshot_at = state.snapshot_name, state.images_seen
             if state.pending not in state.snapshots:
                 state.snapshots = [*state.snapshots, state.pending]
         elif insist:

@@ -134,6 +134,9 @@ def _open_tensorboard(run_dir: Path, images_seen: int) -> tuple[Any, str]:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None, "TensorBoard: not installed, no event files (pip install 'tensorboard')"
+    except Exception as error:  # noqa: BLE001 - one that does not fit the other packages raises anything
+        first = str(error).strip().split("\n")[0]
+        return None, f"TensorBoard: cannot be used, no event files ({type(error).__name__}: {first})"
     purge = images_seen // 1000 + 1 if images_seen else None
     return SummaryWriter(str(run_dir), purge_step=purge), "TensorBoard: event files are written to the run directory"
 
@@ -142,7 +145,7 @@ def _open_tensorboard(run_dir: Path, images_seen: int) -> tuple[Any, str]:
 class TickTimer:
     """Times of the current tick and of the maintenance (start-up, snapshots, metrics) before it, in seconds."""
 
-    clock: Callable[[], float] = time.time
+    clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
         self.start = self.mark = self.clock()

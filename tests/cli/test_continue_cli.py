@@ -151,3 +151,29 @@ def test_processes_compute_where_the_run_that_goes_on_does(images, tmp_path):
     (run_dir,) = tmp_path.iterdir()
     assert train.device_of(str(run_dir)) == "cpu"
     assert [train.device_of(name) for name in (None, "auto", str(tmp_path))] == [None] * 3
+
+
+def test_auto_needs_the_source_of_a_run_that_goes_on_no_more(images, runs, tmp_path, monkeypatch):
+    command = [f"--data={images}", f"--outdir={tmp_path / 'runs'}", *SMALL, "--continue=auto", "--kimg=2", f"--resume={tmp_path / 'a.pkl'}"]
+    (tmp_path / "a.pkl").touch()
+    assert invoke(*command).exit_code == 0
+    (tmp_path / "a.pkl").unlink()
+    assert invoke(*command).exit_code == 0
+    assert runs[2] == runs[1]
+    refused(invoke(*command, "--glr=0.1"), "a.pkl does not exist")
+
+
+def test_a_run_that_was_moved_and_linked_to(images, runs, tmp_path):
+    _, run_dir = runs[0]
+    (tmp_path / "disk").mkdir()
+    run_dir.rename(tmp_path / "disk" / run_dir.name)
+    run_dir.symlink_to(tmp_path / "disk" / run_dir.name)
+    assert invoke(f"--data={images}", f"--outdir={run_dir.parent}", *SMALL, "--kimg=2", "--continue=auto").exit_code == 0
+    assert runs[1] == runs[0]
+
+
+@pytest.mark.parametrize("seconds", ["inf", "nan", "0", "1e9"])
+def test_times_that_nobody_waits(images, tmp_path, seconds):
+    result = invoke(f"--data={images}", f"--outdir={tmp_path}", f"--dist-timeout={seconds}")
+    assert result.exit_code == 2
+    assert "Invalid value for '--dist-timeout'" in result.output

@@ -13,6 +13,8 @@ from dnnlib.errors import UserError
 from dnnlib.files import AppendFile, atomic_write, remove_temporaries, writing
 from dnnlib.log import LogTee
 
+ROOT = Path(__file__).resolve().parent.parent.parent
+
 
 class FullDisk:
     """Takes the place of os.write for one file: so many bytes still fit."""
@@ -149,3 +151,16 @@ def test_an_interrupt_just_after_the_file_was_made(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "a"):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_a_log_goes_on_when_nobody_reads_standard_output(tmp_path):
+    program = "import sys\nfrom dnnlib.log import LogTee\nwith LogTee(__import__('pathlib').Path(sys.argv[1])):\n" + (
+        "    for i in range(3): print('line', i, flush=True)\n    sys.stdin.read()\n    for i in range(3, 6): print('line', i, flush=True)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "log.txt")]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "line 0\n"
+        process.stdout.close()
+        process.stdin.close()
+        assert (process.wait(timeout=60), process.stderr.read()) == (0, "")
+    assert (tmp_path / "log.txt").read_text().splitlines() == [f"line {i}" for i in range(6)]

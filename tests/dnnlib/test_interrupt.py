@@ -1,11 +1,18 @@
 """Signals that ask to stop: noted, announced, obeyed at once where there is nothing to finish."""
 
+import os
+import pty
 import signal
+import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
 from dnnlib.interrupt import SIGNALS, Interrupted, InterruptFlag
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def send(number):
@@ -88,3 +95,36 @@ def test_outside_the_main_thread_nothing_changes():
     thread.start()
     thread.join()
     assert seen == before
+
+
+TERMINAL = """
+import os, signal, sys, time
+from pathlib import Path
+from tqdm import tqdm
+from dnnlib.interrupt import InterruptFlag
+from dnnlib.log import LogTee
+folder = Path(sys.argv[1])
+with LogTee(folder / "log.txt"), InterruptFlag() as flag, tqdm(total=9) as bar:
+    (folder / "ready").touch()
+    while not flag.raised:
+        time.sleep(0.01)
+    bar.update()
+    bar.refresh()
+    print("saved", flush=True)
+(folder / "ended").write_text(flag.received.name)
+"""
+
+
+def test_a_terminal_that_is_closed(tmp_path):
+    """SIGHUP comes with it, and every write to it fails from then on."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(ROOT)
+        os.execv(sys.executable, [sys.executable, "-c", TERMINAL, str(tmp_path)])
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.close(terminal)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert (tmp_path / "ended").read_text() == "SIGHUP"
+    assert (tmp_path / "log.txt").read_text() == "saved\n"

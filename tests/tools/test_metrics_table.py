@@ -47,3 +47,9 @@ def test_runs_without_values(tmp_path, line):
     assert result.exit_code == 1
     assert "has no metric-*.jsonl with values of a snapshot" in result.stderr
     assert result.stdout == ""
+
+
+def test_runs_that_lie_side_by_side(tmp_path):
+    runs = [write_run(tmp_path / "runs" / name, {0: 250}) for name in ("00000-a", "00001-b")]
+    output = CliRunner().invoke(metrics_table.main, runs).output
+    assert output.splitlines()[0] == "| kimg | 00000-a: fid5_full | 00001-b: fid5_full |"

@@ -10,6 +10,7 @@ import time
 import psutil
 import pytest
 import ranks
+from torch.distributed.launcher import api
 
 from dnnlib import torchrun
 from dnnlib.errors import UserError
@@ -156,3 +157,18 @@ def test_each_process_takes_its_gpu_and_one_says_if_there_are_too_few(monkeypatc
             elastic._take_gpu(number)
         assert taken == []
         assert outcome is SystemExit or str(caught.value).startswith("4 processes were started on this machine for its 2 GPUs; start one")
+
+
+def test_each_process_gets_its_share_of_the_cores_unless_told(monkeypatch):
+    seen = []
+    monkeypatch.setenv("OMP_NUM_THREADS", "")  # so that it is put back at the end
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+
+    def launched(config, entry):
+        return lambda *command: seen.append((os.environ["OMP_NUM_THREADS"], config.shutdown_timeout))
+
+    monkeypatch.setattr(api, "elastic_launch", launched)
+    for processes in (4, 2):  # the second finds what the first has set
+        assert elastic.launch(["x.py"], processes, patience=7) == 0
+    assert seen == [("4", 7), ("4", 7)]

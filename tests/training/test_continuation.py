@@ -224,3 +224,13 @@ def test_auto_goes_by_number_not_by_name(tmp_path):
     make_run(tmp_path, 99999, config())
     wanted = make_run(tmp_path, 100000, config())
     assert find_run(tmp_path, config())[0] == wanted
+
+
+def test_a_command_line_fits_the_run_that_it_was_continued_in_more_processes():
+    said = {"batch": 8, "batch_gpu": 8, "mbstd_group": 4, "gpus": 2}
+    run = config(**{**said, "gpus": 1})
+    once = continued(run, said)
+    assert (run.portion, once.portion) == (8, 4)
+    assert continued(TrainConfig.from_dict(once.to_dict()), said) == once
+    with pytest.raises(UserError, match="--batch-gpu: 4 → 2"):
+        continued(once, {**said, "batch_gpu": 2})

@@ -273,6 +273,21 @@ def test_less_to_do_ends_where_the_run_is(images, tmp_path, monkeypatch):
     assert [line["Progress/kimg"]["mean"] for line in lasting(tmp_path / "run" / "stats.jsonl")] == [0.004, 0.016, 0.024]
 
 
+def test_a_run_that_was_stopped_right_after_a_tick_makes_up_for_its_last_snapshot(images, tmp_path, monkeypatch):
+    with monkeypatch.context() as context:
+        StopAt(context, 3)
+        train(images, tmp_path / "run", snap=100)
+    snapshot = tmp_path / "run" / "network-snapshot-000000.pkl"
+    assert load_network_pkl(snapshot)["info"]["images_seen"] == 4
+    train(images, tmp_path / "run", snap=100, kimg=0.001)
+    assert load_network_pkl(snapshot)["info"]["images_seen"] == 16
+    told = [line["Progress/kimg"]["mean"] for line in lasting(tmp_path / "run" / "stats.jsonl")]
+    assert told == [0.004, 0.016], "no tick is told of twice"
+    taken = snapshot.stat().st_mtime_ns
+    train(images, tmp_path / "run", snap=100, kimg=0.001)
+    assert snapshot.stat().st_mtime_ns == taken, "it is finished now"
+
+
 def test_other_data_and_other_options_are_refused(images, undisturbed, tmp_path):
     shutil.copytree(undisturbed, tmp_path / "run")
     shutil.copytree(images, tmp_path / "moved")

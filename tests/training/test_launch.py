@@ -1,5 +1,6 @@
 """training.launch: what is checked before a run directory exists, and how it is numbered."""
 
+import contextlib
 import dataclasses
 import sys
 import types
@@ -9,8 +10,11 @@ from typing import Any
 
 import PIL.Image
 import pytest
+import torch
 
+from dnnlib import torchrun
 from dnnlib.errors import UserError
+from torch_utils import distributed, elastic
 from training import launch
 from training.config import TrainConfig
 from training.options import TrainOptions
@@ -221,3 +225,19 @@ def test_an_error_later_keeps_what_was_written(tmp_path: Path, config: TrainConf
     with pytest.raises(UserError, match="image 17"):
         launch.start(config, str(tmp_path / "runs"))
     assert [path.name for path in tmp_path.glob("runs/*/*")] == ["log.txt"]
+
+
+def test_how_workers_join(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def worker(**options: Any) -> contextlib.AbstractContextManager[None]:
+        seen.append((options["cuda"], options["timeout"], options["prepare_timeout"]))
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(torchrun, "is_worker", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(elastic, "worker", worker)
+    for device, *seconds in ((None, None, None), ("auto", 5, 6), ("cpu", 5, None)):
+        with launch.among_workers(device, *seconds):
+            pass
+    assert seen == [(True, distributed.TIMEOUT, distributed.PREPARE_TIMEOUT), (True, 5, 6), (False, 5, distributed.PREPARE_TIMEOUT)]

@@ -1,14 +1,16 @@
 """Statistics on disk, TensorBoard's events, and the clock."""
 
 import errno
+import importlib.abc
 import json
 import os
+import sys
 
 import numpy as np
 import pytest
 
 from torch_utils.training_stats import Summary
-from training.reporting import RunLog, TickTimer, _row_per_class
+from training.reporting import RunLog, SampleGrid, TickTimer, _row_per_class, status_line
 
 
 def test_tensorboard_hides_what_the_run_will_write_again(tmp_path, monkeypatch):
@@ -121,3 +123,43 @@ def test_rows_of_one_class_show_different_images():
 
     rows = _row_per_class(Labelled(), np.arange(12), columns=2, rows=8)
     assert rows.reshape(8, 2).tolist() == [[1, 3], [0, 2], [5, 7], [4, 6], [9, 11], [8, 10], [1, 3], [0, 2]]
+
+
+def test_a_tensorboard_that_does_not_fit(tmp_path, monkeypatch, capsys):
+    class Broken(importlib.abc.MetaPathFinder):
+        def find_spec(self, name, path, target=None):
+            if name == "tensorboard":
+                raise TypeError("Descriptors cannot be created directly.\nMore lines")
+
+    for name in [name for name in sys.modules if name.startswith(("tensorboard", "torch.utils.tensorboard"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    with RunLog(tmp_path) as log:
+        log.write({"Progress/tick": Summary(1, 0.0, 0.0)}, 0)
+    said = "TensorBoard: cannot be used, no event files (TypeError: Descriptors cannot be created directly.)\n"
+    assert capsys.readouterr().out == said
+
+
+@pytest.mark.parametrize(("resolution", "size"), [(32, (16, 8)), (256, (8, 4)), (1024, (4, 2))])
+def test_the_size_of_the_grid(resolution, size):
+    class Images:
+        label_dim = 0
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, i):
+            return np.full([1, 1, 1], i, np.uint8), np.zeros([0], np.float32)
+
+    grid = SampleGrid.draw(Images(), resolution, 8, seed=0)
+    assert (grid.columns, grid.rows) == size
+    assert set(grid.reals.flatten().tolist()) == {0, 1, 2}, "few images are repeated"
+
+
+def test_the_status_line():
+    values = {"Timing/total_sec": 3700.0, "Timing/sec_per_tick": 11.0, "Timing/sec_per_kimg": 2.75, "Timing/maintenance_sec": 5.0}
+    values |= {"Resources/cpu_mem_gb": 1.5, "Resources/gpu_mem_gb": 9.0, "Resources/peak_gpu_mem_gb": 6.25}
+    said = "tick 7 kimg 28.0 time 1h 01m 40s sec/tick 11.0 sec/kimg 2.75 maintenance 5.0 cpumem 1.50"
+    assert status_line(7, 28000, values, 0.125).split() == f"{said} gpumem 6.25 augment 0.125".split()
+    del values["Resources/peak_gpu_mem_gb"]
+    assert status_line(7, 28000, values, None).split() == said.split()

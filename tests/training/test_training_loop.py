@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import signal
+import types
 
 import numpy as np
 import PIL.Image
@@ -12,7 +13,9 @@ import torch
 from helpers import make_images, open_small, small_state
 
 from dnnlib.errors import UserError
+from dnnlib.interrupt import InterruptFlag
 from metrics import in_training
+from torch_utils import distributed
 from torch_utils.persistence import load_network_pkl
 from training import maintenance, training_loop
 from training.checkpoint import RunState, training_set_kwargs, transfer_weights
@@ -330,3 +333,50 @@ def test_a_snapshot_says_how_its_data_are_opened(tmp_path):
     assert again.fingerprint() != dataset.fingerprint(), "another seed, another subset"
     again = ImageFolderDataset(**training_set_kwargs(config))
     assert (again.identity(), len(again), again.label_dim) == (dataset.identity(), 10, 3)
+
+
+@pytest.mark.parametrize("options", [{"subset": 6}, {"mirror": True}, {"subset": 6, "mirror": True}, {}])
+def test_metrics_see_neither_subset_nor_mirror_images(tmp_path, options):
+    config, dataset = open_small(make_images(tmp_path / "images"), metrics=("fid5_full",), **options)
+    reals = training_loop.measured_images(config, dataset)
+    assert (len(reals), reals is dataset) == (16, not options)
+
+
+def test_only_rank_0_goes_on_with_the_statistics_of_a_state(monkeypatch):
+    state = small_state()
+    state.stats.report("Loss/x", 2.0)
+    saved, counts = state.state_dict(), []
+    for main in (True, False):
+        monkeypatch.setattr(distributed, "is_main", lambda main=main: main)
+        other = small_state()
+        other.load_state_dict(saved)
+        counts.append(other.stats.flush()["Loss/x"].num)
+    assert counts == [1, 0]
+
+
+def measuring(tmp_path, monkeypatch, log, measure):
+    """The state of a run whose snapshot at 8 kimg waits for ``measure``, and its maintenance."""
+    state = small_state(metrics=("fid5_full",))
+    state.pending, state.images_seen = "network-snapshot-000008.pkl", 8000
+    monkeypatch.setattr(maintenance, "measure_snapshot", lambda names, **_: measure())
+    interrupt = InterruptFlag()
+    return state, maintenance.Maintenance(state, tmp_path, None, None, log, None, interrupt, None)
+
+
+def test_metrics_go_to_tensorboard(tmp_path, monkeypatch):
+    written = []
+    log = types.SimpleNamespace(write_scalars=lambda *args: written.append(args))
+    measuring(tmp_path, monkeypatch, log, lambda: {"fid5_full": 3.0})[1].measure()
+    assert written == [({"Metrics/fid5_full": 3.0}, 8000)]
+
+
+def test_several_ranks_finish_a_metric(tmp_path, monkeypatch):
+    """One that left in the middle would keep the others waiting."""
+    monkeypatch.setattr(maintenance, "on_main", lambda work, what: work())
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "maxima", lambda values, what: list(values))
+    state, ours = measuring(tmp_path, monkeypatch, None, lambda: signal.raise_signal(signal.SIGTERM) or {"fid5_full": 1.0})
+    with ours.interrupt as interrupt:
+        ours.measure()
+    assert interrupt.raised
+    assert state.pending is None
