@@ -158,7 +158,9 @@ def test_a_log_goes_on_when_nobody_reads_standard_output(tmp_path):
         "    for i in range(3): print('line', i, flush=True)\n    sys.stdin.read()\n    for i in range(3, 6): print('line', i, flush=True)"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "log.txt")]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}  # what stays in the buffer must not fail at the end either
+    with subprocess.Popen(command, cwd=ROOT, env=buffered, text=True, **pipes) as process:
         assert process.stdout.readline() == "line 0\n"
         process.stdout.close()
         process.stdin.close()

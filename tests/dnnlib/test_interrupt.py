@@ -110,6 +110,7 @@ with LogTee(folder / "log.txt"), InterruptFlag() as flag, tqdm(total=9) as bar:
         time.sleep(0.01)
     bar.update()
     bar.refresh()
+    print("to the terminal", file=sys.stderr, flush=True)
     print("saved", flush=True)
 (folder / "ended").write_text(flag.received.name)
 """
