@@ -158,7 +158,7 @@ def test_a_log_goes_on_when_nobody_reads_standard_output(tmp_path):
         "    for i in range(3): print('line', i, flush=True)\n    sys.stdin.read()\n    for i in range(3, 6): print('line', i, flush=True)"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "log.txt")]
-    pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     buffered = {**os.environ, "PYTHONUNBUFFERED": ""}  # what stays in the buffer must not fail at the end either
     with subprocess.Popen(command, cwd=ROOT, env=buffered, text=True, **pipes) as process:
         assert process.stdout.readline() == "line 0\n"
