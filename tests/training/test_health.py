@@ -144,8 +144,10 @@ def test_a_few_in_a_row_pass(tmp_path, monkeypatch):
 
 
 def test_a_snapshot_that_is_left_out_is_made_up_for_at_the_next_tick(tmp_path, monkeypatch, capsys):
-    taken = []
-    monkeypatch.setattr(maintenance.Maintenance, "_take_snapshot", lambda self, insist: taken.append(self.state.steps))
+    taken, take = [], maintenance.Maintenance._take_snapshot
+    monkeypatch.setattr(
+        maintenance.Maintenance, "_take_snapshot", lambda self, insist: (taken.append(self.state.steps), take(self, insist=insist))
+    )
     spoil(monkeypatch, 15, 25)
     train(tmp_path, kimg=0.16, tick=0.04, snap=2, checkpoint_minutes=0)
     assert taken == [1, 31, 40], "tick 0, tick 3 in place of tick 2, the end"
