@@ -33,18 +33,20 @@ class FileTree:
         self.path = Path(path)
         self._handle: zipfile.ZipFile | None = None
         self._handle_pid: int | None = None
+        self._members: dict[str, str] = {}  # of a zip: what it calls each of its files
         self._place, self._inside = split_zip(path)
         self.is_zip = self._place.is_file()
         if self.is_zip:
             members = {_plain(info.filename): info.filename for info in self._zip().infolist()}
             inside = len(self._inside)
             self._members = {name[inside:]: real for name, real in members.items() if name.startswith(self._inside) and name[-1:] != "/"}
+            names = list(self._members)
             self.close()
         elif self._place.exists():
-            self._members = {name: name for name in _walk(self.path)}
-        if not self._place.exists() or (self._inside and not self._members):
+            names = list(_walk(self.path))
+        if not self._place.exists() or (self._inside and not names):
             raise UserError(f"'{self.path}' does not exist; give a folder of images or a zip of them")
-        self.names = sorted(name for name in self._members if not _hidden(name))
+        self.names = sorted(name for name in names if not _hidden(name))
 
     @property
     def image_names(self) -> list[str]:
