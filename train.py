@@ -19,7 +19,7 @@ from dnnlib.errors import UserError
 from training import launch
 from training.config import AUGPIPES, GGDRConfig, TrainConfig
 from training.continuation import continued, explain_portions, find_run, read_options
-from training.notes import explain
+from training.notes import describe_batch, explain
 from training.options import TrainOptions
 from training.presets import RECIPES
 from training.resolve import resolve
@@ -106,7 +106,7 @@ def summarise(config: TrainConfig, run_dir: str | os.PathLike[str]) -> str:
         "Output directory": os.fspath(run_dir),
         "Training data": data.path,
         "Training length": f"{schedule.total_kimg:g} kimg",
-        "Batch": f"{schedule.batch_size} images, {config.portion} at once in each of {config.runtime.gpus} processes",
+        "Batch": describe_batch(config),
         "Number of images": f"{data.num_images}{mirrored}",
         "Image resolution": f"{data.resolution}x{data.resolution}, {data.num_channels} channels",
         "Conditional model": f"yes, {data.label_dim} labels" if data.use_labels else "no",

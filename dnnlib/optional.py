@@ -11,4 +11,4 @@ def optional_import(name: str, *, extra: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f"{purpose} needs the package {name}: pip install '.[{extra}]'") from error
+        raise UserError(f"{purpose} needs the package {name}: pip install -e '.[{extra}]'") from error

@@ -4,7 +4,7 @@ Usage:
 
     python tools/demo.py [--outdir=demo-run]
 
-Prints the three command lines before it runs them. About ten minutes on two CPU cores.
+Prints the three command lines before it runs them. 6 to 10 minutes on two CPU cores.
 """
 
 import json

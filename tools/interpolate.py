@@ -53,7 +53,7 @@ def main(
 ) -> None:
     """Walk through seeds along a smooth closed curve, in z or in w, and write it as a video that loops.
 
-    MP4 needs the package imageio-ffmpeg (pip install '.[video]'); GIF needs nothing more.
+    MP4 needs the package imageio-ffmpeg (pip install -e '.[video]'); GIF needs nothing more.
     """
     numbers, cells = parse_int_list(seeds), grid[0] * grid[1]
     if len(numbers) % cells:

@@ -18,6 +18,13 @@ def explain(options: TrainOptions, config: TrainConfig) -> list[str]:
     ]
 
 
+def describe_batch(config: TrainConfig) -> str:
+    """The batch, and the portions in which it is computed."""
+    processes = config.runtime.gpus
+    where = f" in each of {processes} processes" if processes > 1 else ""
+    return f"{config.schedule.batch_size} images, {config.portion} at once{where}"
+
+
 def _explain_ggdr(options: TrainOptions, config: TrainConfig) -> list[str]:
     if config.ggdr is not None:
         (chosen, *_), size = config.ggdr.resolutions, config.data.resolution

@@ -22,6 +22,7 @@ from training.dataset import Batch, ImageFolderDataset, image_batches
 from training.health import CHECK_INTERVAL, MemoryMeter
 from training.images import from_uint8
 from training.maintenance import Maintenance
+from training.notes import describe_batch
 from training.phases import Phase, build_phases, run_phase
 from training.reporting import RunLog, SampleGrid
 from training.run_directory import OPTIONS_FILE, state_paths
@@ -119,6 +120,7 @@ def train(
         world_size=ranks,
     )
     print(_loading(dataset, config.runtime.workers))
+    print(f"Batch: {describe_batch(config)}")
     together = f" in {ranks} processes, connected by {'nccl' if device.type == 'cuda' else 'gloo'}" if ranks > 1 else ""
     print(f"Training for {schedule.total_kimg:g} kimg on {device}{together} ...", flush=True)
     # A signal during the measurement that was made up for: no step may change the networks that it is still due for.

@@ -1,4 +1,4 @@
-"""The 34 command lines of golden/options.json resolve to the reference's numbers, through the real command line."""
+"""The 34 command lines of data/options.json resolve to the reference's numbers, through the real command line."""
 
 import json
 from pathlib import Path

@@ -128,5 +128,5 @@ def test_wrong_options(small, tmp_path, complaint, args, message):
 @pytest.mark.parametrize(("module", "suffix"), [("safetensors.torch", ".safetensors"), ("onnxruntime", ".onnx")])
 def test_missing_packages(small, tmp_path, complaint, monkeypatch, module, suffix):
     monkeypatch.setitem(sys.modules, module, None)
-    assert "pip install '.[export]'" in complaint(convert.main, ["--network", small, "--out", tmp_path / f"net{suffix}"])
+    assert "pip install -e '.[export]'" in complaint(convert.main, ["--network", small, "--out", tmp_path / f"net{suffix}"])
     assert not list(tmp_path.iterdir())

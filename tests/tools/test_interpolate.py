@@ -61,4 +61,4 @@ def test_wrong_options(pkl, tmp_path, complaint, args, message):
 def test_missing_package(pkl, tmp_path, complaint, monkeypatch):
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     args = ["--network", pkl, "--seeds=1-4", "--out", tmp_path / "walk.mp4"]
-    assert "pip install '.[video]'" in complaint(interpolate.main, args)
+    assert "pip install -e '.[video]'" in complaint(interpolate.main, args)

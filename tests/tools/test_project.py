@@ -131,4 +131,4 @@ def test_what_the_detector_refuses(pkl, tmp_path, complaint):
 def test_missing_package(pkl, tmp_path, complaint, monkeypatch):
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     args = ["--network", pkl, "--target=a.png", "--save-video=mp4", "--outdir", tmp_path]
-    assert "pip install '.[video]'" in complaint(project.main, args)
+    assert "pip install -e '.[video]'" in complaint(project.main, args)

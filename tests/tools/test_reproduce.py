@@ -340,7 +340,7 @@ def test_a_report_of_nothing_says_so(workshop: Path, tmp_path: Path) -> None:
 
 def test_without_matplotlib_the_tables_are_written(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(count: int) -> Any:
-        raise UserError("drawing plots needs the package matplotlib.figure: pip install '.[plots]'")
+        raise UserError("drawing plots needs the package matplotlib.figure: pip install -e '.[plots]'")
 
     monkeypatch.setattr(claim_report, "panels", missing)
     fill(tmp_path, SMALL, FIDS)

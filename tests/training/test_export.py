@@ -147,7 +147,7 @@ def test_truncation_needs_an_average():
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_missing_packages(G, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UserError, match=rf"writing \.onnx needs the package {package}: pip install '\.\[export\]'"):
+    with pytest.raises(UserError, match=rf"writing \.onnx needs the package {package}: pip install -e '\.\[export\]'"):
         export(GeneratorGraph(G, GraphOptions()), RECORDED, ".onnx")
 
 

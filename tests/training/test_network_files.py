@@ -173,7 +173,7 @@ def test_missing_package(pair, monkeypatch, tmp_path):
     networks, path = pair
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     for function in (lambda: load_networks(path), lambda: save_networks(tmp_path / "x.safetensors", networks)):
-        with pytest.raises(UserError, match=r"needs the package safetensors.*: pip install '\.\[export\]'"):
+        with pytest.raises(UserError, match=r"needs the package safetensors.*: pip install -e '\.\[export\]'"):
             function()
 
 

@@ -4,6 +4,8 @@ from typing import Any
 
 from helpers import described_data, explained, resolved_config
 
+from training.notes import describe_batch
+
 
 def test_what_is_worth_a_note() -> None:
     assert explained() == ""
@@ -36,3 +38,9 @@ def test_ggdr_options_without_ggdr_are_pointed_out() -> None:
     assert "--seg-weight without --reg_type=seg: no effect" in explained(reg_type="ggdr", seg_weight=2)
     assert explained(paired, reg_type="seg", seg_weight=2) == ""
     assert "no effect" not in explained()
+
+
+def test_the_batch_in_portions() -> None:
+    assert describe_batch(resolved_config(cfg="paper256", gpus=2)) == "64 images, 8 at once in each of 2 processes"
+    assert describe_batch(resolved_config(batch=8)) == "8 images, 8 at once"
+    assert describe_batch(resolved_config(batch=8, batch_gpu=4)) == "8 images, 4 at once"

@@ -72,7 +72,7 @@ def test_run_directory(finished):
     ggdr = {"resolution": 8, "weight": 10, "start_kimg": 0, "kernel_size": 1, "activation": "linear"}
     assert json.loads((finished / "training_options.json").read_text())["ggdr"] == ggdr
     log = (finished / "log.txt").read_text()
-    assert "Data: all 16 images are decoded in memory" in log
+    assert "Data: all 16 images are decoded in memory\nBatch: " in log
     assert "tick 0" in log
     assert "Finished" in log
 

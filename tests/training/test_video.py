@@ -64,7 +64,7 @@ def test_other_endings():
 
 def test_missing_package(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-    with pytest.raises(UserError, match=r"\(unlike \.gif\) needs the package imageio_ffmpeg: pip install '\.\[video\]'"):
+    with pytest.raises(UserError, match=r"\(unlike \.gif\) needs the package imageio_ffmpeg: pip install -e '\.\[video\]'"):
         check_video_path("a.mp4")
     check_video_path("a.GIF")
 

@@ -85,7 +85,7 @@ class AugmentPipe(torch.nn.Module):
         Two differences from the images' path: the map is upsampled bilinearly before it is warped, and integer shifts
         are rounded at the map's own resolution. The former softens every map a little and displaces it, before the
         transform, by a quarter of its own pixels to the right and down, whether or not it moves otherwise and also at
-        p = 0; the reference does so and ``golden/augment.npz`` holds it. Without geometric transforms in the pipe the
+        p = 0; the reference does so and ``tests/parity/data/augment.npz`` holds it. Without geometric transforms in the pipe the
         map is returned as it is.
 
         Args:

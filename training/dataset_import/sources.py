@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from dnnlib.errors import UserError
+from dnnlib.optional import optional_import
 from training.dataset_import.archives import read_cifar10, read_mnist
 from training.file_tree import FileTree, reason
 from training.labels import LABEL_FILE, Label, labels_for, read_labels
@@ -145,10 +146,7 @@ class LmdbSource:
 
     def _open(self) -> Any:
         if self._transaction is None or self._transaction_pid != os.getpid():
-            try:
-                import lmdb
-            except ImportError as error:
-                raise UserError(f"reading the database '{self.path}' needs the lmdb package: pip install .[lmdb]") from error
+            lmdb = optional_import("lmdb", extra="lmdb", purpose=f"reading the database '{self.path}'")
             try:
                 environment = lmdb.open(str(self.path), readonly=True, lock=False, readahead=False)
             except lmdb.Error as error:
