@@ -68,7 +68,7 @@ def compute_gradients(
     dataset: ImageFolderDataset,
     annotations: torch.Tensor | None = None,
 ) -> None:
-    """Accumulate gradients over this rank's portions, sum them over the ranks, and replace what is not finite.
+    """Mean of the gradients over the portions of all ranks, with what is not finite replaced.
 
     Args:
         real, labels, annotations: this rank's part of the global batch, ``[batch_size / ranks, ...]``.
@@ -79,12 +79,14 @@ def compute_gradients(
     phase.module.requires_grad_(True)
     for batch in portions(state, phase.name, real, labels, dataset, annotations):
         means.rewind()
-        term(batch, phase.interval / count, state.images_seen)
+        term(batch, phase.interval, state.images_seen)
         means.collect()
     phase.module.requires_grad_(False)
     observed = [] if state.ada is None else [state.ada.pending]
     # Everything that the ranks have to tell each other travels in one message.
     distributed.sum_flat_([*gradients(phase.module), *means.totals, *observed], f"the gradients of {phase.name}")
+    if count > 1:  # here and not in the loss: in float16 a smaller loss has gradients that underflow
+        torch._foreach_mul_(gradients(phase.module), 1 / count)
     means.settle()
     if state.ada is not None:
         state.ada.settle()

@@ -6,6 +6,7 @@ import torch
 from helpers import plain_data, small_config, small_state
 
 from training.checkpoint import RunState
+from training.objective import Objective
 from training.phases import PortionMeans, build_phases, clean_gradients, compute_gradients, gradients, portions, run_phase
 from training.training_loop import step
 
@@ -39,6 +40,18 @@ def test_a_phase_has_the_mean_of_its_portions_gradients(name):
         alone.append(gradients(phase.module))
     for mean, first, second in zip(gradients(phase_of(whole, name).module), *alone, strict=True):
         torch.testing.assert_close(mean, (first + second) / 2, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "term"), [("G_main", "g_main"), ("G_reg", "g_path_length"), ("D_main", "d_main"), ("D_reg", "d_r1")])
+def test_losses_are_whole_in_the_backward_pass_however_many_portions(monkeypatch, name, term):
+    """In float16 gradients of a loss that was divided first would underflow."""
+    gains = []
+    original = getattr(Objective, term)
+    monkeypatch.setattr(Objective, term, lambda self, batch, gain, seen: (gains.append(gain), original(self, batch, gain, seen)))
+    state = state_with(2, mbstd_group=2, gamma=10)
+    phase = phase_of(state, name)
+    compute_gradients(state, phase, REAL, NO_LABELS, None)
+    assert gains == [phase.interval] * 2
 
 
 def test_portions_show_consecutive_images_and_draw_by_step_phase_and_place():
