@@ -1,8 +1,11 @@
 """Which device to compute on."""
 
+import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -14,17 +17,51 @@ from torch_utils.native_build import prepare_native_ops
 
 T = TypeVar("T")
 
+#: Where the driver puts a file for each GPU.
+DEVICE_FILES = Path("/dev")
+
 
 def pick_device(name: str) -> torch.device:
     """``auto`` (the GPU where there is one), ``cuda`` or ``cpu`` to a device.
 
-    Raises :class:`UserError` for ``cuda`` where there is none.
+    Raises :class:`UserError` for ``cuda`` where there is none, and for ``auto`` where there is one that PyTorch cannot use.
     """
-    if name == "cuda" and not torch.cuda.is_available():
+    if name == "cpu" or torch.cuda.is_available():
+        return torch.device("cpu" if name == "cpu" else "cuda")
+    if name == "cuda":
         raise UserError("--device=cuda, but PyTorch finds no usable GPU here; use --device=cpu or auto")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    if torch.version.cuda is not None and unused_gpus():
+        raise UserError(
+            f"there is an NVIDIA GPU here that PyTorch (built for CUDA {torch.version.cuda}) cannot use, perhaps because its driver is too"
+            " old; install a newer driver or a PyTorch for an older CUDA, or give --device=cpu"
+        )
+    return torch.device("cpu")
+
+
+def unused_gpus() -> list[Path]:
+    """Device files of NVIDIA GPUs, unless ``CUDA_VISIBLE_DEVICES`` hides them all. (An installation without driver has none.)"""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1", "NoDevFiles")
+    return [] if hidden else sorted(DEVICE_FILES.glob("nvidia[0-9]*"))
+
+
+def check_architecture() -> None:
+    """Raises :class:`UserError` where this PyTorch has no kernels for the current GPU."""
+    major, minor = torch.cuda.get_device_capability()
+    built = torch.cuda.get_arch_list()
+    for architecture in built:
+        kind, _, number = architecture.partition("_")
+        digits = re.match(r"\d+", number)  # sm_90a: without the letter
+        if digits is None:
+            return
+        theirs = divmod(int(digits[0]), 10)
+        # Machine code (sm) runs on GPUs of its generation from its own on, intermediate code (compute) on all later ones.
+        if theirs <= (major, minor) and (kind == "compute" or theirs[0] == major):
+            return
+    name = torch.cuda.get_device_name()
+    raise UserError(
+        f"PyTorch {torch.__version__} has no kernels for {name} (compute capability {major}.{minor}), only for {' '.join(built)};"
+        " install a build that has, or give --device=cpu"
+    )
 
 
 def host_sees(x: torch.Tensor) -> bool:
@@ -47,9 +84,11 @@ def prepare_device(name: str) -> tuple[torch.device, list[str]]:
         the device, and lines for the log that say which paths are active.
 
     Raises:
-        UserError: see :func:`pick_device` and :func:`torch_utils.native_build.prepare_native_ops`.
+        UserError: see :func:`pick_device`, :func:`check_architecture` and :func:`torch_utils.native_build.prepare_native_ops`.
     """
     device = pick_device(name)
+    if device.type == "cuda":
+        check_architecture()
     allow_tf32(False)
     lines = [prepare_native_ops(device=device.type)]
     return device, lines if device.type == "cuda" else [*lines, keep_freed_memory()]

@@ -86,6 +86,9 @@ def joined(*, cuda: bool, timeout: float = TIMEOUT, prepare_timeout: float = PRE
     try:
         yield
         in_order = True
+    except KeyboardInterrupt as stopped:
+        in_order = bool(stopped.args)  # the training loop's, after a step that all ranks have finished
+        raise
     finally:
         _world = None
         if in_order or not cuda:  # nccl takes its leave of all the others, who may not answer any more
@@ -301,6 +304,8 @@ def _diagnosis(what: str, seconds: float, error: BaseException) -> str:
     except dist.DistError:
         return f"rank {me} lost contact with all others while waiting for {what}"
     who = f"{_ranks(silent)} do{'es' if len(silent) == 1 else ''} not answer" if silent else f"the connection failed ({_first_line(error)})"
+    if isinstance(error, dist.DistBackendError):  # nccl's, which says what of this rank's own failed
+        return f"rank {me} failed in {what} after {seconds:.1f} seconds ({' '.join(str(error).split())[:600]}); {who}"
     return f"rank {me} gave up after waiting for {what} for {seconds:.1f} seconds: {who}"
 
 

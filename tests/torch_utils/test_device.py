@@ -123,3 +123,49 @@ def test_whatever_computes_begins_without_tf32(restored_precisions):
     device.allow_tf32(True)
     device.prepare_device("cpu")
     assert precisions()[1] == [False, False, "highest"]
+
+
+@pytest.fixture
+def unusable_gpu(monkeypatch, tmp_path):
+    """A GPU's device file, and a PyTorch that cannot use it."""
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setattr(device, "DEVICE_FILES", tmp_path)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.mark.usefixtures("unusable_gpu")
+def test_a_gpu_that_pytorch_cannot_use_is_not_passed_over(monkeypatch):
+    with pytest.raises(UserError, match=r"built for CUDA 13\.0\) cannot use.*newer driver.*--device=cpu"):
+        device.pick_device("auto")
+    assert device.pick_device("cpu") == torch.device("cpu")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert device.pick_device("auto") == torch.device("cpu")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert device.pick_device("auto") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("capability", "built", "fits"),
+    [
+        ((8, 0), ["sm_75", "sm_80", "sm_90"], True),
+        ((8, 9), ["sm_75", "sm_80", "sm_90"], True),
+        ((7, 0), ["sm_75", "sm_80", "compute_90"], False),
+        ((10, 3), ["sm_90", "sm_100"], True),
+        ((12, 0), ["sm_90", "sm_100"], False),
+        ((12, 0), ["sm_90", "compute_90"], True),
+        ((9, 0), ["sm_90a"], True),
+    ],
+)
+def test_kernels_have_to_be_there_for_the_gpu(monkeypatch, capability, built, fits):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
+    if fits:
+        device.check_architecture()
+        return
+    message = rf"no kernels for Some GPU \(compute capability {capability[0]}\.{capability[1]}\), only for {' '.join(built)}; install"
+    with pytest.raises(UserError, match=message):
+        device.check_architecture()

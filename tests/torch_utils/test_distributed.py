@@ -120,7 +120,7 @@ def test_a_checksum_sees_nan_and_the_sign_of_zero():
 
 
 @pytest.mark.parametrize("cuda", [False, True])
-@pytest.mark.parametrize("end", [None, RuntimeError, SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("end", [None, RuntimeError, SystemExit, KeyboardInterrupt, KeyboardInterrupt("after the same step")])
 def test_after_a_failure_nobody_waits_for_nccl(monkeypatch, cuda, end):
     """Taking one's leave of ranks that no longer answer would take nccl's whole timeout, which keeps the launcher waiting."""
     left = []
@@ -129,11 +129,29 @@ def test_after_a_failure_nobody_waits_for_nccl(monkeypatch, cuda, end):
     monkeypatch.setattr(distributed.dist, "init_process_group", lambda *args, **options: None)
     monkeypatch.setattr(distributed, "_gloo_group", lambda timeout: None)
     monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: left.append(True))
-    with pytest.raises(end) if end else contextlib.nullcontext(), distributed.joined(cuda=cuda):
+    in_order = end is None or isinstance(end, KeyboardInterrupt)
+    kind = end if isinstance(end, type) else type(end)
+    with contextlib.nullcontext() if end is None else pytest.raises(kind), distributed.joined(cuda=cuda):
         if end is not None:
             raise end
-    assert bool(left) == (end is None or not cuda)
+    assert bool(left) == (in_order or not cuda)
     assert distributed._world is None
+
+
+def test_what_nccl_says_of_its_own_failure_is_shown(monkeypatch):
+    """The others are silent then because they wait in nccl."""
+    monkeypatch.setattr(distributed, "_world", distributed._World(distributed.dist.HashStore(), None, None, 1.0))
+    for name, value in {"world_size": 3, "rank": 2, "active": True}.items():
+        monkeypatch.setattr(distributed, name, lambda value=value: value)
+    monkeypatch.setattr(distributed, "GRACE", 0.1)
+
+    @distributed._waiting
+    def fail(value, what):
+        raise distributed.dist.DistBackendError("NCCL error in: a.cpp:94, unhandled system error\nLast error:\nNo space left on device")
+
+    expected = r"rank 2 failed in the gradients after 0\.\d seconds \(NCCL error .* No space left on device\); ranks 0, 1 do not answer"
+    with pytest.raises(distributed.RankLost, match=expected):
+        fail(1, "the gradients")
 
 
 @pytest.mark.parametrize("fault", [torch.AcceleratorError, torch.OutOfMemoryError])

@@ -1,4 +1,5 @@
 // The ops' CUDA implementations: torch's tensors and streams to the launchers of the .cu files.
+#include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
@@ -9,14 +10,12 @@
 namespace ggdr {
 namespace {
 
-void check(int status, const char* op) {
-    TORCH_CHECK(status == 0, op, ": the kernel could not be launched: ", cudaGetErrorString(static_cast<cudaError_t>(status)));
-}
+// A failure may be an earlier kernel's, so it is raised as PyTorch raises its own, torch.AcceleratorError.
+void check(int status) { C10_CUDA_CHECK(static_cast<cudaError_t>(status)); }
 
 void run_upfirdn2d(const Upfirdn2dCall& call, const Upfirdn2dShape& shape, const at::Tensor& in, const at::Tensor& out) {
     check(launch_upfirdn2d(scalar_of(in, "upfirdn2d"), in.const_data_ptr(), call.filter.const_data_ptr(), out.mutable_data_ptr(), shape,
-                           c10::cuda::getCurrentCUDAStream().stream()),
-          "upfirdn2d");
+                           c10::cuda::getCurrentCUDAStream().stream()));
 }
 
 // One axis of a shape taken alone: the other is left as it is.
@@ -47,8 +46,7 @@ at::Tensor upfirdn2d(const at::Tensor& x, const std::optional<at::Tensor>& f, at
 at::Tensor run_bias_act(const BiasActTensorsCall& call) {
     if (call.call.size == 0) return call.out;
     check(launch_bias_act(scalar_of(call.kept, "bias_act"), call.incoming_data(), call.kept.const_data_ptr(), call.bias_data(),
-                          call.out.mutable_data_ptr(), call.call, c10::cuda::getCurrentCUDAStream().stream()),
-          "bias_act");
+                          call.out.mutable_data_ptr(), call.call, c10::cuda::getCurrentCUDAStream().stream()));
     return call.out;
 }
 
