@@ -10,12 +10,17 @@ Prints the three command lines before it runs them. 6 to 10 minutes on two CPU c
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import click
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from dnnlib.cli import Command, friendly_errors, output_folder
+from dnnlib.errors import UserError
+from tools.foreground import run_program
 
 ROOT = Path(__file__).resolve().parent.parent
 METRICS = ("fid1k_full", "pr1k3_full", "dc1k5_full")
@@ -36,18 +41,23 @@ TRAIN = (
 )
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--outdir", default="demo-run", show_default=True, help="where everything goes; what an earlier demo left there is replaced")
 @click.option("--kimg", default=96.0, show_default=True, help="length of the training in thousands of images")
+@friendly_errors
 def main(outdir: str, kimg: float) -> None:
     """Train with GGDR on the bundled images, generate pictures and measure them."""
     root = Path(outdir).resolve()
     marker = root / ".demo"
-    if root.exists() and not marker.exists() and any(root.iterdir()):
-        raise click.ClickException(f"--outdir={outdir} has something in it that is not from a demo; name another folder")
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir(parents=True)
+    if root.exists() and (not root.is_dir() or (not marker.exists() and any(root.iterdir()))):
+        raise UserError(f"--outdir={outdir} has something in it that is not from a demo, or is a file; name another folder")
+    output_folder(root)
     marker.touch()
+    for old in set(root.iterdir()) - {marker}:
+        if old.is_dir():
+            shutil.rmtree(old)
+        else:
+            old.unlink()
     call(*TRAIN, f"--gpus={processes()}", f"--kimg={kimg:g}", f"--outdir={root}")
     (run_dir,) = (path for path in root.iterdir() if path.is_dir())
     network = max(run_dir.glob("network-snapshot-*.pkl"))
@@ -64,7 +74,7 @@ def processes() -> int:
 def call(*arguments: str) -> None:
     """Print and run one of the entry points; a failure ends the demo with its exit status."""
     print(f"\n$ python {' '.join(arguments)}", flush=True)
-    status = subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False).returncode
+    status = run_program(arguments, ROOT)
     if status:
         sys.exit(status)
 

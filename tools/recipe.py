@@ -10,7 +10,6 @@ Usage:
 """
 
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,11 +21,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dnnlib.cli import Command, friendly_errors
 from dnnlib.errors import UserError
+from tools.foreground import run_program
 from tools.paper_experiments import EXPERIMENTS, Experiment, Scores, Variant
 from training.config import IMAGES, DataConfig
 from training.options import TrainOptions
 from training.resolve import resolve
-from training.run_directory import snapshot_name, snapshot_paths
+from training.run_directory import snapshot_name
 
 ROOT = Path(__file__).resolve().parent.parent
 REGULARISERS = ("none", "ggdr")
@@ -53,6 +53,7 @@ class Training:
         scores: what the paper reports.
         train, measure: arguments after ``python``.
         run_dir: the first run in its output directory.
+        network: name of its last network pickle.
     """
 
     title: str
@@ -61,6 +62,7 @@ class Training:
     train: list[str]
     measure: list[str]
     run_dir: str
+    network: str
 
 
 def prepare_command(experiment: Experiment, places: Places) -> list[str]:
@@ -100,15 +102,16 @@ def training(experiment: Experiment, name: str, variant: Variant, places: Places
     """One training as command lines; the name of its run directory comes from what the options resolve to."""
     options = train_options(experiment, variant, places)
     data = described_data(experiment, places, annotated=options.reg_type == "seg")
-    outdir = f"{places.outdir}/{name}/{variant.slug}"
+    outdir = f"{places.outdir}/{name}/{variant.slug}" + (f"-seed{places.seed}" if places.seed is not None else "")
     said = {**vars(options), "mirror": int(experiment.mirror) or None, "subset": experiment.subset}
     train = ["train.py", f"--outdir={outdir}", f"--data={data.path}"]
     train += [f"--{key}={_typed(value)}" for key, value in said.items() if value is not None]
     config = resolve(options, data)
     run_dir = f"{outdir}/00000-{config.description}"
-    network = f"{run_dir}/{snapshot_name(config.schedule.total_images)}"
-    measure = ["calc_metrics.py", f"--network={network}", f"--metrics={experiment.metrics}"]
-    return Training(variant.title, options.reg_type or "none", variant.scores, train, measure, run_dir)
+    network = snapshot_name(config.schedule.total_images)
+    measure = ["calc_metrics.py", f"--network={run_dir}/{network}", f"--metrics={experiment.metrics}"]
+    measure += [f"--gpus={config.runtime.gpus}"] if config.runtime.gpus > 1 else []
+    return Training(variant.title, options.reg_type or "none", variant.scores, train, measure, run_dir, network)
 
 
 def _typed(value: object) -> str:
@@ -195,7 +198,8 @@ HEADER = """# Recipes of figure 2 and tables 1 to 4
 
 The command lines that redo the figure and the tables of Lee et al. 2022 (GGDR), beside what the paper reports. This file is
 made by `python tools/recipe.py --markdown` and held in step by a test; `python tools/recipe.py NAME` prints one recipe, and with
-`--run` runs it (`--only=ggdr`, `--gpus`, `--seed`, `--kimg` change it; `--raw`, `--datasets`, `--outdir` say where things are).
+`--run` runs it, or goes on with what was stopped (`--only=ggdr`, `--gpus`, `--seed`, `--kimg` change it; `--raw`, `--datasets`,
+`--outdir` say where things are).
 
 **None of these has been run here** at this scale: they need 8 GPUs each (CIFAR-10: 2) and data that this repository does not
 have. What is tested is that every command line is accepted and that trainings resolve to the hyperparameters of their `--cfg`.
@@ -221,9 +225,10 @@ def markdown() -> str:
 
 
 def run_recipe(name: str, places: Places, only: str | None) -> None:
-    """Make the data set unless it is there, train, measure; ``only`` as in :func:`trainings`.
+    """Make the data set unless it is there, train or go on with a training that was stopped, measure; ``only`` as in
+    :func:`trainings`.
 
-    Raises :class:`UserError` when one of the commands fails.
+    Raises :class:`UserError` when one of the commands fails and where a training ended before its time.
     """
     experiment, chosen = EXPERIMENTS[name], trainings(name, places, only)
     if Path(data_path(experiment, places)).exists():
@@ -231,26 +236,26 @@ def run_recipe(name: str, places: Places, only: str | None) -> None:
     else:
         call(prepare_command(experiment, places))
     for one in chosen:
-        call(one.train)
-        call([one.measure[0], f"--network={last_snapshot(one.run_dir)}", *one.measure[2:]])
+        call([*one.train, "--continue=auto"])
+        call([one.measure[0], f"--network={trained_network(one)}", *one.measure[2:]])
         print(f"\n{one.title}{score_text(one.scores)}", flush=True)
 
 
-def last_snapshot(run_dir: str) -> Path:
-    """The last network pickle of the newest run of that name, whatever its number. Raises :class:`UserError` without any."""
-    first = Path(run_dir)
+def trained_network(one: Training) -> Path:
+    """The last network pickle of a training's newest run, whatever its number. Raises :class:`UserError` where it ended too early."""
+    first = Path(one.run_dir)
     description = first.name.partition("-")[2]
     runs = sorted(path for path in first.parent.glob("[0-9]*") if path.name.partition("-")[2] == description)
-    snapshots = snapshot_paths(runs[-1]) if runs else []
-    if not snapshots:
-        raise UserError(f"there is no network pickle in {first.parent}/*-{description}")
-    return snapshots[-1]
+    network = (runs[-1] if runs else first) / one.network
+    if not network.exists():
+        raise UserError(f"the training has not reached its end: there is no {network}; the same command line goes on with it")
+    return network
 
 
 def call(arguments: list[str]) -> None:
     """Print and run one of the project's programs. Raises :class:`UserError` when it fails."""
     print(f"\n$ {shell(arguments)}", flush=True)
-    status = subprocess.run([sys.executable, str(ROOT / arguments[0]), *arguments[1:]], check=False).returncode
+    status = run_program([str(ROOT / arguments[0]), *arguments[1:]])
     if status:
         raise UserError(f"{arguments[0]} ended with status {status}")
 

@@ -19,6 +19,23 @@ def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path):
     assert "not from a demo" in result.output
     assert (tmp_path / "thesis.txt").read_text() == "all of it"
 
+    result = CliRunner().invoke(demo.main, [f"--outdir={tmp_path / 'thesis.txt'}"])
+    assert result.exit_code == 1
+    assert "or is a file" in result.output
+
+
+def test_an_earlier_demo_is_replaced(tmp_path, monkeypatch):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "call", stop)
+    folder = tmp_path / "demo"
+    for _ in range(2):
+        assert CliRunner().invoke(demo.main, [f"--outdir={folder}"]).exit_code in (1, 130)
+        assert [path.name for path in folder.iterdir()] == [".demo"]
+        (folder / "00000-run").mkdir()
+        (folder / "old.png").touch()
+
 
 @pytest.mark.slow
 def test_end_to_end_in_miniature(tmp_path):

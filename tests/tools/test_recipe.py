@@ -111,7 +111,8 @@ def test_printing(tmp_path: Path) -> None:
     result = CliRunner().invoke(recipe.main, ["cifar10", "--gpus=1", "--kimg=10", "--seed=3", "--datasets=/data", "--outdir=out"])
     assert result.exit_code == 0, result.output
     line = next(line for line in result.output.splitlines() if "--reg_type=ggdr" in line)
-    assert {"--gpus=1", "--kimg=10", "--seed=3", "--data=/data/cifar10.zip", "--outdir=out/cifar10/ada-ggdr"} <= set(shlex.split(line))
+    said = {"--gpus=1", "--kimg=10", "--seed=3", "--data=/data/cifar10.zip", "--outdir=out/cifar10/ada-ggdr-seed3"}
+    assert said <= set(shlex.split(line))
     assert "network-snapshot-000010.pkl" in result.output
     assert "FID 2.15 ± 0.02" in result.output
     only = CliRunner().invoke(recipe.main, ["cifar10", "--only=ggdr"]).output
@@ -132,10 +133,11 @@ def test_running_stops_at_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     called: list[list[str]] = []
     monkeypatch.setattr(recipe, "call", called.append)
     places = Places(datasets=str(tmp_path), outdir=str(tmp_path / "runs"))
-    with pytest.raises(UserError, match="no network pickle"):
+    with pytest.raises(UserError, match=r"has not reached its end: there is no .*100000\.pkl; the same command line goes on"):
         recipe.run_recipe("cifar10", places, "ggdr")
     assert [line[0] for line in called] == ["dataset_tool.py", "train.py"]
     assert "--reg_type=ggdr" in called[1]
+    assert called[1][-1] == "--continue=auto"
     monkeypatch.undo()
     for name, script in (("cifar10", r"dataset_tool\.py"), ("ade20k", r"tools/make_paired_dataset\.py")):
         with pytest.raises(UserError, match=f"{script} ended with status 1"):
@@ -150,14 +152,22 @@ def test_the_newest_run_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     one = next(one for one in trainings("cifar10", places) if one.reg_type == "none")
     for number in (0, 2, 10):
         folder = Path(one.run_dir.replace("/00000-", f"/{number:05d}-"))
-        for run_dir, kimg in ((folder, 20), (folder, 400), (folder.with_name(f"{number + 1:05d}-other"), 500)):
+        for run_dir, kimg in ((folder, 20), (folder, 100000), (folder.with_name(f"{number + 1:05d}-other"), 500)):
             run_dir.mkdir(parents=True, exist_ok=True)
             (run_dir / f"network-snapshot-{kimg:06d}.pkl").touch()
     recipe.run_recipe("cifar10", places, "none")
     assert [line[0] for line in called] == ["train.py", "calc_metrics.py"]
     description = Path(one.run_dir).name.removeprefix("00000-")
-    assert called[1][1].endswith(f"/00010-{description}/network-snapshot-000400.pkl")
-    assert called[1][2:] == ["--metrics=fid50k_full,is50k"]
+    assert called[1][1].endswith(f"/00010-{description}/network-snapshot-100000.pkl")
+    assert called[1][2:] == ["--metrics=fid50k_full,is50k", "--gpus=2"]
+    (Path(one.run_dir.replace("/00000-", "/00010-")) / "network-snapshot-100000.pkl").unlink()
+    with pytest.raises(UserError, match=r"has not reached its end: there is no .*/00010-"):
+        recipe.run_recipe("cifar10", places, "none")
+
+
+def test_repetitions_have_folders_of_their_own() -> None:
+    runs = {one.run_dir for seed in (None, 0, 1) for one in trainings("cifar10", Places(seed=seed))}
+    assert len(runs) == 6
 
 
 @pytest.mark.slow
