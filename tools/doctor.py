@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from dnnlib.cli import Command, friendly_errors
 from dnnlib.download import CACHE_VARIABLE, cache_root
 from dnnlib.errors import UserError
-from torch_utils.device import pick_device
+from torch_utils.device import allow_tf32, check_architecture, pick_device
 from torch_utils.native_build import MODES, prepare_native_ops
 from torch_utils.ops import build, dispatch
 from torch_utils.ops.bias_act import ACTIVATIONS, bias_act
@@ -57,6 +57,10 @@ def check_versions() -> list[Finding]:
         Finding("cuda", f"{torch.version.cuda}" if torch.version.cuda else "this PyTorch is built without CUDA"),
     ]
     if not torch.cuda.is_available():
+        try:
+            pick_device("auto")
+        except UserError as error:
+            return [*findings, Finding("driver", "PyTorch finds no GPU", *_parts(error), needed=True)]
         return [*findings, Finding("driver", "PyTorch finds no GPU")]
     driver = Path("/proc/driver/nvidia/version")
     state = driver.read_text(encoding="utf-8").split("\n")[0] if driver.is_file() else "a GPU answers"
@@ -64,7 +68,17 @@ def check_versions() -> list[Finding]:
         f"{torch.cuda.get_device_name(i)} (sm_{''.join(map(str, torch.cuda.get_device_capability(i)))})"
         for i in range(torch.cuda.device_count())
     ]
+    try:
+        check_architecture()
+    except UserError as error:
+        return [*findings, Finding("driver", state), Finding("gpus", ", ".join(gpus), *_parts(error), needed=True)]
     return [*findings, Finding("driver", state), Finding("gpus", ", ".join(gpus))]
+
+
+def _parts(error: UserError) -> tuple[str, str]:
+    """A message's fault and its remedy."""
+    what, _, remedy = str(error).partition("; ")
+    return what, remedy
 
 
 def check_tools() -> list[Finding]:
@@ -112,32 +126,53 @@ def check_path(mode: dispatch.Impl, device: str) -> Finding:
 
 
 def relative(got: torch.Tensor, expected: torch.Tensor) -> float:
-    """Largest difference over largest expected value."""
-    return float((got - expected).abs().max() / expected.abs().max())
+    """Largest difference over largest expected value; not a number where ``got`` has one that is not."""
+    return float((got - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
+
+
+def results(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> list[torch.Tensor]:
+    """What an op gives, its gradient, and the derivatives of that, as R1 and path length take them."""
+    leaf = x.clone().requires_grad_(True)
+    y = function(leaf)
+    weights = torch.cos(torch.arange(y.numel(), device=y.device) % 7).reshape(y.shape).to(y.dtype).requires_grad_(True)
+    (gradient,) = torch.autograd.grad((y * weights).sum(), leaf, create_graph=True)
+    over = (weights, leaf)
+    second = torch.autograd.grad((gradient * torch.cos(leaf.detach())).sum(), over, allow_unused=True, materialize_grads=True)
+    return [value.detach().float() for value in (y, gradient, *second)]
+
+
+def tried_tensors(device: str) -> list[tuple[torch.Tensor, float]]:
+    """What the ops are tried on, and how far results may be apart: float32, and as training uses it, half precision in both layouts.
+
+    No value is near 0 or, whatever the activation, near the clamp of 2, where a rounding decides between two derivatives.
+    """
+    uniform, sign, large = torch.rand([3, 2, 8, 32, 32], generator=torch.Generator().manual_seed(0))
+    x = (torch.where(large < 0.5, 0.2 + 0.3 * uniform, 2.5 + uniform) * (sign - 0.5).sign()).to(device)
+    half, tolerance = (torch.float16, 1e-2) if device == "cuda" else (torch.bfloat16, 5e-2)
+    return [(x, 1e-5), (x.to(half), tolerance), (x.to(half, memory_format=torch.channels_last), tolerance)]
 
 
 def try_ops(device: str) -> list[Finding]:
-    """Each op against plain PyTorch, with gradients, on the path that ``auto`` takes."""
-    x = torch.randn([2, 8, 32, 32], generator=torch.Generator().manual_seed(0)).to(device)
-    b, f = torch.linspace(-1, 1, 8, device=device), setup_filter([1, 3, 3, 1], device=device)
+    """Each op against plain PyTorch, with first and second derivatives, on the path that ``auto`` takes."""
+    tried = tried_tensors(device)
+    b, f = torch.linspace(-0.05, 0.05, 8, device=device), setup_filter([1, 3, 3, 1], device=device)
     path = "compiled" if device in dispatch.loaded_devices() and dispatch.mode() != "ref" else "plain PyTorch"
     findings = []
 
     def compare(name: str, function: Callable[[torch.Tensor, dispatch.Impl], torch.Tensor]) -> None:
-        worst = 0.0
+        agreement, fault = "", None
         try:
-            leaf = x.clone().requires_grad_(True)
-            got, expected = function(leaf, "auto"), function(leaf, "ref")
-            weights = torch.cos(expected.detach())
-            grads = [torch.autograd.grad((y * weights).sum(), leaf)[0] for y in (got, expected)]
-            worst = max(relative(got.detach(), expected.detach()), relative(*grads))
+            for x, tolerance in tried:
+                both = (results(lambda x, impl=impl: function(x, impl), x) for impl in ("auto", "ref"))  # type: ignore[misc]
+                apart = [relative(got, expected) for got, expected in zip(*both, strict=True)]
+                agreement = agreement or f"agrees to {max(apart):.0e}"
+                if not all(value < tolerance for value in apart):
+                    fault = f"differs from plain PyTorch by {max(apart, key=lambda value: (value != value, value)):.1e} in {x.dtype}"
+                    break
         except RuntimeError as error:
             findings.append(Finding(name, path, " ".join(str(error).split()), "use --ops=ref, and report this", needed=True))
             return
-        fault = None if worst < 1e-5 else f"differs from plain PyTorch by {worst:.1e}"
-        findings.append(
-            Finding(name, f"{path}, agrees to {worst:.0e}", fault, "use --ops=ref, and report this" if fault else "", fault is not None)
-        )
+        findings.append(Finding(name, f"{path}, {agreement}", fault, "use --ops=ref, and report this" if fault else "", fault is not None))
 
     for name, options in {
         "up 2": {"up": 2, "padding": [2, 1, 2, 1]},
@@ -146,7 +181,7 @@ def try_ops(device: str) -> list[Finding]:
     }.items():
         compare(f"upfirdn2d {name}", lambda x, impl, options=options: upfirdn2d(x, f, impl=impl, **options))  # type: ignore[misc]
     for act in ACTIVATIONS:
-        compare(f"bias_act {act}", lambda x, impl, act=act: bias_act(x, b, act=act, clamp=2.0, impl=impl))  # type: ignore[misc]
+        compare(f"bias_act {act}", lambda x, impl, act=act: bias_act(x, b.to(x.dtype), act=act, clamp=2.0, impl=impl))  # type: ignore[misc]
     return findings
 
 
@@ -172,8 +207,11 @@ def report(findings: list[Finding]) -> None:
 @friendly_errors
 def main(ops: dispatch.Impl, device: str, as_json: bool) -> None:
     """Say what this machine has of what the compiled ops need, try each op, and say what to do about faults."""
-    where = pick_device(device).type
-    findings = [*check_versions(), *check_tools(), check_cache(), check_path(ops, where)]
+    allow_tf32(False)
+    findings = [*check_versions(), *check_tools(), check_cache()]
+    if not any(finding.needed for finding in findings):
+        where = pick_device(device).type
+        findings.append(check_path(ops, where))
     if not any(finding.needed for finding in findings):
         findings += try_ops(where)
     broken = any(finding.needed for finding in findings)

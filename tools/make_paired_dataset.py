@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 from tqdm import tqdm
 
@@ -52,6 +53,14 @@ def matched(images: FileTree, annotations: FileTree) -> list[tuple[str, str]]:
     return [(first[name], second[name]) for name in sorted(first)]
 
 
+def check_upright(content: bytes) -> None:
+    """Raises :class:`ValueError` for an image with an EXIF orientation: it does not say how its annotation lies."""
+    with PIL.Image.open(io.BytesIO(content)) as image:
+        orientation = image.getexif().get(PIL.ExifTags.Base.Orientation, 1)
+    if orientation != 1:
+        raise ValueError(f"it is to be turned for display (EXIF orientation {orientation}); turn it and its annotation upright first")
+
+
 def class_map(content: bytes, zero_unlabelled: bool) -> PIL.Image.Image:
     """An annotation as class numbers, mode ``L``. Its values are classes, in greyscale or as places in a palette; with
     ``zero_unlabelled``, 0 means none, and n the class n − 1. Raises :class:`ValueError` for anything else."""
@@ -73,7 +82,9 @@ def converted(images: FileTree, annotations: FileTree, transform: Transform, zer
     for image_name, annotation_name in matched(images, annotations):
         where = images.path / image_name
         try:
-            image = decode_image(images.read(image_name)).convert("RGB")
+            content = images.read(image_name)
+            check_upright(content)
+            image = decode_image(content).convert("RGB")
             where = annotations.path / annotation_name
             classes = class_map(annotations.read(annotation_name), zero_unlabelled)
             if classes.size != image.size:

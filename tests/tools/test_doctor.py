@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 import torch_utils.ops.bias_act as bias_act_module
 from tools import doctor
+from torch_utils import device
 from torch_utils.ops import dispatch
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -70,6 +71,30 @@ def test_an_op_that_gives_wrong_results(monkeypatch):
     assert found["upfirdn2d up 2"]["fault"] is None
 
 
+@pytest.mark.parametrize("where", ["forward", "gradient", "half precision"])
+def test_values_that_are_not_numbers_are_faults(monkeypatch, where):
+    class Spoilt(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            bad = where == "forward" or (where == "half precision" and x.dtype != torch.float32)
+            return x * float("nan") if bad else x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * float("nan") if where == "gradient" else gradient.clone()
+
+    def spoilt(x, b, dim, act, *args):
+        alpha, gain, clamp = args
+        return Spoilt.apply(bias_act_module.bias_act(x, b, dim, act, alpha, gain, clamp, impl="ref"))
+
+    monkeypatch.setattr(bias_act_module, "use_native", lambda op, impl, x, *args, **options: impl == "auto")
+    monkeypatch.setattr(bias_act_module.native, "bias_act", spoilt)
+    status, found = findings("--ops=ref")
+    assert status == 1
+    assert "differs from plain PyTorch by nan" in found["bias_act lrelu"]["fault"]
+    assert ("bfloat16" in found["bias_act lrelu"]["fault"]) == (where == "half precision")
+
+
 def test_an_op_that_fails(monkeypatch):
     def fail(*args: object) -> torch.Tensor:
         raise RuntimeError("no kernel image is available")
@@ -87,3 +112,16 @@ def test_as_people_run_it():
     assert result.returncode == 0, result.stderr
     assert "ok  ops" in result.stdout
     assert "--device=cuda" in CliRunner().invoke(doctor.main, ["--device=cuda"]).output or torch.cuda.is_available()
+
+
+def test_a_gpu_that_pytorch_cannot_use(monkeypatch, tmp_path):
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setattr(device, "DEVICE_FILES", tmp_path)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    status, found = findings("--ops=ref")
+    assert status == 1
+    assert "cannot use" in found["driver"]["fault"]
+    assert "newer driver" in found["driver"]["remedy"]
+    assert "ops" not in found

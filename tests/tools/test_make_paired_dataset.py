@@ -69,6 +69,7 @@ def test_a_palette_s_places_are_classes(source: Path, tmp_path: Path, succeed: A
         ("colour", r"'.*annotations/a/1\.png' cannot be used: an annotation is 8-bit greyscale or has a palette, and this one is RGB"),
         ("size", r"'.*annotations/a/1\.png' cannot be used: it is 20x30, and its image 40x30"),
         ("classes", r"'.*annotations/a/1\.png' cannot be used: it has class 250; classes are below 200, and 255 is unlabelled"),
+        ("turned", r"'.*images/a/1\.jpg' cannot be used: it is to be turned for display \(EXIF orientation 3\); turn it and its"),
         ("broken", r"'.*images/a/1\.jpg' cannot be used"),
         ("nothing", "images' holds no images"),
     ],
@@ -79,6 +80,11 @@ def test_what_is_refused(source: Path, tmp_path: Path, complaint: Any, kind: str
         annotation.unlink()
     elif kind == "more":
         image.unlink()
+    elif kind == "turned":
+        exif = PIL.Image.Exif()
+        exif[0x0112] = 3
+        with PIL.Image.open(image) as upright:
+            upright.save(image, exif=exif)
     elif kind == "broken":
         image.write_bytes(image.read_bytes()[:50])
     elif kind == "nothing":
