@@ -21,6 +21,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.options import json_option  # noqa: E402
 from dnnlib.cli import Command, friendly_errors  # noqa: E402
 from dnnlib.files import atomic_write  # noqa: E402
 from torch_utils.native_build import prepare_native_ops  # noqa: E402
@@ -41,7 +42,7 @@ LOSSES = ("Loss/G/loss", "Loss/D/loss", "Loss/D/loss_gen_reg")
 @click.option("--batch", type=int, default=8, show_default=True)
 @click.option("--cbase", type=int, default=1024, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--json", "json_file", metavar="FILE", help="write all losses")
+@json_option
 @friendly_errors
 def main(data: str, steps: int, batch: int, cbase: int, seed: int, json_file: str | None) -> None:
     """Train the same steps on both paths and print how far the losses are apart."""

@@ -24,7 +24,9 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.options import json_option  # noqa: E402
 from dnnlib.cli import Command, friendly_errors  # noqa: E402
+from dnnlib.files import atomic_write  # noqa: E402
 from torch_utils.device import pick_device  # noqa: E402
 from training.checkpoint import RunState  # noqa: E402
 from training.config import DataConfig  # noqa: E402
@@ -42,7 +44,7 @@ from training.run_state_file import read_state, write_state  # noqa: E402
 @click.option("--folder", default=".", show_default=True, metavar="DIR", help="on the disk that the run directory would be on")
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
-@click.option("--json", "json_file", metavar="FILE", help="write everything measured")
+@json_option
 @friendly_errors
 def main(cfg: str, resolution: int, interval: float, folder: str, device: str, rounds: int, json_file: str | None) -> None:
     """Write the state of a run a few times and print the median, with the fastest and the slowest."""
@@ -77,7 +79,8 @@ def main(cfg: str, resolution: int, interval: float, folder: str, device: str, r
     print(f"writing {times}, {result['median_cpu_seconds']:.2f} s of it computing; reading {reading:.2f} s")
     print(f"every {interval:g} minutes: {result['share']:.2%} of the time")
     if json_file:
-        Path(json_file).write_text(json.dumps(result, indent=1), encoding="utf-8")
+        with atomic_write(json_file, "w", encoding="utf-8") as stream:
+            json.dump(result, stream, indent=1)
 
 
 def worn_in(cfg: str, resolution: int, device: str) -> RunState:

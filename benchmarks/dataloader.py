@@ -24,6 +24,7 @@ import PIL.Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.options import json_option  # noqa: E402
 from dnnlib.cli import Command, friendly_errors, parse_int_list  # noqa: E402
 from dnnlib.files import atomic_write  # noqa: E402
 from training.dataset import ImageFolderDataset, image_batches  # noqa: E402
@@ -37,7 +38,7 @@ from training.dataset import ImageFolderDataset, image_batches  # noqa: E402
 @click.option("--workers", default="0,2", show_default=True, metavar="LIST")
 @click.option("--seconds", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="for each measurement")
 @click.option("--train-rate", type=click.FloatRange(min=0, min_open=True), metavar="IMAGES/S", help="what training takes")
-@click.option("--json", "json_file", metavar="FILE", help="write everything measured")
+@json_option
 @friendly_errors
 def main(
     data: str, resolution: int, count: int, batch: int, workers: str, seconds: float, train_rate: float | None, json_file: str | None

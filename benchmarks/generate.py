@@ -22,7 +22,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.options import network_options  # noqa: E402
+from benchmarks.options import json_option, network_options  # noqa: E402
 from benchmarks.roofline import ConvolutionWork, convolutions, rate  # noqa: E402
 from dnnlib.cli import Command, friendly_errors, host_memory_option  # noqa: E402
 from dnnlib.files import atomic_write  # noqa: E402
@@ -36,7 +36,7 @@ from training.networks.layers import use_bfloat16  # noqa: E402
 @network_options
 @click.option("--repeats", type=click.IntRange(min=1), default=8, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default=True)
-@click.option("--json", "json_file", metavar="FILE", help="write everything measured")
+@json_option
 @host_memory_option
 @friendly_errors
 def main(resolution: int, cbase: int, cmax: int, map_depth: int, batch: int, repeats: int, threads: int, json_file: str | None) -> None:

@@ -26,6 +26,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.options import json_option  # noqa: E402
 from dnnlib.cli import Command, friendly_errors  # noqa: E402
 from dnnlib.errors import UserError  # noqa: E402
 
@@ -41,7 +42,7 @@ PARTS = ("neighbours", "frechet", "extraction", "large")
 @click.option("--dimensions", default=2048, show_default=True, metavar="INT", help="of the covariances")
 @click.option("--images", default=512, show_default=True, metavar="INT", help="that a detector is shown in a round (the slower a quarter)")
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, metavar="INT", help="of each measurement, in turns")
-@click.option("--json", "json_file", metavar="FILE", help="write everything measured")
+@json_option
 @friendly_errors
 def main(only: str, neighbours: str, large: str, dimensions: int, images: int, rounds: int, json_file: str | None) -> None:
     """Measure and print a table; times are medians over rounds, with the fastest and the slowest."""

@@ -20,6 +20,7 @@ import click
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.options import json_option
 from dnnlib.cli import Command, friendly_errors
 from dnnlib.files import atomic_write
 from torch_utils.device import pick_device
@@ -104,9 +105,9 @@ def measure(case: Case, device: torch.device, rounds: int) -> dict[str, object]:
 @click.option("--channels-last", is_flag=True, help="Lay tensors out channels-last.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: PyTorch's]")
 @click.option("--rounds", type=click.IntRange(1), default=15, show_default=True, help="Runs of each, of which the fastest counts.")
-@click.option("--json", "json_path", metavar="FILE", help="Write the numbers there too.")
+@json_option
 @friendly_errors
-def main(device: str, dtype: str, channels_last: bool, threads: int | None, rounds: int, json_path: str | None) -> None:
+def main(device: str, dtype: str, channels_last: bool, threads: int | None, rounds: int, json_file: str | None) -> None:
     """Measure the ops on each path, in bytes per second against a copy."""
     where = pick_device(device)
     if threads is not None:
@@ -126,8 +127,8 @@ def main(device: str, dtype: str, channels_last: bool, threads: int | None, roun
             rows.append(row)
             values = [row[key] for key in ("copy_gb_s", "ref_gb_s", "native_gb_s", "native_over_copy", "native_over_ref")]
             print(f"| {row['op']} | {row['size']} | " + " | ".join(f"{value:.2f}" for value in values) + " |", flush=True)
-    if json_path is not None:
-        with atomic_write(json_path, "w", encoding="utf-8") as stream:
+    if json_file is not None:
+        with atomic_write(json_file, "w", encoding="utf-8") as stream:
             json.dump(
                 {"device": str(where), "dtype": dtype, "channels_last": channels_last, "threads": torch.get_num_threads(), "rows": rows},
                 stream,

@@ -2,11 +2,27 @@
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from dnnlib.cli import output_folder
+from dnnlib.errors import UserError
+
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _writable(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    if value is not None:
+        try:
+            output_folder(Path(value).parent, "--json's")
+        except UserError as error:
+            raise click.BadParameter(str(error)) from error
+    return value
+
+
+json_option = click.option("--json", "json_file", metavar="FILE", callback=_writable, help="write everything measured")
 
 _NETWORKS = (
     click.option("--resolution", type=int, default=64, show_default=True),

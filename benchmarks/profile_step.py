@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.options import step_options  # noqa: E402
+from benchmarks.options import json_option, step_options  # noqa: E402
 from benchmarks.train_step import described, images, no_labels  # noqa: E402
 from dnnlib.cli import Command, friendly_errors, host_memory_option, ops_option  # noqa: E402
 from dnnlib.files import atomic_write  # noqa: E402
@@ -61,7 +61,7 @@ def live_peak(events: list[Any]) -> int:
 @step_options
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--json", "json_file", metavar="FILE", help="write everything measured")
+@json_option
 @ops_option
 @host_memory_option
 @friendly_errors

@@ -32,11 +32,12 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.options import step_options  # noqa: E402
+from benchmarks.options import json_option, step_options  # noqa: E402
 from benchmarks.roofline import ConvolutionWork, convolutions, rate  # noqa: E402
 from dnnlib.cli import Command, friendly_errors  # noqa: E402
 from dnnlib.files import atomic_write  # noqa: E402
 from torch_utils.device import has_bfloat16, prepare_device  # noqa: E402
+from torch_utils.ops.dispatch import plain_ops  # noqa: E402
 from training.checkpoint import RunState  # noqa: E402
 from training.config import DataConfig, TrainConfig  # noqa: E402
 from training.options import TrainOptions  # noqa: E402
@@ -53,7 +54,7 @@ def convolution_work(config: TrainConfig) -> float:
     batch, total = config.schedule.batch_size, 0.0
     for phase in build_phases(state):
         phase.module.requires_grad_(True)
-        with ConvolutionWork() as work:
+        with ConvolutionWork() as work, plain_ops():
             run_terms(state, phase.name, torch.device("meta"))
         phase.module.requires_grad_(False)
         total += work.operations / phase.interval / batch
@@ -182,7 +183,7 @@ def step_seconds(variant: Variant, config: TrainConfig) -> float:
 @step_options
 @click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default=True)
-@click.option("--json", "json_file", metavar="FILE", help="write everything measured")
+@json_option
 @click.option("--serve", hidden=True, help="be a variant's process")
 @friendly_errors
 def main(repeats: int, threads: int, json_file: str | None, serve: str | None, **options: Any) -> None:

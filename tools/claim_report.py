@@ -103,7 +103,7 @@ def write_report(name: str, protocol: Protocol, root: Path, folder: Path, comman
         f"# Protocol `{name}`: {protocol.title}",
         "",
         f"{standing(protocol, results)} {provenance(name, protocol, root)} "
-        f"{sum(hours_so_far(find_run(root, run)) for run in protocol.runs):.1f} hours of training and measuring. "
+        f"{sum(hours_so_far(find_run(root, run), protocol.kimg) for run in protocol.runs):.1f} hours of training and measuring. "
         f"The detector is `{protocol.detector}`: values are comparable with each other, not with those of other detectors.",
         "",
         *([] if complete(protocol, results) else [*progress(protocol, root), ""]),
@@ -148,7 +148,7 @@ def provenance(name: str, protocol: Protocol, root: Path) -> str:
     try:
         begun = json.loads((root / f"protocol-{name}.json").read_text(encoding="utf-8"))
         lines = (root / "history.jsonl").read_text(encoding="utf-8").splitlines() if (root / "history.jsonl").exists() else []
-        starts = [start for start in map(json.loads, lines) if start["run"] in runs]
+        starts = [start for start in map(json.loads, lines) if start["run"] in runs and start["to_kimg"] <= protocol.kimg]
         day = np.datetime64(int(begun["time"]), "s").astype("datetime64[D]")
         commits = sorted({commit_text(start) for start in [begun, *starts]})
         torch = sorted({s["torch"] for s in [begun, *starts]})

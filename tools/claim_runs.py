@@ -88,14 +88,16 @@ def is_due(run_dir: Path | None, protocol: Protocol, kimg: int) -> bool:
     return seen < goal or (seen == goal and kimg not in measured_up_to(measured(run_dir, protocol), protocol))
 
 
-def hours_so_far(run_dir: Path | None) -> float:
-    """Hours of training and measuring at the end of a run's last tick; 0 before."""
+def hours_so_far(run_dir: Path | None, kimg: float = float("inf")) -> float:
+    """Hours of training and measuring at the end of a run's last tick, or of the last one up to ``kimg``; 0 before."""
     path = None if run_dir is None else run_dir / "stats.jsonl"
     if path is None or not path.exists():
         return 0.0
     for line in reversed(path.read_text(encoding="utf-8").splitlines()):
         try:
-            return float(json.loads(line)["Timing/total_hours"]["mean"])
+            tick = json.loads(line)
+            if tick["Progress/kimg"]["mean"] <= kimg:
+                return float(tick["Timing/total_hours"]["mean"])
         except (ValueError, KeyError, TypeError):  # cut off when a process was killed
             continue
     return 0.0

@@ -37,6 +37,7 @@ from training.phases import Phase, build_phases, run_phase
 from training.presets import RECIPES
 from training.resolutions import MIN_RESOLUTION, is_resolution
 from training.resolve import resolve
+from training.training_loop import set_up_gpu
 
 FACTS = """\
 The paper (table 4c: StyleGAN2, 256x256, eight V100): 4.87M -> 5.05M parameters (+3.7 %), 5.60 s -> 6.05 s (+8.0 %).
@@ -183,12 +184,16 @@ def main(
     if not is_resolution(resolution):
         raise UserError(f"--resolution={resolution} must be a power of two, {MIN_RESOLUTION} or larger")
     where = announce_device(device)
+    if cpu_time and where.type == "cuda":
+        raise UserError("--cpu-time leaves out what a GPU does; measure by the wall clock there")
     with tempfile.TemporaryDirectory() as folder:
         data = stand_in_data(Path(folder, "images"), resolution, int(channels))
         plain = resolve(TrainOptions(device=device, reg_type="none", **options), data)
         annotated = dataclasses.replace(data, annotation_classes=classes if reg_type == "seg" else 0)
         decoder: dict[str, Any] = dict(reg_type=reg_type, ggdr_res=ggdr_res, ggdr_kernel=ggdr_kernel, ggdr_act=ggdr_act)
         supervised = resolve(TrainOptions(device=device, **decoder, **options), annotated)
+        if where.type == "cuda":
+            set_up_gpu(plain)
         candidates = [Candidate.build(config, where) for config in (plain, supervised)]
         if repeats:
             measure(candidates, open_dataset(data), repeats, where, time.process_time if cpu_time else time.perf_counter)

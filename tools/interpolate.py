@@ -64,7 +64,7 @@ def main(
     from training.images import grid_image
     from training.interpolation import walk_images
     from training.open_network import open_generator
-    from training.video import check_video_path, save_video
+    from training.video import check_video_path, save_video, shown_fps
 
     check_video_path(out)
     renderer = open_generator(network, device=device, offline=offline)
@@ -75,7 +75,8 @@ def main(
     total = len(walks[0]) * frames
     with writing(target.parent), tqdm(images, total=total, unit="frame", leave=False, disable=None) as bar:
         save_video((grid_image(cells, grid[0]) for cells in bar), target, fps)
-    print(f"{total} frames ({total / fps:.1f} s) in {target}")
+    shown = shown_fps(target, fps)
+    print(f"{total} frames ({total / shown:.1f} s at {shown:.3g} a second) in {target}")
 
 
 if __name__ == "__main__":

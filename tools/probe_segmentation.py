@@ -19,12 +19,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors, ops_option, parse_int_list
+from dnnlib.cli import Command, friendly_errors, ops_option, output_folder, parse_int_list
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from tools.plotting import COLOURS, panels, save_figure
 from torch_utils.device import announce_device
-from training.analysis.probe import ProbeOptions, ProbeResult, train_probe
+from training.analysis.probe import ProbeOptions, ProbeResult, check_takes, train_probe
 from training.network_files import load_networks
 from training.networks import Discriminator
 from training.paired import PairedDataset
@@ -106,11 +106,14 @@ def main(networks: tuple[str, ...], data: str, out: str, resolutions: str | None
     The head reads the encoder, which all discriminators have; a decoder is left aside. Heads of one seed see the same
     split, start from the same weights and get the images in the same order, whatever the discriminator.
     """
+    output_folder(Path(out).parent, "--out's")
     where, numbers = announce_device(device), parse_int_list(seeds)
     paths = parse_networks(networks)
     discriminators = {label: load_networks(path, need=["D"])["D"] for label, path in paths.items()}
     settings = ProbeOptions(resolutions=parse_resolutions(resolutions, list(discriminators.values())), **options)
     pairs = PairedDataset(data)
+    for D in discriminators.values():
+        check_takes(D, pairs)
     results: dict[str, list[ProbeResult]] = {}
     for label, D in discriminators.items():
         results[label] = [train_probe(D, pairs, settings, seed=seed, device=where) for seed in numbers]
@@ -119,7 +122,6 @@ def main(networks: tuple[str, ...], data: str, out: str, resolutions: str | None
         print(f"{label}: {mean[-1]:.4f} ± {deviation[-1]:.4f} of the pixels right; always the same class: {majority:.4f}", flush=True)
     known = dict(networks=paths, data=data, num_images=len(pairs), num_classes=pairs.num_classes, **vars(settings))
     try:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(f"{out}.json", "w", encoding="utf-8") as stream:
             json.dump(record(results, numbers, **known), stream, indent=2)
     except OSError as error:

@@ -33,7 +33,7 @@ FPS = 30
 @click.command(cls=Command)
 @options.network
 @click.option("--target", metavar="FILE", required=True, help="the picture; its largest centred square is resized to the network's size")
-@click.option("--num-steps", type=click.IntRange(min=1), default=1000, show_default=True, metavar="INT", help="steps of the search")
+@click.option("--num-steps", type=click.IntRange(min=2), default=1000, show_default=True, metavar="INT", help="steps of the search")
 @click.option("--seed", type=click.IntRange(min=0), default=303, show_default=True, metavar="INT", help="of everything that is drawn")
 @click.option(
     "--detector", metavar="NAME|PATH|URL", default="vgg16", show_default=True, help="whose distance; efficientnet-lite0 works offline"

@@ -65,6 +65,8 @@ def main(
     """
     if commands + status + (report is not None) > 1:
         raise UserError("--commands, --status and --report do different things; give one of them")
+    if data is not None and (commands or status or report is not None):
+        raise UserError("--data says which runs to go on with; --commands, --status and --report are of all")
     if hours is not None and hours <= 0:
         raise UserError(f"--hours={hours:g} is no time; leave it out to run to the end")
     protocol, root = PROTOCOLS[name], Path(outdir).resolve()
@@ -198,7 +200,7 @@ def status_table(protocol: Protocol, root: Path) -> str:
     done, total = 0.0, 0.0
     for run in protocol.runs:
         run_dir = find_run(root, run)
-        kimg, hours = images_seen(run_dir) / 1000, hours_so_far(run_dir)
+        kimg, hours = images_seen(run_dir) / 1000, hours_so_far(run_dir, protocol.kimg)
         count = f"{len(measured_up_to(measured(run_dir, protocol), protocol))} of {len(protocol.snapshots)}"
         lines.append(f"{run.name:24s}{kimg:8.1f}{protocol.kimg:6d}{count:>20s}{hours:8.2f}")
         done, total = done + min(kimg, protocol.kimg), total + hours

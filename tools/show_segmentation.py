@@ -14,19 +14,20 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors, ops_option
+from dnnlib.cli import Command, friendly_errors, ops_option, output_folder
 from dnnlib.errors import UserError
+from dnnlib.files import writing
 from torch_utils.device import announce_device
 from torch_utils.seeding import derive_seed
 from training.analysis.clustering import PALETTE, Labels
-from training.analysis.feature_maps import discriminator_maps
 from training.analysis.picture_rows import Row, picture_of_rows
 from training.images import from_uint8, save_png
 from training.network_files import load_networks
 from training.networks import Discriminator
+from training.networks.decoder import decode
 from training.paired import UNLABELLED, PairedDataset
 
-BATCH = 64
+BATCH, AT_ONCE = 64, 16
 
 
 def open_pairs(networks: Mapping[str, Any], data: str | None) -> PairedDataset:
@@ -50,10 +51,14 @@ def check_network(D: Discriminator, pairs: PairedDataset, name: str) -> None:
         raise UserError(f"'{pairs.root}' has {pairs.num_classes} classes, the discriminator of {name} knows {known}")
 
 
+@torch.no_grad()
 def predict(D: Discriminator, images: Sequence[np.ndarray], device: torch.device) -> Labels:
     """The class of every pixel of images uint8 ``[C, H, W]`` each: int64 ``[N, H, W]``."""
-    _, decoder = discriminator_maps(D, from_uint8(torch.from_numpy(np.stack(images)), device))
-    return decoder[D.img_resolution].argmax(dim=1).numpy()
+    classes = []
+    for some in from_uint8(torch.from_numpy(np.stack(images)), device).split(AT_ONCE):
+        features, _ = D.encode(some, force_fp32=True)
+        classes.append(decode(D, D.img_resolution, features)[D.img_resolution].argmax(dim=1).cpu())
+    return torch.cat(classes).numpy()
 
 
 def confusion(D: Discriminator, pairs: PairedDataset, device: torch.device) -> np.ndarray:
@@ -100,6 +105,7 @@ def paint_classes(classes: Labels) -> torch.Tensor:
 @friendly_errors
 def main(networks: tuple[str, ...], data: str | None, out: str, num: int, cell: int, seed: int, device: str) -> None:
     """Print the pixel accuracy of discriminators on all pairs, and show some of the masks beside the annotations."""
+    target = output_folder(Path(out).parent, "--out's") / Path(out).name
     where = announce_device(device)
     loaded = {name: load_networks(name, need=["D"]) for name in networks}
     for name, found in loaded.items():
@@ -121,12 +127,9 @@ def main(networks: tuple[str, ...], data: str | None, out: str, num: int, cell: 
         kimg = found["info"].get("kimg")
         rows.append((Path(name).stem[-16:] if kimg is None else f"predicted,\n{kimg:.0f} kimg", paint_classes(predict(D, images, where))))
     size = -(-max(cell, pairs.resolution) // pairs.resolution) * pairs.resolution
-    try:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        save_png(picture_of_rows(rows, size), Path(out))
-    except OSError as error:
-        raise UserError(f"cannot write --out={out}: {error.strerror}") from error
-    print(out)
+    with writing(target.parent):
+        save_png(picture_of_rows(rows, size), target)
+    print(target)
 
 
 if __name__ == "__main__":

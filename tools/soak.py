@@ -198,12 +198,15 @@ FAULTS: dict[str, Callable[[Training, Path], None]] = {
 @friendly_errors
 def main(outdir: str, minutes: float, every: float, processes: str, data: str, seed: int) -> None:
     """Train with random faults for a while, then undisturbed to the same place, and compare."""
+    counts = parse_int_list(processes)
+    if not all(1 <= count <= BATCH and BATCH % count == 0 for count in counts):
+        raise UserError(f"--processes={processes}: the batch of {BATCH} images has to be shared out evenly among each number of processes")
     root = Path(outdir).resolve()
     if root.exists():
         raise UserError(f"--outdir={outdir} exists; name a new folder")
     root.mkdir(parents=True)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores Ctrl-C, and so would what it starts
-    counts, rng = parse_int_list(processes), random.Random(seed)
+    rng = random.Random(seed)
     train = [*TRAIN, f"--batch-gpu={BATCH // max(counts)}", f"--data={os.path.abspath(data)}"]
     soak = Soak()
     run_dir = disturbed(train, root, soak, minutes, every, counts, rng)

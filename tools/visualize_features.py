@@ -115,7 +115,7 @@ def look(path: str, data: str | None, generator: Wanted | None, num: int, seed: 
     """Open a network pickle and take its maps. Raises :class:`UserError` for what is wrong with it or with the data."""
     networks = load_networks(path, need=["G_ema", "D"])
     G, D = networks["G_ema"].to(device), networks["D"].to(device)
-    reals = real_batch(open_reals(networks["training_set_kwargs"], data, D), num, seed)
+    reals = real_batch(open_reals(networks["training_set_kwargs"], data, D, labels=False), num, seed)
     resolutions = list(generator or [res for res in G.synthesis.channels if res >= 8])
     unknown = set(resolutions) - set(G.synthesis.channels)
     if unknown:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors, ops_option
+from dnnlib.cli import Command, friendly_errors, ops_option, output_folder
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from metrics.features import Detector, open_detector
@@ -25,6 +25,7 @@ from metrics.gaussian import Gaussian, fit_gaussian
 from metrics.sampling import ImageDataset, fake_images, real_images
 from metrics.statistics import MomentsCollector
 from torch_utils.device import announce_device
+from training.build import compute_as_trained
 from training.images import save_grid
 from training.network_files import load_networks
 from training.reals import open_reals
@@ -121,9 +122,12 @@ def main(
 
     The paper uses Inception's features. Likelihoods of different detectors or data sets are not comparable.
     """
-    where = announce_device(device)
+    folder, where = output_folder(outdir), announce_device(device)
     networks = load_networks(network, need=["G_ema"])
     G = networks["G_ema"].to(where)
+    note = compute_as_trained(G, networks["info"], where)
+    if note is not None:
+        print(f"Note: {note}", file=sys.stderr)
     dataset = open_reals(networks["training_set_kwargs"], data, G)
     opened = open_detector(detector, where)
     gaussian = fit_reals(dataset, opened, batch)
@@ -131,13 +135,12 @@ def main(
     for images in fake_images(G, dataset, num, seed=seed, device=where, batch_size=batch):
         found.add(images.cpu(), gaussian.log_likelihood(opened(images)))
     settings: dict[str, Any] = dict(network=network, data=dataset.name, detector=opened.name, num=num, num_real=len(dataset), seed=seed)
-    write(Path(outdir), found, columns, summary(found, gaussian, **settings))
+    write(folder, found, columns, summary(found, gaussian, **settings))
 
 
 def write(folder: Path, found: Extremes, columns: int, record: dict[str, Any]) -> None:
     """The two grids and the record. Raises :class:`UserError` where they can't be written."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         save_grid(found.worst()[0], folder / "worst.png", columns)
         save_grid(found.best()[0], folder / "best.png", columns)
         with atomic_write(folder / "log_likelihood.json", "w", encoding="utf-8") as stream:

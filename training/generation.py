@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from dnnlib.errors import UserError
+from metrics.sampling import finite
 from torch_utils.pixels import to_uint8
 from training.networks.generator import Generator, NoiseMode
 from training.rendering import GeneratorRenderer, Noise, Renderer, noise_from_seeds, one_hot_label
@@ -45,7 +46,7 @@ def images_from_seeds(
 
     Raises:
         UserError: at once, see :func:`check_seeds`, :func:`~training.rendering.one_hot_label` and
-            :meth:`~training.rendering.Renderer.check`.
+            :meth:`~training.rendering.Renderer.check`; later, where the network gives values that are not finite.
     """
     check_seeds(seeds)
     c = one_hot_label(renderer.c_dim, class_idx)
@@ -57,7 +58,7 @@ def images_from_seeds(
             z = latents_from_seeds(part, renderer.z_dim)
             noise = draw_noise(noise_mode, part, renderer.noise_resolutions)
             images = renderer.images(z, c.expand(len(part), -1), truncation_psi, noise)
-            yield from zip(part, to_uint8(images).cpu(), strict=True)
+            yield from zip(part, to_uint8(finite(images)).cpu(), strict=True)
 
     return draw()
 
@@ -69,7 +70,7 @@ def images_from_ws(
     """``(index, uint8 [C, H, W])`` for each of ``ws [N, num_ws, w_dim]``; random noise is drawn from the index."""
     for part in batches(range(len(ws)), batch):
         noise = draw_noise(noise_mode, part, renderer.noise_resolutions)
-        yield from zip(part, to_uint8(renderer.images_from_ws(ws[part[0] : part[-1] + 1], noise)).cpu(), strict=True)
+        yield from zip(part, to_uint8(finite(renderer.images_from_ws(ws[part[0] : part[-1] + 1], noise))).cpu(), strict=True)
 
 
 @torch.no_grad()

@@ -22,9 +22,11 @@ def open_images(path: str, **options: Any) -> ImageFolderDataset:
     return ImageFolderDataset(path, **options)
 
 
-def open_reals(training_set_kwargs: Mapping[str, Any] | None, data: str | None, network: Generator | Discriminator) -> ImageFolderDataset:
+def open_reals(
+    training_set_kwargs: Mapping[str, Any] | None, data: str | None, network: Generator | Discriminator, *, labels: bool = True
+) -> ImageFolderDataset:
     """All images of ``data``, or of what the network was trained on, as they are (as the reference's metrics take them): neither
-    a subset nor mirrored copies, whatever the training used, and with labels if the network takes any.
+    a subset nor mirrored copies, whatever the training used, and with labels if the network takes any and ``labels`` are needed.
 
     Args:
         training_set_kwargs: what the network pickle says of its training set.
@@ -39,7 +41,7 @@ def open_reals(training_set_kwargs: Mapping[str, Any] | None, data: str | None, 
         raise UserError("this network pickle does not say what it was trained on; give --data")
     if data is None and not split_zip(path)[0].exists():
         raise UserError(f"'{path}', which the network was trained on, is not there; say where it is with --data")
-    dataset = open_images(path, resolution=network.img_resolution, use_labels=network.c_dim > 0)
+    dataset = open_images(path, resolution=network.img_resolution, use_labels=labels and network.c_dim > 0)
     if dataset.num_channels != network.img_channels:
         channels = "1 channel" if dataset.num_channels == 1 else f"{dataset.num_channels} channels"
         raise UserError(f"the images in '{path}' have {channels}, the network's {network.img_channels}")

@@ -46,11 +46,20 @@ def save_video(frames: Iterable[torch.Tensor], path: str | os.PathLike[str], fps
         _save_gif(frames, Path(path), fps)
 
 
+def shown_fps(path: str | os.PathLike[str], fps: int) -> float:
+    """Frames a second at which a file will run: those asked for, or what a GIF can do that is nearest, 50 at most."""
+    return fps if Path(path).suffix.lower() == ".mp4" else 100 / _gif_hundredths(fps)
+
+
+def _gif_hundredths(fps: int) -> int:
+    return max(round(100 / fps), 2)
+
+
 def _save_gif(frames: Iterable[torch.Tensor], path: Path, fps: int) -> None:
     pictures = (to_picture(frame) for frame in frames)
     first = next(pictures)
     with atomic_write(path) as stream:
-        first.save(stream, format="gif", save_all=True, append_images=pictures, duration=max(round(100 / fps), 2) * 10, loop=0)
+        first.save(stream, format="gif", save_all=True, append_images=pictures, duration=_gif_hundredths(fps) * 10, loop=0)
 
 
 def _save_mp4(frames: Iterable[torch.Tensor], path: Path, fps: int) -> None:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from small_networks import pixels, write_network
+from small_networks import pixels, small_generator, write_network
 
 import generate
 from dnnlib import cli
-from torch_utils.persistence import load_network_pkl
+from torch_utils.persistence import load_network_pkl, save_network_pkl
 from torch_utils.pixels import to_uint8
 from torch_utils.seeding import seed_everything
 
@@ -69,6 +69,17 @@ def test_a_seed_gives_the_same_picture_whatever_the_batch(pkl, tmp_path, noise_m
     for folder in ("alone", "1", "3", "16"):
         assert np.array_equal(pixels(tmp_path / folder / "seed0007.png"), expected)
     assert not np.array_equal(pixels(tmp_path / "3" / "seed0006.png"), expected)
+
+
+def test_a_diverged_network_gives_no_black_pictures(tmp_path):
+    G = small_generator()
+    G.synthesis.b8.conv1.weight.data.fill_(float("nan"))
+    save_network_pkl(tmp_path / "net.pkl", G=None, D=None, G_ema=G)
+    np.savez(tmp_path / "w.npz", w=np.zeros([1, G.num_ws, G.w_dim], np.float32))
+    for source in ("--seeds=1-3", f"--projected-w={tmp_path / 'w.npz'}"):
+        result = invoke("--network", tmp_path / "net.pkl", source, "--outdir", tmp_path / "out")
+        assert (result.exit_code, "not finite (NaN or infinity): the training has diverged" in result.output) == (1, True)
+        assert not list((tmp_path / "out").glob("*"))
 
 
 def test_random_noise_differs_from_the_stored_noise(pkl, tmp_path):

@@ -21,7 +21,7 @@ def read_gif(path):
 def test_gif_with_several_walks(pkl, tmp_path, succeed):
     out = tmp_path / "deep" / "walk.gif"
     args = ("--network", pkl, "--seeds=0-5", "--grid=3x1", "--frames=4", "--fps=10", "--space=w", "--out", out)
-    assert f"8 frames (0.8 s) in {out}" in succeed(interpolate.main, *args)
+    assert f"8 frames (0.8 s at 10 a second) in {out}" in succeed(interpolate.main, *args)
     frames = read_gif(out)
     assert len(frames) == 8
     assert frames[0].shape == (16, 48, 3)
@@ -34,7 +34,9 @@ def test_gif_with_several_walks(pkl, tmp_path, succeed):
 def test_mp4_of_a_greyscale_network(conditional, tmp_path, succeed):
     pytest.importorskip("imageio_ffmpeg")
     out = tmp_path / "walk.mp4"
-    assert "6 frames (0.2 s)" in succeed(interpolate.main, "--network", conditional, "--seeds=1,2", "--class=0", "--frames=3", "--out", out)
+    assert "6 frames (0.2 s at 30 a second)" in succeed(
+        interpolate.main, "--network", conditional, "--seeds=1,2", "--class=0", "--frames=3", "--out", out
+    )
     assert out.read_bytes()[4:8] == b"ftyp"
 
 

@@ -81,7 +81,7 @@ def test_the_same_command_gives_the_same_files(pkl, tmp_path, succeed, monkeypat
 @pytest.mark.usefixtures("detector")
 def test_a_target_of_another_size_and_a_short_search(pkl, tmp_path, succeed):
     PIL.Image.new("RGBA", (50, 30), "red").save(tmp_path / "wide.png")
-    printed = succeed(project.main, "--network", pkl, "--target", tmp_path / "wide.png", "--num-steps=1", "--outdir", tmp_path / "out")
+    printed = succeed(project.main, "--network", pkl, "--target", tmp_path / "wide.png", "--num-steps=2", "--outdir", tmp_path / "out")
     assert f"in {tmp_path / 'out'}" in printed
     assert np.unique(pixels(tmp_path / "out" / "target.png").reshape(-1, 3), axis=0).tolist() == [[255, 0, 0]]
     assert pixels(tmp_path / "out" / "target.png").shape == (16, 16, 3)

@@ -25,7 +25,7 @@ from dnnlib.errors import UserError
 from tools import claim_report, reproduce, run_queue
 from tools.claim_protocols import CLAIM, PROTOCOLS, Protocol
 from tools.claim_report import VERDICTS, sign_flip_p, verdict
-from tools.claim_runs import find_run, images_seen, measured, train_command
+from tools.claim_runs import find_run, hours_so_far, images_seen, measured, train_command
 from tools.run_queue import ROOT, Job, work_off
 
 DOCS = ROOT / "docs"
@@ -384,6 +384,7 @@ def test_verdicts(means: list[tuple[float, float]], p: float, expected: str) -> 
 def test_one_clear_line(workshop: Path, tmp_path: Path, complaint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     assert "give one of them" in complaint(reproduce.main, [f"--outdir={out}", "--status", f"--report={out}"])
+    assert "--data says which runs to go on with" in complaint(reproduce.main, [f"--outdir={out}", "--data=emoji", "--status"])
     assert "protocol claim has no data set x; choose one of emoji" in complaint(reproduce.main, [f"--outdir={out}", "--data=x"])
     assert "--hours=0 is no time" in complaint(reproduce.main, [f"--outdir={out}", "--hours=0"])
     assert "'x' is not a finite number" in complaint(reproduce.main, [f"--outdir={out}", "--hours=x"])
@@ -445,11 +446,20 @@ def test_real_trainings(tmp_path: Path) -> None:
 
 
 def test_the_program_of_a_report_is_that_of_its_own_runs(tmp_path: Path) -> None:
-    def start(run: str, commit: str) -> str:
-        return json.dumps({"run": run, "commit": commit * 12, "changed": False, "torch": "2"})
+    def start(run: str, commit: str, kimg: int) -> str:
+        return json.dumps({"run": run, "commit": commit * 12, "changed": False, "torch": "2", "to_kimg": kimg})
 
     (tmp_path / "protocol-claim.json").write_text(json.dumps({"time": 0, "commit": "a" * 12, "changed": False, "torch": "2"}))
-    runs = ((CLAIM.runs[0].name, "a"), (CLAIM.runs[1].name, "b"), ("emoji/weight1-seed1", "c"))
-    (tmp_path / "history.jsonl").write_text("\n".join(start(run, commit) for run, commit in runs))
+    first, second = CLAIM.runs[:2]
+    runs = ((first.name, "a", 20), (second.name, "b", 180), ("emoji/weight1-seed1", "c", 20), (first.name, "d", 200))
+    (tmp_path / "history.jsonl").write_text("\n".join(start(*run) for run in runs))
     found = claim_report.provenance("claim", CLAIM, tmp_path)
     assert found == f"Begun on 1970-01-01; commits `{'a' * 12}`, `{'b' * 12}`; PyTorch 2; 2 starts."
+
+
+def test_the_hours_of_a_report_are_those_of_its_own_ticks(tmp_path: Path) -> None:
+    ticks = [{"Progress/kimg": {"mean": kimg}, "Timing/total_hours": {"mean": kimg / 100}} for kimg in (0, 100, 180, 240)]
+    (tmp_path / "stats.jsonl").write_text("\n".join(map(json.dumps, ticks)) + '\n{"Progr')
+    assert hours_so_far(tmp_path) == 2.4
+    assert hours_so_far(tmp_path, 180) == 1.8
+    assert hours_so_far(tmp_path / "none") == hours_so_far(None) == 0

@@ -107,6 +107,13 @@ def test_a_folder_that_exists_is_refused(tmp_path):
     assert (result.exit_code, "name a new folder" in result.output) == (1, True)
 
 
+@pytest.mark.parametrize("processes", ["0", "1,3", "32"])
+def test_processes_that_cannot_share_the_batch(tmp_path, processes):
+    result = CliRunner().invoke(soak.main, [f"--outdir={tmp_path / 'soak'}", f"--processes={processes}"])
+    assert (result.exit_code, "shared out evenly" in result.output) == (1, True)
+    assert not (tmp_path / "soak").exists()
+
+
 @pytest.mark.slow
 def test_a_soak_in_miniature(tmp_path):
     command = [sys.executable, "tools/soak.py", f"--outdir={tmp_path / 'soak'}", "--minutes=0.5", "--every=5"]

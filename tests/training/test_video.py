@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dnnlib.errors import UserError
-from training.video import check_video_path, save_video
+from training.video import check_video_path, save_video, shown_fps
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -18,6 +18,11 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def frames(count, channels=3, size=16):
     for i in range(count):
         yield torch.full([channels, size, size * 2], 20 + 40 * i, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(("name", "fps", "shown"), [("a.gif", 20, 20), ("a.gif", 30, 100 / 3), ("A.GIF", 240, 50), ("a.mp4", 240, 240)])
+def test_the_speed_of_a_file(name, fps, shown):
+    assert shown_fps(name, fps) == pytest.approx(shown)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -7,7 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dnnlib.errors import UserError
 from dnnlib.optional import optional_import
+from torch_utils.seeding import derive_seed
 
 Labels = NDArray[np.int64]
 
@@ -20,7 +22,11 @@ PALETTE = np.array(
     dtype=np.uint8,
 )
 
+#: Pixels that centres are fitted to, at most; of more, so many are drawn.
+MAX_FITTED = 2**16
+
 _MAX_STEPS = 300
+_CHUNK = 2**16
 
 
 def cluster_pixels(maps: torch.Tensor, k: int, seed: int) -> Labels:
@@ -30,17 +36,25 @@ def cluster_pixels(maps: torch.Tensor, k: int, seed: int) -> Labels:
     centre of largest cosine and centres to the direction of their pixels' sum, until nothing moves (spherical k-means,
     Dhillon and Modha 2001). Clusters are numbered by size, the largest first. A pixel without direction (all zero) goes to
     the first centre, and a map with fewer different pixels than k has fewer clusters. The result depends on the arguments
-    alone.
+    alone. Of more than :data:`MAX_FITTED` pixels, centres are fitted to so many, drawn by ``seed``.
 
     Raises:
-        UserError: scikit-learn is not installed.
+        UserError: scikit-learn is not installed, or a value is not finite.
         ValueError: k is below 2 or above the number of colours.
     """
     if not 2 <= k <= len(PALETTE):
         raise ValueError(f"between 2 and {len(PALETTE)} clusters can be shown, not {k}")
     n, _, height, width = maps.shape
-    pixels = torch.nn.functional.normalize(maps.permute(0, 2, 3, 1).reshape(n * height * width, -1).double(), dim=1).numpy()
-    labels = _spherical(pixels, _first_centres(pixels, k, seed))
+    if not maps.isfinite().all():
+        raise UserError("a feature map has values that are not finite (NaN or infinity): the training has diverged")
+    pixels = maps.permute(0, 2, 3, 1).reshape(n * height * width, -1)
+    if len(pixels) > MAX_FITTED:
+        drawn = np.random.default_rng(derive_seed(seed, "clustered pixels")).permutation(len(pixels))[:MAX_FITTED]
+        fitted = _directions(pixels[np.sort(drawn)])
+    else:
+        fitted = _directions(pixels)
+    centres = _spherical(fitted, _first_centres(fitted, k, seed))
+    labels = np.concatenate([_nearest(_directions(chunk), centres) for chunk in pixels.split(_CHUNK)])
     order = np.argsort(-np.bincount(labels, minlength=k), kind="stable")
     rank = np.empty(k, np.int64)
     rank[order] = np.arange(k)
@@ -55,16 +69,25 @@ def _first_centres(pixels: NDArray[np.float64], k: int, seed: int) -> NDArray[np
     return centres
 
 
-def _spherical(pixels: NDArray[np.float64], centres: NDArray[np.float64]) -> Labels:
+def _directions(pixels: torch.Tensor) -> NDArray[np.float64]:
+    """``[N, C]`` to unit vectors."""
+    vectors: NDArray[np.float64] = torch.nn.functional.normalize(pixels.double(), dim=1).numpy()
+    return vectors
+
+
+def _nearest(pixels: NDArray[np.float64], centres: NDArray[np.float64]) -> Labels:
+    return (pixels @ _unit(centres).T).argmax(axis=1)
+
+
+def _spherical(pixels: NDArray[np.float64], centres: NDArray[np.float64]) -> NDArray[np.float64]:
     """Lloyd's steps on the unit sphere from some centres ``[K, C]``; the centre of an empty cluster has cosine 0 with all."""
     labels: Labels = np.full(len(pixels), -1, np.int64)
     for _ in range(_MAX_STEPS):
-        before, labels = labels, (pixels @ _unit(centres).T).argmax(axis=1)
+        before, labels = labels, _nearest(pixels, centres)
         if (labels == before).all():
             break
-        centres = np.zeros_like(centres)
-        np.add.at(centres, labels, pixels)
-    return labels
+        centres = np.eye(len(centres))[labels].T @ pixels
+    return centres
 
 
 def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:

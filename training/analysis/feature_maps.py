@@ -1,9 +1,10 @@
 """Feature maps of trained networks, a batch at a time: the generator's, and the discriminator's encoder's and decoder's."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
+from metrics.sampling import finite
 from torch_utils.pixels import to_uint8
 from training.networks import Discriminator, Generator
 from training.networks.decoder import decode
@@ -21,13 +22,14 @@ def generator_maps(
         images uint8 ``[N, C, H, W]``, and ``{resolution: [N, C, resolution, resolution]}``, its block outputs; on the CPU.
 
     Raises:
+        UserError: ``G`` gives values that are not finite.
         ValueError: a resolution that ``G`` has no block for.
     """
     images, parts = [], []
     for some_z, some_c in zip(z.split(batch), c.split(batch), strict=True):
         rendered, maps = G(some_z, some_c, capture=resolutions, noise_mode="const", force_fp32=True)
-        images.append(to_uint8(rendered).cpu())
-        parts.append(maps)
+        images.append(to_uint8(finite(rendered)).cpu())
+        parts.append(_on_host(maps))
     return torch.cat(images), _joined(parts)
 
 
@@ -42,11 +44,14 @@ def discriminator_maps(D: Discriminator, images: torch.Tensor, batch: int = 16) 
     encoder, decoder = [], []
     for some in images.split(batch):
         features, _ = D.encode(some, force_fp32=True)
-        encoder.append(features)
-        decoder.append({} if D.decoder_res is None else decode(D, D.decoder_res, features))
+        encoder.append(_on_host(features))
+        decoder.append({} if D.decoder_res is None else _on_host(decode(D, D.decoder_res, features)))
     return _joined(encoder), _joined(decoder)
 
 
-def _joined(parts: Iterable[Maps]) -> Maps:
-    every = list(parts)
-    return {res: torch.cat([part[res].float().cpu() for part in every]) for res in every[0]}
+def _on_host(maps: Mapping[int, torch.Tensor]) -> Maps:
+    return {res: values.float().cpu() for res, values in maps.items()}
+
+
+def _joined(parts: Sequence[Maps]) -> Maps:
+    return {res: torch.cat([part[res] for part in parts]) for res in parts[0]}

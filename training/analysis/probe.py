@@ -92,18 +92,23 @@ class FrozenFeatures:
         return [features[res] for res in self._resolutions]
 
 
-def train_probe(D: Discriminator, data: PairedDataset, options: ProbeOptions, *, seed: int, device: torch.device) -> ProbeResult:
-    """Train a head on ``D``'s features of one part of the images and measure it on the other after every epoch.
-
-    ``seed`` decides the split, the head's first weights and the order of the images; with it the result is the same on the
-    same machine. ``D`` is read only. Raises :class:`UserError` for resolutions that ``D`` has no map at, for images that it
-    does not take, and for too few of them.
-    """
+def check_takes(D: Discriminator, data: PairedDataset) -> None:
+    """Raises :class:`UserError` for images that ``D`` does not take."""
     if (data.num_channels, data.resolution) != (D.img_channels, D.img_resolution):
         raise UserError(
             f"'{data.path}' has {data.num_channels}-channel images of {data.resolution}x{data.resolution}; "
             f"the discriminator takes {D.img_channels}-channel images of {D.img_resolution}x{D.img_resolution}"
         )
+
+
+def train_probe(D: Discriminator, data: PairedDataset, options: ProbeOptions, *, seed: int, device: torch.device) -> ProbeResult:
+    """Train a head on ``D``'s features of one part of the images and measure it on the other after every epoch.
+
+    ``seed`` decides the split, the head's first weights and the order of the images; with it the result is the same on the
+    same CPU (some of a GPU's kernels add in no fixed order). ``D`` is read only. Raises :class:`UserError` for resolutions that
+    ``D`` has no map at, for images that it does not take, and for too few of them.
+    """
+    check_takes(D, data)
     features = FrozenFeatures(D, options.resolutions, device)
     train, val = split(len(data), options.val_fraction, seed)
     channels = sum(values.shape[1] for values in features(torch.from_numpy(data[0][0])[None]))

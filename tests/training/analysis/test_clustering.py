@@ -8,6 +8,8 @@ import torch
 
 pytest.importorskip("sklearn")
 
+from dnnlib.errors import UserError
+from training.analysis import clustering
 from training.analysis.clustering import PALETTE, cluster_pixels, match_all, match_clusters, paint
 
 # Three directions; the largest area is that of number 0, in both images together.
@@ -41,6 +43,20 @@ def test_pixels_belong_to_the_centre_of_largest_cosine(seed: int) -> None:
     np.testing.assert_array_equal(cluster_pixels(maps, 6, seed=0), labels)
     sizes = np.bincount(labels.ravel()).tolist()
     assert sizes == sorted(sizes, reverse=True)
+
+
+def test_of_many_pixels_some_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clustering, "MAX_FITTED", 20)
+    monkeypatch.setattr(clustering, "_CHUNK", 7)
+    np.testing.assert_array_equal(cluster_pixels(maps_of(TRUTH, noise=0.01), 3, seed=0), cluster_pixels(maps_of(TRUTH, noise=0), 3, seed=0))
+    assert len(np.unique(cluster_pixels(maps_of(TRUTH), 3, seed=0))) == 3
+
+
+def test_a_diverged_map_is_refused() -> None:
+    maps = maps_of(TRUTH)
+    maps[0, 0, 0, 0] = float("nan")
+    with pytest.raises(UserError, match="not finite"):
+        cluster_pixels(maps, 3, seed=0)
 
 
 def test_maps_with_little_in_them() -> None:
