@@ -2,6 +2,7 @@
 
 import pytest
 import ranks.training
+import step_checks
 import torch
 from helpers import plain_data, small_config, small_state
 
@@ -184,3 +185,9 @@ def test_a_step_moves_the_average_by_what_was_seen_before_it():
     torch.testing.assert_close(
         state.G_ema.synthesis.b8.conv0.weight, before.lerp(state.G.synthesis.b8.conv0.weight, share), rtol=0, atol=1e-7
     )
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_gpu": 2}], ids=str)
+def test_gradients_in_half_precision(monkeypatch, options):
+    """In float16 as a GPU has it, which a CPU can compute too."""
+    step_checks.check_half_precision(monkeypatch, torch.device("cpu"), **options)
