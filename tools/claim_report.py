@@ -170,7 +170,7 @@ def progress(protocol: Protocol, root: Path) -> list[str]:
     for run in protocol.runs:
         run_dir = find_run(root, run)
         count = len(measured_up_to(measured(run_dir, protocol), protocol))
-        lines.append(f"| {run.name} | {images_seen(run_dir) / 1000:g} | {count} of {len(protocol.snapshots)} |")
+        lines.append(f"| {run.name} | {min(images_seen(run_dir) / 1000, protocol.kimg):g} | {count} of {len(protocol.snapshots)} |")
     return lines
 
 
