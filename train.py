@@ -16,8 +16,9 @@ from dnnlib import torchrun
 from dnnlib.cli import Command, IntOrList, Seconds, friendly_errors, host_memory_option, ops_option
 from dnnlib.download import forbid_downloads
 from dnnlib.errors import UserError
+from dnnlib.interrupt import StoppedInOrder
 from training import launch
-from training.config import AUGPIPES, GGDRConfig, TrainConfig
+from training.config import AUGPIPES, GGDRConfig, MetricsConfig, TrainConfig
 from training.continuation import continued, explain_portions, find_run, read_options
 from training.notes import describe_batch, explain
 from training.options import TrainOptions
@@ -31,6 +32,14 @@ def metric_names(text: str | None) -> tuple[str, ...] | None:
     from metrics.registry import parse_metrics  # here, because it takes its time
 
     return None if text is None else tuple(metric.name for metric in parse_metrics(text))
+
+
+def check_metrics(metrics: MetricsConfig) -> None:
+    """Raises :class:`UserError` where there cannot be such a detector."""
+    from metrics.features import check_detector  # here, because it takes its time
+
+    if metrics.names and metrics.detector != "auto":
+        check_detector(metrics.detector)
 
 
 def new_run(outdir: str | None, dry_run: bool, said: dict[str, Any]) -> tuple[TrainConfig, list[str]]:
@@ -49,6 +58,7 @@ def new_run(outdir: str | None, dry_run: bool, said: dict[str, Any]) -> tuple[Tr
         annotated=options.reg_type == "seg",
     )
     config = resolve(options, described)
+    check_metrics(config.metrics)
     unused = ["The data set has labels, which are not used; --cond=1 conditions on them."] if has_labels and not said["cond"] else []
     return config, unused + explain(options, config)
 
@@ -237,9 +247,9 @@ def main(
             if run_dir is not None:
                 launch.go_on(config, run_dir)
             elif outdir is not None:
-                launch.start(config, outdir)
+                launch.start(config, outdir, insist_on_metrics=metrics is not None)
     except KeyboardInterrupt as interrupt:
-        if torchrun.rank() == 0 and not interrupt.args:  # with an argument, the run has said where it stopped
+        if torchrun.rank() == 0 and not isinstance(interrupt, StoppedInOrder):
             click.echo("Interrupted. What was already saved stays in the run directory.", err=True)
         sys.exit(130)
 

@@ -2,12 +2,11 @@
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from dnnlib.cli import output_folder
+from dnnlib.cli import output_file
 from dnnlib.errors import UserError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -16,7 +15,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def _writable(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
     if value is not None:
         try:
-            output_folder(Path(value).parent, "--json's")
+            output_file(value, "--json")
         except UserError as error:
             raise click.BadParameter(str(error)) from error
     return value

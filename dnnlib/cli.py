@@ -168,11 +168,22 @@ class GridSize(click.ParamType):
 
 def output_folder(path: str | Path, option: str = "--outdir") -> Path:
     """Make a folder unless it is there, and see that files can be written to it. Raises :class:`UserError` naming ``option``."""
-    folder = Path(path)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        return _writable_folder(Path(path))
     except OSError as error:
         raise UserError(f"cannot write to the folder {option}={path}: {error.strerror}") from error
+
+
+def output_file(path: str | Path, option: str = "--out") -> Path:
+    """The path of a file to write, after the same for its folder. Raises :class:`UserError` naming ``option``."""
+    try:
+        return _writable_folder(Path(path).parent) / Path(path).name
+    except OSError as error:
+        raise UserError(f"cannot write {option}={path}: {error.strerror}") from error
+
+
+def _writable_folder(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
     return folder

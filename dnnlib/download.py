@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import parse_qs, urldefrag, urlsplit
 
-from dnnlib.errors import UserError
+from dnnlib.errors import Unavailable, UserError
 from dnnlib.files import atomic_write, file_sha256
 from dnnlib.http_download import DownloadError, Expected, claimed_part, download, part_path
 
@@ -95,7 +95,8 @@ def fetch(
         offline: raise instead of downloading, as with ``$GGDR_OFFLINE``.
         progress: a bar on a terminal.
 
-    Raises :class:`UserError` that names address, cache path and the way to put the file there by hand.
+    Raises :class:`Unavailable` that names address, cache path and the way to put the file there by hand, and :class:`UserError` for
+    an address or a digest that is none.
     """
     address, expected = _parse(url, sha256, size)
     target = cached_path(address, cache_dir)
@@ -103,7 +104,7 @@ def fetch(
         return target
     by_hand = f"fetch it some other way and put the file at {target}"
     if offline or downloads_forbidden():
-        raise UserError(f"cannot download {address} (downloads are switched off by --offline or {OFFLINE_VARIABLE}); {by_hand}")
+        raise Unavailable(f"cannot download {address} (downloads are switched off by --offline or {OFFLINE_VARIABLE}); {by_hand}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with claimed_part(target) as part:
@@ -117,7 +118,7 @@ def fetch(
     except (DownloadError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         kept = "; the part that has come is kept and continued next time" if part_path(target).is_file() else ""
-        raise UserError(f"cannot download {address} ({reason}); {by_hand}{kept}") from error
+        raise Unavailable(f"cannot download {address} ({reason}); {by_hand}{kept}") from error
     return target
 
 

@@ -1,4 +1,4 @@
-"""The one exception that means "the user can fix this"."""
+"""The exception that means "the user can fix this", and one kind of it."""
 
 
 class UserError(Exception):
@@ -7,3 +7,7 @@ class UserError(Exception):
     Entry points print it after ``Error:`` and exit with status 1, without a traceback
     (see :func:`dnnlib.cli.friendly_errors`).
     """
+
+
+class Unavailable(UserError):
+    """What would have to be downloaded, and cannot be."""

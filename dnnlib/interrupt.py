@@ -18,9 +18,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 def end_with_parent(number: signal.Signals) -> Callable[[], None]:
-    """What a child calls to be sent ``number`` when its parent ends, even killed; on Linux, elsewhere it does nothing.
+    """A function for a child to call, between fork and exec: then the kernel sends it ``number`` when its parent ends, however that
+    happens. On Linux; elsewhere it does nothing.
 
-    All is looked up here: a child between fork and exec had better do little.
+    All is looked up here, because a child at that point had better do little.
     """
     if sys.platform != "linux":
         return lambda: None
@@ -58,6 +59,10 @@ def unwinding() -> Iterator[None]:
 
 class Interrupted(BaseException):
     """A request to stop came while there was nothing to finish (:meth:`InterruptFlag.at_once`)."""
+
+
+class StoppedInOrder(KeyboardInterrupt):
+    """Ctrl-C, after every rank has finished the same step and the program has said where it stopped."""
 
 
 class InterruptFlag:

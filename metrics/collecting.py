@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from metrics.cache import Key, NoCache, StatisticsCache, fingerprint
 from metrics.features import Detector
-from metrics.parallel import on_main, together
 from metrics.perceptual_path_length import PathSampling, path_distances
 from metrics.registry import Statistic
 from metrics.sampling import ImageDataset, Mirrored, fake_images, portions, real_images
 from metrics.statistics import FeatureCollector, MomentsCollector
 from torch_utils.distributed import is_main, rank, world_size
+from torch_utils.parallel import on_main, together
 
 T = TypeVar("T")
 R = TypeVar("R")

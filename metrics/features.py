@@ -142,19 +142,24 @@ def _check_images(images: Tensor, dtype: torch.dtype, needs: str) -> None:
         raise UserError(f"{needs} greyscale or RGB images [N, C, H, W], not {images.dtype} {list(images.shape)}")
 
 
+def check_detector(name: str) -> None:
+    """Raises :class:`UserError` for what is neither a detector's name nor a file nor an address. Nothing is opened."""
+    if name not in DETECTORS and not is_address(name) and not Path(name).is_file():
+        raise UserError(
+            f"no detector '{name}': it is neither one of {', '.join(DETECTORS)} nor the path or http(s) address of a TorchScript file"
+        )
+
+
 def open_detector(name: str, device: torch.device | str) -> Detector:
     """A detector on ``device``: of that name in DETECTORS, or the TorchScript file at that path or http(s) address.
 
     Loaded detectors are kept, so that evaluations during training load each once.
     Raises :class:`UserError` when there is none, or when it can't be had; the message says what to do.
     """
+    check_detector(name)
     if name in DETECTORS:
         return _open(name, None, str(device), 0, 0)
     path = fetch(name) if is_address(name) else Path(name)
-    if not path.is_file():
-        raise UserError(
-            f"no detector '{name}': it is neither one of {', '.join(DETECTORS)} nor the path or http(s) address of a TorchScript file"
-        )
     stat = path.stat()
     return _open(name, path, str(device), stat.st_mtime_ns, stat.st_size)
 

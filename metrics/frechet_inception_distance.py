@@ -2,7 +2,6 @@
 
 import numpy as np
 import scipy.linalg
-import torch
 from numpy.typing import ArrayLike
 
 from metrics.statistics import Moments
@@ -38,6 +37,6 @@ def frechet_distance(mu1: ArrayLike, sigma1: ArrayLike, mu2: ArrayLike, sigma2: 
     return float(max(distance, 0.0))
 
 
-def fid(real: Moments, fake: Moments, device: torch.device) -> dict[str, float]:
+def fid(real: Moments, fake: Moments) -> dict[str, float]:
     """The metric on fitted moments. The key is what follows the metric's name in the results."""
     return {"": frechet_distance(fake.mean, fake.covariance, real.mean, real.covariance)}

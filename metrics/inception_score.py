@@ -3,7 +3,6 @@
 from itertools import pairwise
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from scipy.special import xlogy
 
@@ -33,7 +32,7 @@ def inception_score(probs: ArrayLike, num_splits: int) -> tuple[float, float]:
     return float(np.mean(scores)), float(np.std(scores))
 
 
-def is10(real: None, fake: FeatureSet, device: torch.device) -> dict[str, float]:
+def is10(real: None, fake: FeatureSet) -> dict[str, float]:
     """The metric on class probabilities, over 10 parts. The keys are what follows the metric's name in the results."""
     mean, std = inception_score(fake.features, num_splits=10)
     return {"_mean": mean, "_std": std}

@@ -1,7 +1,6 @@
 """Kernel distance: unbiased squared maximum mean discrepancy on features (Bińkowski et al. 2018, "KID")."""
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
 from metrics.statistics import FeatureSet
@@ -46,6 +45,6 @@ def kernel_distance(real: ArrayLike, gen: ArrayLike, num_subsets: int, max_subse
     return float(np.mean([_unbiased_mmd2(draw(r), draw(g)) for _ in range(num_subsets)]))
 
 
-def kid(real: FeatureSet, fake: FeatureSet, device: torch.device) -> dict[str, float]:
+def kid(real: FeatureSet, fake: FeatureSet) -> dict[str, float]:
     """The metric with the reference's 100 subsets of at most 1,000. The key is what follows the metric's name in the results."""
     return {"": kernel_distance(real.features, fake.features, num_subsets=100, max_subset_size=1000)}

@@ -182,7 +182,8 @@ def _lower_bounds(a: Points, rows: range, b: Points, columns: range) -> Tensor:
 
 
 def _pairs_below(bounds: Tensor, most_rows: Tensor, most_columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Row and column, in the order of rows, of what in a tile ``[R, C]`` is not above the number of its row ``[R]`` or column ``[C]``."""
+    """Rows and columns, sorted by row, of the entries of a tile ``[R, C]`` that are at most the threshold of their row ``[R]`` or of
+    their column ``[C]``."""
     places = (bounds <= torch.maximum(most_rows[:, None], most_columns[None, :])).flatten().nonzero().squeeze(1)
     rows = places // bounds.shape[1]
     return rows, places - rows * bounds.shape[1]
@@ -216,7 +217,8 @@ def _nearest(low: Tensor, who: Tensor, new: Tensor, new_who: Tensor) -> tuple[Te
 def _kth_distance(a: Points, low: Tensor, who: Tensor, k: int) -> Tensor:
     """The k-th smallest squared distance among each row's candidates, given sorted lower bounds ``[N, K]``.
 
-    Whose interval of possible distances lies wholly below or above that of the k-th keeps its bound; it only has to be counted.
+    A candidate whose interval of possible distances lies wholly below or above that of the k-th keeps its bound: of it, only the
+    rank matters.
     """
     itself = torch.arange(len(a), device=low.device)[:, None].expand_as(who)
     high = low + 2 * a.error * (a.norms[itself] + a.norms[who]) + 2 * UNDERFLOW

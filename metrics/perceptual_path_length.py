@@ -62,7 +62,7 @@ def path_length(distances: ArrayLike) -> float:
     return float(values[(values >= low) & (values <= high)].mean())
 
 
-def ppl(real: None, fake: NDArray[np.float64], device: torch.device) -> dict[str, float]:
+def ppl(real: None, fake: NDArray[np.float64]) -> dict[str, float]:
     """The metric on distances ``[N]``. The key is what follows the metric's name in the results."""
     return {"": path_length(fake)}
 

@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import torch
-
 from dnnlib.errors import UserError
 from metrics.density_coverage import DC5
 from metrics.frechet_inception_distance import fid
@@ -40,9 +38,8 @@ class MetricFamily:
         reals: which reals are looked at.
         max_real: reals beyond this number are left out (as in the reference); None takes all.
         min_images: fewest reals, where there are any, and fewest fakes that the metric is defined for.
-        compute: from the statistics of reals (None without any) and fakes (see :mod:`metrics.statistics`), and the device
-            for heavy work, to results; a key is appended to the metric's name. Or from the overlap of two sets of features,
-            which metrics of the same images share.
+        compute: from the statistics of reals (None without any) and fakes (see :mod:`metrics.statistics`) to results; a key is
+            appended to the metric's name. Or from the overlap of two sets of features, which metrics of the same images share.
     """
 
     template: str
@@ -51,7 +48,7 @@ class MetricFamily:
     statistic: Statistic
     reals: Reals
     min_images: int
-    compute: Callable[[Any, Any, torch.device], dict[str, float]] | FromOverlap
+    compute: Callable[[Any, Any], dict[str, float]] | FromOverlap
     max_real: int | None = None
 
     def match(self, name: str) -> int | None:
@@ -197,11 +194,11 @@ def parse_metric(name: str) -> Metric:
 
 
 def parse_metrics(names: str | Sequence[str]) -> list[Metric]:
-    """A comma-separated text or a list of names to metrics, in order, each once; ``none`` and nothing give an empty list.
+    """A comma-separated text or a list of names to metrics, in order, each once; ``none`` (in any case) and nothing give an empty list.
 
     Raises :class:`UserError` as :func:`parse_metric` does.
     """
     parts = [part.strip() for part in (names.split(",") if isinstance(names, str) else names)]
-    if parts in ([], [""], ["none"]):
+    if [part.lower() for part in parts] in ([], [""], ["none"]):
         return []
     return [parse_metric(name) for name in dict.fromkeys(parts)]

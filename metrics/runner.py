@@ -18,7 +18,6 @@ from metrics.cache import NoCache, StatisticsCache
 from metrics.collecting import Collector, Need
 from metrics.features import Detector, open_detector
 from metrics.overlap import FromOverlap, Overlap, overlaps
-from metrics.parallel import on_main, together
 from metrics.perceptual_path_length import PathSampling
 from metrics.registry import Metric, parse_metrics
 from metrics.results import MetricResult
@@ -26,6 +25,7 @@ from metrics.sampling import ImageDataset, real_images
 from metrics.statistics import FeatureSet, Moments
 from torch_utils.device import full_float32
 from torch_utils.distributed import is_main, world_size
+from torch_utils.parallel import on_main, together
 
 
 def preflight(
@@ -242,7 +242,7 @@ def _overlaps(metrics: Sequence[Metric], real: FeatureSet, fake: FeatureSet, dev
 def _values(metric: Metric, real: Any, fake: Any, shared: Mapping[int, Overlap], device: torch.device) -> dict[str, float]:
     compute = metric.family.compute
     try:
-        computed = compute.values(shared[compute.nhood_size]) if isinstance(compute, FromOverlap) else compute(real, fake, device)
+        computed = compute.values(shared[compute.nhood_size]) if isinstance(compute, FromOverlap) else compute(real, fake)
     except (ValueError, np.linalg.LinAlgError) as error:
         raise UserError(f"the metric '{metric.name}' can't be computed: {error}") from error
     if isinstance(fake, Moments):

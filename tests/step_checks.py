@@ -8,7 +8,7 @@ from helpers import plain_data, small_config
 
 from training.checkpoint import RunState
 from training.networks.layers import HalfPrecision
-from training.phases import build_phases, compute_gradients, gradients
+from training.phases import build_phases, compute_gradients, filled_gradients
 
 BATCH = 4
 PHASES = ("G_main", "G_reg", "D_main", "D_reg")
@@ -23,7 +23,7 @@ def gradients_of_a_step(device: torch.device, **options: Any) -> dict[str, dict[
     for phase in build_phases(state):
         compute_gradients(state, phase, real, torch.zeros([BATCH, 0], device=device), None)
         names = [name for name, _ in phase.module.named_parameters()]
-        found[phase.name] = {name: value.float().cpu() for name, value in zip(names, gradients(phase.module), strict=True)}
+        found[phase.name] = {name: value.float().cpu() for name, value in zip(names, filled_gradients(phase.module), strict=True)}
         phase.optimizer.zero_grad(set_to_none=True)
     return found
 

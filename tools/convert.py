@@ -15,7 +15,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, FiniteFloat, friendly_errors, output_folder
+from dnnlib.cli import Command, FiniteFloat, friendly_errors, output_file
 from dnnlib.errors import UserError
 from tools import options
 
@@ -72,14 +72,14 @@ def convert(network: str, out: str, psi: float | None, noise: str | None, offlin
 
     networks = load_networks(network, offline=offline)
     if not exporting:
-        target = output_folder(Path(out).parent, "--out's") / Path(out).name
+        target = output_file(out)
         with writing(target.parent):
             save_networks(target, networks)
         print(f"{target}")
         return
     graph = GeneratorGraph(networks["G_ema"], GraphOptions(psi, noise or "const"))  # type: ignore[arg-type]
     content, worst = export(graph, networks, suffix)
-    target = output_folder(Path(out).parent, "--out's") / Path(out).name
+    target = output_file(out)
     with writing(target.parent), atomic_write(target) as stream:
         stream.write(content)
     print(f"{target}: takes {', '.join(graph.input_names())}")

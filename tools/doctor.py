@@ -21,7 +21,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dnnlib.cli import Command, friendly_errors
-from dnnlib.download import CACHE_VARIABLE, cache_root
+from dnnlib.download import CACHE_VARIABLE
 from dnnlib.errors import UserError
 from torch_utils.device import allow_tf32, check_architecture, pick_device
 from torch_utils.native_build import MODES, prepare_native_ops
@@ -106,7 +106,7 @@ def check_tools() -> list[Finding]:
 
 def check_cache() -> Finding:
     """The folder of builds."""
-    folder = cache_root() / "ops"
+    folder = build.builds_folder()
     builds = len(list(folder.glob(f"*/{build.NAME}.so"))) if folder.is_dir() else 0
     existing = next(path for path in [folder, *folder.parents] if path.exists())
     if not os.access(existing, os.W_OK) or not existing.is_dir():

@@ -14,7 +14,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, GridSize, friendly_errors, ops_option, output_folder, parse_int_list
+from dnnlib.cli import Command, GridSize, friendly_errors, ops_option, output_file, parse_int_list
 from dnnlib.errors import UserError
 from dnnlib.files import writing
 from tools import options
@@ -71,7 +71,7 @@ def main(
     walks = [numbers[i : i + len(numbers) // cells] for i in range(0, len(numbers), len(numbers) // cells)]
     how: dict[str, Any] = dict(space=space, noise_mode=noise_mode, batch=batch)
     images = walk_images(renderer, walks, frames, class_idx=class_idx, truncation_psi=truncation_psi, **how)
-    target = output_folder(Path(out).parent, "--out's") / Path(out).name
+    target = output_file(out)
     total = len(walks[0]) * frames
     with writing(target.parent), tqdm(images, total=total, unit="frame", leave=False, disable=None) as bar:
         save_video((grid_image(cells, grid[0]) for cells in bar), target, fps)

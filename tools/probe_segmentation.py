@@ -19,7 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors, ops_option, output_folder, parse_int_list
+from dnnlib.cli import Command, friendly_errors, ops_option, output_file, parse_int_list
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from tools.plotting import COLOURS, panels, save_figure
@@ -106,7 +106,7 @@ def main(networks: tuple[str, ...], data: str, out: str, resolutions: str | None
     The head reads the encoder, which all discriminators have; a decoder is left aside. Heads of one seed see the same
     split, start from the same weights and get the images in the same order, whatever the discriminator.
     """
-    output_folder(Path(out).parent, "--out's")
+    output_file(out)
     where, numbers = announce_device(device), parse_int_list(seeds)
     paths = parse_networks(networks)
     discriminators = {label: load_networks(path, need=["D"])["D"] for label, path in paths.items()}

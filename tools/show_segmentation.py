@@ -14,7 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors, ops_option, output_folder
+from dnnlib.cli import Command, friendly_errors, ops_option, output_file
 from dnnlib.errors import UserError
 from dnnlib.files import writing
 from torch_utils.device import announce_device
@@ -105,7 +105,7 @@ def paint_classes(classes: Labels) -> torch.Tensor:
 @friendly_errors
 def main(networks: tuple[str, ...], data: str | None, out: str, num: int, cell: int, seed: int, device: str) -> None:
     """Print the pixel accuracy of discriminators on all pairs, and show some of the masks beside the annotations."""
-    target = output_folder(Path(out).parent, "--out's") / Path(out).name
+    target = output_file(out)
     where = announce_device(device)
     loaded = {name: load_networks(name, need=["D"]) for name in networks}
     for name, found in loaded.items():

@@ -12,7 +12,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors, ops_option, output_folder, parse_float_list, parse_int_list
+from dnnlib.cli import Command, friendly_errors, ops_option, output_file, parse_float_list, parse_int_list
 from dnnlib.errors import UserError
 from dnnlib.files import writing
 from tools import options
@@ -58,7 +58,7 @@ def main(
         images_from_seeds(renderer, numbers, class_idx=class_idx, truncation_psi=psi, noise_mode=noise_mode, batch=batch)  # type: ignore[arg-type]
         for psi in values
     ]
-    target = output_folder(Path(out).parent, "--out's") / Path(out).name
+    target = output_file(out)
     with tqdm(total=len(values) * len(numbers), unit="img", leave=False, disable=None) as bar:
         columns = []
         for sweep in sweeps:

@@ -134,7 +134,7 @@ def full_float32() -> Iterator[None]:
 
 
 def _or_none(read: Callable[[], T]) -> T | None:
-    """A setting in PyTorch's older interface; None where it contradicts the newer one."""
+    """A setting in PyTorch's older interface; None where it contradicts the newer one, upon which reading it raises."""
     try:
         return read()
     except RuntimeError:

@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed as dist
 
+from dnnlib.interrupt import StoppedInOrder
+
 #: Seconds to wait for the others: within a training step, and where some may have much more to do than others, such as
 #: preparing a download or computing a metric.
 TIMEOUT, PREPARE_TIMEOUT = 600.0, 3600.0
@@ -32,7 +34,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 class RankLost(Exception):
     """Another rank failed, ended or does not answer: one line, which names it where that can be known.
 
-    It is of no kind that is caught anywhere to go on without what failed.
+    Neither :class:`UserError` nor RuntimeError, so that nothing that goes on after those takes it for one of them.
     """
 
 
@@ -61,7 +63,8 @@ _world: _World | None = None
 def joined(*, cuda: bool, timeout: float = TIMEOUT, prepare_timeout: float = PREPARE_TIMEOUT) -> Iterator[None]:
     """While open, this process is one of those that torchrun's environment variables speak of.
 
-    At the end the processes part from each other; after an exception, SystemExit included, one with a GPU is expected just to end.
+    At the end the group is destroyed; not so with nccl after an exception, SystemExit included: it would wait for ranks that may
+    be gone, and the process is expected just to end. (:class:`StoppedInOrder` is no such exception.)
 
     Args:
         cuda: use nccl for tensors on GPUs, beside gloo.
@@ -86,8 +89,8 @@ def joined(*, cuda: bool, timeout: float = TIMEOUT, prepare_timeout: float = PRE
     try:
         yield
         in_order = True
-    except KeyboardInterrupt as stopped:
-        in_order = bool(stopped.args)  # the training loop's, after a step that all ranks have finished
+    except StoppedInOrder:
+        in_order = True
         raise
     finally:
         _world = None

@@ -3,7 +3,6 @@
 import sys
 from typing import get_args
 
-from dnnlib.download import cache_root
 from dnnlib.errors import UserError
 from torch_utils import distributed
 from torch_utils.ops import build, dispatch
@@ -35,6 +34,6 @@ def prepare_native_ops(
 
     try:
         with distributed.main_first("building the compiled ops"):
-            return dispatch.prepare(mode or dispatch.mode() or "auto", cache_root() / "ops", timeout, device, announce, again)
+            return dispatch.prepare(mode or dispatch.mode() or "auto", build.builds_folder(), timeout, device, announce, again)
     except (dispatch.OpsUnavailable, ValueError) as error:
         raise UserError(f"{error}" if isinstance(error, ValueError) else f"{error}; or use --ops=auto") from error

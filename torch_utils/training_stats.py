@@ -67,9 +67,8 @@ class StatsCollector:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned."""
-        moments = state.get("moments", state)  # states of early versions have nothing else
-        self._moments = {name: row.to(self.device, torch.float64).clone() for name, row in moments.items()}
-        self._last = {name: list(row) for name, row in state.get("last", {}).items()}
+        self._moments = {name: row.to(self.device, torch.float64).clone() for name, row in state["moments"].items()}
+        self._last = {name: list(row) for name, row in state["last"].items()}
 
 
 def _summary(num: float, total: float, squares: float, nonfinite: float) -> Summary:

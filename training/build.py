@@ -1,4 +1,4 @@
-"""Where configuration meets constructors, and the only place that knows GGDR and segmentation as options."""
+"""Where configuration meets constructors; of what trains, the only place that knows GGDR and segmentation as options."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -86,8 +86,9 @@ def compute_as_trained(network: nn.Module, info: Mapping[str, Any] | None, devic
 
 
 def build_augment_pipe(config: TrainConfig) -> AugmentPipe | None:
-    """The augmentation pipe at its initial probability; None without augmentation."""
-    if config.augment.mode == "noaug":
+    """The augmentation pipe at its initial probability; None without augmentation, a fixed probability of 0 included (as in the
+    reference: a pipe would displace GGDR's targets a little even then)."""
+    if config.augment.mode == "noaug" or (config.augment.mode == "fixed" and config.augment.initial_p == 0):
         return None
     pipe = AugmentPipe(**preset(config.augment.pipe))
     pipe.p.fill_(config.augment.initial_p)
@@ -132,7 +133,8 @@ def build_optimizer(module: nn.Module, lr: float, reg_interval: int, optim: Opti
     """Adam for the main and the lazy regularisation phase of one network.
 
     The regularisation phase adds one step to every ``interval`` steps, so learning rate and decays are scaled by
-    ``interval / (interval + 1)`` to keep the speed per image (Karras et al. 2020, appendix B).
+    ``interval / (interval + 1)`` (also where that phase is off, as in the reference) to keep the speed per image
+    (Karras et al. 2020, appendix B).
     """
     ratio = reg_interval / (reg_interval + 1)
     betas = (float(optim.beta1**ratio), float(optim.beta2**ratio))

@@ -1,6 +1,5 @@
 """What a run consists of while it runs, and what it leaves behind."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +9,8 @@ import torch
 from torch import nn
 
 from dnnlib.errors import UserError
-from metrics.parallel import on_main
 from torch_utils import distributed
+from torch_utils.parallel import on_main
 from torch_utils.persistence import load_network_pkl, save_network_pkl
 from torch_utils.seeding import seed_everything
 from torch_utils.training_stats import StatsCollector
@@ -193,12 +192,15 @@ class RunState:
             UserError: it does not fit.
         """
         try:
+            missing = sorted((self.parts().keys() - saved["parts"].keys()) | (set(COUNTERS) - saved["counters"].keys()))
+            if missing:
+                raise UserError(f"the training state lacks {', '.join(missing)}; it is of another program or another version of this one")
             for name, part in self.parts().items():
                 part.load_state_dict(saved["parts"][name])
-            counters = saved["counters"]
-            counters = {"p_at_most": math.inf, "snapshot_at": counters["images_seen"], **counters}  # which early versions did not save
             for name in COUNTERS:
-                setattr(self, name, counters[name])
+                setattr(self, name, saved["counters"][name])
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise  # faults of the device, not of the file
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"the training state does not fit this run or this version of the program ({error})") from error
         if not distributed.is_main():

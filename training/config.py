@@ -328,7 +328,8 @@ class ScheduleConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeConfig(Config):
-    """Where and how it is computed; nothing here changes what is computed, rounding apart.
+    """Where and how it is computed. Apart from rounding, ``gpus`` may change the portions of a batch and so the random draws, and
+    ``device`` changes the draws; nothing else here changes what is computed.
 
     Attributes:
         device: ``auto`` is a GPU where there is one.

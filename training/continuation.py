@@ -12,8 +12,9 @@ from training.config import TrainConfig
 from training.options import as_options
 from training.run_directory import OPTIONS_FILE, snapshot_paths, state_paths
 
-#: Fields of the configuration in which a run may be continued with other values than before: none changes what a step
-#: computes, the portions (and with them the random draws) of ``batch_gpu`` apart. ``description`` is only a name.
+#: Fields of the configuration in which a run may be continued with other values than before. None changes what a step
+#: computes but ``batch_gpu`` and ``gpus``, by which portions and so random draws may differ, and ``device``, which has draws of its own
+#: and on which half precision depends. ``description`` is only a name.
 CHANGEABLE = (
     "schedule.total_kimg",
     "schedule.snapshot_ticks",

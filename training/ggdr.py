@@ -38,11 +38,6 @@ class GuidedRegularizer:
     weight: float = 10
     start_kimg: float = 0
 
-    @property
-    def capture(self) -> tuple[int, ...]:
-        """Generator resolutions whose feature maps :meth:`__call__` needs."""
-        return self.resolutions
-
     def active(self, images_seen: int) -> bool:
         """Whether the term applies after ``images_seen`` images."""
         return images_seen >= self.start_kimg * 1000

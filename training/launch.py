@@ -143,19 +143,20 @@ def open_dataset(data: DataConfig) -> ImageFolderDataset:
     return dataset
 
 
-def start(config: TrainConfig, outdir: str) -> Path:
+def start(config: TrainConfig, outdir: str, *, insist_on_metrics: bool = True) -> Path:
     """Train, in a new run directory under ``outdir``; returns that directory when the training is over.
 
-    Raises :class:`UserError` for whatever is wrong with the configuration on this machine. A run directory that nothing
-    was written to by then, because a detector or a network pickle proved unusable, is removed again.
+    ``insist_on_metrics`` as in :func:`training.training_loop.run`. Raises :class:`UserError` for whatever is wrong with the
+    configuration on this machine. A run directory that nothing was written to by then, because a detector or a network pickle
+    proved unusable, is removed again.
     """
     check_machine(config.runtime.gpus, config.runtime.device)
     if config.resume is not None:
         fetch_source(config.resume)  # before anything is made; the training finds it in the cache
     dataset = open_dataset(config.data)
 
-    from metrics.parallel import on_main
     from torch_utils import elastic
+    from torch_utils.parallel import on_main
     from training.training_loop import run
 
     def place() -> str:
@@ -165,7 +166,7 @@ def start(config: TrainConfig, outdir: str) -> Path:
 
     run_dir = Path(on_main(place, "the run directory"))
     try:
-        run(config, run_dir, dataset)
+        run(config, run_dir, dataset, insist_on_metrics=insist_on_metrics)
     except BaseException:
         with contextlib.suppress(OSError):  # only an empty directory goes
             run_dir.rmdir()
@@ -181,7 +182,7 @@ def go_on(config: TrainConfig, run_dir: Path) -> Path:
 
     from training.training_loop import run
 
-    run(config, run_dir, dataset)
+    run(config, run_dir, dataset, insist_on_metrics=False)
     return run_dir
 
 

@@ -10,9 +10,9 @@ from tqdm import tqdm
 from dnnlib.errors import UserError
 from dnnlib.interrupt import Interrupted, InterruptFlag
 from metrics.in_training import measure_snapshot
-from metrics.parallel import on_main
 from metrics.results import best_snapshot
 from torch_utils import distributed
+from torch_utils.parallel import on_main
 from training.agreement import check_agreement
 from training.checkpoint import RunState
 from training.dataset import ImageFolderDataset

@@ -22,8 +22,8 @@ class FakeRegularizer(Protocol):
     """A further term of D on generated images that compares D's decoder maps with the generator's feature maps."""
 
     @property
-    def capture(self) -> tuple[int, ...]:
-        """Generator resolutions whose feature maps the term needs."""
+    def resolutions(self) -> tuple[int, ...]:
+        """Of the generator's feature maps that the term needs."""
 
     def active(self, images_seen: int) -> bool:
         """Whether the term applies after ``images_seen`` images."""
@@ -154,7 +154,14 @@ class Objective:
 
     def judge(self, images: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
         """D's logits ``[N, 1]`` of the augmented images."""
-        return self.D(images if self.pipe is None else self.pipe(images), c)
+        return self.D(self._augmented(images)[0], c)
+
+    def _augmented(self, images: torch.Tensor) -> tuple[torch.Tensor, AugmentParams | None]:
+        """Augmented images, and with what parameters."""
+        if self.pipe is None:
+            return images, None
+        params = self.pipe.sample(images)
+        return self.pipe.apply(images, params), params
 
     def g_main(self, batch: Batch, gain: float, images_seen: int) -> None:
         """Non-saturating loss of G."""
@@ -191,10 +198,7 @@ class Objective:
         else:
             if batch.annotations is None:
                 raise ValueError("the real-image term needs annotations, and the batch has none")
-            images, params = batch.real_images, None
-            if self.pipe is not None:
-                params = self.pipe.sample(images)
-                images = self.pipe.apply(images, params)
+            images, params = self._augmented(batch.real_images)
             logits, decoder_maps = self.D(images, batch.real_labels, return_features=True)
             value = loss.discriminator_real_loss(logits)
             supervision = self.real_regularizer(batch.annotations, decoder_maps, self.pipe, params)
@@ -210,11 +214,8 @@ class Objective:
             if regularizer is None:
                 images, _ = self.generate(batch.z, batch.gen_labels)
             else:
-                (images, generator_features), _ = self.generate(batch.z, batch.gen_labels, capture=regularizer.capture)
-            params = None
-            if self.pipe is not None:
-                params = self.pipe.sample(images)
-                images = self.pipe.apply(images, params)
+                (images, generator_features), _ = self.generate(batch.z, batch.gen_labels, capture=regularizer.resolutions)
+            images, params = self._augmented(images)
         if regularizer is None:
             logits = self.D(images, batch.gen_labels)
             total = value = loss.discriminator_fake_loss(logits)

@@ -1,10 +1,10 @@
 """One phase of a step: gradients over all portions of the global batch, averaged over the ranks, and an optimiser step.
 
-The global batch is cut into portions of ``batch_gpu`` images. Portion k shows the same images and makes the same random
-draws whichever rank works on it, so the number of processes changes a run by the order of its additions only.
+The global batch is cut into portions (:attr:`training.config.TrainConfig.portion`). Portion k shows the same images and makes the
+same random draws whichever rank works on it, so the number of processes changes a run by the order of its additions only.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,14 +84,15 @@ def compute_gradients(
     phase.module.requires_grad_(False)
     observed = [] if state.ada is None else [state.ada.pending]
     # Everything that the ranks have to tell each other travels in one message.
-    distributed.sum_flat_([*gradients(phase.module), *means.totals, *observed], f"the gradients of {phase.name}")
+    found = filled_gradients(phase.module)
+    distributed.sum_flat_([*found, *means.totals, *observed], f"the gradients of {phase.name}")
     if count > 1:  # here and not in the loss: in float16 a smaller loss has gradients that underflow
-        torch._foreach_mul_(gradients(phase.module), 1 / count)
+        torch._foreach_mul_(found, 1 / count)
     means.settle()
     if state.ada is not None:
         state.ada.settle()
-    state.health.observe(phase.name, gradients(phase.module))
-    clean_gradients(phase.module)
+    state.health.observe(phase.name, found)
+    clean(found)
 
 
 def portions(
@@ -150,8 +151,8 @@ class PortionMeans:
         torch._foreach_copy_(self._tensors, torch._foreach_div(self.totals, self._count))
 
 
-def gradients(module: nn.Module) -> list[torch.Tensor]:
-    """The gradients of all parameters, in their order. Those that a phase did not reach get a zero gradient.
+def filled_gradients(module: nn.Module) -> list[torch.Tensor]:
+    """The gradients of all parameters, in their order, after those that a phase did not reach have got a zero gradient.
 
     With it, Adam's second moment decays for them too, as in the reference.
     """
@@ -161,7 +162,7 @@ def gradients(module: nn.Module) -> list[torch.Tensor]:
     return [param.grad for param in module.parameters() if param.grad is not None]
 
 
-def clean_gradients(module: nn.Module) -> None:
-    """Replace what is not finite."""
-    for gradient in gradients(module):
+def clean(gradients: Iterable[torch.Tensor]) -> None:
+    """In place: NaN to 0, ±infinity to ±1e5 (as in the reference)."""
+    for gradient in gradients:
         torch.nan_to_num(gradient, nan=0, posinf=1e5, neginf=-1e5, out=gradient)

@@ -24,8 +24,8 @@ PLAIN = ("archive_format", "archive_version", "byteorder", ".data/version", ".da
 TENSOR_DATA = re.compile(r"data/(weights/weight|constants/tensor)_\d+")
 EXTRA = re.compile(r"extra/[\w.]+")
 
-#: What the graphs of this project's generators are made of: arithmetic on tensors in memory. A kind of operators would not do;
-#: among ATen's are some that open files (``from_file``, ``save``).
+#: What the graphs of this project's generators are made of: arithmetic on tensors in memory. They are listed by name because
+#: the same namespace has operators that open files (``from_file``, ``save``).
 OPERATORS = frozenset(
     f"torch.ops.aten.{name}"
     for name in (

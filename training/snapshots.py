@@ -16,7 +16,7 @@ class KeepPolicy:
     Attributes:
         last: the last so many; at least 1, so that a run always has its newest networks.
         best: the one with the best value of the run's first metric.
-        every: those at every so-manieth place, beginning with the first; 0 for none.
+        every: every so-many-th snapshot, counted from the first; 0 for none.
     """
 
     last: int = 1

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dnnlib.errors import UserError
-from metrics.parallel import on_main
 from torch_utils import distributed
+from torch_utils.parallel import on_main
 from training.checkpoint import RunState
 from training.run_directory import state_path
 from training.run_state_file import prune_states, write_state

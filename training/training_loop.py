@@ -9,12 +9,14 @@ import torch
 from tqdm import tqdm
 
 from dnnlib.durations import format_duration
+from dnnlib.errors import Unavailable
 from dnnlib.files import atomic_write, remove_temporaries, writing
-from dnnlib.interrupt import InterruptFlag
+from dnnlib.interrupt import InterruptFlag, StoppedInOrder
 from dnnlib.log import LogTee
 from metrics.runner import preflight
 from torch_utils import distributed
 from torch_utils.device import allow_tf32, check_bfloat16, prepare_device
+from torch_utils.parallel import on_main
 from training.build import describe_parameters, describe_precision
 from training.checkpoint import RunState
 from training.config import TrainConfig
@@ -30,15 +32,18 @@ from training.run_records import rewind, unmeasured
 from training.state_keeper import StateKeeper
 
 
-def run(config: TrainConfig, run_dir: Path, dataset: ImageFolderDataset) -> None:
+def run(config: TrainConfig, run_dir: Path, dataset: ImageFolderDataset, *, insist_on_metrics: bool = True) -> None:
     """Train as ``config`` says and leave everything in ``run_dir``, or go on from the newest run state that is there.
 
     Returns when the schedule has ended, and after a signal other than Ctrl-C, when the current step is finished and the
     run state is saved.
 
+    Args:
+        insist_on_metrics: whether a detector that cannot be downloaded is an error, or a warning.
+
     Raises:
         UserError: something that the user can mend, before the first step wherever possible.
-        KeyboardInterrupt: the same after Ctrl-C.
+        StoppedInOrder: the same after Ctrl-C.
     """
     device, paths = prepare_device(config.runtime.device)
     if config.runtime.precision == "bf16":
@@ -47,16 +52,22 @@ def run(config: TrainConfig, run_dir: Path, dataset: ImageFolderDataset) -> None
         set_up_gpu(config)
     with contextlib.ExitStack() as stack:
         log_file = LogTee(run_dir / "log.txt") if distributed.is_main() else contextlib.nullcontext()
-        going_on = bool(state_paths(run_dir))
+        going_on = on_main(lambda: bool(state_paths(run_dir)), "looking for run states")
         if going_on:  # this locks the run, so that no other process writes a newer state while this one reads
             with writing(run_dir):
                 stack.enter_context(log_file)
         state = RunState.restore(config, device, run_dir, dataset.identity()) if going_on else RunState.fresh(config, device)
-        if state.finished and not (state.pending and unmeasured(run_dir, config.metrics.names, state.images_seen)):
+        if state.finished and not on_main(lambda: is_owed(state, run_dir), "looking for what has yet to be measured"):
             print(f"This run is finished: {state.images_seen / 1000:g} kimg in {run_dir}; a larger --kimg goes on")
             return
         reals = measured_images(config, dataset)
-        preflight(config.metrics.names, config.metrics.detector, reals, mirror=config.data.xflip, device=device)
+        warnings = []
+        try:
+            preflight(config.metrics.names, config.metrics.detector, reals, mirror=config.data.xflip, device=device)
+        except Unavailable as error:
+            if insist_on_metrics:
+                raise
+            warnings.append(f"Warning: nothing can be measured: {error}. Training goes on without; each snapshot tries again.")
         interrupt = stack.enter_context(InterruptFlag(announce=distributed.is_main()))
         with writing(run_dir):
             if not going_on:
@@ -64,8 +75,13 @@ def run(config: TrainConfig, run_dir: Path, dataset: ImageFolderDataset) -> None
             if distributed.is_main():
                 prepare_folder(state, run_dir)
             log = stack.enter_context(RunLog(run_dir, state.images_seen)) if distributed.is_main() else None
-        print("\n".join([*paths, describe_precision(config, device), describe_parameters(G=state.G, D=state.D)]))
+        print("\n".join([*warnings, *paths, describe_precision(config, device), describe_parameters(G=state.G, D=state.D)]))
         train(state, run_dir, dataset, reals, log, interrupt)
+
+
+def is_owed(state: RunState, run_dir: Path) -> bool:
+    """Whether the last snapshot has yet to be measured."""
+    return bool(state.pending) and bool(unmeasured(run_dir, state.config.metrics.names, state.images_seen))
 
 
 def prepare_folder(state: RunState, run_dir: Path) -> None:
@@ -123,7 +139,7 @@ def train(
     print(f"Batch: {describe_batch(config)}")
     together = f" in {ranks} processes, connected by {'nccl' if device.type == 'cuda' else 'gloo'}" if ranks > 1 else ""
     print(f"Training for {schedule.total_kimg:g} kimg on {device}{together} ...", flush=True)
-    # A signal during the measurement that was made up for: no step may change the networks that it is still due for.
+    # A signal may have come while an owed snapshot was measured: stop before a step changes the weights that it is still owed for.
     (number,) = distributed.maxima([interrupt.received or 0], "the first step")
     stopped = number > 0
     if stopped:
@@ -162,7 +178,7 @@ def step(state: RunState, phases: list[Phase], batch: Batch, dataset: ImageFolde
 
 
 def _say_goodbye(state: RunState, run_dir: Path, received: signal.Signals | None) -> None:
-    """The last line. Raises KeyboardInterrupt after Ctrl-C, with that line as its argument."""
+    """The last line. Raises :class:`StoppedInOrder` after Ctrl-C."""
     if received is None:
         print(f"Finished after {format_duration(state.timer.clock() - state.timer.start)}; everything is in {run_dir}", flush=True)
         return
@@ -171,7 +187,7 @@ def _say_goodbye(state: RunState, run_dir: Path, received: signal.Signals | None
     line = f"Stopped at {state.images_seen / 1000:g} kimg by {received.name}; {advice}"
     print(line, flush=True)
     if received == signal.SIGINT:
-        raise KeyboardInterrupt(line)
+        raise StoppedInOrder(line)
 
 
 def set_up_gpu(config: TrainConfig) -> None:

@@ -1,6 +1,6 @@
 """Where transfer learning starts: a network pickle by path, by http(s) address, or one of the reference's by name.
 
-What downloads is imported inside the functions: options need the names alone.
+:mod:`dnnlib.download` is imported inside the functions: the command line's options need :data:`SOURCES` alone.
 """
 
 import os

@@ -13,6 +13,7 @@ from analysis_helpers import make_pairs
 from click.testing import CliRunner
 
 import train
+from dnnlib.interrupt import StoppedInOrder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -236,7 +237,7 @@ def install_loop(monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
 
 def test_training_starts(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    install_loop(monkeypatch, lambda config, run_dir, dataset: seen.append((config, run_dir, dataset)))
+    install_loop(monkeypatch, lambda config, run_dir, dataset, **options: seen.append((config, run_dir, dataset)))
     result = invoke(f"--data={data}", f"--outdir={tmp_path}", "--reg_type=ggdr", "--kimg=1", "--metrics=none")
     assert result.exit_code == 0, result.output
     [(config, run_dir, dataset)] = seen
@@ -246,10 +247,26 @@ def test_training_starts(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "Note: --ggdr_res=8 was chosen" in result.stdout
 
 
+@pytest.mark.parametrize("metrics", [None, "none", "fid1k_full"])
+def test_metrics_that_were_asked_for_are_insisted_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metrics: str | None
+) -> None:
+    seen: list[bool] = []
+    install_loop(monkeypatch, lambda *arguments, insist_on_metrics: seen.append(insist_on_metrics))
+    result = invoke(f"--data={data}", f"--outdir={tmp_path}", *([] if metrics is None else [f"--metrics={metrics}"]))
+    assert result.exit_code == 0, result.output
+    assert seen == [metrics is not None]
+
+
+def test_a_detector_that_is_not_there_is_named_at_once(data: Path, tmp_path: Path) -> None:
+    refused(invoke(f"--data={data}", f"--outdir={tmp_path / 'runs'}", "--detector=incepton", "--dry-run"), "no detector 'incepton'")
+    assert invoke(f"--data={data}", "--detector=incepton", "--metrics=None", "--dry-run").exit_code == 0
+
+
 @pytest.mark.parametrize("said", [False, True])
 def test_ctrl_c_ends_with_130_and_one_line(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bool) -> None:
-    def run(*arguments: object) -> None:
-        raise KeyboardInterrupt(*["Stopped at ..."] * said)
+    def run(*arguments: object, **options: object) -> None:
+        raise StoppedInOrder("Stopped at ...") if said else KeyboardInterrupt
 
     install_loop(monkeypatch, run)
     result = invoke(f"--data={data}", f"--outdir={tmp_path}")

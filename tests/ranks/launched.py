@@ -10,7 +10,7 @@ import click
 from dnnlib import torchrun
 from dnnlib.cli import friendly_errors
 from dnnlib.errors import UserError
-from dnnlib.interrupt import InterruptFlag
+from dnnlib.interrupt import InterruptFlag, StoppedInOrder
 from torch_utils import distributed, elastic
 
 PROCESSES = 2
@@ -31,7 +31,7 @@ def work(mode: str) -> None:
             if number:
                 print(f"stops for {signal.Signals(number).name}", flush=True)
                 if number == signal.SIGINT:
-                    raise KeyboardInterrupt
+                    raise StoppedInOrder
                 return
     print("ends", flush=True)
 

@@ -13,7 +13,7 @@ from torch_utils import distributed
 from training.checkpoint import RunState
 from training.config import TrainConfig
 from training.dataset import EndlessShuffle
-from training.phases import build_phases, compute_gradients, gradients, run_phase
+from training.phases import build_phases, compute_gradients, filled_gradients, run_phase
 
 BATCH, PORTION, IMAGES = 8, 2, 24
 
@@ -54,7 +54,7 @@ def train(state: RunState, steps: int) -> dict[str, torch.Tensor]:
         for phase in build_phases(state):
             if step == -1:
                 compute_gradients(state, phase, images[picked], labels, Labels(), annotations)  # type: ignore[arg-type]
-                found.update({f"{phase.name}.{i}": g.clone() for i, g in enumerate(gradients(phase.module))})
+                found.update({f"{phase.name}.{i}": g.clone() for i, g in enumerate(filled_gradients(phase.module))})
                 phase.optimizer.zero_grad(set_to_none=True)
             elif step % phase.interval == 0:
                 run_phase(state, phase, images[picked], labels, Labels(), annotations)  # type: ignore[arg-type]

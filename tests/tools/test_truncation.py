@@ -50,4 +50,4 @@ def test_wrong_options(pkl, tmp_path, complaint, args, message):
 def test_a_folder_that_cannot_be_made(pkl, tmp_path, complaint):
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "a.png"
-    assert "cannot write to the folder --out's=" in complaint(truncation.main, ["--network", pkl, "--seeds=0", "--out", out])
+    assert f"cannot write --out={out}: " in complaint(truncation.main, ["--network", pkl, "--seeds=0", "--out", out])

@@ -458,7 +458,7 @@ def test_a_state_that_does_not_fit():
     state = small_state()
     saved = state.state_dict()
     del saved["parts"]["ada"]
-    with pytest.raises(UserError, match=r"does not fit this run or this version of the program \('ada'\)"):
+    with pytest.raises(UserError, match=r"the training state lacks ada; it is of another program or another version"):
         small_state().load_state_dict(saved)
 
 

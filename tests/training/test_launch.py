@@ -78,7 +78,7 @@ def test_data_that_changed_is_refused(images: Path, config: TrainConfig) -> None
 
 def test_start_hands_everything_to_the_loop(tmp_path: Path, config: TrainConfig, fake_loop: Any) -> None:
     calls: list[Any] = []
-    fake_loop(lambda *arguments: calls.append(arguments))
+    fake_loop(lambda *arguments, **options: calls.append(arguments))
     run_dir = launch.start(config, str(tmp_path / "runs" / "deep"))
     assert run_dir == tmp_path / "runs" / "deep" / "00000-images-auto1"
     assert run_dir.is_dir()
@@ -207,7 +207,7 @@ def test_metrics_that_cannot_be_had_end_the_run_before_its_first_step(
 def test_an_end_before_anything_was_written_leaves_no_directory(
     tmp_path: Path, config: TrainConfig, fake_loop: Any, error: BaseException
 ) -> None:
-    def run(_config: TrainConfig, _run_dir: Path, _dataset: object) -> None:
+    def run(_config: TrainConfig, _run_dir: Path, _dataset: object, **_options: object) -> None:
         raise error
 
     fake_loop(run)
@@ -217,7 +217,7 @@ def test_an_end_before_anything_was_written_leaves_no_directory(
 
 
 def test_an_error_later_keeps_what_was_written(tmp_path: Path, config: TrainConfig, fake_loop: Any) -> None:
-    def run(_config: TrainConfig, run_dir: Path, _dataset: object) -> None:
+    def run(_config: TrainConfig, run_dir: Path, _dataset: object, **_options: object) -> None:
         (run_dir / "log.txt").write_text("hours of work")
         raise UserError("image 17 is broken")
 

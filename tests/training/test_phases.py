@@ -8,7 +8,7 @@ from helpers import plain_data, small_config, small_state
 
 from training.checkpoint import RunState
 from training.objective import Objective
-from training.phases import PortionMeans, build_phases, clean_gradients, compute_gradients, gradients, portions, run_phase
+from training.phases import PortionMeans, build_phases, clean, compute_gradients, filled_gradients, portions, run_phase
 from training.training_loop import step
 
 REAL = torch.rand([4, 3, 32, 32], generator=torch.Generator().manual_seed(0))
@@ -38,8 +38,8 @@ def test_a_phase_has_the_mean_of_its_portions_gradients(name):
         for k, batch in enumerate(portions(state, name, REAL, NO_LABELS, None)):
             if k == picked:
                 state.objective.terms[name](batch, phase.interval, 0)
-        alone.append(gradients(phase.module))
-    for mean, first, second in zip(gradients(phase_of(whole, name).module), *alone, strict=True):
+        alone.append(filled_gradients(phase.module))
+    for mean, first, second in zip(filled_gradients(phase_of(whole, name).module), *alone, strict=True):
         torch.testing.assert_close(mean, (first + second) / 2, rtol=1e-5, atol=1e-6)
 
 
@@ -156,11 +156,11 @@ def test_the_phase_counts_what_ada_observes():
 def test_unreached_parameters_get_a_zero_gradient_and_bad_values_are_replaced():
     module = torch.nn.Linear(2, 1)
     module.weight.grad = torch.tensor([[float("nan"), -float("inf")]])
-    clean_gradients(module)
+    clean(filled_gradients(module))
     assert module.weight.grad.tolist() == [[0, -1e5]]
     assert module.bias.grad.tolist() == [0]
     module.weight.grad = torch.tensor([[float("inf"), 2.0]])
-    clean_gradients(module)
+    clean(filled_gradients(module))
     assert module.weight.grad.tolist() == [[1e5, 2]]
 
 

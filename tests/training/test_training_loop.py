@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import types
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from helpers import make_images, open_small, small_state
 
-from dnnlib.errors import UserError
+from dnnlib.errors import Unavailable, UserError
 from dnnlib.interrupt import InterruptFlag
 from metrics import in_training
 from torch_utils import distributed
@@ -38,10 +39,10 @@ CONTRACT_STATS = [
 ]
 
 
-def train(folder, run_dir, **options):
+def train(folder, run_dir, insist_on_metrics=True, **options):
     config, dataset = open_small(folder, **options)
     run_dir.mkdir()
-    training_loop.run(config, run_dir, dataset)
+    training_loop.run(config, run_dir, dataset, insist_on_metrics=insist_on_metrics)
     return run_dir
 
 
@@ -246,6 +247,25 @@ def test_a_failing_metric_does_not_end_the_run(tmp_path, monkeypatch):
     run_dir = train(make_images(tmp_path / "images"), tmp_path / "run", metrics=("fid8_full",))
     assert "failed, training goes on: the detector went away" in (run_dir / "log.txt").read_text()
     assert "Finished" in (run_dir / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("insist", [True, False])
+def test_a_detector_that_cannot_be_downloaded(tmp_path, monkeypatch, insist):
+    """It ends the program at once if its metric was asked for, and never a run that goes on or had it by default."""
+    monkeypatch.setenv("GGDR_OFFLINE", "1")
+    monkeypatch.setenv("GGDR_CACHE_DIR", str(tmp_path / "cache"))
+    data = make_images(tmp_path / "images")
+    if insist:
+        with pytest.raises(Unavailable, match=r"cannot download .*inception-2015-12-05\.pt .*put the file at"):
+            train(data, tmp_path / "run", metrics=("fid8_full",), insist_on_metrics=True)
+        assert not list((tmp_path / "run").iterdir())
+        return
+    run_dir = train(data, tmp_path / "run", metrics=("fid8_full",), insist_on_metrics=False)
+    log = (run_dir / "log.txt").read_text()
+    assert re.search(r"Warning: nothing can be measured: cannot download .*\. Training goes on without; each snapshot tries again\.", log)
+    assert re.search("failed, training goes on: cannot download", log)
+    assert "Finished" in log
+    assert not list(run_dir.glob("metric-*"))
 
 
 def test_metrics_compare_with_all_images_as_they_are(tmp_path, monkeypatch):

@@ -82,7 +82,7 @@ class Toolchain:
         return [str(SOURCES / name) for name in CPU_SOURCES + (CUDA_SOURCES if self.with_cuda else ())]
 
 
-def cache_root() -> Path:
+def builds_folder() -> Path:
     """``ops`` in the folder for everything that is cached: ``$GGDR_CACHE_DIR``, or ``~/.cache/stylegan2-ada-ggdr``."""
     return Path(os.environ.get("GGDR_CACHE_DIR") or Path.home() / ".cache" / "stylegan2-ada-ggdr").expanduser() / "ops"
 

@@ -77,7 +77,7 @@ def _wanted(ctx: Any, index: int) -> bool:
 
 
 def _keep(ctx: Any, a: torch.Tensor, b: torch.Tensor) -> None:
-    """Save of two factors what the other one's gradient needs, and no more: activations are most of a step's memory."""
+    """Save ``a`` only if ``b`` needs a gradient, and ``b`` only if ``a`` does: activations are most of a step's memory."""
     ctx.save_for_backward(a if ctx.needs_input_grad[1] else None, b if ctx.needs_input_grad[0] else None)
 
 

@@ -85,7 +85,7 @@ def prepare(
 
     Args:
         impl: ``auto`` falls back to plain PyTorch where they cannot be had, ``native`` insists on them.
-        cache: folder of builds; None takes :func:`torch_utils.ops.build.cache_root`.
+        cache: folder of builds; None takes :func:`torch_utils.ops.build.builds_folder`.
         timeout: seconds for a build, or for waiting for another process's build.
         device: device type that ``native`` must serve; None takes CUDA where there is a GPU, else the CPU.
         announce: called before a build, which takes its time.
@@ -177,7 +177,7 @@ def _load(cache: Path | None, timeout: float, announce: Callable[[], None], agai
     with _state.lock:
         if _state.tried:
             return
-        cache = build.cache_root() if cache is None else cache
+        cache = build.builds_folder() if cache is None else cache
         obstacle = build.cuda_obstacle()
         if obstacle is None:
             obstacle = _try({"cpu", "cuda"}, cache, timeout, announce, again)

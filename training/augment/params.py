@@ -32,7 +32,7 @@ _NORMALS = (
 )
 
 
-P_SLACK = 1e-4  # more than p and what it is multiplied with are rounded by
+P_SLACK = 1e-4  # more than float32 rounds p and its products with multipliers by
 
 
 @dataclass(frozen=True)
@@ -227,9 +227,9 @@ def _rotation_probability(spec: AugmentSpec, p: torch.Tensor) -> torch.Tensor:
 def _reach(spec: AugmentSpec, d: _Draws) -> float:
     """How far beyond the edge the transformed images can look, at most, as a fraction of their size.
 
-    For draws in host memory and a probability that is at least the true one: of the transforms that could then be applied, each
-    counts if it looks further, and not if it looks less far. So that the host knows how much to extend images by while p is on a
-    device that it does not wait for.
+    It is computed from the draws on the host and an upper bound of p. A transform that this bound could switch on counts as on
+    where it reaches further, and as off where it reaches less far. So the host knows how much to extend images by without
+    waiting for the device that has p.
     """
     shrink = d.gated("scale", spec.scale, (-d.normal("scale") * spec.scale_std).clamp(min=0))
     stretch = torch.exp2(shrink + d.gated("aniso", spec.aniso, (d.normal("aniso") * spec.aniso_std).abs()))

@@ -40,9 +40,11 @@ class AugmentPipe(torch.nn.Module):
         self.register_buffer("Hz_geom", upfirdn2d.setup_filter(geometric.SYM6))
         self.register_buffer("Hz_fbank", corrupt.band_filters())
 
-    def forward(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    def forward(
+        self, images: torch.Tensor, debug_percentile: float | None = None, *, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
         """:meth:`apply` after :meth:`sample`. Images and result are ``[N, C, H, W]``."""
-        return self.apply(images, self.sample(images, generator=generator))
+        return self.apply(images, self.sample(images, debug_percentile, generator=generator))
 
     def sample(
         self, images: torch.Tensor, debug_percentile: float | None = None, *, generator: torch.Generator | None = None

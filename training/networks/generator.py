@@ -417,8 +417,9 @@ class Generator(nn.Module):
         c: torch.Tensor | None,
         truncation_psi: float = 1,
         truncation_cutoff: int | None = None,
+        update_emas: bool = False,
         **synthesis_kwargs: Any,
     ) -> Any:
         """``z [N, z_dim]`` and ``c [N, c_dim]`` to what :meth:`SynthesisNetwork.forward` returns."""
-        ws = self.mapping(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
+        ws = self.mapping(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff, update_emas=update_emas)
         return self.synthesis(ws, **synthesis_kwargs)

@@ -13,24 +13,25 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class _Failure:
     message: str
-    by_user: bool
+    kind: type[UserError] | None
 
 
 def together(work: Callable[[], T], what: str) -> list[T]:
     """What ``work`` gives on every rank, in the order of ranks; on every rank.
 
-    Raises whatever ``work`` raises here, and when it failed on another rank alone, :class:`UserError` or
+    Raises whatever ``work`` raises here, and when it failed on another rank alone, the same :class:`UserError` or a
     :class:`RuntimeError` with the same message: no rank is left waiting for one that has given up.
     """
     try:
         mine = work()
     except Exception as error:
-        distributed.all_gather(_Failure(str(error) or type(error).__name__, isinstance(error, UserError)), what, patient=True)
+        kind = type(error) if isinstance(error, UserError) else None
+        distributed.all_gather(_Failure(str(error) or type(error).__name__, kind), what, patient=True)
         raise
     gathered: list[Any] = distributed.all_gather(mine, what, patient=True)
     for part in gathered:
         if isinstance(part, _Failure):
-            raise UserError(part.message) if part.by_user else RuntimeError(f"another process failed at {what}: {part.message}")
+            raise RuntimeError(f"another process failed at {what}: {part.message}") if part.kind is None else part.kind(part.message)
     return gathered
 
 

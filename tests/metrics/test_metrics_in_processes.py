@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from dnnlib.errors import UserError
-from metrics.parallel import on_main, together
+from dnnlib.errors import Unavailable, UserError
 from metrics.runner import evaluate, preflight
 from torch_utils import distributed
+from torch_utils.parallel import on_main, together
 
 ALL = ["fid70_full", "kid70_full", "pr403_full", "dc405_full", "ppl2_40_wend", "is70", "fid50", "kid50", "pr503", "ppl_20_zfull"]
 
@@ -81,6 +81,13 @@ def test_preflight_in_a_group(make_dataset: Any, detector_file: Callable[[str], 
     outcomes = run_on(2, lambda rank: (preflight("fid20_full", path, make_dataset()), preflight("is20", path, make_dataset())))
     assert [type(outcome) for outcome in outcomes] == [UserError, UserError]
     assert "has no class probabilities" in str(outcomes[0])
+
+
+def test_what_cannot_be_downloaded_is_the_same_error_everywhere(make_dataset: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GGDR_OFFLINE", "1")
+    monkeypatch.setenv("GGDR_CACHE_DIR", str(tmp_path))
+    outcomes = run_on(2, lambda rank: preflight("fid20_full", "auto", make_dataset()))
+    assert [type(outcome) for outcome in outcomes] == [Unavailable] * 2
 
 
 @pytest.mark.parametrize("rank_that_fails", [0, 1])
