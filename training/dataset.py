@@ -23,6 +23,9 @@ from training.resolutions import MIN_RESOLUTION, is_resolution
 
 CHANNELS = {"L": 1, "RGB": 3}
 
+#: Of folders with so many bytes of decoded images at most, :meth:`ImageFolderDataset.identity` reads the files.
+READ_FOR_IDENTITY = 2**30
+
 #: Images, labels, and whatever else a data set has for each image.
 Batch = tuple[torch.Tensor, ...]
 
@@ -78,7 +81,7 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
             every = self._every_label()
             self._label_shape = [int(every.max()) + 1] if every.ndim == 1 else list(every.shape[1:])
             self._labels = every[kept]
-        if self.num_images * int(np.prod(self.image_shape)) <= memory_budget_mb * 2**20:
+        if self._decoded_bytes <= memory_budget_mb * 2**20:
             self._pixels = self._load_all()
 
     def __len__(self) -> int:
@@ -144,9 +147,14 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
 
         Large folders are not read for it; of their files, names and sizes count.
         """
-        known = self._digest if self._tree.is_zip or self.in_memory else self._tree.outline(self._names)
+        read = self._tree.is_zip or self._decoded_bytes <= READ_FOR_IDENTITY
+        known = self._digest if read else self._tree.outline(self._names)
         labels = b"" if self._labels is None else self._labels.tobytes()
         return hashlib.sha256(f"{known} {len(self)} ".encode() + labels).hexdigest()
+
+    @property
+    def _decoded_bytes(self) -> int:
+        return self.num_images * int(np.prod(self.image_shape))
 
     @cached_property
     def _digest(self) -> str:

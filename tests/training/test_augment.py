@@ -1,12 +1,15 @@
 import math
+from typing import Any
 
 import pytest
 import torch
+from helpers import resolved_config
 
 from training.augment import PRESETS, AugmentPipe, preset
 from training.augment import resample as resampling
 from training.augment.geometric import SYM6
 from training.augment.rows import reflect_pad
+from training.build import build_augment_pipe
 
 EVERYTHING = preset("bgcfnc")
 
@@ -424,3 +427,9 @@ def test_class_maps_are_otherwise_left_alone():
         assert torch.equal(pipe.warp_classes(classes, pipe.sample(images()), 255), classes)
     with pytest.raises(ValueError, match="drawn for 4 images, not 2"):
         pipe.warp_classes(classes[:2], pipe.sample(images()), 255)
+
+
+@pytest.mark.parametrize(("options", "there"), [({"p": 0}, False), ({"p": 0.2}, True), ({"aug": "ada"}, True), ({"aug": "noaug"}, False)])
+def test_a_fixed_probability_of_zero_has_no_pipe(options: dict[str, Any], there: bool) -> None:
+    """A pipe would displace GGDR's targets even then."""
+    assert (build_augment_pipe(resolved_config(**{"aug": "fixed", **options})) is not None) == there
