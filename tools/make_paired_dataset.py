@@ -89,7 +89,7 @@ def converted(images: FileTree, annotations: FileTree, transform: Transform, zer
             classes = class_map(annotations.read(annotation_name), zero_unlabelled)
             if classes.size != image.size:
                 raise ValueError(f"it is {classes.width}x{classes.height}, and its image {image.width}x{image.height}")
-        except UserError:
+        except (UserError, MemoryError):
             raise
         except Exception as error:  # Pillow raises nearly anything on damaged bytes
             raise UserError(f"'{where}' cannot be used: {reason(error)}") from error

@@ -193,6 +193,8 @@ def _convert(source: Source, index: int, job: _Job) -> _Outcome:
     try:
         loaded = source.load(index)
         image = PIL.Image.fromarray(loaded) if isinstance(loaded, np.ndarray) else decode_image(loaded, job.background)
+    except MemoryError:  # no fault of the image
+        raise
     except Exception as error:  # noqa: BLE001  Pillow raises nearly anything on damaged bytes; the message goes on
         return _Outcome(index, problem=reason(error))
     if image.mode != "L" and job.channels == 1:
