@@ -75,7 +75,7 @@ def runs(images, tmp_path, monkeypatch):
     """An --outdir with one run, and what the loop is called with; a run state appears with the first call."""
     calls = []
 
-    def run(config, run_dir, dataset):
+    def run(config, run_dir, dataset, **options):
         calls.append((config, run_dir))
         (run_dir / "training_options.json").write_text(json.dumps(config.to_dict()))
         (run_dir / "training-state-0000000004.pt").touch()
