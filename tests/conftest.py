@@ -30,3 +30,13 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from small_networks import write_exports
 
     return write_exports(tmp_path_factory.mktemp("exports"))
+
+
+@pytest.fixture
+def unusable_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A GPU's device file, and a PyTorch that cannot use it."""
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setattr("torch_utils.device.DEVICE_FILES", tmp_path)
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

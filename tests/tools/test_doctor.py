@@ -12,7 +12,6 @@ from click.testing import CliRunner
 
 import torch_utils.ops.bias_act as bias_act_module
 from tools import doctor
-from torch_utils import device
 from torch_utils.ops import dispatch
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -114,12 +113,8 @@ def test_as_people_run_it():
     assert "--device=cuda" in CliRunner().invoke(doctor.main, ["--device=cuda"]).output or torch.cuda.is_available()
 
 
-def test_a_gpu_that_pytorch_cannot_use(monkeypatch, tmp_path):
-    (tmp_path / "nvidia0").touch()
-    monkeypatch.setattr(device, "DEVICE_FILES", tmp_path)
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+@pytest.mark.usefixtures("unusable_gpu")
+def test_a_gpu_that_pytorch_cannot_use():
     status, found = findings("--ops=ref")
     assert status == 1
     assert "cannot use" in found["driver"]["fault"]

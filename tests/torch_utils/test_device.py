@@ -125,16 +125,6 @@ def test_whatever_computes_begins_without_tf32(restored_precisions):
     assert precisions()[1] == [False, False, "highest"]
 
 
-@pytest.fixture
-def unusable_gpu(monkeypatch, tmp_path):
-    """A GPU's device file, and a PyTorch that cannot use it."""
-    (tmp_path / "nvidia0").touch()
-    monkeypatch.setattr(device, "DEVICE_FILES", tmp_path)
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-
-
 @pytest.mark.usefixtures("unusable_gpu")
 def test_a_gpu_that_pytorch_cannot_use_is_not_passed_over(monkeypatch):
     with pytest.raises(UserError, match=r"built for CUDA 13\.0\) cannot use.*newer driver.*--device=cpu"):
