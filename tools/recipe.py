@@ -203,8 +203,8 @@ made by `python tools/recipe.py --markdown` and held in step by a test; `python 
 
 **None of these has been run here** at this scale: they need 8 GPUs each (CIFAR-10: 2) and data that this repository does not
 have. What is tested is that every command line is accepted and that trainings resolve to the hyperparameters of their `--cfg`.
-On a CPU at 32×32, figure 2 and what the ablations cost are in [figures.md](figures.md), the claim and the ablations' FID with several
-seeds in [reproduction.md](reproduction.md).
+On a CPU at 32×32, figure 2 and what the ablations cost are in [figures.md](figures.md), the claim with several seeds, with
+targets of 8×8 and 16×16, in [reproduction.md](reproduction.md).
 
 What all have in common (paper, section 4): λ = 10; the target map is 64×64, on CIFAR-10 8×8; R1 regularisation; FID of 50,000
 generated images against all training images; figures with ± are mean and standard deviation of three trainings (here
