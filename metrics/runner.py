@@ -124,7 +124,7 @@ def evaluate(
                 alike = [other for other, of in zip(parsed, needs, strict=True) if of == (real, fake)]
                 shared[real, fake] = _overlaps(alike, reals[real], fakes[fake], collector.device)
             overlap = shared.get((real, fake), {})
-            found.append(_values(metric, None if real is None else reals[real], fakes[fake], overlap, collector.device))
+            found.append(_values(metric, None if real is None else reals[real], fakes[fake], overlap))
         return found
 
     return [
@@ -239,7 +239,7 @@ def _overlaps(metrics: Sequence[Metric], real: FeatureSet, fake: FeatureSet, dev
     return overlaps(real.on(device), fake.on(device), {one.nhood_size for one in wanted}, recall=recall)
 
 
-def _values(metric: Metric, real: Any, fake: Any, shared: Mapping[int, Overlap], device: torch.device) -> dict[str, float]:
+def _values(metric: Metric, real: Any, fake: Any, shared: Mapping[int, Overlap]) -> dict[str, float]:
     compute = metric.family.compute
     try:
         computed = compute.values(shared[compute.nhood_size]) if isinstance(compute, FromOverlap) else compute(real, fake)
