@@ -20,6 +20,7 @@ from analysis_helpers import make_pairs
 from helpers import make_images, open_small, small_state
 
 from dnnlib.errors import UserError
+from dnnlib.files import FolderLock
 from dnnlib.log import LogTee
 from metrics import in_training
 from metrics.results import MetricResult
@@ -312,8 +313,8 @@ def test_transfer_learning_goes_on_without_its_source(images, undisturbed, tmp_p
 
 def test_one_process_at_a_time(images, undisturbed, monkeypatch):
     monkeypatch.setattr(training_loop, "LogTee", lambda path: LogTee(path, patience=0))
-    monkeypatch.setattr("dnnlib.files.AppendFile.lock", lambda self, patience: False)
-    with pytest.raises(UserError, match="another process is writing"):
+    (undisturbed / "log.txt").rename(undisturbed / "log.old")  # a lock on the log itself would go with it
+    with FolderLock(undisturbed), pytest.raises(UserError, match="another process is writing"):
         train(images, undisturbed)
 
 
