@@ -89,6 +89,15 @@ def check(value: object, hint: type[T] | Any, where: str) -> T:
     return cast(T, value)
 
 
+def accepted(value: object, hint: Any) -> bool:
+    """Whether :func:`check` lets a value pass."""
+    try:
+        _check(value, hint, "")
+    except UserError:
+        return False
+    return True
+
+
 def shown(value: object, limit: int = 80) -> str:
     """A value from outside in one short printable line, for messages."""
     try:
@@ -185,7 +194,7 @@ def _matches(value: Any, hint: Any) -> bool:
     """Is ``value`` of the annotated type? Stricter than ``isinstance``: a bool is no number, and numbers are finite."""
     origin = typing.get_origin(hint)
     if origin in (types.UnionType, typing.Union):
-        return any(_fits(value, option) for option in typing.get_args(hint))
+        return any(accepted(value, option) for option in typing.get_args(hint))
     if origin is Literal:
         return any(type(value) is type(option) and value == option for option in typing.get_args(hint))
     if origin is tuple:
@@ -197,14 +206,6 @@ def _matches(value: Any, hint: Any) -> bool:
     if origin is not None or typing.is_typeddict(hint):  # a container: _check looked into those that fit
         return False
     return isinstance(value, hint)
-
-
-def _fits(value: object, hint: Any) -> bool:
-    try:
-        _check(value, hint, "")
-    except UserError:
-        return False
-    return True
 
 
 def _describe(hint: Any) -> str:

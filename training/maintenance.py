@@ -159,7 +159,11 @@ class Maintenance:
         policy = KeepPolicy.parse(state.config.upkeep.keep_snapshots)
         if policy is None:
             return
-        best = best_snapshot(self.run_dir, state.config.metrics.names[0]) if policy.best else None
+        try:
+            best = best_snapshot(self.run_dir, state.config.metrics.names[0]) if policy.best else None
+        except UserError as error:
+            print(f"Warning: no snapshot is removed, since nothing tells which is the best: {error}", file=sys.stderr, flush=True)
+            return
         for name in policy.superfluous(state.snapshots, None if best is None else best.name):
             with contextlib.suppress(OSError):  # one that can't be removed harms nothing
                 (self.run_dir / name).unlink(missing_ok=True)

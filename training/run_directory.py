@@ -5,8 +5,10 @@ from pathlib import Path
 
 OPTIONS_FILE = "training_options.json"
 
-_SNAPSHOT = re.compile(r"network-snapshot-(\d+)\.pkl")
-_STATE = re.compile(r"training-state-(\d+)\.pt")
+#: Names of network pickles and of run states; what is named otherwise is not the run's.
+SNAPSHOT_PATTERN = r"network-snapshot-([0-9]{6,15})\.pkl"
+_SNAPSHOT = re.compile(SNAPSHOT_PATTERN)
+_STATE = re.compile(r"training-state-([0-9]{10,18})\.pt")
 
 
 def snapshot_name(images_seen: int) -> str:

@@ -165,7 +165,7 @@ def test_files_that_cannot_be_had(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"can't write .*metric-fid50k_full\.jsonl: No such file"):
         append_result(RESULT, tmp_path / "none", "x.pkl")
     results_path(tmp_path, "fid50k_full").mkdir()
-    with pytest.raises(UserError, match=r"can't read .*metric-fid50k_full\.jsonl: Is a directory"):
+    with pytest.raises(UserError, match=r"cannot read .*metric-fid50k_full\.jsonl: Is a directory"):
         read_results(tmp_path, "fid50k_full")
 
 
