@@ -141,6 +141,12 @@ class Checked:
             if value is not None and value < low:
                 raise UserError(f"{self._where(name)} must be at least {low:g}, not {value:g}")
 
+    def _at_most(self, high: float, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and value > high:
+                raise UserError(f"{self._where(name)} must be at most {high:g}, not {value:g}")
+
     def _above_zero(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)

@@ -114,7 +114,7 @@ def test_what_must_stay_is_refused(images, runs, tmp_path):
     refused(invoke(f"--continue={run_dir}", f"--outdir={tmp_path}"), "is not where --continue=")
     refused(invoke(f"--continue={tmp_path / 'nothing'}"), "is not a folder")
     (run_dir / "training-state-0000000004.pt").unlink()
-    refused(invoke(f"--continue={run_dir}"), "has no training-state-*.pt", "start it anew")
+    refused(invoke(f"--continue={run_dir}"), "has no training-state-*.pt", "start a new run")
     assert len(runs) == 1
 
 

@@ -194,7 +194,7 @@ def test_options_of_a_run_directory(tmp_path):
 
 
 def test_without_a_state_it_says_what_there_is(tmp_path):
-    with pytest.raises(UserError, match=r"has no training-state.*start it anew"):
+    with pytest.raises(UserError, match=r"has no training-state.*start a new run"):
         check_has_state(tmp_path)
     for kimg in (100, 200):
         (tmp_path / f"network-snapshot-{kimg:06d}.pkl").touch()
