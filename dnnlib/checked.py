@@ -6,7 +6,7 @@
         steps: Count
         snapshots: list[Annotated[str, form(r"network-snapshot-[0-9]+\\.pkl", "the name of a snapshot")]]
 
-    counters = check(values, Counters, f"{path}: counters")
+    counters = check(values, Counters, f"{path}:")
 """
 
 import dataclasses
@@ -80,7 +80,7 @@ def check(value: object, hint: type[T] | Any, where: str) -> T:
     Args:
         value: from a file.
         hint: the annotation.
-        where: names the value at the start of messages, such as ``"state.pt: counters"``.
+        where: names the value at the start of messages, such as ``"state.pt:"``; names of what is inside follow.
 
     Raises:
         UserError: it is not; the line names the innermost value that is wrong.
@@ -184,16 +184,20 @@ def _check(value: object, hint: Any, where: str) -> None:
         if missing:
             raise UserError(f"{where} lacks {', '.join(missing)}")
         for name in hints.keys() & value.keys():
-            _check(value[name], hints[name], f"{where}.{name}")
+            _check(value[name], hints[name], _inside(where, name))
     elif origin is dict and isinstance(value, dict):
         for key, item in value.items():
             _check(key, parts[0], f"{where}: the key {shown(key)}")
-            _check(item, parts[1], f"{where}.{one_line(str(key), 80)}")
+            _check(item, parts[1], _inside(where, one_line(str(key), 80)))
     elif origin is list and isinstance(value, list):
         for index, item in enumerate(value):
             _check(item, parts[0], f"{where}[{index}]")
     elif not _matches(value, hint):
         raise UserError(f"{where} must be {_describe(hint)}, not {shown(value)}")
+
+
+def _inside(where: str, name: str) -> str:
+    return f"{where} {name}" if where.endswith(":") else f"{where}.{name}"
 
 
 def _matches(value: Any, hint: Any) -> bool:

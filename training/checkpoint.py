@@ -152,7 +152,7 @@ class RunState:
             return path
 
         path = on_main(newest, "the training state")
-        saved = check_document(read[0] if read else read_state(path), f"the training state {path}")
+        saved = check_document(read[0] if read else read_state(path), f"the training state {path}:")
         check_same_run(saved["config"], config, f"the training state {path}")
         if saved["data"] != identity:
             raise UserError(

@@ -1,5 +1,6 @@
 """Going on with a run: which options may differ from it, and which run a command line means. Nothing here imports torch."""
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -65,11 +66,20 @@ def check_owner(run_dir: Path, *, trust: bool) -> None:
     A run directory says which data and which detector, a program in TorchScript, are to be used.
     """
     for path in [] if trust else [run_dir, run_dir / OPTIONS_FILE, *state_paths(run_dir)]:
-        if not {path.lstat().st_uid, path.stat().st_uid} <= {os.geteuid()}:
+        if not _owners(path) <= {os.geteuid()}:
             raise UserError(
                 f"--continue={run_dir}: {path} belongs to another user, and a run can be made to start any program (SECURITY.md); "
                 "give --trust if you trust its owner"
             )
+
+
+def _owners(path: Path) -> set[int]:
+    """User ids of a file and, where it is a link, of what it leads to; as far as they are there."""
+    found = set()
+    with contextlib.suppress(OSError):
+        found.add(path.lstat().st_uid)
+        found.add(path.stat().st_uid)
+    return found
 
 
 def has_state(run_dir: Path) -> bool:

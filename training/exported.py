@@ -113,7 +113,7 @@ def parse_header(document: str | bytes | None, name: str) -> dict[str, Any]:
     """The JSON of :func:`training.export.header`. Raises :class:`UserError` when it is missing, damaged or of another version."""
     if document is None:
         raise UserError(f"{name} was not made by tools/convert.py: it does not say what its inputs are")
-    damaged = f"{name} is damaged: what it says of its inputs"
+    damaged = f"{name} is damaged: its header"
     about: dict[str, Any] = check(parse_json(document, damaged, finite=False), dict, damaged)
     if about.get("format") != FORMAT or about.get("version") != VERSION:
         found = f"{shown(about.get('format'))} {shown(about.get('version'))}"

@@ -162,7 +162,7 @@ def read_header(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} does not describe networks (its 'format' is not '{FORMAT}')")
     if header.get("version") != VERSION:
         raise UserError(f"{path} has version {shown(header.get('version'))}, this program reads version {VERSION}; update the program")
-    check(header, Header, f"{path} is damaged: the header")
+    check(header, Header, f"{path} is damaged:")
     check_recorded(header, str(path))
     return header
 

@@ -63,9 +63,17 @@ class Statistics(TypedDict):
 
 
 def check_document(saved: object, where: str) -> StateDocument:
-    """The file on the outside and its counters. Raises :class:`UserError`, as everything here does, for what is not as it must be."""
+    """The file on the outside, and its counters.
+
+    Args:
+        saved: what the file holds.
+        where: its name with a colon, for messages.
+
+    Raises:
+        UserError: something is not as it must be, as everywhere in this module.
+    """
     document: StateDocument = check(saved, StateDocument, where)
-    counters, at = document["counters"], f"{where}.counters"
+    counters, at = document["counters"], f"{where} counters"
     for name in ("tick_start", "snapshot_at", "tick", "steps"):
         if counters[name] > counters["images_seen"]:
             raise UserError(f"{at}.{name} must be at most images_seen, {counters['images_seen']}, and is more")

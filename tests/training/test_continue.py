@@ -418,7 +418,7 @@ def test_a_disk_that_is_full_at_the_end(images, undisturbed, tmp_path, monkeypat
     calls = []
     with monkeypatch.context() as context:
         FullFor(context, owner, name, lambda: calls.append(1) or len(calls) > 2)
-        with pytest.raises(UserError, match=rf"No space left on device.*make room, and go on .*--continue={tmp_path / 'run'}"):
+        with pytest.raises(UserError, match=rf"No space left on device.*make room, and go on from .*--continue={tmp_path / 'run'}"):
             train(images, tmp_path / "run")
     assert newest_state(tmp_path / "run")[1]["counters"]["steps"] == 7
     train(images, tmp_path / "run")
