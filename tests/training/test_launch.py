@@ -255,7 +255,7 @@ def test_a_restart_goes_on_in_its_own_folder_only(tmp_path: Path, monkeypatch: p
     assert launch.interrupted_run(str(tmp_path / "runs")) == mine
     for named in (other, tmp_path / "runs" / "00001-a", tmp_path / "runs" / ".." / "other" / "00000-a"):
         monkeypatch.setattr(elastic, "recall", lambda key, named=named: str(named))
-        with pytest.raises(UserError, match="told to go on in .*, which is not in --outdir="):
+        with pytest.raises(UserError, match=r"told to go on in .*, which is not in --outdir="):
             launch.interrupted_run(str(tmp_path / "runs"))
     with pytest.raises(UserError, match="not in --outdir=None"):
         launch.interrupted_run(None)
