@@ -6,15 +6,16 @@ import os
 import sys
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from dnnlib.download import CACHE_VARIABLE, cache_root
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
+from dnnlib.untrusted import parsing
 from metrics.sampling import ImageDataset, real_images
 from metrics.statistics import FeatureSet, Moments
 
@@ -69,10 +70,12 @@ class StatisticsCache:
         if not path.exists():
             return None
         try:
-            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:  # np.load leaves a damaged file open
-                return _checked(dict(file))
-        except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-            print(f"Warning: the cache file {path} is damaged ({error}); computing it anew", file=sys.stderr)
+            with parsing(f"the cache file {path}", "is damaged"), open(path, "rb", opener=_without_waiting) as stream:
+                _check_unpacked_size(stream)
+                with np.load(stream, allow_pickle=False) as file:  # which leaves a damaged file open
+                    return _checked(dict(file))
+        except UserError as error:
+            print(f"Warning: {error}; computing it anew", file=sys.stderr)
             return None
 
     def store(self, key: Key, value: Statistics) -> None:
@@ -99,13 +102,30 @@ class NoCache:
         """Drop the value."""
 
 
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # for a pipe
+
+
+def _check_unpacked_size(stream: IO[bytes]) -> None:
+    """:func:`numpy.savez` does not compress. Raises :class:`ValueError` for a file that unpacks to more than it has."""
+    with zipfile.ZipFile(stream) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > os.fstat(stream.fileno()).st_size:
+        raise ValueError(f"it unpacks to {unpacked} bytes, more than it has")
+    stream.seek(0)
+
+
 def _checked(arrays: dict[str, np.ndarray]) -> Statistics:
     if "features" in arrays:
         features = arrays["features"]
-        if features.ndim != 2 or features.dtype != np.float32 or not np.isfinite(features).all():
+        if features.ndim != 2 or features.size == 0 or features.dtype != np.float32 or not np.isfinite(features).all():
             raise ValueError("its features are not finite float32 [N, F]")
         return FeatureSet(features)
     count, mean, covariance = arrays["count"], arrays["mean"], arrays["covariance"]
-    if mean.ndim != 1 or covariance.shape != mean.shape * 2 or not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise ValueError("its moments are not finite [F] and [F, F]")
+    if count.shape or count.dtype != np.int64 or count < 1:
+        raise ValueError("its count is not a whole number from 1")
+    if mean.ndim != 1 or covariance.shape != mean.shape * 2 or (mean.dtype, covariance.dtype) != (np.float64, np.float64):
+        raise ValueError("its moments are not float64 [F] and [F, F]")
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all() and (covariance.diagonal() >= 0).all()):
+        raise ValueError("its moments are not finite, or a variance is negative")
     return Moments(int(count), mean, covariance)

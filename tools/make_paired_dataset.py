@@ -23,10 +23,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dnnlib.cli import Command, friendly_errors
 from dnnlib.errors import UserError
+from dnnlib.untrusted import reason
 from training.dataset_import import Transform
 from training.dataset_import.decode import decode_image
 from training.dataset_import.writer import DatasetWriter, check_apart, encode_png, open_store
-from training.file_tree import FileTree, reason
+from training.file_tree import FileTree
 from training.paired import FOLDERS, MAX_CLASSES, UNLABELLED
 
 

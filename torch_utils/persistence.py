@@ -20,6 +20,7 @@ from torch_utils.pickles.record import CLASSES, NetworkRecord
 from torch_utils.pickles.reference import record_from_reference
 from torch_utils.pickles.unpickler import DamagedPickle, ForbiddenName, read_pickle
 from torch_utils.pickles.values import NAMES, PersistentObject, StoredTensor, plain
+from torch_utils.recorded import check_recorded
 
 FORMAT = "stylegan2-ada-ggdr networks"
 VERSION = 2
@@ -124,6 +125,7 @@ def _load(stream: IO[bytes], name: str) -> dict[str, Any]:
             loaded[part] = _dictionary(data.get(part))
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"{name} cannot be used: its {part} is damaged or of an unknown kind ({_line(error)})") from error
+    check_recorded(loaded, name)
     if loaded["G_ema"] is None:
         raise UserError(f"{name} has no G_ema, the network that images are made with")
     return loaded

@@ -17,7 +17,8 @@ import torch
 
 from dnnlib.errors import UserError
 from dnnlib.interrupt import SIGNALS
-from training.file_tree import FileTree, reason
+from dnnlib.untrusted import parsing
+from training.file_tree import FileTree
 from training.labels import LABEL_FILE, label_array, labels_for, read_labels
 from training.resolutions import MIN_RESOLUTION, is_resolution
 
@@ -213,12 +214,9 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
 def read_pixels(tree: FileTree, name: str) -> np.ndarray:
     """Decode one greyscale or RGB image as uint8 ``[C, H, W]``, pixels as stored. Raises :class:`UserError` otherwise."""
     content = tree.read(name)
-    try:
-        with PIL.Image.open(io.BytesIO(content)) as image:
-            mode = image.mode + (" with transparency" if "transparency" in image.info else "")
-            pixels = np.asarray(image) if mode in CHANNELS else None
-    except Exception as error:  # Pillow raises nearly anything on damaged bytes
-        raise UserError(f"'{name}' in '{tree.path}' is broken: {reason(error)}; mend or remove it") from error
+    with parsing(f"'{name}' in '{tree.path}'", "is broken", "mend or remove it"), PIL.Image.open(io.BytesIO(content)) as image:
+        mode = image.mode + (" with transparency" if "transparency" in image.info else "")
+        pixels = np.asarray(image) if mode in CHANNELS else None
     if pixels is None:
         raise UserError(f"'{name}' in '{tree.path}' is {mode}, not RGB or 8-bit greyscale (L); convert the images with dataset_tool.py")
     return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], CHANNELS[mode]).transpose(2, 0, 1))

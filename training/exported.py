@@ -1,19 +1,41 @@
 """Generators that were exported, as renderers: an ``.onnx`` file in onnxruntime, a ``.pt2`` file in PyTorch."""
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
 import torch
 
+from dnnlib.checked import between, check, shown
 from dnnlib.errors import UserError
 from dnnlib.optional import optional_import
+from dnnlib.untrusted import parse_json
+from torch_utils.recorded import Described, check_recorded
 from training.export import FORMAT, HEADER_KEY, VERSION, Run, onnx_session, run_onnx
 from training.network_files import EXPORTS
 from training.program_archive import read_extra, read_program
 from training.rendering import Noise, in_fixed_calls
+
+Size = Annotated[int, between(0, 2**16)]
+
+
+class Sizes(TypedDict):
+    """Among a generator's arguments, what its inputs follow from."""
+
+    z_dim: Size
+    c_dim: Size
+
+
+class ExportHeader(TypedDict):
+    """What :func:`training.export.header` writes, beside what :func:`torch_utils.recorded.check_recorded` looks at."""
+
+    G_ema: Described
+    noise_resolutions: list[Size]
+    noise: Literal["const", "external"]
+    psi: float | None
+    training_set_kwargs: dict[str, object] | None
+    info: dict[str, object] | None
 
 
 class ExportedRenderer:
@@ -91,20 +113,15 @@ def parse_header(document: str | bytes | None, name: str) -> dict[str, Any]:
     """The JSON of :func:`training.export.header`. Raises :class:`UserError` when it is missing, damaged or of another version."""
     if document is None:
         raise UserError(f"{name} was not made by tools/convert.py: it does not say what its inputs are")
-    try:
-        about = json.loads(document)
-        if about["format"] != FORMAT or about["version"] != VERSION:
-            raise UserError(f"{name} has the format '{about['format']}' {about['version']}; this program reads '{FORMAT}' {VERSION}")
-        arguments = about["G_ema"]["init_kwargs"]
-        sizes = [arguments["z_dim"], arguments["c_dim"], *about["noise_resolutions"]]
-        if not all(isinstance(size, int) and 0 <= size <= 2**16 for size in sizes) or about["noise"] not in ("const", "external"):
-            raise ValueError("a size or the kind of noise is wrong")
-        if not isinstance(about["psi"], int | float | None):
-            raise ValueError("psi is no number")
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{name} is damaged: what it says of its inputs cannot be read ({type(error).__name__}: {error})") from error
-    found: dict[str, Any] = about
-    return found
+    damaged = f"{name} is damaged: its header"
+    about: dict[str, Any] = check(parse_json(document, damaged, finite=False), dict, damaged)
+    if about.get("format") != FORMAT or about.get("version") != VERSION:
+        found = f"{shown(about.get('format'))} {shown(about.get('version'))}"
+        raise UserError(f"{name} has the format {found}; this program reads '{FORMAT}' {VERSION}")
+    check(about, ExportHeader, damaged)
+    check(about["G_ema"]["init_kwargs"], Sizes, f"{damaged}: G_ema.init_kwargs")
+    check_recorded(about, name)
+    return about
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:

@@ -2,13 +2,13 @@
 
 import hashlib
 import os
-import re
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from dnnlib.errors import UserError
+from dnnlib.untrusted import parsing, reason
 
 # Raster formats that Pillow reads by itself. Not Pillow's whole registry: that names formats needing outside programs too.
 IMAGE_SUFFIXES = {
@@ -55,12 +55,8 @@ class FileTree:
 
     def read(self, name: str) -> bytes:
         """The content of one file. Raises :class:`UserError` with its name when it can't be read."""
-        try:
+        with parsing(f"'{name}' in '{self.path}'"):
             return self._zip().read(self._members[name]) if self.is_zip else (self.path / name).read_bytes()
-        except UserError:
-            raise
-        except Exception as error:  # a damaged or encrypted zip member raises nearly anything
-            raise UserError(f"cannot read '{name}' in '{self.path}': {reason(error)}") from error
 
     def digest(self, names: Iterable[str]) -> str:
         """SHA-256 of the contents of some files, in order; of a zip, of the checksums and sizes that its directory records."""
@@ -87,10 +83,8 @@ class FileTree:
 
     def _zip(self) -> zipfile.ZipFile:
         if self._handle is None or self._handle_pid != os.getpid():
-            try:
+            with parsing(f"'{self.path}'", "is no zip that can be read", "give a folder of images or a zip"):
                 self._handle = zipfile.ZipFile(self._place)
-            except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
-                raise UserError(f"'{self.path}' is no zip that can be read ({reason(error)}); give a folder of images or a zip") from error
             self._handle_pid = os.getpid()
         return self._handle
 
@@ -109,13 +103,6 @@ def folder_exists(path: str | os.PathLike[str]) -> bool:
     """Whether there is such a folder, on disk or in a zip. Raises :class:`UserError` for a zip that can't be read."""
     place, inside = split_zip(path)
     return any(name.startswith(inside) for name in FileTree(place).names) if inside else place.is_dir()
-
-
-def reason(error: BaseException) -> str:
-    """What an exception says, on one line, for the end of a message."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    text = re.sub(r" ?<_io\.\w+ object at 0x[0-9a-f]+>", "", text)  # Pillow names the file that it reads, here one in memory
-    return " ".join(text.split()) or type(error).__name__
 
 
 def _walk(folder: Path) -> Iterator[str]:

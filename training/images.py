@@ -10,8 +10,8 @@ import torch
 
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
+from dnnlib.untrusted import reason
 from training.dataset_import.decode import decode_image
-from training.file_tree import reason
 
 
 def from_uint8(images: torch.Tensor, device: torch.device | str = "cpu") -> torch.Tensor:

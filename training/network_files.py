@@ -11,20 +11,23 @@ import json
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 import torch
 from torch import nn
 
+from dnnlib.checked import check, shown
 from dnnlib.download import is_address, local_file
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write, file_sha256
 from dnnlib.optional import optional_import
+from dnnlib.untrusted import read_json
 from torch_utils.persistence import NETWORKS, load_network_pkl, save_network_pkl
 from torch_utils.pickles.record import NetworkRecord
 from torch_utils.pickles.values import StoredTensor
+from torch_utils.recorded import Described, check_recorded
 
 FORMAT = "stylegan2-ada-ggdr networks as safetensors"
 VERSION = 1
@@ -38,6 +41,13 @@ def suffix_of(source: str | os.PathLike[str]) -> str:
     """The ending of a path or an address, in small letters, by which formats are told apart."""
     text = os.fspath(source)
     return Path(urlsplit(text).path if is_address(text) else text).suffix.lower()
+
+
+class Header(TypedDict):
+    """The JSON beside a ``.safetensors`` file, beside what :func:`torch_utils.recorded.check_recorded` looks at."""
+
+    sha256: str
+    networks: dict[str, Described | None]
 
 
 #: What the networks in a file are called.
@@ -147,19 +157,13 @@ def load_safetensors(path: Path, header_path: Path) -> dict[str, Any]:
 
 def read_header(path: Path) -> dict[str, Any]:
     """The JSON beside a ``.safetensors`` file. Raises :class:`UserError` when it is of another kind."""
-    try:
-        header = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no valid JSON: {error}") from error
+    header = read_json(path, finite=False)
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise UserError(f"{path} does not describe networks (its 'format' is not '{FORMAT}')")
     if header.get("version") != VERSION:
-        raise UserError(f"{path} has version {header.get('version')}, this program reads version {VERSION}; update the program")
-    networks = header.get("networks")
-    if not isinstance(header.get("sha256"), str) or not isinstance(networks, dict):
-        raise UserError(f"{path} is damaged: it lacks 'sha256' or 'networks'")
-    if not all(packed is None or isinstance(packed, dict) for packed in networks.values()):
-        raise UserError(f"{path} is damaged: one of its networks is not described")
+        raise UserError(f"{path} has version {shown(header.get('version'))}, this program reads version {VERSION}; update the program")
+    check(header, Header, f"{path} is damaged:")
+    check_recorded(header, str(path))
     return header
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dnnlib.download import local_file
-from dnnlib.errors import UserError
+from dnnlib.errors import UserError, printable
 from dnnlib.files import file_sha256
 from torch_utils.persistence import NETWORKS
 from torch_utils.pickles.record import ARGUMENTS, check_arguments
@@ -62,7 +62,7 @@ def table(about: Mapping[str, Any]) -> str:
         if network is not None:
             rows.append(("", f"weights' SHA-256 {network['weights_sha256']}"))
     width = max(len(title) for title, _ in rows) + 2
-    return "\n".join(f"{title:{width}s}{value}" for title, value in rows)
+    return "\n".join(f"{title:{width}s}{printable(str(value))}" for title, value in rows)
 
 
 def _line(network: Mapping[str, Any]) -> str:

@@ -81,9 +81,9 @@ def test_a_whole_file_with_content_that_is_no_archive(tmp_path, monkeypatch):
 def test_one_that_cannot_be_read_is_passed_over(run_dir, capsys):
     newest = state_path(run_dir, 300)
     newest.unlink()
-    newest.mkdir()
+    newest.symlink_to(newest.name)  # whoever runs this
     assert newest_state(run_dir)[1]["at"] == 200
-    assert "cannot be read (Is a directory)" in capsys.readouterr().err
+    assert "cannot be read (Too many levels of symbolic links)" in capsys.readouterr().err
 
 
 def test_all_damaged(run_dir):
@@ -157,3 +157,11 @@ def test_a_limit_on_file_sizes_leaves_the_state_before(tmp_path):
         check_full(tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_folder_named_like_a_state_is_none(run_dir):
+    for images_seen in (150, 400):
+        state_path(run_dir, images_seen).mkdir()
+    assert [images_in_state(path) for path in state_paths(run_dir)] == [300, 200, 100]
+    prune_states(run_dir, state_path(run_dir, 300))
+    assert [images_in_state(path) for path in state_paths(run_dir)] == [300, 200]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy._core.multiarray import _reconstruct
 
 from dnnlib.errors import UserError
-from training.file_tree import reason
+from dnnlib.untrusted import reason
 
 CIFAR_BATCHES = [f"cifar-10-batches-py/data_batch_{number}" for number in range(1, 6)]
 MNIST_SIZE = 28

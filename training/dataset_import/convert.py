@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 from dnnlib.errors import UserError
 from dnnlib.interrupt import end_with_parent, unwinding
+from dnnlib.untrusted import reason
 from training.dataset_import.decode import Color, decode_image
 from training.dataset_import.sources import LabelSource, Source, open_source
 from training.dataset_import.transform import TooSmall, Transform, check_output_size
 from training.dataset_import.writer import DatasetWriter, check_apart, check_dest, encode_png, open_writer
-from training.file_tree import reason
 from training.labels import Label
 
 CHUNK = 8  # images a task: enough that passing tasks around costs little, few enough that large images fit

@@ -10,8 +10,9 @@ import numpy as np
 
 from dnnlib.errors import UserError
 from dnnlib.optional import optional_import
+from dnnlib.untrusted import reason
 from training.dataset_import.archives import read_cifar10, read_mnist
-from training.file_tree import FileTree, reason
+from training.file_tree import FileTree
 from training.labels import LABEL_FILE, Label, labels_for, read_labels
 
 LabelSource = Literal["dataset.json", "subfolders", "none"]

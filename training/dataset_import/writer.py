@@ -15,7 +15,8 @@ import PIL.Image
 
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
-from training.file_tree import reason, split_zip
+from dnnlib.untrusted import reason
+from training.file_tree import split_zip
 from training.labels import LABEL_FILE, Label
 
 # Zlib's usual level: a tenth to a fifth smaller than the fastest one, and decoding, which happens every epoch, costs the same

@@ -1,0 +1,156 @@
+"""Files that somebody else may have made: what goes wrong in reading one becomes a single line that names it."""
+
+import contextlib
+import errno
+import json
+import math
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dnnlib.errors import UserError, printable
+
+MAX_REASON = 300  # characters of an exception's text
+MAX_JSON = 2**24  # bytes of a document; parsed it takes up to 25 times as much
+MAX_NESTING = 64  # lists and objects inside each other
+
+#: Operating system errors that a file's content causes, by a senseless offset or length. All others are the disk's.
+_CONTENT_ERRORS = {None, errno.EINVAL, errno.EOVERFLOW, errno.EFBIG}
+
+#: Exceptions that only a fault of the program raises. They keep their traceback.
+_PROGRAM_FAULTS = (ImportError, NameError)
+
+
+@contextlib.contextmanager
+def parsing(what: str, fault: str = "cannot be read", advice: str = "") -> Iterator[None]:
+    """Around the parsing of outside content: whatever the parser raises becomes ``{what} {fault}: reason; {advice}``.
+
+    Parsers (Pillow, numpy, zipfile, lmdb, protobuf, ...) raise nearly any exception on damaged or hostile bytes, so the
+    kinds are told apart by what they are not. A :class:`UserError` passes as it is. An error of the disk (no such file, no
+    permission, no space, a read error) does not blame the content: it becomes ``cannot read {what}: reason``.
+    A fault of the program (:class:`ImportError`, :class:`NameError`) keeps its traceback.
+    Put as little as possible into the block: the parser and the checks of what it gave.
+
+    Args:
+        what: names the file, or the part of one, at the start of the line.
+        fault: what is wrong with it.
+        advice: what to do about it; empty for none.
+
+    Raises:
+        UserError: in place of what the block raised.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except _PROGRAM_FAULTS:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno not in _CONTENT_ERRORS:
+            raise UserError(f"cannot read {what}: {reason(error)}") from error
+        raise UserError(f"{what} {fault}: {reason(error)}" + (f"; {advice}" if advice else "")) from error
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, in one printable line, for the end of a message."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, MemoryError):
+        return f"it asks for more memory than there is ({one_line(text)})" if text else "it asks for more memory than there is"
+    if isinstance(error, KeyError):  # whose text is the bare key
+        text = f"it lacks {text}"
+    return one_line(_without_addresses(text)) or type(error).__name__
+
+
+def one_line(text: str, limit: int = MAX_REASON) -> str:
+    """``text`` on one line of at most ``limit`` characters, with control characters and broken Unicode as escapes.
+
+    Use it for whatever a file holds before it reaches a terminal: escapes cannot move the cursor or forge a line.
+    """
+    line = " ".join(text[: 4 * limit].split())
+    line = printable(line)
+    return line if len(line) <= limit else line[:limit] + "..."
+
+
+def parse_json(content: bytes | str, what: str, *, limit: int = MAX_JSON, finite: bool = True, advice: str = "") -> Any:
+    """The value of a JSON document from outside, in bounded memory.
+
+    Args:
+        content: of the file; bytes are UTF-8 (or what :func:`json.loads` finds them to be).
+        what: names the document in messages.
+        limit: bytes (or characters) that it may have.
+        finite: refuse ``NaN`` and ``Infinity``, and numbers too large for a float, which become infinite.
+        advice: what to do about a faulty one.
+
+    Raises:
+        UserError: it is too large, no JSON, nested deeper than :data:`MAX_NESTING`, has a key twice in one object, or
+            numbers that are not finite where they must be.
+    """
+    with parsing(what, "is no valid JSON", advice):
+        if len(content) > limit:
+            raise ValueError(f"it has {len(content)} bytes, more than the {limit} that are read")
+        numbers: dict[str, Any] = {"parse_constant": _refuse_constant, "parse_float": _finite_float} if finite else {}
+        value = json.loads(content, object_pairs_hook=_object, **numbers)
+        _check_nesting(value)
+    return value
+
+
+def read_json(path: str | os.PathLike[str], *, limit: int = MAX_JSON, finite: bool = True, advice: str = "") -> Any:
+    """The value of a JSON file, see :func:`parse_json`. Raises :class:`UserError` when it can't be read, too."""
+    return parse_json(read_bytes(path, limit=limit), str(path), limit=limit, finite=finite, advice=advice)
+
+
+def read_bytes(path: str | os.PathLike[str], *, limit: int) -> bytes:
+    """The content of an ordinary file of at most ``limit`` bytes. Raises :class:`UserError`; waits for no pipe or device."""
+    with parsing(str(path)):
+        with open(path, "rb", opener=_without_waiting) as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise ValueError("it is no ordinary file")
+            content = stream.read(limit + 1)
+        if len(content) > limit:
+            raise ValueError(f"it has {Path(path).stat().st_size} bytes, more than the {limit} that are read")
+    return content
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """For :func:`open`: opening a pipe with nobody at its other end does not wait."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _without_addresses(text: str) -> str:
+    """Pillow names the file that it reads, which is one in memory: `` <_io.BytesIO object at 0x7f...>``."""
+    before, found, after = text.partition("<_io.")
+    return f"{before.rstrip()} {after.partition('>')[2].lstrip()}".strip() if found else text
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
+def _finite_float(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{one_line(text, 20)} is too large a number")
+    return number
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return values
+
+
+def _check_nesting(value: Any) -> None:
+    """Level by level, since a recursive walk is what deep nesting breaks."""
+    level, depth = [value], 0
+    while level:
+        if depth > MAX_NESTING:
+            raise ValueError(f"it is nested deeper than {MAX_NESTING} levels")
+        inner = (part.values() if isinstance(part, dict) else part for part in level if isinstance(part, dict | list))
+        level = [item for items in inner for item in items if isinstance(item, dict | list)]
+        depth += 1
