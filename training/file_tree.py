@@ -133,6 +133,8 @@ class FileTree:
 
     def _list(self) -> Listing:
         if not self.is_zip:
+            if self._place.exists() and not self._place.is_dir():
+                raise UserError(f"'{self.path}' is neither a folder nor a zip; give a folder of images or a zip of them")
             return list_folder(self.path) if self._place.exists() else Listing()
         with parsing(f"'{self.path}'", "is no zip that can be read", "give a folder of images or a zip"):
             found = list_zip(self._zip().infolist(), self._inside, self.path)
