@@ -5,21 +5,23 @@ import json
 import os
 import sys
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from dnnlib.arrays import read_arrays
 from dnnlib.download import CACHE_VARIABLE, cache_root
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
+from dnnlib.untrusted import parsing
 from metrics.sampling import ImageDataset, real_images
 from metrics.statistics import FeatureSet, Moments
 
 # Count up when features or statistics are computed otherwise: older files are then not found.
 CODE_VERSION = 1
+
+MAX_STATISTICS = 2**34  # bytes of a file: features of 2 million images
 
 Key = Mapping[str, str | int]
 Statistics = Moments | FeatureSet
@@ -69,10 +71,11 @@ class StatisticsCache:
         if not path.exists():
             return None
         try:
-            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:  # np.load leaves a damaged file open
-                return _checked(dict(file))
-        except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-            print(f"Warning: the cache file {path} is damaged ({error}); computing it anew", file=sys.stderr)
+            arrays = read_arrays(path, limit=MAX_STATISTICS)
+            with parsing(str(path), "is damaged"):
+                return _checked(arrays)
+        except UserError as error:
+            print(f"Warning: a file of the cache cannot be used: {error}; computing it anew", file=sys.stderr)
             return None
 
     def store(self, key: Key, value: Statistics) -> None:
@@ -106,6 +109,14 @@ def _checked(arrays: dict[str, np.ndarray]) -> Statistics:
             raise ValueError("its features are not finite float32 [N, F]")
         return FeatureSet(features)
     count, mean, covariance = arrays["count"], arrays["mean"], arrays["covariance"]
-    if mean.ndim != 1 or covariance.shape != mean.shape * 2 or not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+    if (
+        mean.ndim != 1
+        or mean.dtype.kind != "f"
+        or covariance.dtype.kind != "f"
+        or covariance.shape != mean.shape * 2
+        or not (np.isfinite(mean).all() and np.isfinite(covariance).all())
+    ):
         raise ValueError("its moments are not finite [F] and [F, F]")
+    if count.shape != () or count.dtype.kind not in "iu" or count < 1:
+        raise ValueError("its count is no number of images")
     return Moments(int(count), mean, covariance)

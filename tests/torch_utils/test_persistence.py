@@ -73,7 +73,7 @@ def test_what_is_loaded_can_be_trained_and_saved_again(networks, path, tmp_path)
 
 
 def test_layouts_and_precisions_survive(tmp_path):
-    """Half precision, double precision, odd values, channels-last and transposed weights."""
+    """Odd values, channels-last and transposed weights; half and double precision become single."""
     G = Generator(2, 0, 2, 8, 1, {"num_layers": 1}, dict(channel_base=32, channel_max=4, num_fp16_res=1, fp16_channels_last=True))
     D = Discriminator(0, 8, 1, channel_base=32, channel_max=4).half()
     ema = Generator(2, 0, 2, 8, 1, {"num_layers": 1}, dict(channel_base=32, channel_max=4)).double()
@@ -86,8 +86,8 @@ def test_layouts_and_precisions_survive(tmp_path):
     for name, module in (("G", G), ("D", D), ("G_ema", ema)):
         for key, value in module.state_dict().items():
             found = loaded[name].state_dict()[key]
-            assert found.dtype == value.dtype
-            assert found.numpy().tobytes() == value.contiguous().numpy().tobytes(), key
+            assert found.dtype == torch.float32
+            assert found.numpy().tobytes() == value.float().contiguous().numpy().tobytes(), key
     assert loaded["G"].synthesis.b8.conv0.weight.stride() == G.synthesis.b8.conv0.weight.stride()
 
 
