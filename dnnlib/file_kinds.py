@@ -17,7 +17,7 @@ WEB_PAGE = "a web page, most likely what a server sent in place of the file (dow
 STATE = "a run's training state, which --continue reads; networks are in network-snapshot-*.pkl beside it"
 TORCH = "a checkpoint that torch.save wrote"
 ROSINALITY = "a checkpoint of another program, most likely rosinality's stylegan2-pytorch, whose networks cannot be opened here"
-LIGHTNING = "a checkpoint of PyTorch Lightning, not a network pickle"
+LIGHTNING = "a checkpoint of PyTorch Lightning"
 ARCHIVE = "; unpack it first"
 
 #: First bytes, a short name of the kind, and the kind in words. The first that fits counts.
@@ -103,7 +103,7 @@ def _head_kind(head: bytes) -> tuple[str, str]:
         if head.startswith(signature):
             return kind, words
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return "pickle", "a pickle (a network pickle's name must end in .pkl)"
+        return "pickle", "a pickle, as networks in .pkl are"
     if head[:1] == b"\x08" and re.search(rb"onnx|pytorch", head[:64]):
         return "onnx", "a graph in ONNX (whose name must end in .onnx)"
     if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < 2**30:
@@ -142,4 +142,4 @@ def _zip_kind(stream: IO[bytes], head: bytes) -> tuple[str, str]:
 
 def _checkpoint_kind(text: bytes) -> tuple[str, str]:
     """Whose checkpoint it is, by the names in the beginning of its pickle, which is not opened."""
-    return next(((kind, words) for mark, kind, words in CHECKPOINTS if mark in text), ("torch", TORCH + ", not a network pickle"))
+    return next(((kind, words) for mark, kind, words in CHECKPOINTS if mark in text), ("torch", TORCH))

@@ -119,14 +119,15 @@ def _load(stream: IO[bytes], name: str) -> dict[str, Any]:
     size = stream.seek(0, io.SEEK_END) - start
     stream.seek(start)
     kind, words = kind_of(stream)
-    if kind not in ("pickle", "unknown"):
-        raise UserError(f"{name} is {words}; give a network pickle (network-snapshot-*.pkl)")
+    if kind not in ("pickle", "text", "unknown"):  # pickles of protocol 0 are text
+        raise UserError(f"{name} is not a network pickle but {words}; give a network-snapshot-*.pkl")
     try:
         data = read_pickle(stream, NAMES)
     except ForbiddenName as error:
         raise UserError(f"{name} {_refusal(str(error))}") from error
     except DamagedPickle as error:
-        raise UserError(f"{name} is not a network pickle, or it is truncated or damaged ({reason(error)})") from error
+        found = f"is not a network pickle but {words}" if kind == "text" else "is not a network pickle, or it is truncated or damaged"
+        raise UserError(f"{name} {found} ({reason(error)}); give a network-snapshot-*.pkl") from error
     _check_kind(data, name)
     loaded: dict[str, Any] = {}
     for part in NETWORKS:
@@ -148,7 +149,7 @@ def _check_kind(data: Any, name: str) -> None:
         raise UserError(f"{name} is a pickle, but not a network pickle of this project")
     version = data.get("version", VERSION)
     if type(version) is not int or not 1 <= version <= VERSION:
-        shown = one_line(repr(version), 40) if type(version) in (int, float, str) else type(version).__name__
+        shown = one_line(str(version), 40) if type(version) in (int, float, str) else type(version).__name__
         raise UserError(f"{name} has format version {shown}, this program reads up to {VERSION}; update the program")
 
 
@@ -202,7 +203,7 @@ def _refusal(name: str) -> str:
             f"is a network pickle of StyleGAN's TensorFlow versions ({name}), which only they can open; convert it with "
             "stylegan2-ada-pytorch's legacy.py (--source, --dest) and open the result"
         )
-    return f"was not opened: it refers to {one_line(name)}, which no network pickle needs and which could run code"
+    return f"was not opened: it refers to {one_line(name, 200)}, which no network pickle needs and which could run code"
 
 
 class _Packed:

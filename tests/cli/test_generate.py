@@ -176,7 +176,7 @@ WRONG = [
     (["--network={pkl}", "--projected-w={empty}", "--trunc=0.5"], "no effect with --projected-w"),
     (["--network={pkl}", "--projected-w={empty}", "--class=0"], "no effect with --projected-w"),
     (["--network={text}", "--seeds=0"], "not a network pickle"),
-    (["--network={empty}", "--seeds=0"], "a zip or a run's training state"),
+    (["--network={empty}", "--seeds=0"], "archive of numpy arrays"),
 ]
 
 
