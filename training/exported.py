@@ -1,6 +1,5 @@
 """Generators that were exported, as renderers: an ``.onnx`` file in onnxruntime, a ``.pt2`` file in PyTorch."""
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,11 +8,18 @@ from typing import Any
 import torch
 
 from dnnlib.errors import UserError
+from dnnlib.file_kinds import refuse_other_kinds
 from dnnlib.optional import optional_import
+from dnnlib.untrusted import one_line, parse_json, parsing, read_bytes
+from torch_utils.persistence import RECORDED
+from torch_utils.pickles.record import ARGUMENTS, MAX_LAYERS, check_arguments
 from training.export import FORMAT, HEADER_KEY, VERSION, Run, onnx_session, run_onnx
-from training.network_files import EXPORTS
+from training.network_files import recorded
 from training.program_archive import read_extra, read_program
 from training.rendering import Noise, in_fixed_calls
+
+MAX_FILE = 2**33  # bytes
+MAX_SIZE = 2**16  # of latents, labels and noise
 
 
 class ExportedRenderer:
@@ -31,6 +37,7 @@ class ExportedRenderer:
         self.device = torch.device("cpu")
         self.z_dim: int = arguments["z_dim"]
         self.c_dim: int = arguments["c_dim"]
+        self._shape = (arguments["img_channels"], arguments["img_resolution"], arguments["img_resolution"])
         self.noise_resolutions: Sequence[int] = about["noise_resolutions"]
         self._psi: float | None = about["psi"]
         self._external = about["noise"] == "external"
@@ -55,7 +62,19 @@ class ExportedRenderer:
             maps = zeros if isinstance(noise, str) else list(noise)
         batched = [z, *labels, *maps]
         first = 1 + len(labels)
-        return in_fixed_calls(lambda *part: self._run([*part[:first], *psi, *part[first:]]), batched, self.device)
+        return in_fixed_calls(lambda *part: self._checked([*part[:first], *psi, *part[first:]]), batched, self.device)
+
+    def _checked(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The graph's images, which are images. Raises :class:`UserError`."""
+        with parsing(self.path, "cannot be run", "make it again with tools/convert.py"):
+            images = self._run(inputs)
+            if (
+                not isinstance(images, torch.Tensor)
+                or images.dtype != torch.float32
+                or tuple(images.shape) != (len(inputs[0]), *self._shape)
+            ):
+                raise ValueError(f"it gives no images float32 {list(expected)}")
+            return images
 
 
 def open_export(path: str | os.PathLike[str]) -> ExportedRenderer:
@@ -79,10 +98,8 @@ def read_export_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     content, name = _read(path), str(path)
     if Path(path).suffix.lower() == ".onnx":
         onnx = optional_import("onnx", extra="export", purpose="opening .onnx")
-        try:
+        with parsing(name, "is not an ONNX file, or it is damaged"):
             entries = {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
-        except Exception as error:  # protobuf's errors depend on its implementation
-            raise UserError(f"{name} is not an ONNX file, or it is damaged ({type(error).__name__})") from error
         return parse_header(entries.get(HEADER_KEY), name)
     return parse_header(read_extra(content, name).get(HEADER_KEY), name)
 
@@ -91,24 +108,30 @@ def parse_header(document: str | bytes | None, name: str) -> dict[str, Any]:
     """The JSON of :func:`training.export.header`. Raises :class:`UserError` when it is missing, damaged or of another version."""
     if document is None:
         raise UserError(f"{name} was not made by tools/convert.py: it does not say what its inputs are")
-    try:
-        about = json.loads(document)
+    about = parse_json(document, f"what {name} says of its inputs")
+    with parsing(f"{name}: what it says of its inputs", "cannot be read"):
         if about["format"] != FORMAT or about["version"] != VERSION:
-            raise UserError(f"{name} has the format '{about['format']}' {about['version']}; this program reads '{FORMAT}' {VERSION}")
-        arguments = about["G_ema"]["init_kwargs"]
-        sizes = [arguments["z_dim"], arguments["c_dim"], *about["noise_resolutions"]]
-        if not all(isinstance(size, int) and 0 <= size <= 2**16 for size in sizes) or about["noise"] not in ("const", "external"):
-            raise ValueError("a size or the kind of noise is wrong")
-        if not isinstance(about["psi"], int | float | None):
-            raise ValueError("psi is no number")
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{name} is damaged: what it says of its inputs cannot be read ({type(error).__name__}: {error})") from error
-    found: dict[str, Any] = about
+            raise ValueError(
+                f"the format {one_line(repr(about['format']), 60)} {one_line(repr(about['version']), 20)}; "
+                f"this program reads '{FORMAT}' {VERSION}"
+            )
+        arguments, resolutions = about["G_ema"]["init_kwargs"], about["noise_resolutions"]
+        check_arguments(arguments, ARGUMENTS["Generator"], "Generator")
+        sizes = [arguments["z_dim"], arguments["c_dim"], *resolutions, arguments["z_dim"] - 1]
+        if (
+            not all(type(size) is int and 0 <= size <= MAX_SIZE for size in sizes)
+            or len(resolutions) > MAX_LAYERS
+            or not arguments["z_dim"]
+        ):
+            raise ValueError("a size is wrong")
+        if about["noise"] not in ("const", "external") or type(about["psi"]) not in (int, float, type(None)):
+            raise ValueError("the kind of noise or psi is wrong")
+    found: dict[str, Any] = {**about, **{part: recorded(about.get(part), part, name) for part in RECORDED}}
     return found
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot open {path} ({EXPORTS[Path(path).suffix.lower()]}): {error.strerror}") from error
+    name = str(path)
+    suffix = Path(path).suffix.lower()
+    refuse_other_kinds(path, name, wanted=["onnx", "pt2"], advice=f"give a {suffix} file that tools/convert.py wrote")
+    return read_bytes(path, limit=MAX_FILE)
