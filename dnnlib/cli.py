@@ -76,7 +76,7 @@ def friendly_errors(function: F) -> F:
         try:
             return function(*args, **kwargs)
         except UserError as error:
-            raise click.ClickException(" ".join(str(error).split("\n"))) from error
+            raise click.ClickException(str(error)) from error
 
     return wrapper  # type: ignore[return-value]
 

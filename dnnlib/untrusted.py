@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from dnnlib.errors import UserError
+from dnnlib.errors import UserError, printable
 
 MAX_REASON = 300  # characters of an exception's text
 MAX_JSON = 2**24  # bytes of a document; parsed it takes up to 25 times as much
@@ -72,7 +72,7 @@ def one_line(text: str, limit: int = MAX_REASON) -> str:
     Use it for whatever a file holds before it reaches a terminal: escapes cannot move the cursor or forge a line.
     """
     line = " ".join(text[: 4 * limit].split())
-    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+    line = printable(line)
     return line if len(line) <= limit else line[:limit] + "..."
 
 

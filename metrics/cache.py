@@ -72,10 +72,10 @@ class StatisticsCache:
             return None
         try:
             arrays = read_arrays(path, limit=MAX_STATISTICS)
-            with parsing(str(path), "is damaged"):
+            with parsing(f"the cache file {path}", "is damaged"):
                 return _checked(arrays)
         except UserError as error:
-            print(f"Warning: a file of the cache cannot be used: {error}; computing it anew", file=sys.stderr)
+            print(f"Warning: {error}; computing it anew", file=sys.stderr)
             return None
 
     def store(self, key: Key, value: Statistics) -> None:
@@ -105,18 +105,14 @@ class NoCache:
 def _checked(arrays: dict[str, np.ndarray]) -> Statistics:
     if "features" in arrays:
         features = arrays["features"]
-        if features.ndim != 2 or features.dtype != np.float32 or not np.isfinite(features).all():
+        if features.ndim != 2 or features.size == 0 or features.dtype != np.float32 or not np.isfinite(features).all():
             raise ValueError("its features are not finite float32 [N, F]")
         return FeatureSet(features)
     count, mean, covariance = arrays["count"], arrays["mean"], arrays["covariance"]
-    if (
-        mean.ndim != 1
-        or mean.dtype.kind != "f"
-        or covariance.dtype.kind != "f"
-        or covariance.shape != mean.shape * 2
-        or not (np.isfinite(mean).all() and np.isfinite(covariance).all())
-    ):
-        raise ValueError("its moments are not finite [F] and [F, F]")
-    if count.shape != () or count.dtype.kind not in "iu" or count < 1:
-        raise ValueError("its count is no number of images")
+    if count.shape or count.dtype != np.int64 or count < 1:
+        raise ValueError("its count is not a whole number from 1")
+    if mean.ndim != 1 or covariance.shape != mean.shape * 2 or (mean.dtype, covariance.dtype) != (np.float64, np.float64):
+        raise ValueError("its moments are not float64 [F] and [F, F]")
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all() and (covariance.diagonal() >= 0).all()):
+        raise ValueError("its moments are not finite, or a variance is negative")
     return Moments(int(count), mean, covariance)

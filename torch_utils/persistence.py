@@ -4,7 +4,6 @@ docs/formats.md describes the files. Opening one runs nothing that is in it: see
 """
 
 import io
-import math
 import os
 import pickle
 from collections.abc import Mapping
@@ -24,23 +23,12 @@ from torch_utils.pickles.record import CLASSES, NetworkRecord
 from torch_utils.pickles.reference import record_from_reference
 from torch_utils.pickles.unpickler import DamagedPickle, ForbiddenName, read_pickle
 from torch_utils.pickles.values import NAMES, PersistentObject, StoredTensor
+from torch_utils.recorded import check_recorded
 
 FORMAT = "stylegan2-ada-ggdr networks"
 VERSION = 2
 NETWORKS = ("G", "D", "G_ema", "augment_pipe")
-#: What a file records besides networks: entries that programs use, and their types. A file may lack any of them.
-RECORDED: dict[str, dict[str, tuple[type, ...]]] = {
-    "training_set_kwargs": {"path": (str,)},
-    "info": {
-        "kimg": (int, float),
-        "config": (dict,),
-        "config.runtime": (dict,),
-        "config.runtime.precision": (str,),
-        "config.data": (dict,),
-        "config.data.path": (str,),
-        "config.data.annotation_classes": (int,),
-    },
-}
+RECORDED = ("training_set_kwargs", "info")
 TENSOR_TYPES = ("<f2", "<f4", "<f8")
 #: What pickles of ProGAN, StyleGAN and StyleGAN2 for TensorFlow refer to.
 TENSORFLOW_CLASSES = ("dnnlib.tflib.network.Network", "tfutil.Network")
@@ -136,7 +124,8 @@ def _load(stream: IO[bytes], name: str) -> dict[str, Any]:
             loaded[part] = None if stored is None else _record(stored).build(limit=size, slot=part).float()
     for part in RECORDED:
         with parsing(f"{name} cannot be used: its {part}", "is damaged or of an unknown kind"):
-            loaded[part] = check_recorded(_dictionary(data.get(part)), part)
+            loaded[part] = _dictionary(data.get(part))
+    check_recorded(loaded, name)
     if loaded["G_ema"] is None:
         raise UserError(f"{name} has no G_ema, the network that images are made with")
     return loaded
@@ -181,20 +170,6 @@ def _dictionary(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise TypeError("no dictionary of names")
     return value
-
-
-def check_recorded(values: dict[str, Any], part: str) -> dict[str, Any]:
-    """``training_set_kwargs`` or ``info`` of a file, whose entries that programs use are of the right type.
-
-    Raises :class:`ValueError` that names the first one that is not. Other entries may be anything.
-    """
-    for key, allowed in RECORDED[part].items():
-        found: Any = values
-        for name in key.split("."):
-            found = found.get(name) if isinstance(found, dict) else None
-        if found is not None and (type(found) not in allowed or (type(found) is float and not math.isfinite(found))):
-            raise ValueError(f"its '{key}' is {one_line(repr(found), 40)}")
-    return values
 
 
 def _refusal(name: str) -> str:

@@ -3,23 +3,44 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
 import torch
 
+from dnnlib.checked import between, check, shown
 from dnnlib.errors import UserError
 from dnnlib.file_kinds import refuse_other_kinds
 from dnnlib.optional import optional_import
-from dnnlib.untrusted import one_line, parse_json, parsing, read_bytes
-from torch_utils.persistence import RECORDED
-from torch_utils.pickles.record import ARGUMENTS, MAX_LAYERS, check_arguments
+from dnnlib.untrusted import parse_json, parsing, read_bytes
+from torch_utils.pickles.record import ARGUMENTS, check_arguments
+from torch_utils.recorded import Described, check_recorded
 from training.export import FORMAT, HEADER_KEY, VERSION, Run, onnx_session, run_onnx
-from training.network_files import recorded
 from training.program_archive import read_extra, read_program
 from training.rendering import Noise, in_fixed_calls
 
 MAX_FILE = 2**33  # bytes
-MAX_SIZE = 2**16  # of latents, labels and noise
+MAX_LAYERS = 64  # that noise is given for
+Size = Annotated[int, between(0, 2**16)]
+
+
+class Sizes(TypedDict):
+    """Among a generator's arguments, what its inputs follow from."""
+
+    z_dim: Annotated[int, between(1, 2**16)]
+    c_dim: Size
+    img_channels: Size
+    img_resolution: Size
+
+
+class ExportHeader(TypedDict):
+    """What :func:`training.export.header` writes, beside what :func:`torch_utils.recorded.check_recorded` looks at."""
+
+    G_ema: Described
+    noise_resolutions: list[Size]
+    noise: Literal["const", "external"]
+    psi: float | None
+    training_set_kwargs: dict[str, object] | None
+    info: dict[str, object] | None
 
 
 class ExportedRenderer:
@@ -68,11 +89,8 @@ class ExportedRenderer:
         """The graph's images, which are images. Raises :class:`UserError`."""
         with parsing(self.path, "cannot be run", "make it again with tools/convert.py"):
             images = self._run(inputs)
-            if (
-                not isinstance(images, torch.Tensor)
-                or images.dtype != torch.float32
-                or tuple(images.shape) != (len(inputs[0]), *self._shape)
-            ):
+            expected = (len(inputs[0]), *self._shape)
+            if not isinstance(images, torch.Tensor) or images.dtype != torch.float32 or tuple(images.shape) != expected:
                 raise ValueError(f"it gives no images float32 {list(expected)}")
             return images
 
@@ -108,26 +126,20 @@ def parse_header(document: str | bytes | None, name: str) -> dict[str, Any]:
     """The JSON of :func:`training.export.header`. Raises :class:`UserError` when it is missing, damaged or of another version."""
     if document is None:
         raise UserError(f"{name} was not made by tools/convert.py: it does not say what its inputs are")
-    about = parse_json(document, f"what {name} says of its inputs")
-    with parsing(f"{name}: what it says of its inputs", "cannot be read"):
-        if about["format"] != FORMAT or about["version"] != VERSION:
-            raise ValueError(
-                f"the format {one_line(repr(about['format']), 60)} {one_line(repr(about['version']), 20)}; "
-                f"this program reads '{FORMAT}' {VERSION}"
-            )
-        arguments, resolutions = about["G_ema"]["init_kwargs"], about["noise_resolutions"]
+    damaged = f"{name} is damaged: its header"
+    about: dict[str, Any] = check(parse_json(document, damaged, finite=False), dict, damaged)
+    if about.get("format") != FORMAT or about.get("version") != VERSION:
+        found = f"{shown(about.get('format'))} {shown(about.get('version'))}"
+        raise UserError(f"{name} has the format {found}; this program reads '{FORMAT}' {VERSION}")
+    check(about, ExportHeader, damaged)
+    arguments = about["G_ema"]["init_kwargs"]
+    check(arguments, Sizes, f"{damaged}: G_ema.init_kwargs")
+    with parsing(damaged, "makes no sense"):
         check_arguments(arguments, ARGUMENTS["Generator"], "Generator")
-        sizes = [arguments["z_dim"], arguments["c_dim"], *resolutions, arguments["z_dim"] - 1]
-        if (
-            not all(type(size) is int and 0 <= size <= MAX_SIZE for size in sizes)
-            or len(resolutions) > MAX_LAYERS
-            or not arguments["z_dim"]
-        ):
-            raise ValueError("a size is wrong")
-        if about["noise"] not in ("const", "external") or type(about["psi"]) not in (int, float, type(None)):
-            raise ValueError("the kind of noise or psi is wrong")
-    found: dict[str, Any] = {**about, **{part: recorded(about.get(part), part, name) for part in RECORDED}}
-    return found
+        if len(about["noise_resolutions"]) > MAX_LAYERS:
+            raise ValueError(f"noise for {len(about['noise_resolutions'])} layers")
+    check_recorded(about, name)
+    return about
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:

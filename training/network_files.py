@@ -11,22 +11,24 @@ import json
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 import torch
 from torch import nn
 
+from dnnlib.checked import check, shown
 from dnnlib.download import is_address, local_file
 from dnnlib.errors import UserError
 from dnnlib.file_kinds import refuse_other_kinds
 from dnnlib.files import atomic_write, file_sha256
 from dnnlib.optional import optional_import
-from dnnlib.untrusted import one_line, parsing, read_json
-from torch_utils.persistence import NETWORKS, RECORDED, check_recorded, load_network_pkl, save_network_pkl
+from dnnlib.untrusted import parsing, read_json
+from torch_utils.persistence import NETWORKS, RECORDED, load_network_pkl, save_network_pkl
 from torch_utils.pickles.record import NetworkRecord
 from torch_utils.pickles.values import StoredTensor
+from torch_utils.recorded import Described, check_recorded
 
 FORMAT = "stylegan2-ada-ggdr networks as safetensors"
 VERSION = 1
@@ -39,6 +41,13 @@ def suffix_of(source: str | os.PathLike[str]) -> str:
     """The ending of a path or an address, in small letters, by which formats are told apart."""
     text = os.fspath(source)
     return Path(urlsplit(text).path if is_address(text) else text).suffix.lower()
+
+
+class Header(TypedDict):
+    """The JSON beside a ``.safetensors`` file, beside what :func:`torch_utils.recorded.check_recorded` looks at."""
+
+    sha256: str
+    networks: dict[str, Described | None]
 
 
 #: What the networks in a file are called.
@@ -143,32 +152,19 @@ def load_safetensors(path: Path, header_path: Path) -> dict[str, Any]:
     networks = {
         name: None if about is None else rebuild(about, name, _with_prefix(tensors, name), str(path)) for name, about in packed.items()
     }
-    return {**networks, **{key: header[key] for key in RECORDED}}
+    return {**networks, **{key: header.get(key) or {} for key in RECORDED}}
 
 
 def read_header(path: Path) -> dict[str, Any]:
     """The JSON beside a ``.safetensors`` file. Raises :class:`UserError` when it is of another kind."""
-    header = read_json(path)
+    header = read_json(path, finite=False)
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise UserError(f"{path} does not describe networks (its 'format' is not '{FORMAT}')")
     if header.get("version") != VERSION:
-        raise UserError(
-            f"{path} has version {one_line(str(header.get('version')), 40)}, this program reads version {VERSION}; update the program"
-        )
-    networks = header.get("networks")
-    if not isinstance(header.get("sha256"), str) or not isinstance(networks, dict):
-        raise UserError(f"{path} is damaged: it lacks 'sha256' or 'networks'")
-    if not all(packed is None or isinstance(packed, dict) for packed in networks.values()):
-        raise UserError(f"{path} is damaged: one of its networks is not described")
-    return {**header, **{part: recorded(header.get(part), part, str(path)) for part in RECORDED}}
-
-
-def recorded(values: Any, part: str, name: str) -> dict[str, Any]:
-    """``training_set_kwargs`` or ``info`` of the file ``name``; empty where it has none. Raises :class:`UserError`."""
-    with parsing(f"{name}: its {part}", "is damaged"):
-        if not isinstance(values, dict | None):
-            raise TypeError("it is no dictionary")
-        return check_recorded(values or {}, part)
+        raise UserError(f"{path} has version {shown(header.get('version'))}, this program reads version {VERSION}; update the program")
+    check(header, Header, f"{path} is damaged:")
+    check_recorded(header, str(path))
+    return header
 
 
 def describe_module(module: nn.Module | None) -> dict[str, Any] | None:

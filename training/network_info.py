@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from dnnlib.download import local_file
+from dnnlib.errors import printable
 from dnnlib.files import file_sha256
-from dnnlib.untrusted import one_line, parsing
+from dnnlib.untrusted import parsing
 from torch_utils.persistence import NETWORKS
 from torch_utils.pickles.record import ARGUMENTS, check_arguments
 from training.exported import read_export_header
@@ -53,7 +54,7 @@ def table(about: Mapping[str, Any]) -> str:
     rows: list[tuple[str, Any]] = [("file", about["file"]), ("format", about["format"]), ("bytes", f"{about['bytes']:,}")]
     rows.append(("SHA-256", about["sha256"]))
     rows += [("kimg", f"{info['kimg']:g}")] if info.get("kimg") is not None else [("kimg", "not recorded")]
-    rows.append(("data set", one_line(data.get("path") or "not recorded")))
+    rows.append(("data set", data.get("path") or "not recorded"))
     if "graph" in about:
         psi = about["graph"]["psi"]
         rows.append(("graph", f"psi {'is an input' if psi is None else f'fixed at {psi:g}'}, noise {about['graph']['noise']}"))
@@ -62,7 +63,7 @@ def table(about: Mapping[str, Any]) -> str:
         if network is not None:
             rows.append(("", f"weights' SHA-256 {network['weights_sha256']}"))
     width = max(len(title) for title, _ in rows) + 2
-    return "\n".join(f"{title:{width}s}{value}" for title, value in rows)
+    return "\n".join(f"{title:{width}s}{printable(str(value))}" for title, value in rows)
 
 
 def _line(network: Mapping[str, Any]) -> str:
