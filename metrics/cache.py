@@ -71,7 +71,7 @@ class StatisticsCache:
         if not path.exists():
             return None
         try:
-            arrays = read_arrays(path, limit=MAX_STATISTICS)
+            arrays = read_arrays(path, f"the cache file {path}", limit=MAX_STATISTICS, packed=False)
             with parsing(f"the cache file {path}", "is damaged"):
                 return _checked(arrays)
         except UserError as error:

@@ -101,7 +101,7 @@ def load_projected_w(path: str | Path, G: Generator) -> torch.Tensor:
         raise UserError(f"{name} does not exist")
     advice = "give the .npz with an array 'w' that tools/project.py writes, or an .npy of the same numbers"
     refuse_other_kinds(path, name, wanted=("npz", "npy"), advice=advice)
-    arrays = read_arrays(path, limit=MAX_PROJECTED, advice=advice)
+    arrays = read_arrays(path, name, limit=MAX_PROJECTED, advice=advice)
     if not arrays.keys() & {"", "w"}:
         raise UserError(f"{path} has no array named 'w' (it has: {one_line(', '.join(arrays)) or 'none'})")
     found = arrays[""] if "" in arrays else arrays["w"]
