@@ -6,9 +6,12 @@ from typing import Any
 import click
 import PIL.ImageColor
 
-from dnnlib.cli import Command, counted, friendly_errors, picture_options
+from dnnlib.cli import Command, counted, friendly_errors, picture_options, print_notes
 from dnnlib.errors import UserError
+from dnnlib.untrusted import one_line
 from training.dataset_import import ImportReport, Transform, import_dataset
+
+SHOWN_CLASSES = 40  # lines about classes; of more, the first and the last ones
 
 
 def parse_resolution(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[int, int] | None:
@@ -30,7 +33,9 @@ def parse_color(_ctx: click.Context, _param: click.Parameter, text: str) -> tupl
 @click.command(cls=Command)
 @click.option("--source", required=True, metavar="PATH", help="Folder, zip, cifar-10-python.tar.gz, MNIST images .gz, LSUN lmdb")
 @click.option("--dest", required=True, metavar="PATH", help="Zip (name ends in .zip; replaced if there) or new folder to write")
-@click.option("--max-images", type=int, metavar="N", help="Take only the first N images of the source")
+@click.option(
+    "--max-images", type=int, metavar="N", help="Take only the first N images of the source; of --labels=subfolders, each class its share"
+)
 @click.option("--resize-filter", type=click.Choice(["box", "lanczos"]), default="lanczos", show_default=True, help="How to resize")
 @click.option("--transform", type=click.Choice(["center-crop", "center-crop-wide"]), help="Crop before resizing  [default: none]")
 @click.option("--width", type=int, help="Width to come out  [default: the images' own]")
@@ -73,12 +78,24 @@ def print_report(report: ImportReport, dest: str) -> None:
     """Say what was written and, one a line, what was left out."""
     for line in report.skipped:
         click.echo(f"skipped {line}", err=True)
-    for note in report.notes:
-        click.echo(f"Note: {note}", err=True)
+    print_notes(report.notes)
     left_out = f", {len(report.skipped)} skipped" if report.skipped else ""
     labels = f"labels of {report.label_dim}" if report.label_dim else "no labels"
     kind = "greyscale" if report.num_channels == 1 else "RGB"
     click.echo(f"{dest}: {counted(report.num_images, f'{kind} image')} of {report.resolution}x{report.resolution}, {labels}{left_out}")
+    for line in class_lines(report.classes):
+        click.echo(line)
+
+
+def class_lines(classes: list[tuple[int, str | None, int]]) -> list[str]:
+    """A line for each class, with its name and how many images it has; of many classes the first and the last ones."""
+    lines = [
+        f"  class {number}{'' if name is None else f' {one_line(name)}'}: {counted(count, 'image')}" for number, name, count in classes
+    ]
+    if len(lines) <= SHOWN_CLASSES:
+        return lines
+    half = SHOWN_CLASSES // 2
+    return [*lines[:half], f"  ... {len(lines) - 2 * half} more classes ...", *lines[-half:]]
 
 
 if __name__ == "__main__":

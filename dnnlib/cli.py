@@ -5,7 +5,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,6 +58,13 @@ def picture_options(function: F) -> F:
 def counted(number: int, noun: str) -> str:
     """``1 image``, ``2 images``."""
     return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """One line to standard error for each note, in one process of several."""
+    for note in notes:
+        if torchrun.rank() == 0:
+            click.echo(f"Note: {note}", err=True)
 
 
 class Command(click.Command):

@@ -20,12 +20,12 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors, picture_options
+from dnnlib.cli import Command, counted, friendly_errors, picture_options, print_notes
 from dnnlib.errors import UserError
 from dnnlib.untrusted import parsing
 from training.dataset_import import Transform
 from training.dataset_import.convert import frames_note, range_notes
-from training.dataset_import.writer import DatasetWriter, check_apart, encode_png, open_store
+from training.dataset_import.writer import DatasetWriter, encode_png, open_store
 from training.file_tree import FileTree
 from training.paired import FOLDERS, MAX_CLASSES, UNLABELLED
 from training.pictures import DecodeOptions, DeepValues, Loaded, NeedsOption, ValueRange, decode, load
@@ -43,14 +43,13 @@ def by_stem(tree: FileTree) -> dict[str, str]:
 
 def matched(images: FileTree, annotations: FileTree) -> list[tuple[str, str]]:
     """The names of each image and of its annotation: the same but for the ending. Raises :class:`UserError` where one lacks the other."""
+    images.require_images("give the folder or zip of the images")
     first, second = by_stem(images), by_stem(annotations)
     odd = first.keys() ^ second.keys()
     if odd:
         name = min(odd)
         here, there = (images, annotations) if name in first else (annotations, images)
         raise UserError(f"'{name}' is in '{here.path}' and not in '{there.path}'; each image needs one annotation of its name")
-    if not first:
-        raise UserError(f"'{images.path}' holds no images")
     return [(first[name], second[name]) for name in sorted(first)]
 
 
@@ -154,7 +153,9 @@ def main(images: str, annotations: str, dest: str, resolution: int, zero: str, m
     """Cut, resize and number images and their annotations alike. Class numbers are never mixed: annotations are resized to the
     nearest pixel."""
     sources, transform = (FileTree(images), FileTree(annotations)), Transform("center-crop", resolution, resolution)
-    check_apart(dest, images, annotations)
+    for tree in sources:
+        tree.check_apart(dest, "--dest")
+        print_notes(tree.note())
     count = len(matched(*sources))
     reader = PairReader(transform, DecodeOptions(max_pixels=max_pixels, value_range=value_range), zero == "unlabelled")
     if value_range == "auto":
@@ -166,9 +167,8 @@ def main(images: str, annotations: str, dest: str, resolution: int, zero: str, m
                 writer.add(png, None)
         for writer in writers:
             writer.finish()
-    for note in [*frames_note(reader.more_frames), *range_notes(reader.deep_images, reader.deep, value_range)]:
-        print(f"Note: {note}", file=sys.stderr)
-    print(f"{dest}: {count} images and as many annotations")
+    print_notes([*frames_note(reader.more_frames), *range_notes(reader.deep_images, reader.deep, value_range)])
+    print(f"{dest}: {counted(count, 'image')} and as many annotations")
 
 
 if __name__ == "__main__":

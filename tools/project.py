@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors, ops_option, output_folder, picture_options
+from dnnlib.cli import Command, friendly_errors, ops_option, output_folder, picture_options, print_notes
 from dnnlib.files import writing
 from tools import options
 
@@ -83,8 +83,7 @@ def main(
         forbid_downloads()
     renderer = open_generator(network, device=device)
     read = read_picture(target, DecodeOptions(max_pixels=max_pixels, value_range=value_range))
-    for note in [*frames_note(int(read.more_frames)), *range_notes(1, read.deep, value_range)]:
-        print(f"Note: {note}", file=sys.stderr)
+    print_notes([*frames_note(int(read.more_frames)), *range_notes(1, read.deep, value_range)])
     picture = fitted(read, renderer.G.img_resolution, renderer.G.img_channels)
     c = one_hot_label(renderer.c_dim, class_idx).to(renderer.device)
     perceptual = open_detector(detector, renderer.device).perceptual

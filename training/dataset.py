@@ -18,14 +18,15 @@ import torch
 from dnnlib.errors import UserError
 from dnnlib.interrupt import SIGNALS
 from dnnlib.untrusted import parsing
+from training.file_listing import LABEL_FILE
 from training.file_tree import FileTree
-from training.labels import LABEL_FILE, label_array, labels_for, read_labels
+from training.labels import label_array, notes_on_classes, read_labels
 from training.resolutions import MIN_RESOLUTION, is_resolution
 
 CHANNELS = {"L": 1, "RGB": 3}
 
-#: Of folders with so many bytes of decoded images at most, :meth:`ImageFolderDataset.identity` reads the files.
-READ_FOR_IDENTITY = 2**30
+#: States of before knew larger folders, by decoded bytes, by names and sizes alone.
+READ_BEFORE = 2**30
 
 #: Images, labels, and whatever else a data set has for each image.
 Batch = tuple[torch.Tensor, ...]
@@ -69,17 +70,16 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
         self.xflip = xflip
         self._pixels: np.ndarray | None = None
         self._tree = FileTree(path)
-        self._all_names = self._tree.image_names
-        if not self._all_names:
-            raise UserError(f"'{path}' holds no images; give a folder or zip of square images, or make one with dataset_tool.py")
+        self._all_names = self._tree.require_images("give a folder or zip of square images, or make one with dataset_tool.py")
         kept = _subset(len(self._all_names), max_size, random_seed)
         self._names = [self._all_names[i] for i in kept]
         self.num_images = len(kept)
         self.image_shape = list(self._first_shape(resolution))
         self._labels: np.ndarray | None = None
         self._label_shape: list[int] = [0]
+        self._label_notes: list[str] = []
         if use_labels:
-            every = self._every_label()
+            every, self._label_notes = self._every_label()
             self._label_shape = [int(every.max()) + 1] if every.ndim == 1 else list(every.shape[1:])
             self._labels = every[kept]
         if self._decoded_bytes <= memory_budget_mb * 2**20:
@@ -132,9 +132,17 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
     def has_labels(self) -> bool:
         """Whether labels could be used. Unreadable labels that nobody asked for count as none."""
         try:
-            return self.use_labels or len(self._every_label()) > 0
+            return self.use_labels or len(self._every_label()[0]) > 0
         except UserError:
             return False
+
+    def notes(self) -> list[str]:
+        """Sentences for a person: files that are left out, labels without images, classes without images."""
+        return [*self._tree.note(), *self._label_notes]
+
+    def check_apart(self, output: str | os.PathLike[str], option: str) -> None:
+        """Raise :class:`UserError` where an output, given by ``option``, lies in what is read here."""
+        self._tree.check_apart(output, option)
 
     def fingerprint(self) -> str:
         """A digest of all that decides the pixels: file contents, which of them and in which order, mirroring.
@@ -144,14 +152,31 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
         return f"{self._digest}-{'mirrored' if self.xflip else 'plain'}"
 
     def identity(self) -> str:
-        """By what a continued run knows its data again: a digest of files, labels, order and mirroring, whatever the path.
+        """By what a continued run knows its data again: a digest of contents, labels, order and mirroring, whatever the path.
 
-        Large folders are not read for it; of their files, names and sizes count.
+        Every file is read.
         """
-        read = self._tree.is_zip or self._decoded_bytes <= READ_FOR_IDENTITY
-        known = self._digest if read else self._tree.outline(self._names)
+        return self._identity(self._digest)
+
+    def quick_identity(self) -> str:
+        """The same for a first comparison, such as between ranks: of large data, contents of a part of the files count.
+
+        See :meth:`training.file_tree.FileTree.quick_digest`; names count, too.
+        """
+        return self._identity(self._tree.quick_digest(self._names))
+
+    def is_known_as(self, identity: str) -> bool:
+        """Whether these are the data of which :meth:`identity` once said that, here or in an earlier version of the program."""
+        return identity == self.identity() or identity == self.earlier_identity()
+
+    def earlier_identity(self) -> str:
+        """What :meth:`identity` was before zips and large folders were read: it is in older run states."""
+        read = not self._tree.is_zip and self._decoded_bytes <= READ_BEFORE
+        return self._identity(self._digest if read else self._tree.outline(self._names))
+
+    def _identity(self, files: str) -> str:
         labels = b"" if self._labels is None else self._labels.tobytes()
-        return hashlib.sha256(f"{known} {len(self)} ".encode() + labels).hexdigest()
+        return hashlib.sha256(f"{files} {len(self)} ".encode() + labels).hexdigest()
 
     @property
     def _decoded_bytes(self) -> int:
@@ -183,15 +208,16 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
             raise UserError(f"the images in '{self.path}' are {width}x{height}, not {resolution}x{resolution} as was asked for")
         return shape
 
-    def _every_label(self) -> np.ndarray:
-        """Labels of all images, before any subset is taken, so that a subset has the same label_dim."""
-        labels = read_labels(self._tree)
-        if labels is None:
+    def _every_label(self) -> tuple[np.ndarray, list[str]]:
+        """Labels of all images, before any subset is taken, so that a subset has the same label_dim; and notes about them."""
+        file = read_labels(self._tree)
+        if file is None:
             raise UserError(
                 f"'{self.path}' has no labels in a {LABEL_FILE}, and a conditional model needs them; add them "
                 "(dataset_tool.py --labels=subfolders takes them from folder names)"
             )
-        return label_array(labels_for(self._all_names, labels, f"{LABEL_FILE} in '{self.path}'"))
+        labels = file.labels_of(self._all_names)
+        return label_array(labels), [*file.notes(self._all_names), *notes_on_classes(labels)]
 
     def _load(self, raw: int) -> np.ndarray:
         """Decode one image and hold it against the first one's shape."""

@@ -19,8 +19,8 @@ import pytest
 from dnnlib.errors import UserError
 from training.dataset import ImageFolderDataset
 from training.dataset_import import Transform, import_dataset
-from training.pictures import DecodeOptions, decode
 from training.dataset_import.sources import subfolder_labels
+from training.pictures import DecodeOptions, decode
 
 
 def pixels(seed: int, shape: tuple[int, ...] = (8, 8, 3)) -> np.ndarray:

@@ -18,10 +18,11 @@ from dnnlib.cli import counted
 from dnnlib.errors import UserError
 from dnnlib.interrupt import end_with_parent, unwinding
 from dnnlib.untrusted import reason
-from training.dataset_import.sources import LabelSource, Source, open_source
+from training.dataset_import.sources import LabelSource, Source, TreeSource, open_source
 from training.dataset_import.transform import TooSmall, Transform, check_output_size
-from training.dataset_import.writer import DatasetWriter, check_apart, check_dest, encode_png, open_writer
-from training.labels import Label
+from training.dataset_import.writer import DatasetWriter, check_dest, encode_png, open_writer
+from training.file_tree import check_apart
+from training.labels import Label, class_counts, notes_on_classes
 from training.pictures import MAX_PIXELS, Color, DecodeOptions, DeepValues, NeedsOption, Picture, ValueRange, decode
 
 CHUNK = 8  # images a task: enough that passing tasks around costs little, few enough that large images fit
@@ -30,13 +31,15 @@ CHUNK = 8  # images a task: enough that passing tasks around costs little, few e
 @dataclass(frozen=True)
 class ImportReport:
     """What an import wrote: ``num_images`` of ``resolution`` x ``resolution`` x ``num_channels``; ``label_dim`` is 0 without
-    labels; ``skipped`` has one line for each image that was left out, ``notes`` a sentence for whatever else is worth knowing."""
+    labels; ``skipped`` has one line for each image that was left out; ``classes`` has number, name (or None) and images of each
+    class that has some; ``notes`` are sentences about what was decided or left out."""
 
     num_images: int
     resolution: int
     num_channels: int
     label_dim: int
     skipped: list[str]
+    classes: list[tuple[int, str | None, int]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -105,6 +108,7 @@ def import_dataset(
 ) -> ImportReport:
     """Make a training data set at ``dest`` (folder or zip) of the first ``max_images`` images of ``source``.
 
+    Of classes from subfolders, ``max_images`` are shared out as all images are.
     The output has one channel when every image is greyscale, else three. It depends on the input and these arguments alone,
     not on ``workers`` (processes; None: one for each core). An image that can't be used stops the import, or with
     ``on_error='skip'`` is left out and reported. ``value_range`` is for images with more than 8 bits a value; with ``"auto"``,
@@ -112,9 +116,11 @@ def import_dataset(
     """
     if max_images is not None and max_images < 1:
         raise UserError(f"--max-images must be at least 1, not {max_images}")
-    opened = open_source(source, labels)
-    check_apart(dest, source)
+    check_apart(dest, source, "--dest")
     check_dest(dest)
+    opened = open_source(source, labels, max_images)
+    if isinstance(opened, TreeSource):
+        opened.tree.check_apart(dest, "--dest")
     count = min(len(opened), max_images or len(opened))
     workers = min(workers or _cores(), -(-count // CHUNK))
     with unwinding(), _Converter(opened, count, workers) as converter:
@@ -126,9 +132,9 @@ def import_dataset(
         for channels in (1, 3):
             job = _Job(transform or Transform(), options, channels)
             try:
-                with open_writer(dest) as writer:
+                with open_writer(dest, opened.class_names) as writer:
                     report, found = _write_all(converter, job, writer, on_error)
-                return replace(report, notes=found.notes(value_range))
+                return replace(report, notes=[*report.notes, *found.notes(value_range)])
             except _ColourFound:
                 continue
     raise AssertionError("three channels hold any image")
@@ -190,7 +196,12 @@ def _write_all(converter: "_Converter", job: _Job, writer: DatasetWriter, on_err
             kept.append(label)
     if first is None:
         raise UserError(f"none of the {converter.count} images could be used; the first: {skipped[0]}")
-    return ImportReport(len(kept), first[0], job.channels, _label_dim(kept), skipped), found
+    names = dict(enumerate(source.class_names or []))
+    classes = [(number, names.get(number), count) for number, count in class_counts(kept).items()]
+    notes = [*source.notes, *notes_on_classes(kept)]
+    if len(kept) == 1:
+        notes.append("There is one image; a network needs many to learn more than that one.")
+    return ImportReport(len(kept), first[0], job.channels, _label_dim(kept), skipped, classes, notes), found
 
 
 class _Converter:
