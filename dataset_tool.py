@@ -79,6 +79,8 @@ def print_report(report: ImportReport, dest: str) -> None:
     for line in report.skipped:
         click.echo(f"skipped {line}", err=True)
     print_notes(report.notes)
+    for warning in report.warnings:
+        click.echo(f"Warning: {warning}", err=True)
     left_out = f", {len(report.skipped)} skipped" if report.skipped else ""
     labels = f"labels of {report.label_dim}" if report.label_dim else "no labels"
     kind = "greyscale" if report.num_channels == 1 else "RGB"

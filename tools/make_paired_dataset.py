@@ -24,11 +24,21 @@ from dnnlib.cli import Command, counted, friendly_errors, picture_options, print
 from dnnlib.errors import UserError
 from dnnlib.untrusted import parsing
 from training.dataset_import import Transform
-from training.dataset_import.convert import frames_note, range_notes
 from training.dataset_import.writer import DatasetWriter, encode_png, open_store
 from training.file_tree import FileTree
 from training.paired import FOLDERS, MAX_CLASSES, UNLABELLED
-from training.pictures import DecodeOptions, DeepValues, Loaded, NeedsOption, ValueRange, decode, load
+from training.pictures import (
+    DecodeOptions,
+    DeepValues,
+    Loaded,
+    NeedsOption,
+    ValueRange,
+    dark_warning,
+    decode,
+    frames_note,
+    load,
+    range_notes,
+)
 
 
 def by_stem(tree: FileTree) -> dict[str, str]:
@@ -167,6 +177,8 @@ def main(images: str, annotations: str, dest: str, resolution: int, zero: str, m
                 writer.add(png, None)
         for writer in writers:
             writer.finish()
+    for warning in dark_warning(reader.deep_images, reader.deep, value_range):
+        click.echo(f"Warning: {warning}", err=True)
     print_notes([*frames_note(reader.more_frames), *range_notes(reader.deep_images, reader.deep, value_range)])
     print(f"{dest}: {counted(count, 'image')} and as many annotations")
 

@@ -68,10 +68,9 @@ def main(
     """
     from dnnlib.download import forbid_downloads
     from metrics.features import open_detector
-    from training.dataset_import.convert import frames_note, range_notes
     from training.images import fitted, read_picture
     from training.open_network import open_generator
-    from training.pictures import DecodeOptions
+    from training.pictures import DecodeOptions, dark_warning, frames_note, range_notes
     from training.projection import ProjectionConfig, perceptual_distance, project
     from training.rendering import one_hot_label
     from training.video import check_video_path
@@ -83,6 +82,8 @@ def main(
         forbid_downloads()
     renderer = open_generator(network, device=device)
     read = read_picture(target, DecodeOptions(max_pixels=max_pixels, value_range=value_range))
+    for warning in dark_warning(1, read.deep, value_range):
+        click.echo(f"Warning: {warning}", err=True)
     print_notes([*frames_note(int(read.more_frames)), *range_notes(1, read.deep, value_range)])
     picture = fitted(read, renderer.G.img_resolution, renderer.G.img_channels)
     c = one_hot_label(renderer.c_dim, class_idx).to(renderer.device)

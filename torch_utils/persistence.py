@@ -89,7 +89,7 @@ def load_network_pkl(source: str | os.PathLike[str] | IO[bytes]) -> dict[str, An
         if path.is_dir():
             raise UserError(f"network pickle {source} is a folder, not a file")
         if not path.is_file():
-            raise UserError(f"network pickle {source} does not exist")
+            raise UserError(f"network pickle {source} {'is no ordinary file' if path.exists() else 'does not exist'}")
         try:
             with open(path, "rb") as stream:
                 return _load(stream, str(source))

@@ -30,6 +30,8 @@ from PIL import (  # noqa: F401  importing one makes its formats known; no other
     WebPImagePlugin,
 )
 
+from dnnlib.cli import counted
+
 Color = tuple[int, int, int]
 
 #: Which values become black and white: two numbers, ``"auto"`` (those that are found), ``"full"`` (all that the type
@@ -47,8 +49,11 @@ PIL.Image.MAX_IMAGE_PIXELS = None  # ours takes its place
 # What Pillow says of odd metadata helps nobody: it names neither the file nor what to do, and the pixels are not affected.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
-_DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
+#: Pillow's modes of greyscale with more than 8 bits.
+DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 _WHITE_16 = 65535
+
+_BITS, _PLANAR = 258, 284  # BitsPerSample and PlanarConfiguration of TIFF
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # neither is needed for the pixels
@@ -60,6 +65,9 @@ _LOWER_BYTES = {
     **{f"{mode};16N": f"{mode};16{'B' if sys.byteorder == 'little' else 'L'}" for mode in ("RGB", "RGBA", "RGBX")},
     "LA;16B": "I;32B",  # both values of a pixel as one number
 }
+
+#: Endings of formats that often have several frames or pages.
+FRAME_SUFFIXES = {".gif", ".tif", ".tiff", ".webp", ".avif", ".apng"}
 
 _BLOCK = 2**22  # values that are scaled at a time
 
@@ -120,7 +128,7 @@ class DeepValues(NamedTuple):
         """What is wrong with :attr:`dark` values, and what to do."""
         top = 2 ** max(int(self.high).bit_length(), 1) - 1
         return (
-            f"the values lie between {self.low:g} and {self.high:g}, and {self.white:g} would be white: they come out dark; "
+            f"lie between {self.low:g} and {self.high:g}, and {self.white:g} would be white: they come out dark; "
             f"--range=0-{top} makes {top} white, --range=auto the largest value, and --range=full leaves them as they are"
         )
 
@@ -176,7 +184,7 @@ def decode(content: bytes, options: DecodeOptions | None = None) -> Picture:
     options = options or DecodeOptions()
     loaded = load(content, max_pixels=options.max_pixels)
     image, deep = loaded.image, None
-    if image.mode in _DEEP_GREY:
+    if image.mode in DEEP_GREY:
         values = np.asarray(image)
         deep = _found(values, 4095 if loaded.layout == "I;12" else _WHITE_16, image.mode)
         image = PIL.Image.fromarray(_scaled(values, *_ends(options.value_range, deep)))
@@ -206,6 +214,30 @@ def load(content: bytes, *, max_pixels: int = MAX_PIXELS, check: Callable[[PIL.I
         if len(bare) == len(content):
             raise
         return _load(bare, max_pixels, check)
+
+
+def frames_note(count: int) -> list[str]:
+    """A sentence about so many images with more than one frame or page; none where there are none."""
+    return [f"{counted(count, 'image')} with more than one frame or page: the first is used"] if count else []
+
+
+def range_notes(images: int, deep: DeepValues | None, value_range: ValueRange) -> list[str]:
+    """What was done with the values of so many images with more than 8 bits, where ``value_range`` was asked for."""
+    if deep is None:
+        return [] if value_range is None else ["--range has no effect: all images have 8 bits a value"]
+    between = f"the values of {counted(images, 'image')} with more than 8 bits lie between {deep.low:g} and {deep.high:g}"
+    if value_range == "auto":
+        return [f"{between}, which became black and white"]
+    if isinstance(value_range, tuple) and (deep.low < value_range[0] or deep.high > value_range[1]):
+        return [f"{between}; what is outside --range={value_range[0]:g}-{value_range[1]:g} was cut"]
+    return []
+
+
+def dark_warning(images: int, deep: DeepValues | None, value_range: ValueRange) -> list[str]:
+    """A warning where so many images with 16 bits come out dark and ``--range`` was not given; none elsewhere."""
+    if deep is None or value_range is not None or not deep.dark:
+        return []
+    return [f"the values of {counted(images, 'image')} with 16 bits {deep.describe_dark()}"]
 
 
 @contextlib.contextmanager
@@ -254,6 +286,20 @@ def is_turned(content: bytes) -> bool:
         return False
 
 
+def has_more_frames(content: bytes) -> bool:
+    """Whether a picture has more than one frame or page, by its header; False for what can't be read."""
+    try:
+        with open_picture(content, sys.maxsize) as image:
+            return _more_frames(image)
+    except Exception:  # noqa: BLE001  as above
+        return False
+
+
+def upper_bytes_found(upper: np.ndarray) -> DeepValues:
+    """What is known of 16-bit values by their upper bytes."""
+    return DeepValues(256.0 * int(upper.min()), 256.0 * int(upper.max()) + 255, _WHITE_16)
+
+
 def _png_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Kind, start and end of each chunk of a PNG file."""
     at = len(_PNG)
@@ -287,6 +333,8 @@ def _more_frames(image: PIL.Image.Image) -> bool:
 
 def _layout(image: PIL.ImageFile.ImageFile) -> str:
     """How the pixels lie in the file, in Pillow's words; empty where they do not say so."""
+    if image.format == "TIFF" and image.tag_v2.get(_PLANAR) == 2:  # type: ignore[attr-defined]
+        return ""  # of each plane for itself
     args = image.tile[0].args if image.tile else None
     found = args[0] if isinstance(args, tuple) and args else args
     return found if isinstance(found, str) else ""
@@ -296,8 +344,13 @@ def _depth(content: bytes, image: PIL.ImageFile.ImageFile) -> int:
     """Bits a value, 8 or 16, of a picture that Pillow gives with 8. Raises :class:`ValueError` for what Pillow reads wrongly."""
     if image.format == "TIFF":
         tags = image.tag_v2  # type: ignore[attr-defined]
-        deep = max(tags.get(258, (8,))) > 8  # BitsPerSample
-        if deep and image.mode in ("RGB", "RGBA", "CMYK") and tags.get(284) == 2 and ";" not in _layout(image):  # PlanarConfiguration
+        deep = max(tags.get(_BITS, (8,))) > 8
+        if (
+            deep
+            and tags.get(_PLANAR) == 2
+            and image.mode in ("RGB", "RGBA", "CMYK")
+            and any(tile.codec_name != "libtiff" for tile in image.tile)
+        ):
             raise ValueError("16-bit colour in separate planes without compression cannot be read; save it with interleaved channels")
         return 16 if deep and image.mode != "CMYK" else 8
     if image.format == "SGI":
@@ -351,7 +404,7 @@ def _deep_colour(content: bytes, loaded: Loaded, value_range: ValueRange) -> tup
     image = loaded.image
     upper = np.asarray(image)
     upper = upper[:, :, :3] if upper.ndim == 3 else upper
-    found = DeepValues(256.0 * int(upper.min()), 256.0 * int(upper.max()) + 255, _WHITE_16)
+    found = upper_bytes_found(upper)
     if not isinstance(value_range, tuple) and value_range != "auto" and not found.dark:
         return image, found
     if loaded.layout not in _LOWER_BYTES:
@@ -362,7 +415,7 @@ def _deep_colour(content: bytes, loaded: Loaded, value_range: ValueRange) -> tup
             "save it as PNG, or read it with --range=full",
         )
     values = _lower_bytes(content, loaded)
-    values |= upper.astype(np.uint16) << 8
+    values = values | (upper.astype(np.uint16) << 8)
     found = _found(values, _WHITE_16, image.mode)
     if value_range is None or value_range == "full":
         return image, found

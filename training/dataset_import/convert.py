@@ -14,7 +14,6 @@ import numpy as np
 import PIL.Image
 from tqdm import tqdm
 
-from dnnlib.cli import counted
 from dnnlib.errors import UserError
 from dnnlib.interrupt import end_with_parent, unwinding
 from dnnlib.untrusted import reason
@@ -23,7 +22,19 @@ from training.dataset_import.transform import TooSmall, Transform, check_output_
 from training.dataset_import.writer import DatasetWriter, check_dest, encode_png, open_writer
 from training.file_tree import check_apart
 from training.labels import Label, class_counts, notes_on_classes
-from training.pictures import MAX_PIXELS, Color, DecodeOptions, DeepValues, NeedsOption, Picture, ValueRange, decode
+from training.pictures import (
+    MAX_PIXELS,
+    Color,
+    DecodeOptions,
+    DeepValues,
+    NeedsOption,
+    Picture,
+    ValueRange,
+    dark_warning,
+    decode,
+    frames_note,
+    range_notes,
+)
 
 CHUNK = 8  # images a task: enough that passing tasks around costs little, few enough that large images fit
 
@@ -32,7 +43,7 @@ CHUNK = 8  # images a task: enough that passing tasks around costs little, few e
 class ImportReport:
     """What an import wrote: ``num_images`` of ``resolution`` x ``resolution`` x ``num_channels``; ``label_dim`` is 0 without
     labels; ``skipped`` has one line for each image that was left out; ``classes`` has number, name (or None) and images of each
-    class that has some; ``notes`` are sentences about what was decided or left out."""
+    class that has some; ``notes`` are sentences about what was decided or left out, ``warnings`` about what is most likely wrong."""
 
     num_images: int
     resolution: int
@@ -41,6 +52,7 @@ class ImportReport:
     skipped: list[str]
     classes: list[tuple[int, str | None, int]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -81,9 +93,10 @@ class _Found:
             self.deep_images += 1
             self.deep = outcome.deep.join(self.deep)
 
-    def notes(self, value_range: ValueRange) -> list[str]:
-        """Sentences for a person, where ``value_range`` was asked for."""
-        return [*frames_note(self.more_frames), *range_notes(self.deep_images, self.deep, value_range)]
+    def report(self, report: ImportReport, value_range: ValueRange) -> ImportReport:
+        """The report with what was found, where ``value_range`` was asked for."""
+        notes = [*report.notes, *frames_note(self.more_frames), *range_notes(self.deep_images, self.deep, value_range)]
+        return replace(report, notes=notes, warnings=dark_warning(self.deep_images, self.deep, value_range))
 
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -134,29 +147,10 @@ def import_dataset(
             try:
                 with open_writer(dest, opened.class_names) as writer:
                     report, found = _write_all(converter, job, writer, on_error)
-                return replace(report, notes=[*report.notes, *found.notes(value_range)])
+                return found.report(report, value_range)
             except _ColourFound:
                 continue
     raise AssertionError("three channels hold any image")
-
-
-def frames_note(count: int) -> list[str]:
-    """A sentence about so many images with more than one frame or page; none where there are none."""
-    return [f"{counted(count, 'image')} with more than one frame or page: the first is used"] if count else []
-
-
-def range_notes(images: int, deep: DeepValues | None, value_range: ValueRange) -> list[str]:
-    """Sentences about so many images with more than 8 bits a value, where ``value_range`` was asked for."""
-    if deep is None:
-        return [] if value_range is None else ["--range has no effect: all images have 8 bits a value"]
-    between = f"the values of {counted(images, 'image')} with more than 8 bits lie between {deep.low:g} and {deep.high:g}"
-    if value_range is None:
-        return [f"of {counted(images, 'image')} with 16 bits, {deep.describe_dark()}"] if deep.dark else []
-    if value_range == "auto":
-        return [f"{between}, which became black and white"]
-    if isinstance(value_range, tuple) and (deep.low < value_range[0] or deep.high > value_range[1]):
-        return [f"{between}; what is outside --range={value_range[0]:g}-{value_range[1]:g} was cut"]
-    return []
 
 
 def _measured(converter: "_Converter", options: DecodeOptions) -> DecodeOptions:
