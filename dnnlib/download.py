@@ -64,7 +64,7 @@ def local_file(
         raise UserError(f"'{text}' can't be read: {scheme[0]} is not supported; give a path or an address with http:// or https://")
     path = Path(text)
     if not path.is_file():
-        problem = "is a folder, not a file" if path.is_dir() else "does not exist"
+        problem = "is a folder, not a file" if path.is_dir() else "is no ordinary file" if path.exists() else "does not exist"
         raise UserError(f"'{text}' {problem}; give the path of a file or an http(s) address")
     if wrong := Expected(sha256 and sha256.lower(), size).mismatch(path):
         raise UserError(f"'{text}' is not the expected file: {wrong}")

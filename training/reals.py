@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from dnnlib.cli import print_notes
 from dnnlib.errors import UserError
 from dnnlib.untrusted import one_line
 from training.config import IMAGES
@@ -16,11 +17,14 @@ from training.paired import is_paired
 def open_images(path: str, **options: Any) -> ImageFolderDataset:
     """A folder or zip of images alone; ``options`` are those of :class:`training.dataset.ImageFolderDataset`.
 
+    A line to standard error says what of it is left out.
     Raises :class:`UserError` also for a paired data set, whose annotations would be taken for images.
     """
     if is_paired(path):
         raise UserError(f"'{path}' has images and annotations; give {os.path.join(path, IMAGES)}")
-    return ImageFolderDataset(path, **options)
+    dataset = ImageFolderDataset(path, **options)
+    print_notes(dataset.notes())
+    return dataset
 
 
 def open_reals(

@@ -20,9 +20,9 @@ from dnnlib.errors import UserError
 from training.dataset import ImageFolderDataset
 from training.dataset_import import Transform, archives, import_dataset
 from training.dataset_import.archives import read_cifar10
-from training.dataset_import.decode import decode_image
 from training.dataset_import.lmdb_file import LmdbFile
 from training.dataset_import.sources import subfolder_labels
+from training.pictures import DecodeOptions, decode
 
 
 def pixels(seed: int, shape: tuple[int, ...] = (8, 8, 3)) -> np.ndarray:
@@ -82,7 +82,7 @@ def over(color: np.ndarray, background: int | tuple[int, int, int]) -> np.ndarra
 
 
 def decoded(content: bytes, **kwargs: Any) -> np.ndarray:
-    image = decode_image(content, **kwargs)
+    image = decode(content, DecodeOptions(**kwargs)).image
     assert image.mode in ("L", "RGB")
     return np.asarray(image)
 
@@ -170,7 +170,7 @@ def test_exif_rotation_is_undone(kind: str, orientation: int, turns: int) -> Non
 @pytest.mark.parametrize("image", [np.full((1, 1), 0.5, np.float32), np.full((1, 1), 70000, np.int32)], ids=["float", "int32"])
 def test_pixels_of_unknown_range_are_refused(image: np.ndarray) -> None:
     with pytest.raises(ValueError, match="range is not known"):
-        decode_image(encode(PIL.Image.fromarray(image), "tiff"))
+        decode(encode(PIL.Image.fromarray(image), "tiff"))
 
 
 # --- cropping and resizing
