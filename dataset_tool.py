@@ -6,7 +6,7 @@ from typing import Any
 import click
 import PIL.ImageColor
 
-from dnnlib.cli import Command, counted, friendly_errors, print_notes
+from dnnlib.cli import Command, counted, friendly_errors, picture_options, print_notes
 from dnnlib.errors import UserError
 from dnnlib.untrusted import one_line
 from training.dataset_import import ImportReport, Transform, import_dataset
@@ -42,6 +42,7 @@ def parse_color(_ctx: click.Context, _param: click.Parameter, text: str) -> tupl
 @click.option("--height", type=int, help="Height to come out  [default: the images' own]")
 @click.option("--resolution", metavar="WxH", callback=parse_resolution, help="Both in one, such as 256x256")
 @click.option("--background", default="white", show_default=True, callback=parse_color, metavar="COLOUR", help="Behind transparency")
+@picture_options
 @click.option("--labels", type=click.Choice(["dataset.json", "subfolders", "none"]), help="Their source  [default: dataset.json if there]")
 @click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True, help="What to do about a broken image")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes to use  [default: one for each core]")
@@ -61,6 +62,9 @@ def main(width: int | None, height: int | None, resolution: tuple[int, int] | No
 
     --transform=center-crop takes the largest centred square. --transform=center-crop-wide takes the largest centred rectangle of
     the ratio width:height and pads it with black to width x width; smaller images are errors to it.
+
+    --range is for images with more than 8 bits a value, such as 12-bit data in 16-bit files: --range=0-4095 makes 0 black and
+    4095 white, auto takes the smallest and the largest value of all images, and full what the file's type can hold.
     """
     if resolution is not None:
         if width is not None or height is not None:
@@ -75,6 +79,8 @@ def print_report(report: ImportReport, dest: str) -> None:
     for line in report.skipped:
         click.echo(f"skipped {line}", err=True)
     print_notes(report.notes)
+    for warning in report.warnings:
+        click.echo(f"Warning: {warning}", err=True)
     left_out = f", {len(report.skipped)} skipped" if report.skipped else ""
     labels = f"labels of {report.label_dim}" if report.label_dim else "no labels"
     kind = "greyscale" if report.num_channels == 1 else "RGB"

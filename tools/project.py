@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors, ops_option, output_folder
+from dnnlib.cli import Command, friendly_errors, ops_option, output_folder, picture_options, print_notes
 from dnnlib.errors import UserError
 from dnnlib.files import writing
 from tools import options
@@ -24,6 +24,7 @@ from tools import options
 if TYPE_CHECKING:
     import torch
 
+    from training.pictures import ValueRange
     from training.projection import ProjectionStep
     from training.rendering import GeneratorRenderer
 
@@ -40,6 +41,7 @@ FPS = 30
     "--detector", metavar="NAME|PATH|URL", default="vgg16", show_default=True, help="whose distance; efficientnet-lite0 works offline"
 )
 @click.option("--save-video", type=click.Choice(["mp4", "gif", "none"]), default="gif", show_default=True, help="target beside search")
+@picture_options
 @options.class_idx
 @options.outdir
 @options.device
@@ -53,6 +55,8 @@ def main(
     seed: int,
     detector: str,
     save_video: str,
+    max_pixels: int,
+    value_range: "ValueRange",
     class_idx: int | None,
     outdir: str,
     device: str,
@@ -65,8 +69,9 @@ def main(
     """
     from dnnlib.download import forbid_downloads
     from metrics.features import open_detector
-    from training.images import load_picture
+    from training.images import fitted, read_picture
     from training.open_network import open_generator
+    from training.pictures import DecodeOptions, dark_warning, frames_note, range_notes
     from training.projection import ProjectionConfig, perceptual_distance, project
     from training.rendering import one_hot_label
     from training.video import check_video_path
@@ -78,7 +83,11 @@ def main(
         forbid_downloads()
     check_target(target, outdir)
     renderer = open_generator(network, device=device)
-    picture = load_picture(target, renderer.G.img_resolution, renderer.G.img_channels)
+    read = read_picture(target, DecodeOptions(max_pixels=max_pixels, value_range=value_range))
+    for warning in dark_warning(1, read.deep, value_range):
+        click.echo(f"Warning: {warning}", err=True)
+    print_notes([*frames_note(int(read.more_frames)), *range_notes(1, read.deep, value_range)])
+    picture = fitted(read, renderer.G.img_resolution, renderer.G.img_channels)
     c = one_hot_label(renderer.c_dim, class_idx).to(renderer.device)
     perceptual = open_detector(detector, renderer.device).perceptual
     steps = project(renderer.G, picture, c, perceptual, ProjectionConfig(num_steps=num_steps, seed=seed))

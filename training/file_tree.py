@@ -1,10 +1,11 @@
 """The files of a data set, in a folder or in a zip, read by name without extracting anything."""
 
 import contextlib
+import functools
 import hashlib
 import os
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from dnnlib.errors import UserError
 from dnnlib.untrusted import one_line, parsing, read_bytes
 from training.file_listing import Listing, list_folder, list_zip
 
-MAX_FILE = 2**30  # bytes of one file
+MAX_FILE = 2**31  # bytes of one file
 
 #: Files that a thread reads for a digest before it takes the next ones, and how many threads there are at most.
 READ_IN_TURN, READERS = 64, 8
@@ -78,9 +79,10 @@ class FileTree:
                 raise ValueError(f"it has {info.file_size} bytes, more than the {MAX_FILE} that are read")
             return self._zip().read(info)
 
-    def digest(self, names: Sequence[str]) -> str:
+    def digest(self, names: Sequence[str], mark: Callable[[bytes], bytes] | None = None) -> str:
         """SHA-256 over the SHA-256 of each file's content, in order: the same for a folder and for a zip of it.
 
+        What ``mark`` gives for a content, mostly nothing, follows its SHA-256.
         Everything is read, by some threads. On a terminal a bar shows how far that is when it takes its time.
         """
         if self.is_zip:
@@ -89,7 +91,8 @@ class FileTree:
         total = hashlib.sha256()
         pool = ThreadPoolExecutor(min(READERS, os.cpu_count() or 1))
         try:
-            found = pool.map(self._digests, parts) if len(parts) > 1 else map(self._digests, parts)
+            digests_of = functools.partial(self._digests, mark=mark)
+            found = pool.map(digests_of, parts) if len(parts) > 1 else map(digests_of, parts)
             for digests in tqdm(found, total=len(parts), unit="part", desc="reading the data", delay=2, leave=False, disable=None):
                 total.update(digests)
         finally:
@@ -134,7 +137,7 @@ class FileTree:
     def _list(self) -> Listing:
         if not self.is_zip:
             if self._place.exists() and not self._place.is_dir():
-                raise UserError(f"'{self.path}' is neither a folder nor a zip; give a folder of images or a zip of them")
+                raise UserError(f"'{self.path}' is a pipe, socket or device; give a folder of images or a zip of them")
             return list_folder(self.path) if self._place.exists() else Listing()
         with parsing(f"'{self.path}'", "is no zip that can be read", "give a folder of images or a zip"):
             found = list_zip(self._zip().infolist(), self._inside, self.path)
@@ -142,8 +145,9 @@ class FileTree:
         self.close()
         return found
 
-    def _digests(self, names: Sequence[str]) -> bytes:
-        return b"".join(hashlib.sha256(self.read(name)).digest() for name in names)
+    def _digests(self, names: Sequence[str], mark: Callable[[bytes], bytes] | None = None) -> bytes:
+        contents = map(self.read, names)
+        return b"".join(hashlib.sha256(content).digest() + (mark(content) if mark else b"") for content in contents)
 
     def _facts(self, names: Iterable[str]) -> list[tuple[int, int]]:
         """Size and, in a zip, CRC-32 of each file, as its directory says."""

@@ -58,6 +58,7 @@ class PairedDataset(ImageFolderDataset):
             odd = min(names ^ annotated)
             raise UserError(f"'{odd}' is in only one of {' and '.join(FOLDERS)} of '{path}'; each image needs one annotation of its name")
         same: dict[str, Any] = dict(max_size=max_size, xflip=xflip, random_seed=random_seed, memory_budget_mb=memory_budget_mb)
+        same["only_upright"] = True
         super().__init__(folders[0], resolution=resolution, use_labels=use_labels, **same)
         try:
             self._annotations = ImageFolderDataset(folders[1], **same)

@@ -79,3 +79,7 @@ def test_log_tee_writes_to_both(tmp_path, capsys):
     assert sys.stdout is before
     assert (tmp_path / "log.txt").read_text() == "hello\n"
     assert capsys.readouterr().out == "hello\n"
+
+
+def test_messages_are_one_printable_line():
+    assert str(UserError("a\nb \x1b[31mred\x1b[0m é 日本 \u202e\udc80")) == r"a b \x1b[31mred\x1b[0m é 日本 \u202e\udc80"

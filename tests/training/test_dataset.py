@@ -218,7 +218,7 @@ BAD_IMAGES = {
     "greyscale among RGB": (PIL.Image.fromarray(pixels(9, (8, 8))), "is 8x8 greyscale, but"),
     "RGBA": (PIL.Image.fromarray(pixels(9, (8, 8, 4))), "is RGBA, not RGB"),
     "palette": (PIL.Image.fromarray(pixels(9)).quantize(16), "is P, not RGB"),
-    "16-bit": (PIL.Image.fromarray(pixels(9, (8, 8)).astype(np.uint16)), "is I;16, not RGB"),
+    "16-bit": (PIL.Image.fromarray(pixels(9, (8, 8)).astype(np.uint16)), r"is I;16 (more than 8 bits a value), not RGB"),
     "transparent colour": (PIL.Image.fromarray(pixels(9)), "is RGB with transparency, not RGB"),
     "broken": (None, "is broken"),
 }
@@ -228,9 +228,9 @@ BAD_IMAGES = {
 def test_a_bad_image_is_named_at_construction_or_when_it_is_read(folder: Path, case: str) -> None:
     image, message = BAD_IMAGES[case]
     options: dict[str, Any] = {"transparency": (0, 0, 0)} if case == "transparent colour" else {}
-    (image or PIL.Image.fromarray(pixels(3, (64, 64, 3)))).save(folder / "1" / "3.png", **options)
+    (image or PIL.Image.fromarray(pixels(3))).save(folder / "1" / "3.png", **options)
     if image is None:
-        (folder / "1" / "3.png").write_bytes((folder / "1" / "3.png").read_bytes()[:5000])
+        (folder / "1" / "3.png").write_bytes((folder / "1" / "3.png").read_bytes()[:100])
     assert f"'1/3.png' in '{folder}' {message}" in complaint(folder)
     dataset = ImageFolderDataset(folder, memory_budget_mb=0)
     dataset[0]

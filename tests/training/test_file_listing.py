@@ -114,7 +114,7 @@ def test_what_is_no_file_is_never_opened(tmp_path: Path) -> None:
     assert "4 special (pipes, sockets or devices), 2 broken links" in tree.note()[0]
     with pytest.raises(UserError, match="no ordinary file"):
         tree.read("pipe.png")  # it may have come to be since
-    with pytest.raises(UserError, match="neither a folder nor a zip"):
+    with pytest.raises(UserError, match="is a pipe, socket or device"):
         FileTree(folder / "pipe.png")
 
 

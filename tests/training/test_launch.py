@@ -266,3 +266,21 @@ def test_how_workers_join(monkeypatch: pytest.MonkeyPatch) -> None:
         with launch.among_workers(device, *seconds):
             pass
     assert seen == [(True, distributed.TIMEOUT, distributed.PREPARE_TIMEOUT), (True, 5, 6), (False, 5, distributed.PREPARE_TIMEOUT)]
+
+
+def test_a_restart_goes_on_in_its_own_folder_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever can write to the launcher's store must not lead a run into another directory."""
+    monkeypatch.setattr(torchrun, "is_worker", lambda: True)
+    mine, other = tmp_path / "runs" / "00000-a", tmp_path / "other" / "00000-a"
+    for run_dir in (mine, other):
+        run_dir.mkdir(parents=True)
+        (run_dir / "training-state-0000000004.pt").touch()
+    (tmp_path / "runs" / "00001-a").symlink_to(other)
+    monkeypatch.setattr(elastic, "recall", lambda key: str(mine))
+    assert launch.interrupted_run(str(tmp_path / "runs")) == mine
+    for named in (other, tmp_path / "runs" / "00001-a", tmp_path / "runs" / ".." / "other" / "00000-a"):
+        monkeypatch.setattr(elastic, "recall", lambda key, named=named: str(named))
+        with pytest.raises(UserError, match=r"told to go on in .*, which is not in --outdir="):
+            launch.interrupted_run(str(tmp_path / "runs"))
+    with pytest.raises(UserError, match="not in --outdir=None"):
+        launch.interrupted_run(None)
