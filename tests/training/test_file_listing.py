@@ -156,14 +156,18 @@ def test_a_file_that_fills_the_memory_is_refused(tmp_path: Path, kind: str, monk
         FileTree(folder if kind == "folder" else pack(folder, tmp_path / "d.zip")).read("a.png")
 
 
-@pytest.mark.parametrize("output", ["d", "d/out", "d/a/new/out", "link/out", "d/../d/out", "elsewhere/out", "d/away"])
+@pytest.mark.parametrize(
+    "output", ["d", "d/out", "d/a/new/out", "link/out", "d/../d/out", "elsewhere/out", "d/away", "d/a", "hop/../out", "fresh"]
+)
 def test_outputs_in_what_is_read(tmp_path: Path, output: str) -> None:
     make_files(tmp_path / "elsewhere", "x.png")
     folder = make_files(tmp_path / "d", "a/0.png")
     (folder / "b").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "link").symlink_to(folder)
-    (folder / "away").symlink_to(tmp_path)  # the link itself would be replaced, or is written through
-    with pytest.raises(UserError, match=r"--outdir '.*' (lies in|are the same)"):
+    (tmp_path / "fresh").symlink_to(folder / "new")  # which is not there yet
+    (tmp_path / "hop").symlink_to(folder / "a")  # hop/.. is the data's folder
+    (folder / "away").symlink_to(tmp_path / "other")  # the link itself would be replaced
+    with pytest.raises(UserError, match=r"are the same" if output == "d" else r"--outdir '.*' lies in"):
         FileTree(folder).check_apart(tmp_path / output, "--outdir")
 
 
