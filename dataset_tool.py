@@ -6,9 +6,12 @@ from typing import Any
 import click
 import PIL.ImageColor
 
-from dnnlib.cli import Command, counted, friendly_errors
+from dnnlib.cli import Command, counted, friendly_errors, picture_options, print_notes
 from dnnlib.errors import UserError
+from dnnlib.untrusted import one_line
 from training.dataset_import import ImportReport, Transform, import_dataset
+
+SHOWN_CLASSES = 40  # lines about classes; of more, the first and the last ones
 
 
 def parse_resolution(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[int, int] | None:
@@ -30,13 +33,16 @@ def parse_color(_ctx: click.Context, _param: click.Parameter, text: str) -> tupl
 @click.command(cls=Command)
 @click.option("--source", required=True, metavar="PATH", help="Folder, zip, cifar-10-python.tar.gz, MNIST images .gz, LSUN lmdb")
 @click.option("--dest", required=True, metavar="PATH", help="Zip (name ends in .zip; replaced if there) or new folder to write")
-@click.option("--max-images", type=int, metavar="N", help="Take only the first N images of the source")
+@click.option(
+    "--max-images", type=int, metavar="N", help="Take only the first N images of the source; of --labels=subfolders, each class its share"
+)
 @click.option("--resize-filter", type=click.Choice(["box", "lanczos"]), default="lanczos", show_default=True, help="How to resize")
 @click.option("--transform", type=click.Choice(["center-crop", "center-crop-wide"]), help="Crop before resizing  [default: none]")
 @click.option("--width", type=int, help="Width to come out  [default: the images' own]")
 @click.option("--height", type=int, help="Height to come out  [default: the images' own]")
 @click.option("--resolution", metavar="WxH", callback=parse_resolution, help="Both in one, such as 256x256")
 @click.option("--background", default="white", show_default=True, callback=parse_color, metavar="COLOUR", help="Behind transparency")
+@picture_options
 @click.option("--labels", type=click.Choice(["dataset.json", "subfolders", "none"]), help="Their source  [default: dataset.json if there]")
 @click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True, help="What to do about a broken image")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes to use  [default: one for each core]")
@@ -56,6 +62,9 @@ def main(width: int | None, height: int | None, resolution: tuple[int, int] | No
 
     --transform=center-crop takes the largest centred square. --transform=center-crop-wide takes the largest centred rectangle of
     the ratio width:height and pads it with black to width x width; smaller images are errors to it.
+
+    --range is for images with more than 8 bits a value, such as 12-bit data in 16-bit files: --range=0-4095 makes 0 black and
+    4095 white, auto takes the smallest and the largest value of all images, and full what the file's type can hold.
     """
     if resolution is not None:
         if width is not None or height is not None:
@@ -69,10 +78,27 @@ def print_report(report: ImportReport, dest: str) -> None:
     """Say what was written and, one a line, what was left out."""
     for line in report.skipped:
         click.echo(f"skipped {line}", err=True)
+    print_notes(report.notes)
+    for warning in report.warnings:
+        click.echo(f"Warning: {warning}", err=True)
     left_out = f", {len(report.skipped)} skipped" if report.skipped else ""
     labels = f"labels of {report.label_dim}" if report.label_dim else "no labels"
     kind = "greyscale" if report.num_channels == 1 else "RGB"
     click.echo(f"{dest}: {counted(report.num_images, f'{kind} image')} of {report.resolution}x{report.resolution}, {labels}{left_out}")
+    for line in class_lines(report.classes):
+        click.echo(line)
+
+
+def class_lines(classes: list[tuple[int, str | None, int]]) -> list[str]:
+    """A line for each class, with its name and how many images it has; of many classes the first and the last ones."""
+    lines = []
+    for number, name, count in classes:
+        named = "" if name is None else f" ('{one_line(name)}')"
+        lines.append(f"  class {number}{named}: {counted(count, 'image')}")
+    if len(lines) <= SHOWN_CLASSES:
+        return lines
+    half = SHOWN_CLASSES // 2
+    return [*lines[:half], f"  ... {len(lines) - 2 * half} more classes ...", *lines[-half:]]
 
 
 if __name__ == "__main__":

@@ -49,18 +49,18 @@ def new_run(outdir: str | None, dry_run: bool, said: dict[str, Any]) -> tuple[Tr
     if outdir is None and not dry_run:
         raise UserError("--outdir is missing; say where the run directory goes, such as --outdir=training-runs")
     options = TrainOptions(**{name: value for name, value in said.items() if name not in ("data", "cond", "subset", "mirror")})
-    described, has_labels = launch.inspect_data(
+    described, notes = launch.inspect_data(
         said["data"],
         cond=bool(said["cond"]),
         subset=said["subset"],
         mirror=bool(said["mirror"]),
         seed=options.seed or 0,
         annotated=options.reg_type == "seg",
+        outdir=outdir,
     )
     config = resolve(options, described)
     check_metrics(config.metrics)
-    unused = ["The data set has labels, which are not used; --cond=1 conditions on them."] if has_labels and not said["cond"] else []
-    return config, unused + explain(options, config)
+    return config, notes + explain(options, config)
 
 
 def resolve_run(

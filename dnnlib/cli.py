@@ -5,7 +5,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,9 +46,25 @@ host_memory_option = environment_option(
 )
 
 
+def picture_options(function: F) -> F:
+    """``--max-pixels`` and ``--range`` (``value_range``): how pictures are decoded (:class:`training.pictures.DecodeOptions`)."""
+    range_help = "Values of images with more than 8 bits that become black and white  [default: full]"
+    function = click.option("--range", "value_range", type=ValueRange(), metavar="LOW-HIGH|auto|full", help=range_help)(function)
+    size = click.IntRange(1, 2**40)
+    pixels_help = "Refuse images of more pixels; each takes 4 bytes"
+    return click.option("--max-pixels", type=size, default=500_000_000, show_default=True, metavar="N", help=pixels_help)(function)
+
+
 def counted(number: int, noun: str) -> str:
     """``1 image``, ``2 images``."""
     return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """One line to standard error for each note, in one process of several."""
+    for note in notes:
+        if torchrun.rank() == 0:
+            click.echo(f"Note: {note}", err=True)
 
 
 class Command(click.Command):
@@ -123,6 +139,23 @@ class FiniteFloat(click.ParamType):
         return number
 
 
+class ClassNumber(click.ParamType):
+    """A class by its number."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(
+                f"'{value}' is not a class number such as 0. Labels that are lists of numbers cannot be given here;"
+                " in Python, G(z, c) takes them",
+                param,
+                ctx,
+            )
+
+
 class Seconds(FiniteFloat):
     """A time to wait, from a second to some years."""
 
@@ -150,6 +183,24 @@ class IntOrList(click.ParamType):
         if len(set(numbers)) < len(numbers):
             self.fail(f"'{value}' has a number twice", param, ctx)
         return numbers[0] if len(numbers) == 1 else tuple(numbers)
+
+
+class ValueRange(click.ParamType):
+    """``"0-4095"`` to ``(0.0, 4095.0)``: two finite numbers, the second one larger. ``auto`` and ``full`` stay as they are."""
+
+    name = "range"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float] | str:
+        if isinstance(value, tuple) or value in ("auto", "full"):
+            return value
+        number = r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
+        match = re.fullmatch(rf"\s*{number}\s*-\s*{number}\s*", value, re.ASCII)
+        if match is None:
+            self.fail(f"'{value}' is not of the form LOW-HIGH, such as 0-4095, nor auto or full", param, ctx)
+        low, high = float(match[1]), float(match[2])
+        if not (low < high and math.isfinite(low) and math.isfinite(high)):
+            self.fail(f"'{value}': the first number must be less than the second, and both finite", param, ctx)
+        return low, high
 
 
 class GridSize(click.ParamType):

@@ -5,13 +5,12 @@ import json
 import os
 import sys
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
+from dnnlib.arrays import read_arrays
 from dnnlib.download import CACHE_VARIABLE, cache_root
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
@@ -21,6 +20,8 @@ from metrics.statistics import FeatureSet, Moments
 
 # Count up when features or statistics are computed otherwise: older files are then not found.
 CODE_VERSION = 1
+
+MAX_STATISTICS = 2**34  # bytes of a file: features of 2 million images
 
 Key = Mapping[str, str | int]
 Statistics = Moments | FeatureSet
@@ -70,10 +71,9 @@ class StatisticsCache:
         if not path.exists():
             return None
         try:
-            with parsing(f"the cache file {path}", "is damaged"), open(path, "rb", opener=_without_waiting) as stream:
-                _check_unpacked_size(stream)
-                with np.load(stream, allow_pickle=False) as file:  # which leaves a damaged file open
-                    return _checked(dict(file))
+            arrays = read_arrays(path, f"the cache file {path}", limit=MAX_STATISTICS, packed=False)
+            with parsing(f"the cache file {path}", "is damaged"):
+                return _checked(arrays)
         except UserError as error:
             print(f"Warning: {error}; computing it anew", file=sys.stderr)
             return None
@@ -100,19 +100,6 @@ class NoCache:
 
     def store(self, key: Key, value: Statistics) -> None:
         """Drop the value."""
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # for a pipe
-
-
-def _check_unpacked_size(stream: IO[bytes]) -> None:
-    """:func:`numpy.savez` does not compress. Raises :class:`ValueError` for a file that unpacks to more than it has."""
-    with zipfile.ZipFile(stream) as archive:
-        unpacked = sum(member.file_size for member in archive.infolist())
-    if unpacked > os.fstat(stream.fileno()).st_size:
-        raise ValueError(f"it unpacks to {unpacked} bytes, more than it has")
-    stream.seek(0)
 
 
 def _checked(arrays: dict[str, np.ndarray]) -> Statistics:

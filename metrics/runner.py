@@ -189,7 +189,8 @@ def _limited(metric: Metric, images: ImageDataset) -> Metric:
     if metric.count <= len(images):
         return metric
     if is_main():
-        print(f"Note: {metric.name} measures all {len(images)} images of '{images.name}', not {metric.count}", file=sys.stderr)
+        available = "the one image" if len(images) == 1 else f"all {len(images)} images"
+        print(f"Note: {metric.name} measures {available} of '{images.name}', not {metric.count}", file=sys.stderr)
     return replace(metric, count=len(images))
 
 

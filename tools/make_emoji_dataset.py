@@ -4,7 +4,6 @@ With ``--paired`` the result is a folder for segmentation, ``images/`` and ``ann
 """
 
 import hashlib
-import io
 import re
 import sys
 import tarfile
@@ -22,6 +21,7 @@ from dnnlib.errors import UserError
 from training.dataset_import import ImportReport, Transform, import_dataset
 from training.dataset_import.writer import check_dest, encode_png, open_writer
 from training.paired import FOLDERS
+from training.pictures import load
 
 PACKAGE_SHA256 = "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58"
 SKIN_TONES = re.compile(r"1f3f[b-f]")
@@ -66,8 +66,7 @@ def read_package(path: str) -> dict[str, bytes]:
 
 def foreground(content: bytes, transform: Transform) -> PIL.Image.Image:
     """Class numbers, mode ``L``: 1 where the transformed image is at least half opaque, else 0."""
-    with PIL.Image.open(io.BytesIO(content)) as image:
-        alpha = transform.apply(image.convert("RGBA").getchannel("A"))
+    alpha = transform.apply(load(content).image.convert("RGBA").getchannel("A"))
     return PIL.Image.fromarray((np.asarray(alpha) >= 128).astype(np.uint8))
 
 

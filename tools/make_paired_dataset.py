@@ -6,8 +6,8 @@ Usage:
         --annotations=ADEChallengeData2016/annotations/training --zero=unlabelled --resolution=256 --dest=datasets/ade20k256.zip
 """
 
+import contextlib
 import dataclasses
-import io
 import os
 import sys
 from collections.abc import Iterator
@@ -15,20 +15,30 @@ from pathlib import Path
 
 import click
 import numpy as np
-import PIL.ExifTags
 import PIL.Image
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors
+from dnnlib.cli import Command, counted, friendly_errors, picture_options, print_notes
 from dnnlib.errors import UserError
-from dnnlib.untrusted import reason
+from dnnlib.untrusted import parsing
 from training.dataset_import import Transform
-from training.dataset_import.decode import decode_image
-from training.dataset_import.writer import DatasetWriter, check_apart, encode_png, open_store
+from training.dataset_import.writer import DatasetWriter, encode_png, open_store
 from training.file_tree import FileTree
 from training.paired import FOLDERS, MAX_CLASSES, UNLABELLED
+from training.pictures import (
+    DecodeOptions,
+    DeepValues,
+    Loaded,
+    NeedsOption,
+    ValueRange,
+    dark_warning,
+    decode,
+    frames_note,
+    load,
+    range_notes,
+)
 
 
 def by_stem(tree: FileTree) -> dict[str, str]:
@@ -43,58 +53,100 @@ def by_stem(tree: FileTree) -> dict[str, str]:
 
 def matched(images: FileTree, annotations: FileTree) -> list[tuple[str, str]]:
     """The names of each image and of its annotation: the same but for the ending. Raises :class:`UserError` where one lacks the other."""
+    images.require_images("give the folder or zip of the images")
     first, second = by_stem(images), by_stem(annotations)
     odd = first.keys() ^ second.keys()
     if odd:
         name = min(odd)
         here, there = (images, annotations) if name in first else (annotations, images)
         raise UserError(f"'{name}' is in '{here.path}' and not in '{there.path}'; each image needs one annotation of its name")
-    if not first:
-        raise UserError(f"'{images.path}' holds no images")
     return [(first[name], second[name]) for name in sorted(first)]
 
 
-def check_upright(content: bytes) -> None:
-    """Raises :class:`ValueError` for an image with an EXIF orientation: it does not say how its annotation lies."""
-    with PIL.Image.open(io.BytesIO(content)) as image:
-        orientation = image.getexif().get(PIL.ExifTags.Base.Orientation, 1)
-    if orientation != 1:
-        raise ValueError(f"it is to be turned for display (EXIF orientation {orientation}); turn it and its annotation upright first")
+@dataclasses.dataclass
+class PairReader:
+    """Reads images and their annotations, cut and resized alike, and counts what is worth a note.
+
+    Attributes:
+        transform: of the images; annotations are resized to the nearest pixel in place of a filter.
+        options: how images are decoded.
+        zero_unlabelled: the value 0 of an annotation means none, and n the class n − 1.
+    """
+
+    transform: Transform
+    options: DecodeOptions
+    zero_unlabelled: bool
+    more_frames: int = 0
+    deep_images: int = 0
+    deep: DeepValues | None = None
+
+    def read(self, image: bytes) -> PIL.Image.Image:
+        """An image in RGB. Raises :class:`ValueError` for one with an EXIF orientation, and as :func:`decode` does."""
+        check_upright(load(image, max_pixels=self.options.max_pixels))
+        picture = decode(image, self.options)
+        self.more_frames += picture.more_frames
+        if picture.deep is not None:
+            self.deep_images += 1
+            self.deep = picture.deep.join(self.deep)
+        return picture.image.convert("RGB")
+
+    def converted(self, images: FileTree, annotations: FileTree) -> Iterator[tuple[bytes, bytes]]:
+        """PNG files of each image, in RGB, and of its annotation. Raises :class:`UserError` that names a bad file."""
+        nearest = dataclasses.replace(self.transform, resize_filter="nearest")
+        for image_name, annotation_name in matched(images, annotations):
+            with using(images.path / image_name):
+                image = self.read(images.read(image_name))
+            with using(annotations.path / annotation_name):
+                classes = self.class_map(annotations.read(annotation_name))
+                if classes.size != image.size:
+                    raise ValueError(f"it is {classes.width}x{classes.height}, and its image {image.width}x{image.height}")
+            yield encode_png(self.transform.apply(image)), encode_png(nearest.apply(classes))
+
+    def class_map(self, content: bytes) -> PIL.Image.Image:
+        """An annotation as class numbers, mode ``L``. Its values are classes, in greyscale or as places in a palette.
+
+        Raises :class:`ValueError` for anything else.
+        """
+        loaded = load(content, max_pixels=self.options.max_pixels)
+        check_upright(loaded)
+        if loaded.image.mode not in ("L", "P", "1"):
+            raise ValueError(f"an annotation is 8-bit greyscale or has a palette, and this one is {loaded.image.mode}")
+        self.more_frames += loaded.more_frames
+        values = np.asarray(loaded.image).astype(np.uint8)
+        if self.zero_unlabelled:
+            values = values - np.uint8(1)  # 0 becomes 255
+        wrong = values[(values >= MAX_CLASSES) & (values != UNLABELLED)]
+        if wrong.size:
+            raise ValueError(f"it has class {wrong.max()}; classes are below {MAX_CLASSES}, and {UNLABELLED} is unlabelled")
+        return PIL.Image.fromarray(values)
 
 
-def class_map(content: bytes, zero_unlabelled: bool) -> PIL.Image.Image:
-    """An annotation as class numbers, mode ``L``. Its values are classes, in greyscale or as places in a palette; with
-    ``zero_unlabelled``, 0 means none, and n the class n − 1. Raises :class:`ValueError` for anything else."""
-    with PIL.Image.open(io.BytesIO(content)) as image:
-        if image.mode not in ("L", "P", "1"):
-            raise ValueError(f"an annotation is 8-bit greyscale or has a palette, and this one is {image.mode}")
-        values = np.asarray(image).astype(np.uint8)
-    if zero_unlabelled:
-        values = values - np.uint8(1)  # 0 becomes 255
-    wrong = values[(values >= MAX_CLASSES) & (values != UNLABELLED)]
-    if wrong.size:
-        raise ValueError(f"it has class {wrong.max()}; classes are below {MAX_CLASSES}, and {UNLABELLED} is unlabelled")
-    return PIL.Image.fromarray(values)
+def measured(images: FileTree, options: DecodeOptions) -> DecodeOptions:
+    """The options with the range of values that the images have, where any has more than 8 bits. Raises :class:`UserError`."""
+    found: DeepValues | None = None
+    for name in tqdm(images.image_names, unit="img", desc="measuring", leave=False, disable=None):
+        with using(images.path / name):
+            deep = decode(images.read(name), options).deep
+        found = found if deep is None else deep.join(found)
+    return options if found is None else dataclasses.replace(options, value_range=(found.low, found.high))
 
 
-def converted(images: FileTree, annotations: FileTree, transform: Transform, zero_unlabelled: bool) -> Iterator[tuple[bytes, bytes]]:
-    """PNG files of each image, in RGB, and of its annotation, cut and resized alike. Raises :class:`UserError` that names a bad file."""
-    nearest = dataclasses.replace(transform, resize_filter="nearest")
-    for image_name, annotation_name in matched(images, annotations):
-        where = images.path / image_name
+@contextlib.contextmanager
+def using(path: Path) -> Iterator[None]:
+    """Around the decoding of one file: whatever is wrong with it becomes a :class:`UserError` that names it."""
+    with parsing(f"'{path}'", "cannot be used"):
         try:
-            content = images.read(image_name)
-            check_upright(content)
-            image = decode_image(content).convert("RGB")
-            where = annotations.path / annotation_name
-            classes = class_map(annotations.read(annotation_name), zero_unlabelled)
-            if classes.size != image.size:
-                raise ValueError(f"it is {classes.width}x{classes.height}, and its image {image.width}x{image.height}")
-        except (UserError, MemoryError):
-            raise
-        except Exception as error:  # Pillow raises nearly anything on damaged bytes
-            raise UserError(f"'{where}' cannot be used: {reason(error)}") from error
-        yield encode_png(transform.apply(image)), encode_png(nearest.apply(classes))
+            yield
+        except NeedsOption as error:
+            raise UserError(f"'{path}' cannot be used: {error}; {error.advice}") from error
+
+
+def check_upright(loaded: Loaded) -> None:
+    """Raises :class:`ValueError` for a picture with an EXIF orientation: it does not say how its counterpart lies."""
+    if loaded.orientation != 1:
+        raise ValueError(
+            f"it is to be turned for display (EXIF orientation {loaded.orientation}); turn it and its counterpart upright first"
+        )
 
 
 @click.command(cls=Command)
@@ -105,21 +157,30 @@ def converted(images: FileTree, annotations: FileTree, transform: Transform, zer
 @click.option("--dest", required=True, metavar="PATH", help="Zip to write, or a new folder")
 @click.option("--resolution", type=int, required=True, metavar="INT", help="Side of the images; the centre is cut out")
 @click.option("--zero", type=click.Choice(["class", "unlabelled"]), default="class", show_default=True, help="What the value 0 means")
+@picture_options
 @friendly_errors
-def main(images: str, annotations: str, dest: str, resolution: int, zero: str) -> None:
+def main(images: str, annotations: str, dest: str, resolution: int, zero: str, max_pixels: int, value_range: ValueRange) -> None:
     """Cut, resize and number images and their annotations alike. Class numbers are never mixed: annotations are resized to the
     nearest pixel."""
     sources, transform = (FileTree(images), FileTree(annotations)), Transform("center-crop", resolution, resolution)
-    check_apart(dest, images, annotations)
+    for tree in sources:
+        tree.check_apart(dest, "--dest")
+        print_notes(tree.note())
     count = len(matched(*sources))
+    reader = PairReader(transform, DecodeOptions(max_pixels=max_pixels, value_range=value_range), zero == "unlabelled")
+    if value_range == "auto":
+        reader.options = measured(sources[0], reader.options)
     with open_store(dest) as put:
         writers = [DatasetWriter(lambda name, content, folder=folder: put(f"{folder}/{name}", content)) for folder in FOLDERS]  # type: ignore[misc]
-        for pair in tqdm(converted(*sources, transform, zero == "unlabelled"), total=count, unit="pair", leave=False, disable=None):
+        for pair in tqdm(reader.converted(*sources), total=count, unit="pair", leave=False, disable=None):
             for writer, png in zip(writers, pair, strict=True):
                 writer.add(png, None)
         for writer in writers:
             writer.finish()
-    print(f"{dest}: {count} images and as many annotations")
+    for warning in dark_warning(reader.deep_images, reader.deep, value_range):
+        click.echo(f"Warning: {warning}", err=True)
+    print_notes([*frames_note(reader.more_frames), *range_notes(reader.deep_images, reader.deep, value_range)])
+    print(f"{dest}: {counted(count, 'image')} and as many annotations")
 
 
 if __name__ == "__main__":

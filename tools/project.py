@@ -16,13 +16,15 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors, ops_option, output_folder
+from dnnlib.cli import Command, friendly_errors, ops_option, output_folder, picture_options, print_notes
+from dnnlib.errors import UserError
 from dnnlib.files import writing
 from tools import options
 
 if TYPE_CHECKING:
     import torch
 
+    from training.pictures import ValueRange
     from training.projection import ProjectionStep
     from training.rendering import GeneratorRenderer
 
@@ -39,6 +41,7 @@ FPS = 30
     "--detector", metavar="NAME|PATH|URL", default="vgg16", show_default=True, help="whose distance; efficientnet-lite0 works offline"
 )
 @click.option("--save-video", type=click.Choice(["mp4", "gif", "none"]), default="gif", show_default=True, help="target beside search")
+@picture_options
 @options.class_idx
 @options.outdir
 @options.device
@@ -52,6 +55,8 @@ def main(
     seed: int,
     detector: str,
     save_video: str,
+    max_pixels: int,
+    value_range: "ValueRange",
     class_idx: int | None,
     outdir: str,
     device: str,
@@ -64,8 +69,9 @@ def main(
     """
     from dnnlib.download import forbid_downloads
     from metrics.features import open_detector
-    from training.images import load_picture
+    from training.images import fitted, read_picture
     from training.open_network import open_generator
+    from training.pictures import DecodeOptions, dark_warning, frames_note, range_notes
     from training.projection import ProjectionConfig, perceptual_distance, project
     from training.rendering import one_hot_label
     from training.video import check_video_path
@@ -75,8 +81,13 @@ def main(
         check_video_path(video)
     if offline:
         forbid_downloads()
+    check_target(target, outdir)
     renderer = open_generator(network, device=device)
-    picture = load_picture(target, renderer.G.img_resolution, renderer.G.img_channels)
+    read = read_picture(target, DecodeOptions(max_pixels=max_pixels, value_range=value_range))
+    for warning in dark_warning(1, read.deep, value_range):
+        click.echo(f"Warning: {warning}", err=True)
+    print_notes([*frames_note(int(read.more_frames)), *range_notes(1, read.deep, value_range)])
+    picture = fitted(read, renderer.G.img_resolution, renderer.G.img_channels)
     c = one_hot_label(renderer.c_dim, class_idx).to(renderer.device)
     perceptual = open_detector(detector, renderer.device).perceptual
     steps = project(renderer.G, picture, c, perceptual, ProjectionConfig(num_steps=num_steps, seed=seed))
@@ -91,6 +102,14 @@ def main(
     before, after = (perceptual_distance(perceptual, image, picture) for image in (drawn[0], drawn[-1]))
     print(f"distance to the target ({detector}): {before:.4g} at the start, from the average w; {after:.4g} at the end")
     print(f"projected_w.npz, proj.png, target.png{f' and {video}' if video else ''} in {folder}")
+
+
+def check_target(target: str, outdir: str) -> None:
+    """Raise :class:`UserError` for a target that the results would overwrite."""
+    for name in ("target.png", "proj.png"):
+        written = Path(outdir, name)
+        if written.exists() and Path(target).exists() and written.samefile(target):
+            raise UserError(f"--target={target} would be overwritten by the result {name}; give another --outdir")
 
 
 def search(first: "ProjectionStep", steps: Iterator["ProjectionStep"], num_steps: int) -> list["torch.Tensor"]:

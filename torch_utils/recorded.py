@@ -17,8 +17,14 @@ class _Runtime(TypedDict, total=False):
     precision: str
 
 
+class _Data(TypedDict, total=False):
+    path: PathText
+    annotation_classes: int | None
+
+
 class _Config(TypedDict, total=False):
     runtime: _Runtime
+    data: _Data
 
 
 class RecordedInfo(TypedDict, total=False):

@@ -1,6 +1,6 @@
 """What a run consists of while it runs, and what it leaves behind."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -134,12 +134,12 @@ class RunState:
         )
 
     @staticmethod
-    def restore(config: TrainConfig, device: torch.device, run_dir: Path, identity: str) -> "RunState":
+    def restore(config: TrainConfig, device: torch.device, run_dir: Path, is_known_as: Callable[[str], bool]) -> "RunState":
         """The state that the newest usable file in ``run_dir`` holds. Every rank has to call this.
 
         Args:
             config: may differ from the saved one in what :data:`training.continuation.CHANGEABLE` names.
-            identity: of the data set as it is now.
+            is_known_as: whether the data set, as it is now, is the one with an identity. Rank 0 asks.
 
         Raises:
             UserError: no file can be used, the configuration or the data set differs, or the state does not fit.
@@ -154,7 +154,7 @@ class RunState:
         path = on_main(newest, "the training state")
         saved = check_document(read[0] if read else read_state(path), f"the training state {path}:")
         check_same_run(saved["config"], config, f"the training state {path}")
-        if saved["data"] != identity:
+        if not on_main(lambda: is_known_as(saved["data"]), "comparing the data"):
             raise UserError(
                 f"'{config.data.path}' is not the data that {path} was trained on: files, labels or their order differ; "
                 f"bring the old data back, or {new_run_advice(run_dir)}"

@@ -1,13 +1,13 @@
 """Training images: a data set over a folder or a zip, the endless shuffled order, and batches from both."""
 
+import contextlib
 import hashlib
-import io
 import itertools
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -17,15 +17,31 @@ import torch
 
 from dnnlib.errors import UserError
 from dnnlib.interrupt import SIGNALS
-from dnnlib.untrusted import parsing
+from dnnlib.untrusted import one_line, parsing
+from training.file_listing import LABEL_FILE
 from training.file_tree import FileTree
-from training.labels import LABEL_FILE, label_array, labels_for, read_labels
+from training.labels import label_array, notes_on_classes, read_labels
+from training.pictures import (
+    DEEP_GREY,
+    FRAME_SUFFIXES,
+    DeepValues,
+    Loaded,
+    NeedsOption,
+    frames_note,
+    has_more_frames,
+    is_turned,
+    load,
+    upper_bytes_found,
+)
 from training.resolutions import MIN_RESOLUTION, is_resolution
 
 CHANNELS = {"L": 1, "RGB": 3}
 
-#: Of folders with so many bytes of decoded images at most, :meth:`ImageFolderDataset.identity` reads the files.
-READ_FOR_IDENTITY = 2**30
+#: States of before knew larger folders, by decoded bytes, by names and sizes alone.
+READ_BEFORE = 2**30
+
+#: Of so many images at most, all are looked into for further frames; of more, those in formats that mostly have them.
+FEW = 2000
 
 #: Images, labels, and whatever else a data set has for each image.
 Batch = tuple[torch.Tensor, ...]
@@ -44,6 +60,7 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
         xflip: append a mirrored copy of everything: item ``num_images + i`` is item ``i`` mirrored.
         memory_budget_mb: keep all images decoded in memory when they take no more MiB than this. They are then decoded and
             checked at construction. Otherwise only the first is, and each other one when it is asked for. 0 never does.
+        only_upright: refuse images with an EXIF orientation, in place of turning them upright.
 
     Attributes: ``name`` (the path's stem), ``path``, ``num_images`` (before mirroring; ``len()`` counts mirrored copies),
     ``image_shape`` (``[C, H, W]``), ``resolution``, ``num_channels``, ``has_labels`` (the source has usable labels, used or
@@ -62,24 +79,28 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
         xflip: bool = False,
         random_seed: int = 0,
         memory_budget_mb: float = 1024,
+        only_upright: bool = False,
     ) -> None:
         self.path = os.fspath(path)
         self.name = os.path.splitext(os.path.basename(os.path.abspath(self.path)))[0]
         self.use_labels = use_labels
         self.xflip = xflip
+        self._only_upright = only_upright
+        self._with_frames: set[str] = set()
+        self._deep: DeepValues | None = None
+        self._turned = False
         self._pixels: np.ndarray | None = None
         self._tree = FileTree(path)
-        self._all_names = self._tree.image_names
-        if not self._all_names:
-            raise UserError(f"'{path}' holds no images; give a folder or zip of square images, or make one with dataset_tool.py")
+        self._all_names = self._tree.require_images("give a folder or zip of square images, or make one with dataset_tool.py")
         kept = _subset(len(self._all_names), max_size, random_seed)
         self._names = [self._all_names[i] for i in kept]
         self.num_images = len(kept)
         self.image_shape = list(self._first_shape(resolution))
         self._labels: np.ndarray | None = None
         self._label_shape: list[int] = [0]
+        self._label_notes: list[str] = []
         if use_labels:
-            every = self._every_label()
+            every, self._label_notes = self._every_label()
             self._label_shape = [int(every.max()) + 1] if every.ndim == 1 else list(every.shape[1:])
             self._labels = every[kept]
         if self._decoded_bytes <= memory_budget_mb * 2**20:
@@ -131,10 +152,37 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
     @cached_property
     def has_labels(self) -> bool:
         """Whether labels could be used. Unreadable labels that nobody asked for count as none."""
+        return self.use_labels or self._unused_labels[0]
+
+    @cached_property
+    def _unused_labels(self) -> tuple[bool, str | None]:
+        """Of labels that nobody asked for: whether they could be used, and what is wrong with those that could not."""
         try:
-            return self.use_labels or len(self._every_label()) > 0
-        except UserError:
-            return False
+            file = read_labels(self._tree)
+            return file is not None and bool(file.labels_of(self._all_names)), None
+        except UserError as error:
+            return False, str(error)
+
+    def notes(self) -> list[str]:
+        """Sentences for a person: files, frames and bits that are left out, labels without images, classes without images."""
+        notes = [*self._tree.note(), *frames_note(len(self._with_frames) if self.in_memory else self._count_frames())]
+        if self._deep is not None and self._deep.dark:
+            notes.append(
+                f"The values of images with 16 bits {self._deep.describe_dark()} (options of dataset_tool.py, which converts them)."
+            )
+        return [*notes, *self._label_notes]
+
+    def notes_on_unused_labels(self) -> list[str]:
+        """A sentence about labels that are there and not used, or cannot be."""
+        if self.use_labels:
+            return []
+        usable, fault = self._unused_labels
+        unused = ["The data set has labels, which are not used; --cond=1 conditions on them."] if usable else []
+        return unused if fault is None else [f"The data set has labels that cannot be used: {fault}"]
+
+    def check_apart(self, output: str | os.PathLike[str], option: str) -> None:
+        """Raise :class:`UserError` where an output, given by ``option``, lies in what is read here."""
+        self._tree.check_apart(output, option)
 
     def fingerprint(self) -> str:
         """A digest of all that decides the pixels: file contents, which of them and in which order, mirroring.
@@ -144,14 +192,33 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
         return f"{self._digest}-{'mirrored' if self.xflip else 'plain'}"
 
     def identity(self) -> str:
-        """By what a continued run knows its data again: a digest of files, labels, order and mirroring, whatever the path.
+        """By what a continued run knows its data again: a digest of contents, labels, order and mirroring, whatever the path.
 
-        Large folders are not read for it; of their files, names and sizes count.
+        Every file is read.
         """
-        read = self._tree.is_zip or self._decoded_bytes <= READ_FOR_IDENTITY
-        known = self._digest if read else self._tree.outline(self._names)
+        return self._identity(self._digest)
+
+    def quick_identity(self) -> str:
+        """The same for a first comparison, such as between ranks: of large data, contents of a part of the files count.
+
+        See :meth:`training.file_tree.FileTree.quick_digest`; names count, too.
+        """
+        return self._identity(self._tree.quick_digest(self._names))
+
+    def is_known_as(self, identity: str) -> bool:
+        """Whether these are the data of which :meth:`identity` once said that, here or in an earlier version of the program."""
+        return identity == self.identity() or identity == self.earlier_identity()
+
+    def earlier_identity(self) -> str:
+        """What :meth:`identity` was before zips and large folders were read: it is in older run states."""
+        read = not self._tree.is_zip and self._decoded_bytes <= READ_BEFORE
+        digest = self._digest
+        outline = "upright" if self._turned else ""
+        return self._identity(digest if read else outline + self._tree.outline(self._names))
+
+    def _identity(self, files: str) -> str:
         labels = b"" if self._labels is None else self._labels.tobytes()
-        return hashlib.sha256(f"{known} {len(self)} ".encode() + labels).hexdigest()
+        return hashlib.sha256(f"{files} {len(self)} ".encode() + labels).hexdigest()
 
     @property
     def _decoded_bytes(self) -> int:
@@ -159,7 +226,14 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
 
     @cached_property
     def _digest(self) -> str:
-        return self._tree.digest(self._names)
+        return self._tree.digest(self._names, self._mark)
+
+    def _mark(self, content: bytes) -> bytes:
+        """What a digest has beside a file's content: earlier versions of the program did not turn images upright."""
+        if not is_turned(content):
+            return b""
+        self._turned = True
+        return b"upright"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pixels": None}
@@ -172,36 +246,67 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
 
     def _first_shape(self, resolution: int | None) -> tuple[int, ...]:
         first = self._names[0]
-        shape = read_pixels(self._tree, first).shape
-        _, height, width = shape
-        if height != width or not is_resolution(width):
-            raise UserError(
-                f"'{first}' in '{self.path}' is {width}x{height}; images must be square with a power of two of at least "
-                f"{MIN_RESOLUTION} a side: convert them with dataset_tool.py --transform=center-crop --resolution=WxH"
-            )
-        if resolution is not None and resolution != width:
-            raise UserError(f"the images in '{self.path}' are {width}x{height}, not {resolution}x{resolution} as was asked for")
-        return shape
 
-    def _every_label(self) -> np.ndarray:
-        """Labels of all images, before any subset is taken, so that a subset has the same label_dim."""
-        labels = read_labels(self._tree)
-        if labels is None:
+        def check(shape: tuple[int, int, int]) -> None:
+            _, height, width = shape
+            if height != width or not is_resolution(width):
+                raise UserError(
+                    f"'{first}' in '{self.path}' is {width}x{height}; images must be square with a power of two of at least "
+                    f"{MIN_RESOLUTION} a side: convert them with dataset_tool.py --transform=center-crop --resolution=WxH"
+                )
+            if resolution is not None and resolution != width:
+                raise UserError(f"the images in '{self.path}' are {width}x{height}, not {resolution}x{resolution} as was asked for")
+
+        return self._read(first, check).shape
+
+    def _every_label(self) -> tuple[np.ndarray, list[str]]:
+        """Labels of all images, before any subset is taken, so that a subset has the same label_dim; and notes about them."""
+        file = read_labels(self._tree)
+        if file is None:
             raise UserError(
                 f"'{self.path}' has no labels in a {LABEL_FILE}, and a conditional model needs them; add them "
                 "(dataset_tool.py --labels=subfolders takes them from folder names)"
             )
-        return label_array(labels_for(self._all_names, labels, f"{LABEL_FILE} in '{self.path}'"))
+        labels = file.labels_of(self._all_names)
+        return label_array(labels), [*file.notes(self._all_names), *notes_on_classes(labels)]
 
     def _load(self, raw: int) -> np.ndarray:
-        """Decode one image and hold it against the first one's shape."""
-        image = read_pixels(self._tree, self._names[raw])
-        if list(image.shape) != self.image_shape:
+        """Decode one image that has the first one's shape."""
+        name = self._names[raw]
+
+        def check(shape: tuple[int, int, int]) -> None:
+            if list(shape) != self.image_shape:
+                raise UserError(
+                    f"'{name}' in '{self.path}' is {_describe(shape)}, but '{self._names[0]}' is "
+                    f"{_describe(self.image_shape)}; make them all alike with dataset_tool.py"
+                )
+
+        return self._read(name, check)
+
+    def _read(self, name: str, check: Callable[[tuple[int, int, int]], None]) -> np.ndarray:
+        """Decode one image, and remember what is worth a note."""
+        image, loaded = read_pixels(self._tree, name, check)
+        if loaded.orientation != 1 and self._only_upright:
             raise UserError(
-                f"'{self._names[raw]}' in '{self.path}' is {_describe(image.shape)}, but '{self._names[0]}' is "
-                f"{_describe(self.image_shape)}; make them all alike with dataset_tool.py"
+                f"'{name}' in '{self.path}' is to be turned for display (EXIF orientation {loaded.orientation}), and its counterpart "
+                "does not say how it lies; turn both upright first"
             )
+        if loaded.more_frames:
+            self._with_frames.add(name)
+        if loaded.depth == 16:
+            self._deep = upper_bytes_found(image).join(self._deep)
         return image
+
+    def _count_frames(self) -> int:
+        """How many images have more than one frame or page, as far as headers that are quick to read say so."""
+        few = len(self._names) <= FEW
+        for name in self._names:
+            if few or os.path.splitext(name)[1].lower() in FRAME_SUFFIXES:
+                with contextlib.suppress(UserError):  # whoever decodes it says so
+                    if has_more_frames(self._tree.read(name)):
+                        self._with_frames.add(name)
+        self._tree.close()
+        return len(self._with_frames)
 
     def _load_all(self) -> np.ndarray:
         pixels = np.empty([self.num_images, *self.image_shape], dtype=np.uint8)
@@ -211,15 +316,29 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
         return pixels
 
 
-def read_pixels(tree: FileTree, name: str) -> np.ndarray:
-    """Decode one greyscale or RGB image as uint8 ``[C, H, W]``, pixels as stored. Raises :class:`UserError` otherwise."""
-    content = tree.read(name)
-    with parsing(f"'{name}' in '{tree.path}'", "is broken", "mend or remove it"), PIL.Image.open(io.BytesIO(content)) as image:
+def read_pixels(tree: FileTree, name: str, check: Callable[[tuple[int, int, int]], None] | None = None) -> tuple[np.ndarray, Loaded]:
+    """Decode one greyscale or RGB image as uint8 ``[C, H, W]``, upright; with it, what was found in the file.
+
+    ``check`` is called with that shape before any pixel is decoded. Raises :class:`UserError` for an image that can't be used.
+    """
+    content, where = tree.read(name), f"'{one_line(name)}' in '{tree.path}'"
+
+    def check_header(image: PIL.Image.Image) -> None:
         mode = image.mode + (" with transparency" if "transparency" in image.info else "")
-        pixels = np.asarray(image) if mode in CHANNELS else None
-    if pixels is None:
-        raise UserError(f"'{name}' in '{tree.path}' is {mode}, not RGB or 8-bit greyscale (L); convert the images with dataset_tool.py")
-    return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], CHANNELS[mode]).transpose(2, 0, 1))
+        if mode not in CHANNELS:
+            deep = " (more than 8 bits a value)" if mode in DEEP_GREY else ""
+            raise UserError(f"{where} is {mode}{deep}, not RGB or 8-bit greyscale (L); convert the images with dataset_tool.py")
+        if check is not None:
+            check((CHANNELS[mode], image.height, image.width))
+
+    with parsing(where, "is broken", "mend or remove it"):
+        try:
+            loaded = load(content, check=check_header)
+        except NeedsOption as error:
+            raise UserError(f"{where} cannot be used: {error}; convert the images with dataset_tool.py") from error
+        check_header(loaded.image)  # once more: some files change what they are as they are decoded
+        pixels = np.asarray(loaded.image)
+    return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)), loaded
 
 
 class EndlessShuffle(torch.utils.data.Sampler[int]):

@@ -10,8 +10,8 @@ import torch
 
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
-from dnnlib.untrusted import reason
-from training.dataset_import.decode import decode_image
+from dnnlib.untrusted import parsing, read_bytes
+from training.pictures import DecodeOptions, NeedsOption, Picture, decode
 
 
 def from_uint8(images: torch.Tensor, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -46,22 +46,37 @@ def save_grid(images: torch.Tensor, path: str | os.PathLike[str], columns: int) 
     save_png(grid_image(images, columns), path)
 
 
-def load_picture(path: str | os.PathLike[str], resolution: int, channels: int) -> torch.Tensor:
-    """A picture from disk as a network would draw it: uint8 ``[channels, resolution, resolution]``.
+#: Bytes of a picture's file.
+MAX_FILE = 2**31
 
-    It is read as for a data set (upright, transparent parts white, 16 bits scaled to 8); its largest centred square is cut out
-    and resized (Lanczos), and colours become grey for a network of one channel.
+
+def load_picture(path: str | os.PathLike[str], resolution: int, channels: int) -> torch.Tensor:
+    """A picture from disk as a network would draw it: :func:`fitted` of :func:`read_picture`. Raises :class:`UserError`."""
+    return fitted(read_picture(path), resolution, channels)
+
+
+def read_picture(path: str | os.PathLike[str], options: DecodeOptions | None = None) -> Picture:
+    """A picture from disk, read as for a data set: upright, transparent parts white, more than 8 bits scaled to 8.
 
     Raises:
-        UserError: it is missing or no picture.
+        UserError: it is missing or no picture, or the options do not allow it.
     """
-    try:
-        picture = decode_image(Path(path).read_bytes())
-    except FileNotFoundError as error:
-        raise UserError(f"the picture {path} does not exist") from error
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise UserError(f"{path} is not a picture that can be read ({reason(error)})") from error
-    picture = picture.convert("L" if channels == 1 else "RGB")
-    square = PIL.ImageOps.fit(picture, (resolution, resolution), method=PIL.Image.Resampling.LANCZOS, centering=(0.5, 0.5))
+    if not Path(path).exists():
+        raise UserError(f"the picture {path} does not exist")
+    content = read_bytes(path, limit=MAX_FILE)
+    with parsing(str(path), "is not a picture that can be read"):
+        try:
+            return decode(content, options)
+        except NeedsOption as error:
+            raise UserError(f"the picture {path} cannot be used: {error}; {error.advice}") from error
+
+
+def fitted(picture: Picture, resolution: int, channels: int) -> torch.Tensor:
+    """The largest centred square of a picture, resized (Lanczos): uint8 ``[channels, resolution, resolution]``.
+
+    Colours become grey for one channel.
+    """
+    image = picture.image.convert("L" if channels == 1 else "RGB")
+    square = PIL.ImageOps.fit(image, (resolution, resolution), method=PIL.Image.Resampling.LANCZOS, centering=(0.5, 0.5))
     array = np.array(square)
     return torch.from_numpy(array[None] if channels == 1 else array.transpose(2, 0, 1).copy())

@@ -97,11 +97,13 @@ def interrupted_run(outdir: str | None) -> Path | None:
     return run_dir if has_state(run_dir) else None
 
 
-def inspect_data(path: str, *, cond: bool, subset: int | None, mirror: bool, seed: int, annotated: bool = False) -> tuple[DataConfig, bool]:
-    """Look at a data set without decoding it: its configuration, and whether it has labels (used or not).
+def inspect_data(
+    path: str, *, cond: bool, subset: int | None, mirror: bool, seed: int, annotated: bool = False, outdir: str | None = None
+) -> tuple[DataConfig, list[str]]:
+    """Look at a data set without decoding it: its configuration, and notes about what is left out or not used.
 
     ``subset`` is how many images to keep, None for all. With ``annotated``, it is a paired data set, and its annotations are
-    decoded to count their classes. Raises :class:`UserError` for data that cannot be trained on.
+    decoded to count their classes. Raises :class:`UserError` for data that cannot be trained on, and where ``outdir`` lies in it.
     """
     from training.dataset import ImageFolderDataset
     from training.paired import PairedDataset, is_paired
@@ -109,6 +111,8 @@ def inspect_data(path: str, *, cond: bool, subset: int | None, mirror: bool, see
     if not annotated and is_paired(path):
         raise UserError(f"'{path}' has images and annotations; give --data={os.path.join(path, IMAGES)}, or --reg_type=seg to use both")
     source = (PairedDataset if annotated else ImageFolderDataset)(path, use_labels=cond, memory_budget_mb=0)
+    if outdir is not None:
+        source.check_apart(outdir, "--outdir")
     available = source.num_images
     if subset is not None and not 1 <= subset <= available:
         raise UserError(f"--subset={subset} must lie between 1 and {available}, the number of images in '{path}'")
@@ -124,7 +128,7 @@ def inspect_data(path: str, *, cond: bool, subset: int | None, mirror: bool, see
         random_seed=seed,
         annotation_classes=source.num_classes if isinstance(source, PairedDataset) else 0,
     )
-    return data, source.has_labels
+    return data, [*source.notes(), *source.notes_on_unused_labels()]
 
 
 def open_dataset(data: DataConfig) -> ImageFolderDataset:
@@ -186,6 +190,9 @@ def go_on(config: TrainConfig, run_dir: Path) -> Path:
     """Train on in a run directory, from its newest run state; returns it when the training is over. Raises :class:`UserError`."""
     check_has_state(run_dir)
     check_machine(config.runtime.gpus, config.runtime.device)
+    from training.file_tree import check_apart
+
+    check_apart(run_dir, config.data.image_path, "--continue")
     dataset = open_dataset(config.data)
 
     from training.training_loop import run

@@ -54,6 +54,8 @@ def _explain_seg(options: TrainOptions, config: TrainConfig) -> list[str]:
 
 def _explain_data(options: TrainOptions, config: TrainConfig) -> list[str]:
     notes = []
+    if config.data.num_images == (2 if config.data.xflip else 1):
+        notes.append("There is one image; the networks can learn nothing but that one.")
     if config.data.num_channels == 1 and config.augment.pipe in COLOR_AUGPIPES:
         notes.append(
             f"The images are greyscale: of the colour operations of --augpipe={config.augment.pipe}, brightness, contrast and"

@@ -9,7 +9,7 @@ import numpy as np
 from dnnlib.errors import UserError
 from training.config import ANNOTATIONS, IMAGES
 from training.dataset import ImageFolderDataset
-from training.file_tree import FileTree, folder_exists
+from training.file_tree import FileTree, check_apart, folder_exists
 
 #: In an annotation, a pixel that belongs to no class and is looked at by nothing.
 UNLABELLED = 255
@@ -58,6 +58,7 @@ class PairedDataset(ImageFolderDataset):
             odd = min(names ^ annotated)
             raise UserError(f"'{odd}' is in only one of {' and '.join(FOLDERS)} of '{path}'; each image needs one annotation of its name")
         same: dict[str, Any] = dict(max_size=max_size, xflip=xflip, random_seed=random_seed, memory_budget_mb=memory_budget_mb)
+        same["only_upright"] = True
         super().__init__(folders[0], resolution=resolution, use_labels=use_labels, **same)
         try:
             self._annotations = ImageFolderDataset(folders[1], **same)
@@ -94,13 +95,35 @@ class PairedDataset(ImageFolderDataset):
     def in_memory(self) -> bool:
         return super().in_memory and self._annotations.in_memory
 
+    def notes(self) -> list[str]:
+        """As of any data set, of the annotations too."""
+        return [*super().notes(), *self._annotations.notes()]
+
+    def check_apart(self, output: str | os.PathLike[str], option: str) -> None:
+        """Raise :class:`UserError` where an output lies in the folder of both, or in what is read of it."""
+        check_apart(output, self.root, option)
+        super().check_apart(output, option)
+        self._annotations.check_apart(output, option)
+
     def identity(self) -> str:
         """As of any data set; the annotations count."""
-        return hashlib.sha256(f"{super().identity()} {self._annotations.identity()}".encode()).hexdigest()
+        return _both(super().identity(), self._annotations.identity())
+
+    def quick_identity(self) -> str:
+        """As of any data set; the annotations count."""
+        return _both(super().quick_identity(), self._annotations.quick_identity())
+
+    def earlier_identity(self) -> str:
+        """As of any data set; the annotations count."""
+        return _both(super().earlier_identity(), self._annotations.earlier_identity())
 
     def _largest_class(self, index: int) -> int:
         classes = self.classes(index)
         return int(classes[classes != UNLABELLED].max(initial=0))
+
+
+def _both(images: str, annotations: str) -> str:
+    return hashlib.sha256(f"{images} {annotations}".encode()).hexdigest()
 
 
 def is_paired(path: str) -> bool:

@@ -4,7 +4,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from dnnlib.cli import print_notes
 from dnnlib.errors import UserError
+from dnnlib.untrusted import one_line
 from training.config import IMAGES
 from training.dataset import ImageFolderDataset
 from training.file_tree import split_zip
@@ -15,11 +17,14 @@ from training.paired import is_paired
 def open_images(path: str, **options: Any) -> ImageFolderDataset:
     """A folder or zip of images alone; ``options`` are those of :class:`training.dataset.ImageFolderDataset`.
 
+    A line to standard error says what of it is left out.
     Raises :class:`UserError` also for a paired data set, whose annotations would be taken for images.
     """
     if is_paired(path):
         raise UserError(f"'{path}' has images and annotations; give {os.path.join(path, IMAGES)}")
-    return ImageFolderDataset(path, **options)
+    dataset = ImageFolderDataset(path, **options)
+    print_notes(dataset.notes())
+    return dataset
 
 
 def open_reals(
@@ -37,10 +42,10 @@ def open_reals(
         UserError: no data set is known, it isn't there, or its images are of another size.
     """
     path = (training_set_kwargs or {}).get("path") if data is None else data
-    if path is None:
+    if not path:
         raise UserError("this network pickle does not say what it was trained on; give --data")
     if data is None and not split_zip(path)[0].exists():
-        raise UserError(f"'{path}', which the network was trained on, is not there; say where it is with --data")
+        raise UserError(f"'{one_line(path)}', which the network was trained on, is not there; say where it is with --data")
     dataset = open_images(path, resolution=network.img_resolution, use_labels=labels and network.c_dim > 0)
     if dataset.num_channels != network.img_channels:
         channels = "1 channel" if dataset.num_channels == 1 else f"{dataset.num_channels} channels"

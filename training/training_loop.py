@@ -56,7 +56,7 @@ def run(config: TrainConfig, run_dir: Path, dataset: ImageFolderDataset, *, insi
         if going_on:  # this locks the run, so that no other process writes a newer state while this one reads
             with writing(run_dir):
                 stack.enter_context(log_file)
-        state = RunState.restore(config, device, run_dir, dataset.identity()) if going_on else RunState.fresh(config, device)
+        state = RunState.restore(config, device, run_dir, dataset.is_known_as) if going_on else RunState.fresh(config, device)
         if state.finished and not on_main(lambda: is_owed(state, run_dir), "looking for what has yet to be measured"):
             print(f"This run is finished: {state.images_seen / 1000:g} kimg in {run_dir}; a larger --kimg goes on")
             return
@@ -125,7 +125,7 @@ def train(
         with writing(run_dir):
             grid.save_reals(run_dir / "reals.png")
             grid.save_fakes(run_dir / "fakes_init.png", state.G_ema, device, config.portion)
-    keeper = StateKeeper(state, run_dir, dataset.identity())
+    keeper = StateKeeper(state, run_dir, on_main(dataset.identity, "reading the data"))
     maintenance = Maintenance(state, run_dir, reals, grid, log, keeper, interrupt, MemoryMeter(device), unavailable)
     maintenance.measure()
     phases = build_phases(state)
@@ -203,7 +203,8 @@ def set_up_gpu(config: TrainConfig) -> None:
 
 def _loading(dataset: ImageFolderDataset, workers: int) -> str:
     if dataset.in_memory:
-        return f"Data: all {dataset.num_images} images are decoded in memory"
+        shown = "the one image is" if dataset.num_images == 1 else f"all {dataset.num_images} images are"
+        return f"Data: {shown} decoded in memory"
     return f"Data: images are read as they are needed, {f'by {workers} processes' if workers else 'in this process'}"
 
 

@@ -42,7 +42,7 @@ def test_folder_to_zip(work: Path) -> None:
     options = ["--source=in", "--dest=out.zip", "--transform=center-crop", "--resolution=8x8", "--labels=subfolders"]
     done = run(*options, "--max-images=11", "--resize_filter=box", "--background=#00ff00", cwd=work)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "out.zip: 11 RGB images of 8x8, labels of 2\n"
+    assert done.stdout == "out.zip: 11 RGB images of 8x8, labels of 2\n  class 0 ('a'): 6 images\n  class 1 ('b'): 5 images\n"
     with zipfile.ZipFile(work / "out.zip") as archive:
         labels = json.loads(archive.read("dataset.json"))["labels"]
         assert labels[0] == ["00000/img00000000.png", 0]
@@ -87,7 +87,7 @@ WRONG = {
     "images not square": (["--source=in", "--dest=out.zip"], 1, "'a/00.png' in 'in' would come out 20x16"),
     "missing source": (["--source=nowhere", "--dest=out.zip"], 1, "'nowhere' does not exist"),
     "no labels": (["--source=in", "--dest=out.zip", "--resolution=8x8", "--labels=dataset.json"], 1, "has no labels"),
-    "dest not empty": (["--source=in", "--dest=in/a", "--resolution=8x8"], 1, "is not empty"),
+    "dest not empty": (["--source=in/a", "--dest=in/b", "--resolution=8x8"], 1, "is not empty"),
     "another archive": (["--source=in", "--dest=out.tar", "--resolution=8x8"], 1, ".tar files are not written; give a folder or"),
 }
 
@@ -152,3 +152,27 @@ def test_options_reach_the_import(monkeypatch, options, expected):
     monkeypatch.setattr(dataset_tool, "import_dataset", lambda **given: asked.update(given) or ImportReport(1, 8, 3, 0, []))
     assert CliRunner().invoke(dataset_tool.main, ["--source=in", "--dest=out", *options]).exit_code == 0
     assert (asked["transform"].resize_filter, asked["background"]) == expected
+
+
+def test_options_of_deep_and_of_large_images(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    values = np.arange(64, dtype=np.uint16).reshape(8, 8) * 65
+    PIL.Image.fromarray(values).save(tmp_path / "in" / "a.png")
+
+    def made(*options: str) -> tuple[int, str]:
+        arguments = [f"--source={tmp_path}/in", f"--dest={tmp_path}/out.zip", "--workers=1", *options]
+        done = CliRunner().invoke(dataset_tool.main, arguments)
+        return done.exit_code, done.output
+
+    status, output = made()
+    assert status == 0
+    assert "Warning: the values of 1 image with 16 bits lie between 0 and 4095, and 65535 would be white" in output
+    status, output = made("--range=0-4095")
+    assert (status, "Warning" in output) == (0, False)
+    with zipfile.ZipFile(tmp_path / "out.zip") as archive, archive.open("00000/img00000000.png") as stream:
+        assert np.asarray(PIL.Image.open(stream)).max() == 255
+    status, output = made("--max-pixels=63")
+    assert status == 1
+    assert "has 8x8 pixels, more than the 63 that are read; --max-pixels=64 reads it" in output
+    for wrong in ("--range=5-1", "--range=high", "--max-pixels=0"):
+        assert made(wrong)[0] == 2

@@ -282,7 +282,7 @@ def test_arrays_of_another_form_are_not_used(tmp_path: Path, arrays: dict[str, A
     cache = StatisticsCache(tmp_path)
     np.savez(cache.path(KEY), **arrays)
     assert cache.load(KEY) is None
-    assert "is damaged: its " in capsys.readouterr().err
+    assert "is damaged" in capsys.readouterr().err
 
 
 def test_a_cache_file_that_unpacks_to_more_than_it_has_or_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

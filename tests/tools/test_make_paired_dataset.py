@@ -110,3 +110,20 @@ def test_images_that_differ_in_their_ending_alone(source: Path, tmp_path: Path, 
     line = complaint(make_paired_dataset.main, arguments(source, tmp_path / "new"))
     assert "'a/1.jpg' and 'a/1.png' in" in line
     assert "differ in their ending alone" in line
+
+
+def test_deep_images_and_further_pages(source: Path, tmp_path: Path, succeed: Any) -> None:
+    path = source / "images" / "a" / "1.jpg"
+    path.unlink()
+    values = np.zeros((30, 40), dtype=np.uint16)
+    values[:20] = 4000
+    deep, more = PIL.Image.fromarray(values), PIL.Image.fromarray(values)
+    deep.save(path.with_suffix(".tif"), save_all=True, append_images=[more])
+    printed = succeed(make_paired_dataset.main, *arguments(source, tmp_path / "dark"))
+    assert "Warning: the values of 1 image with 16 bits lie between 0 and 4000" in printed
+    assert "Note: 1 image with more than one frame or page: the first is used" in printed
+    printed = succeed(make_paired_dataset.main, *arguments(source, tmp_path / "out"), "--range=auto")
+    assert "lie between 0 and 4000, which became black and white" in printed
+    data = PairedDataset(tmp_path / "out")
+    assert [int(data[i][0].max()) for i in range(3)][1] == 255
+    assert int(PairedDataset(tmp_path / "dark")[1][0].max()) == 16

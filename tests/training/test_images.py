@@ -47,7 +47,7 @@ def test_sixteen_bits_and_pixels_of_unknown_range(tmp_path):
     PIL.Image.fromarray(np.full([8, 8], 128 * 257, dtype=np.uint16)).save(tmp_path / "sixteen.png")
     assert load_picture(tmp_path / "sixteen.png", 8, 3).unique().tolist() == [128]
     PIL.Image.fromarray(np.full([8, 8], 0.5, dtype=np.float32)).save(tmp_path / "float.tiff")
-    with pytest.raises(UserError, match=r"float\.tiff is not a picture that can be read \(floating-point pixels"):
+    with pytest.raises(UserError, match=r"float\.tiff cannot be used: floating-point .* between 0\.5 and 0\.5; say with --range"):
         load_picture(tmp_path / "float.tiff", 8, 3)
 
 
@@ -65,7 +65,9 @@ def test_what_is_no_picture(tmp_path):
     (tmp_path / "text.png").write_text("hello")
     whole = save(np.random.default_rng(0).integers(0, 256, [64, 64, 3]), tmp_path / "whole.png").read_bytes()
     (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
-    for name in ("text.png", "half.png", ""):
+    with pytest.raises(UserError, match="Is a directory"):
+        load_picture(tmp_path, 8, 3)
+    for name in ("text.png", "half.png"):
         with pytest.raises(UserError, match="is not a picture that can be read"):
             load_picture(tmp_path / name, 8, 3)
     with pytest.raises(UserError, match="does not exist"):

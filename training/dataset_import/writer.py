@@ -9,6 +9,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -16,8 +17,8 @@ import PIL.Image
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from dnnlib.untrusted import reason
-from training.file_tree import split_zip
-from training.labels import LABEL_FILE, Label
+from training.file_listing import LABEL_FILE
+from training.labels import Label
 
 # Zlib's usual level: a tenth to a fifth smaller than the fastest one, and decoding, which happens every epoch, costs the same
 # at any level. Level 0, as the reference has it, halves decoding at best, at two to six times the disk and memory traffic.
@@ -38,8 +39,9 @@ OTHER_ARCHIVES = {".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".lmdb", 
 class DatasetWriter:
     """Numbers images in the order in which they come: ``NNNNN/imgNNNNNNNN.png``, and ``dataset.json`` at the end."""
 
-    def __init__(self, put: Callable[[str, bytes], None]) -> None:
+    def __init__(self, put: Callable[[str, bytes], None], class_names: list[str] | None = None) -> None:
         self._put = put
+        self._class_names = class_names
         self._labels: list[tuple[str, Label | None]] = []
 
     def __len__(self) -> int:
@@ -53,16 +55,19 @@ class DatasetWriter:
         self._labels.append((name, label))
 
     def finish(self) -> None:
-        """Write the labels: null unless every image has one."""
+        """Write the labels: null unless every image has one. The reference ignores the names of classes beside them."""
         labelled = all(label is not None for _, label in self._labels)
-        self._put(LABEL_FILE, json.dumps({"labels": self._labels if labelled else None}).encode())
+        document: dict[str, Any] = {"labels": self._labels if labelled else None}
+        if labelled and self._class_names is not None:
+            document["class_names"] = self._class_names
+        self._put(LABEL_FILE, json.dumps(document).encode())
 
 
 @contextlib.contextmanager
-def open_writer(dest: str | os.PathLike[str]) -> Iterator[DatasetWriter]:
+def open_writer(dest: str | os.PathLike[str], class_names: list[str] | None = None) -> Iterator[DatasetWriter]:
     """A writer of one data set to :func:`open_store`."""
     with open_store(dest) as put:
-        writer = DatasetWriter(put)
+        writer = DatasetWriter(put, class_names)
         yield writer
         writer.finish()
 
@@ -83,14 +88,6 @@ def open_store(dest: str | os.PathLike[str]) -> Iterator[Callable[[str, bytes], 
             yield put
     except OSError as error:
         raise UserError(f"cannot write '{dest}': {reason(error)}") from error
-
-
-def check_apart(dest: str | os.PathLike[str], *sources: str | os.PathLike[str]) -> None:
-    """Raise :class:`UserError` when the destination is a source, or the zip that has one in it."""
-    for source in sources:
-        place, _ = split_zip(source)
-        if os.path.exists(dest) and place.exists() and os.path.samefile(place, dest):
-            raise UserError(f"'{source}' and --dest '{dest}' are the same; give another destination")
 
 
 def check_dest(dest: str | os.PathLike[str]) -> None:

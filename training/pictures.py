@@ -1,0 +1,483 @@
+"""One decoder for every picture that somebody gives: a file's bytes to 8-bit greyscale or RGB, upright and opaque."""
+
+import contextlib
+import dataclasses
+import io
+import re
+import struct
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
+
+import numpy as np
+import PIL.ExifTags
+import PIL.Image
+import PIL.ImageFile
+import PIL.ImageOps
+from PIL import (  # noqa: F401  importing one makes its formats known; no other plugin is loaded
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PcxImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    SgiImagePlugin,
+    TgaImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from dnnlib.cli import counted
+
+Color = tuple[int, int, int]
+
+#: Which values become black and white: two numbers, ``"auto"`` (those that are found), ``"full"`` (all that the type
+#: holds), or None (full, not asked for).
+ValueRange = tuple[float, float] | Literal["auto", "full"] | None
+
+#: The formats that are read, whatever a file's name says. All are decoded by libraries in this process: none starts a
+#: program, as EPS does. TGA has no signature, so it comes last.
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "PCX", "SGI", "TGA")
+
+#: Pixels of one image, unless ``--max-pixels`` says otherwise. At 4 bytes a pixel, decoding takes 2 GB.
+MAX_PIXELS = 500_000_000
+
+PIL.Image.MAX_IMAGE_PIXELS = None  # ours takes its place
+# What Pillow says of odd metadata helps nobody: it names neither the file nor what to do, and the pixels are not affected.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+#: Pillow's modes of greyscale with more than 8 bits.
+DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
+_WHITE_16 = 65535
+
+_BITS, _PLANAR = 258, 284  # BitsPerSample and PlanarConfiguration of TIFF
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # neither is needed for the pixels
+
+#: For 16-bit colour, of which Pillow keeps the upper bytes: the layout under which it gives the lower bytes in their place.
+_LOWER_BYTES = {
+    **{f"{mode};16B": f"{mode};16L" for mode in ("RGB", "RGBA", "RGBX")},
+    **{f"{mode};16L": f"{mode};16B" for mode in ("RGB", "RGBA", "RGBX")},
+    **{f"{mode};16N": f"{mode};16{'B' if sys.byteorder == 'little' else 'L'}" for mode in ("RGB", "RGBA", "RGBX")},
+    "LA;16B": "I;32B",  # both values of a pixel as one number
+}
+
+#: Endings of formats that often have several frames or pages.
+FRAME_SUFFIXES = {".gif", ".tif", ".tiff", ".webp", ".avif", ".apng"}
+
+_BLOCK = 2**22  # values that are scaled at a time
+
+
+class NeedsOption(ValueError):
+    """A picture is whole, and is read only if an option says so.
+
+    Attributes: ``advice`` names the option.
+    """
+
+    def __init__(self, problem: str, advice: str) -> None:
+        super().__init__(problem, advice)
+        self.advice = advice
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeOptions:
+    """How pictures become 8-bit greyscale or RGB.
+
+    Attributes:
+        background: behind transparency.
+        max_pixels: pictures of more are refused before they are decoded.
+        value_range: of pictures with more than 8 bits a value. Those with 8 bits are left alone.
+    """
+
+    background: Color = (255, 255, 255)
+    max_pixels: int = MAX_PIXELS
+    value_range: ValueRange = None
+
+
+class DeepValues(NamedTuple):
+    """What was found in pictures with more than 8 bits a value.
+
+    Attributes:
+        low, high: the smallest and the largest value.
+        white: the value that stands for white unless a range is given; NaN where that is not known.
+    """
+
+    low: float
+    high: float
+    white: float
+
+    def join(self, other: "DeepValues | None") -> "DeepValues":
+        """The same over both."""
+        if other is None:
+            return self
+        return DeepValues(min(self.low, other.low), max(self.high, other.high), max(self.white, other.white))
+
+    @property
+    def dark(self) -> bool:
+        """Whether the values leave the upper half of the type unused: 10-, 12- or 14-bit data in 16-bit files."""
+        return self.high <= (self.white + 1) / 2
+
+    def describe_dark(self) -> str:
+        """What is wrong with :attr:`dark` values, and what to do."""
+        top = 2 ** max(int(self.high).bit_length(), 1) - 1
+        return (
+            f"lie between {self.low:g} and {self.high:g}, and {self.white:g} would be white: they come out dark; "
+            f"--range=0-{top} makes {top} white, --range=auto the largest value, and --range=full leaves them as they are"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A decoded picture.
+
+    Attributes:
+        image: mode ``L`` (greyscale in the file) or ``RGB`` (everything else).
+        more_frames: more frames or pages follow in the file.
+        deep: None for a picture with 8 bits a value.
+    """
+
+    image: PIL.Image.Image
+    more_frames: bool = False
+    deep: DeepValues | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """The first frame of a picture as Pillow gives it, upright.
+
+    Attributes:
+        image: in any mode.
+        orientation: what the file's EXIF data says; 1 is upright.
+        turned: the stored pixels lie in another direction than ``image``. (Not of TIFF, which Pillow never gives otherwise.)
+        more_frames: more frames or pages follow in the file.
+        layout: Pillow's name of how the pixels lie in the file, such as ``RGB;16B``.
+        depth: bits a value in the file, 8 or 16, where the mode does not show them.
+    """
+
+    image: PIL.Image.Image
+    orientation: int
+    turned: bool
+    more_frames: bool
+    layout: str
+    depth: int
+
+
+def decode(content: bytes, options: DecodeOptions | None = None) -> Picture:
+    """Decode the first frame.
+
+    The EXIF orientation is applied; transparency of any kind is composited on the background; palettes are resolved (a
+    palette without colours gives ``L``); CMYK and other colour spaces are converted without regard to colour profiles;
+    values of more than 8 bits are scaled, by the range in the options or from what the type holds.
+
+    Raises:
+        NeedsOption: the picture is larger than the limit, or has values whose range isn't known (floating point, 32-bit
+            integers) and none was given.
+        ValueError: the content is of no known format. And whatever Pillow raises on damaged bytes.
+    """
+    options = options or DecodeOptions()
+    loaded = load(content, max_pixels=options.max_pixels)
+    image, deep = loaded.image, None
+    if image.mode in DEEP_GREY:
+        values = np.asarray(image)
+        deep = _found(values, 4095 if loaded.layout == "I;12" else _WHITE_16, image.mode)
+        image = PIL.Image.fromarray(_scaled(values, *_ends(options.value_range, deep)))
+    elif loaded.depth == 16:
+        image, deep = _deep_colour(content, loaded, options.value_range)
+    return Picture(_flat(image, options.background), loaded.more_frames, deep)
+
+
+def load(content: bytes, *, max_pixels: int = MAX_PIXELS, check: Callable[[PIL.Image.Image], None] | None = None) -> Loaded:
+    """Open a picture, turn it upright and load its first frame.
+
+    Args:
+        content: of the file.
+        max_pixels: the limit.
+        check: is called with the picture before any pixel is decoded, to refuse it by its size or mode.
+
+    Raises:
+        NeedsOption: the picture is larger than the limit.
+        ValueError: the content is of no known format. And whatever Pillow raises on damaged bytes.
+    """
+    try:
+        return _load(content, max_pixels, check)
+    except NeedsOption:
+        raise
+    except ValueError:  # Pillow's answer to long texts and colour profiles, among others
+        bare = _without_text(content)
+        if len(bare) == len(content):
+            raise
+        return _load(bare, max_pixels, check)
+
+
+def frames_note(count: int) -> list[str]:
+    """A sentence about so many images with more than one frame or page; none where there are none."""
+    return [f"{counted(count, 'image')} with more than one frame or page: the first is used"] if count else []
+
+
+def range_notes(images: int, deep: DeepValues | None, value_range: ValueRange) -> list[str]:
+    """What was done with the values of so many images with more than 8 bits, where ``value_range`` was asked for."""
+    if deep is None:
+        return [] if value_range is None else ["--range has no effect: all images have 8 bits a value"]
+    between = f"the values of {counted(images, 'image')} with more than 8 bits lie between {deep.low:g} and {deep.high:g}"
+    if value_range == "auto":
+        return [f"{between}, which became black and white"]
+    if isinstance(value_range, tuple) and (deep.low < value_range[0] or deep.high > value_range[1]):
+        return [f"{between}; what is outside --range={value_range[0]:g}-{value_range[1]:g} was cut"]
+    return []
+
+
+def dark_warning(images: int, deep: DeepValues | None, value_range: ValueRange) -> list[str]:
+    """A warning where so many images with 16 bits come out dark and ``--range`` was not given; none elsewhere."""
+    if deep is None or value_range is not None or not deep.dark:
+        return []
+    return [f"the values of {counted(images, 'image')} with 16 bits {deep.describe_dark()}"]
+
+
+@contextlib.contextmanager
+def open_picture(content: bytes, max_pixels: int = MAX_PIXELS) -> Iterator[PIL.ImageFile.ImageFile]:
+    """A picture whose header is read and whose pixels are not. Raises as :func:`load` does."""
+    try:
+        opened = PIL.Image.open(io.BytesIO(content), formats=FORMATS)
+    except PIL.UnidentifiedImageError as error:
+        raise ValueError(f"it is no image, or of a format that is not read; those are {' '.join(FORMATS)}") from error
+    with opened as image:
+        if image.width * image.height > max_pixels:
+            raise NeedsOption(
+                f"it has {image.width}x{image.height} pixels, more than the {max_pixels} that are read",
+                f"--max-pixels={image.width * image.height} reads it, in at least 4 bytes of memory a pixel",
+            )
+        yield image
+
+
+def _load(content: bytes, max_pixels: int, check: Callable[[PIL.Image.Image], None] | None) -> Loaded:
+    with open_picture(content, max_pixels) as image:
+        if check is not None:
+            check(image)
+        layout, depth, more_frames = _layout(image), _depth(content, image), _more_frames(image)
+        orientation = _orientation(image)
+        image.load()
+        if orientation != 1:
+            PIL.ImageOps.exif_transpose(image, in_place=True)
+        return Loaded(image, orientation, orientation != 1 and image.format != "TIFF", more_frames, layout, depth)
+
+
+def _without_text(content: bytes) -> bytes:
+    """A PNG file without its texts and colour profile, which Pillow refuses where they are long. Other files as they are."""
+    if not content.startswith(_PNG):
+        return content
+    return _PNG + b"".join(content[at:end] for kind, at, end in _png_chunks(content) if kind not in _PNG_TEXT)
+
+
+def is_turned(content: bytes) -> bool:
+    """Whether :func:`load` turns a picture, by its header where that is enough; False for what can't be read."""
+    try:
+        if content.startswith(_PNG):  # of these, Pillow tells the orientation only once the pixels are decoded
+            return _png_may_be_turned(content) and load(content).turned
+        with open_picture(content) as image:
+            return _orientation(image) != 1 and image.format != "TIFF"
+    except Exception:  # noqa: BLE001  Pillow raises nearly anything on damaged bytes; whoever decodes them says so
+        return False
+
+
+def has_more_frames(content: bytes) -> bool:
+    """Whether a picture has more than one frame or page, by its header; False for what can't be read."""
+    try:
+        with open_picture(content, sys.maxsize) as image:
+            return _more_frames(image)
+    except Exception:  # noqa: BLE001  as above
+        return False
+
+
+def upper_bytes_found(upper: np.ndarray) -> DeepValues:
+    """What is known of 16-bit values by their upper bytes."""
+    return DeepValues(256.0 * int(upper.min()), 256.0 * int(upper.max()) + 255, _WHITE_16)
+
+
+def _png_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, start and end of each chunk of a PNG file."""
+    at = len(_PNG)
+    while at + 8 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, at)
+        end = at + 12 + length  # length, kind, data, checksum
+        yield kind, at, end
+        at = end
+
+
+def _png_may_be_turned(content: bytes) -> bool:
+    exif = (b"Raw profile type", b"XML:com.adobe.xmp")
+    return any(kind == b"eXIf" or (kind in _PNG_TEXT and content.startswith(exif, at + 8)) for kind, at, _ in _png_chunks(content))
+
+
+def _orientation(image: PIL.Image.Image) -> int:
+    """1 to 8, see EXIF 2.3, 4.6.4; 1 (upright) where there is none, or the data is damaged."""
+    try:
+        found = image.getexif().get(PIL.ExifTags.Base.Orientation, 1)
+    except Exception:  # noqa: BLE001  Pillow's reader of EXIF data raises nearly anything, and the pixels are not its concern
+        return 1
+    return int(found) if found in range(2, 9) else 1
+
+
+def _more_frames(image: PIL.Image.Image) -> bool:
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # noqa: BLE001  what follows the first frame is damaged, and not needed
+        return True
+
+
+def _layout(image: PIL.ImageFile.ImageFile) -> str:
+    """How the pixels lie in the file, in Pillow's words; empty where they do not say so."""
+    if image.format == "TIFF" and image.tag_v2.get(_PLANAR) == 2:  # type: ignore[attr-defined]
+        return ""  # of each plane for itself
+    args = image.tile[0].args if image.tile else None
+    found = args[0] if isinstance(args, tuple) and args else args
+    return found if isinstance(found, str) else ""
+
+
+def _depth(content: bytes, image: PIL.ImageFile.ImageFile) -> int:
+    """Bits a value, 8 or 16, of a picture that Pillow gives with 8. Raises :class:`ValueError` for what Pillow reads wrongly."""
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        deep = max(tags.get(_BITS, (8,))) > 8
+        if (
+            deep
+            and tags.get(_PLANAR) == 2
+            and image.mode in ("RGB", "RGBA", "CMYK")
+            and any(tile.codec_name != "libtiff" for tile in image.tile)
+        ):
+            raise ValueError("16-bit colour in separate planes without compression cannot be read; save it with interleaved channels")
+        return 16 if deep and image.mode != "CMYK" else 8
+    if image.format == "SGI":
+        return 8 * content[3]
+    if image.format == "PPM":
+        return 16 if content[:2] in (b"P3", b"P6") and _ppm_white(content) > 255 else 8
+    if image.format == "JPEG2000":
+        at = content.find(b"\xff\x4f\xff\x51") + 42  # of the first channel's depth in the codestream's header (ISO 15444-1, A.5.1)
+        return 16 if len(content) > at >= 42 and (content[at] & 127) + 1 == 16 else 8
+    return 16 if image.format == "PNG" and _layout(image).endswith(";16B") else 8
+
+
+def _ppm_white(content: bytes) -> int:
+    match = re.match(rb"P\d(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+(\d{1,5})", content[:4096])
+    return int(match[1]) if match else 255
+
+
+def _found(values: np.ndarray, white: float, mode: str) -> DeepValues:
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite([low, high]).all():
+        raise ValueError("it has values that are no finite numbers")
+    return DeepValues(low, high, np.nan if mode == "F" or low < 0 or high > white else white)
+
+
+def _ends(value_range: ValueRange, deep: DeepValues) -> tuple[float, float]:
+    """The values that become black and white. Raises :class:`ValueError` where they are not known."""
+    if value_range == "auto":
+        return deep.low, deep.high
+    if isinstance(value_range, tuple):
+        return value_range
+    if np.isnan(deep.white):
+        raise NeedsOption(
+            f"floating-point or 32-bit pixels, whose range is not known; they lie between {deep.low:g} and {deep.high:g}",
+            "say with --range=LOW-HIGH which values become black and white, or --range=auto",
+        )
+    return 0.0, deep.white
+
+
+def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """``255 (v - low) / (high - low)``, rounded and cut to 0 … 255: uint8 of the same shape. All 0 where low is high."""
+    out = np.zeros(values.shape, dtype=np.uint8)
+    rows = max(_BLOCK // max(values[0].size, 1), 1)
+    for start in range(0, len(values) if high > low else 0, rows):
+        part = values[start : start + rows].astype(np.float64)
+        out[start : start + rows] = np.clip((part - low) * (255 / (high - low)) + 0.5, 0, 255)
+    return out
+
+
+def _deep_colour(content: bytes, loaded: Loaded, value_range: ValueRange) -> tuple[PIL.Image.Image, DeepValues]:
+    """A picture with 16 bits a value, ``RGB`` or ``RGBA``, or ``L`` as Pillow cut it to 8, by the range; and what was found."""
+    image = loaded.image
+    upper = np.asarray(image)
+    upper = upper[:, :, :3] if upper.ndim == 3 else upper
+    found = upper_bytes_found(upper)
+    if not isinstance(value_range, tuple) and value_range != "auto" and not found.dark:
+        return image, found
+    if loaded.layout not in _LOWER_BYTES:
+        if value_range is None or value_range == "full":
+            return image, found
+        raise NeedsOption(
+            f"of 16-bit colour in {image.format} files of this layout the upper 8 bits alone are read, so --range cannot be applied",
+            "save it as PNG, or read it with --range=full",
+        )
+    values = _lower_bytes(content, loaded)
+    values = values | (upper.astype(np.uint16) << 8)
+    found = _found(values, _WHITE_16, image.mode)
+    if value_range is None or value_range == "full":
+        return image, found
+    scaled = PIL.Image.fromarray(_scaled(values, *_ends(value_range, found)))
+    if image.mode == "RGBA" or "transparency" in image.info:
+        scaled.putalpha(image.convert("RGBA").getchannel("A"))
+    return scaled, found
+
+
+def _lower_bytes(content: bytes, loaded: Loaded) -> np.ndarray:
+    """The lower bytes of 16-bit colour: uint16 ``[H, W, 3]``, or ``[H, W, 1]`` where the three are the same."""
+    with open_picture(_without_text(content), sys.maxsize) as image:
+        lower = _LOWER_BYTES[loaded.layout]
+        image.tile = [tile._replace(args=(lower, *tile.args[1:]) if isinstance(tile.args, tuple) else lower) for tile in image.tile]
+        if lower == "I;32B":
+            image._mode = "I"
+        image.load()
+        if loaded.turned:
+            PIL.ImageOps.exif_transpose(image, in_place=True)
+        if lower == "I;32B":
+            return ((np.asarray(image).view(np.uint32) >> 16) & 255).astype(np.uint16)[:, :, None]
+        return np.asarray(image)[:, :, :3].astype(np.uint16)
+
+
+def _flat(image: PIL.Image.Image, background: Color) -> PIL.Image.Image:
+    """8-bit pixels of any mode as ``L`` or ``RGB``, on the background where they are transparent."""
+    if image.mode == "1":
+        image = image.convert("L")
+    if image.mode == "L" and "transparency" in image.info:
+        image = image.convert("LA")
+    if image.mode in ("LA", "La"):
+        return _composite_grey(image.convert("LA"), background)
+    if image.mode in ("RGBA", "RGBa", "PA") or "transparency" in image.info:
+        return _composite_rgb(image.convert("RGBA"), background)
+    if image.mode == "P":
+        image = image.convert("RGB")
+        return image.convert("L") if _is_grey(image) else image
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def _composite_grey(image: PIL.Image.Image, background: Color) -> PIL.Image.Image:
+    if len(set(background)) > 1:
+        return _composite_rgb(image.convert("RGBA"), background)
+    pixels = np.asarray(image)
+    return PIL.Image.fromarray(_over(pixels[..., :1], pixels[..., 1:], np.asarray(background[:1]))[..., 0])
+
+
+def _composite_rgb(image: PIL.Image.Image, background: Color) -> PIL.Image.Image:
+    pixels = np.asarray(image)
+    return PIL.Image.fromarray(_over(pixels[..., :3], pixels[..., 3:], np.asarray(background)))
+
+
+def _over(color: np.ndarray, alpha: np.ndarray, background: np.ndarray) -> np.ndarray:
+    """``color·alpha + background·(1 - alpha)`` of 8-bit values ``[H, W, C]``, ``[H, W, 1]``, ``[C]``, rounded to nearest."""
+    out = np.empty(color.shape, dtype=np.uint8)
+    rows = max(_BLOCK // max(color[0].size, 1), 1)
+    for start in range(0, len(color), rows):
+        a = alpha[start : start + rows].astype(np.int64)
+        out[start : start + rows] = (color[start : start + rows] * a + background * (255 - a) + 127) // 255
+    return out
+
+
+def _is_grey(image: PIL.Image.Image) -> bool:
+    pixels = np.asarray(image)
+    return bool((pixels == pixels[..., :1]).all())
