@@ -29,9 +29,15 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb", **kwargs: Any) 
     loses its power has either the old file or the new one. On any exception, ``KeyboardInterrupt`` included, the temporary
     file is removed and ``path`` is untouched; only a killed process leaves one (:func:`remove_temporaries`).
     A file that is replaced passes its permissions on.
-    ``kwargs`` go to :func:`open`. Raises :class:`OSError` as :func:`open` does.
+    ``kwargs`` go to :func:`open`.
+
+    Raises:
+        UserError: ``path`` is a device, a pipe or a socket: renaming would put a file in its place.
+        OSError: as :func:`open` does.
     """
     target = Path(path)
+    if target.exists() and not target.is_file() and not target.is_dir():
+        raise UserError(f"{path} is a device, a pipe or a socket, which no file may replace; give another path")
     name = target.parent / f".{target.name}.{secrets.token_hex(8)}.tmp"
     try:  # with the file's creation in it: an interrupt may come right after
         with open(name, mode.replace("w", "x"), **kwargs) as stream:

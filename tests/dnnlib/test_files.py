@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -253,3 +254,15 @@ def test_a_log_goes_on_when_nobody_reads_standard_output(tmp_path):
         process.stdin.close()
         assert (process.wait(timeout=60), process.stderr.read()) == (0, "")
     assert (tmp_path / "log.txt").read_text().splitlines() == [f"line {i}" for i in range(6)]
+
+
+def test_a_device_or_pipe_is_never_replaced(tmp_path):
+    """As root, a rename would put a file in the place of /dev/null."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "link").symlink_to(pipe)
+    for path in (pipe, tmp_path / "link"):
+        with pytest.raises(UserError, match="which no file may replace"), files.atomic_write(path):
+            pass
+    assert stat.S_ISFIFO(os.stat(pipe).st_mode)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["link", "pipe"]
