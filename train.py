@@ -19,7 +19,7 @@ from dnnlib.errors import UserError
 from dnnlib.interrupt import StoppedInOrder
 from training import launch
 from training.config import AUGPIPES, GGDRConfig, MetricsConfig, TrainConfig
-from training.continuation import continued, explain_portions, find_run, read_options
+from training.continuation import check_owner, continued, explain_portions, find_run, read_options
 from training.notes import describe_batch, explain
 from training.options import TrainOptions
 from training.presets import RECIPES
@@ -64,21 +64,26 @@ def new_run(outdir: str | None, dry_run: bool, said: dict[str, Any]) -> tuple[Tr
 
 
 def resolve_run(
-    outdir: str | None, dry_run: bool, continue_: str | None, said: dict[str, Any]
+    outdir: str | None, dry_run: bool, continue_: str | None, said: dict[str, Any], *, trust: bool = False
 ) -> tuple[TrainConfig, Path | None, list[str]]:
     """The configuration, the run directory to go on in (None for a new one), and notes. Raises :class:`UserError`."""
-    run_dir = Path(continue_) if continue_ not in (None, "auto") else launch.interrupted_run()
+    named = Path(continue_) if continue_ not in (None, "auto") else None
+    restarted = launch.interrupted_run(outdir) if named is None else None
+    run_dir = named or restarted
     if run_dir is None:
         config, notes = new_run(outdir, dry_run, said)
         if continue_ == "auto" and outdir is not None:
-            run_dir, found = find_run(Path(outdir), config)
+            run_dir, found = find_run(Path(outdir), config, trust=trust)
             notes += found
         if run_dir is None:
             if config.resume is not None:  # a run that goes on needs its source no more
                 check_source(config.resume)
             return config, None, notes
     before = read_options(run_dir)
-    config = continued(before, in_run(said, outdir, run_dir))
+    check_owner(run_dir, trust=trust)
+    config = continued(before, in_run(said, outdir, run_dir), run_dir)
+    if restarted is not None and config != new_run(outdir, dry_run, said)[0]:
+        raise UserError(f"the processes were told to go on in {run_dir}, which has other options; start the command again")
     return config, run_dir, explain_portions(before, config)
 
 
@@ -186,6 +191,7 @@ SECONDS = Seconds()
 @click.option("--freezed", metavar="INT", type=int, help="Freeze so many layers of D  [default: 0]")
 # Long runs.
 @click.option("--continue", "continue_", metavar="RUN_DIR|auto", help="Go on where a run stopped; auto: if --outdir has it, else start")
+@click.option("--trust", is_flag=True, help="Go on with a run that another user owns; it can start any program (SECURITY.md)")
 @click.option("--checkpoint-minutes", metavar="MINUTES", type=float, help="Between run states, besides snapshots; 0: none  [default: 10]")
 @click.option("--keep-snapshots", metavar="RULES", help="Snapshots that stay: last:N, every:N, best, by comma  [default: all]")
 @click.option("--on-nonfinite", type=click.Choice(["stop", "ignore"]), help="When gradients stay infinite or undefined  [default: stop]")
@@ -213,6 +219,7 @@ def main(
     outdir: str | None,
     dry_run: bool,
     continue_: str | None,
+    trust: bool,
     metrics: str | None,
     offline: bool,
     max_restarts: int,
@@ -235,7 +242,7 @@ def main(
     try:
         with launch.among_workers(said["device"] or device_of(continue_), dist_timeout, prepare_timeout):
             said["gpus"] = launch.process_count(said["gpus"])
-            config, run_dir, notes = resolve_run(outdir, dry_run, continue_, {**said, "metrics": metric_names(metrics)})
+            config, run_dir, notes = resolve_run(outdir, dry_run, continue_, {**said, "metrics": metric_names(metrics)}, trust=trust)
             if not dry_run and launch.needs_launcher(config, max_restarts):
                 sys.exit(launch.in_processes(config.runtime.gpus, config.runtime.device, max_restarts, dist_timeout))
             click.echo(json.dumps(config.to_dict(), indent=2))

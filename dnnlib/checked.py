@@ -1,15 +1,109 @@
-"""Frozen dataclasses that are checked when they are constructed, to and from JSON."""
+"""Values from outside, checked for type, range and form by annotations: of single values, and of frozen dataclasses.
+
+:func:`check` is the one validator of the project. What comes out of a file passes it once, where the file is read::
+
+    class Counters(TypedDict):
+        steps: Count
+        snapshots: list[Annotated[str, form(r"network-snapshot-[0-9]+\\.pkl", "the name of a snapshot")]]
+
+    counters = check(values, Counters, f"{path}:")
+"""
 
 import dataclasses
 import math
+import re
 import types
 import typing
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal, NotRequired, Required, Self, TypeVar, cast
 
 from dnnlib.errors import UserError
+from dnnlib.untrusted import one_line
 
 C = TypeVar("C", bound="Checked")
+T = TypeVar("T")
+
+#: Whole numbers fit in 64 bits: what is larger has no use, and overflows where it meets a float or an array.
+LARGEST = 2**63 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """A condition beyond the type, for ``Annotated[type, Rule(...)]``.
+
+    Attributes:
+        accepts: whether a value of the type is good.
+        meaning: what a good value is, for messages: "... must be {meaning}".
+    """
+
+    accepts: Callable[[Any], bool]
+    meaning: str
+
+
+def between(low: float, high: float = math.inf) -> Rule:
+    """A number from ``low`` to ``high``, both included."""
+    return Rule(lambda value: low <= value <= high, f"a number from {low:g}" + (f" to {high:g}" if high < math.inf else ""))
+
+
+def form(pattern: str, meaning: str) -> Rule:
+    """A string that a regular expression matches as a whole."""
+    return Rule(lambda value: re.fullmatch(pattern, value) is not None, meaning)
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and (isinstance(value, float) or abs(value) <= LARGEST)
+
+
+#: Halves of characters, but for those that stand for bytes in a name that is not UTF-8.
+_NO_TEXT = r"\ud800-\udc7f\udd00-\udfff"
+
+#: A whole number from 0.
+Count = Annotated[int, between(0)]
+
+#: A number that may be infinite or "not a number", as what a diverged run reports.
+Real = Annotated[object, Rule(_is_real, "a number")]
+
+#: The name of a file in a known folder: no path, nothing hidden, no control characters.
+FileName = Annotated[str, form(rf"(?![.])[^/\\\x00-\x1f\x7f-\x9f{_NO_TEXT}]{{1,255}}", "the plain name of a file")]
+
+#: A path that the operating system takes.
+PathText = Annotated[str, form(rf"[^\x00{_NO_TEXT}]{{1,4096}}", "a path")]
+
+
+def check(value: object, hint: type[T] | Any, where: str) -> T:
+    """``value``, if it is what the annotation says; nothing is converted.
+
+    An annotation is a class, a ``Literal``, a union, ``list[...]``, ``tuple[..., ...]``, ``dict[str, ...]``, a
+    :class:`~typing.TypedDict` (whose other keys are let pass) or ``Annotated`` with a :class:`Rule`. A number is no bool, a
+    ``float`` is finite, an ``int`` has at most 64 bits.
+
+    Args:
+        value: from a file.
+        hint: the annotation.
+        where: names the value at the start of messages, such as ``"state.pt:"``; names of what is inside follow.
+
+    Raises:
+        UserError: it is not; the line names the innermost value that is wrong.
+    """
+    _check(value, hint, where)
+    return cast(T, value)
+
+
+def accepted(value: object, hint: Any) -> bool:
+    """Whether :func:`check` lets a value pass."""
+    try:
+        _check(value, hint, "")
+    except UserError:
+        return False
+    return True
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """A value from outside in one short printable line, for messages."""
+    try:
+        return one_line(repr(value), limit)
+    except Exception:  # noqa: BLE001 - numbers of many thousand digits have no text, and others' classes have what they like
+        return f"a value of type {type(value).__name__} that cannot be shown"
 
 
 class Checked:
@@ -27,12 +121,10 @@ class Checked:
     _options: ClassVar[Mapping[str, str]] = {}
 
     def __post_init__(self) -> None:
-        for name, hint in typing.get_type_hints(type(self)).items():
+        for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
             if name.startswith("_"):
                 continue
-            value = getattr(self, name)
-            if not _matches(value, hint):
-                raise UserError(f"{self._where(name)} must be {_describe(hint)}, not {value!r}")
+            _check(getattr(self, name), hint, self._where(name))
         self._validate()
 
     def _validate(self) -> None:
@@ -48,6 +140,12 @@ class Checked:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise UserError(f"{self._where(name)} must be at least {low:g}, not {value:g}")
+
+    def _at_most(self, high: float, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and value > high:
+                raise UserError(f"{self._where(name)} must be at most {high:g}, not {value:g}")
 
     def _above_zero(self, *names: str) -> None:
         for name in names:
@@ -71,33 +169,75 @@ class Checked:
         return _from_dict(cls, values)
 
 
+def _check(value: object, hint: Any, where: str) -> None:
+    """See :func:`check`. Looks into containers, so that a message names the item that is wrong."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (NotRequired, Required):
+        _check(value, parts[0], where)
+    elif origin is Annotated:
+        _check(value, parts[0], where)
+        if not all(rule.accepts(value) for rule in parts[1:] if isinstance(rule, Rule)):
+            raise UserError(f"{where} must be {_describe(hint)}, not {shown(value)}")
+    elif typing.is_typeddict(hint) and isinstance(value, dict):
+        hints = typing.get_type_hints(hint, include_extras=True)
+        missing = sorted(hint.__required_keys__ - value.keys())
+        if missing:
+            raise UserError(f"{where} lacks {', '.join(missing)}")
+        for name in hints.keys() & value.keys():
+            _check(value[name], hints[name], _inside(where, name))
+    elif origin is dict and isinstance(value, dict):
+        for key, item in value.items():
+            _check(key, parts[0], f"{where}: the key {shown(key)}")
+            _check(item, parts[1], _inside(where, one_line(str(key), 80)))
+    elif origin is list and isinstance(value, list):
+        for index, item in enumerate(value):
+            _check(item, parts[0], f"{where}[{index}]")
+    elif not _matches(value, hint):
+        raise UserError(f"{where} must be {_describe(hint)}, not {shown(value)}")
+
+
+def _inside(where: str, name: str) -> str:
+    return f"{where} {name}" if where.endswith(":") else f"{where}.{name}"
+
+
 def _matches(value: Any, hint: Any) -> bool:
     """Is ``value`` of the annotated type? Stricter than ``isinstance``: a bool is no number, and numbers are finite."""
     origin = typing.get_origin(hint)
     if origin in (types.UnionType, typing.Union):
-        return any(_matches(value, option) for option in typing.get_args(hint))
+        return any(accepted(value, option) for option in typing.get_args(hint))
     if origin is Literal:
-        return value in typing.get_args(hint)
+        return any(type(value) is type(option) and value == option for option in typing.get_args(hint))
     if origin is tuple:
         return isinstance(value, tuple) and all(_matches(item, typing.get_args(hint)[0]) for item in value)
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return _is_real(value) and math.isfinite(value)
     if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
+    if origin is not None or typing.is_typeddict(hint):  # a container: _check looked into those that fit
+        return False
     return isinstance(value, hint)
 
 
 def _describe(hint: Any) -> str:
     """The annotated type in words, for a message."""
-    origin = typing.get_origin(hint)
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        rules = [rule.meaning for rule in parts[1:] if isinstance(rule, Rule)]
+        whole = parts[0] is int and rules and rules[0].startswith("a number")
+        return rules[0].replace("a number", "a whole number", 1) if whole else " and ".join(rules) or _describe(parts[0])
     if origin in (types.UnionType, typing.Union):
-        return " or ".join(_describe(option) for option in typing.get_args(hint))
+        return " or ".join(_describe(option) for option in parts)
     if origin is Literal:
-        return "one of " + " ".join(typing.get_args(hint))
+        return "one of " + " ".join(map(str, parts))
     if origin is tuple:
-        return {str: "a list of strings", int: "a list of whole numbers"}[typing.get_args(hint)[0]]
+        return {str: "a list of strings", int: "a list of whole numbers"}[parts[0]]
+    if origin is list:
+        return "a list"
+    if origin is dict or typing.is_typeddict(hint) or hint is dict:
+        return "a dictionary"
     names = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a string", type(None): "null"}
-    return names.get(hint, "a section of its own")
+    section = isinstance(hint, type) and issubclass(hint, Checked)
+    return names.get(hint) or ("a section of its own" if section else f"a {getattr(hint, '__name__', hint)}")
 
 
 def _to_plain(value: Any) -> Any:
@@ -108,15 +248,17 @@ def _to_plain(value: Any) -> Any:
 
 def _from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
     if not isinstance(values, Mapping):
-        raise UserError(f"the section '{cls._part}' of the configuration must be a dictionary, not {values!r}")
+        raise UserError(f"the section '{cls._part}' of the configuration must be a dictionary, not {shown(values)}")
     fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))}
-    unknown = sorted(str(key) for key in values if key not in fields)
+    unknown = sorted(one_line(key, 80) if isinstance(key, str) else shown(key) for key in values if key not in fields)
     if unknown:
-        raise UserError(f"the section '{cls._part}' of the configuration has unknown keys ({', '.join(unknown)}); remove them")
+        raise UserError(
+            f"the section '{cls._part}' of the configuration has unknown keys ({one_line(', '.join(unknown), 200)}); remove them"
+        )
     missing = [name for name, field in fields.items() if name not in values and field.default is dataclasses.MISSING]
     if missing:
         raise UserError(f"the section '{cls._part}' of the configuration lacks {', '.join(missing)}")
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     return cls(**{name: _from_plain(value, hints[name]) for name, value in values.items()})
 
 

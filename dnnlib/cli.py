@@ -92,7 +92,7 @@ def friendly_errors(function: F) -> F:
         try:
             return function(*args, **kwargs)
         except UserError as error:
-            raise click.ClickException(" ".join(str(error).split("\n"))) from error
+            raise click.ClickException(str(error)) from error
 
     return wrapper  # type: ignore[return-value]
 
@@ -137,6 +137,23 @@ class FiniteFloat(click.ParamType):
         if not math.isfinite(number):
             self.fail(f"'{value}' is not a finite number", param, ctx)
         return number
+
+
+class ClassNumber(click.ParamType):
+    """A class by its number."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(
+                f"'{value}' is not a class number such as 0. Labels that are lists of numbers cannot be given here;"
+                " in Python, G(z, c) takes them",
+                param,
+                ctx,
+            )
 
 
 class Seconds(FiniteFloat):

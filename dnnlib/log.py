@@ -2,32 +2,32 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
 
-from dnnlib.errors import UserError
-from dnnlib.files import AppendFile, discard_output
+from dnnlib.errors import printable
+from dnnlib.files import AppendFile, FolderLock, discard_output
 
 
 class LogTee:
-    """While open, everything written to standard output is also appended to a file, which no other :class:`LogTee` may have open.
+    """While open, everything written to standard output is also appended to a file, whose folder it locks (:class:`FolderLock`).
 
-    Progress bars go to standard error and so stay out of the file. When nobody reads standard output any more, the file alone is
-    written. Raises :class:`OSError` if the file can't be opened, and
-    :class:`UserError` if another process holds it for more than ``patience`` seconds.
+    Progress bars go to standard error and so stay out of the file. When nobody reads standard output any more, the file alone
+    is written. Control characters are escaped. Raises :class:`OSError` if the file can't be opened, and
+    :class:`UserError` if another process holds the lock for more than ``patience`` seconds, or the file is a link out of its folder.
     """
 
     def __init__(self, path: Path, patience: float = 10.0) -> None:
         self._path = path
-        self._patience = patience
+        self._lock = FolderLock(path.parent, patience)
 
     def __enter__(self) -> Self:
-        self._file = AppendFile(self._path)
-        if not self._file.lock(self._patience):
-            self._file.close()
-            raise UserError(f"another process is writing {self._path}; stop that one first, or give another folder")
+        with ExitStack() as stack:
+            stack.enter_context(self._lock)
+            self._file = AppendFile(self._path)
+            stack.pop_all()  # both stay until __exit__
         self._stdout: TextIO = sys.stdout
         sys.stdout = self
         return self
@@ -35,8 +35,10 @@ class LogTee:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         sys.stdout = self._stdout
         self._file.close()
+        self._lock.release()
 
     def write(self, text: str) -> int:
+        text = printable(text, keep="\n\t\r")
         self._file.write(text)
         with self._without_reader():
             self._stdout.write(text)

@@ -2,15 +2,16 @@
 
 import contextlib
 import errno
+import io
 import json
 import math
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from dnnlib.errors import UserError
+from dnnlib.errors import UserError, printable
 
 MAX_REASON = 300  # characters of an exception's text
 MAX_JSON = 2**24  # bytes of a document; parsed it takes up to 25 times as much
@@ -71,7 +72,7 @@ def one_line(text: str, limit: int = MAX_REASON) -> str:
     Use it for whatever a file holds before it reaches a terminal: escapes cannot move the cursor or forge a line.
     """
     line = " ".join(text[: 4 * limit].split())
-    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+    line = printable(line)
     return line if len(line) <= limit else line[:limit] + "..."
 
 
@@ -106,13 +107,56 @@ def read_json(path: str | os.PathLike[str], *, limit: int = MAX_JSON, finite: bo
 def read_bytes(path: str | os.PathLike[str], *, limit: int) -> bytes:
     """The content of an ordinary file of at most ``limit`` bytes. Raises :class:`UserError`; waits for no pipe or device."""
     with parsing(str(path)):
-        with open(path, "rb", opener=_without_waiting) as stream:
-            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-                raise ValueError("it is no ordinary file")
+        with open_ordinary(path) as stream:
             content = stream.read(limit + 1)
         if len(content) > limit:
             raise ValueError(f"it has {Path(path).stat().st_size} bytes, more than the {limit} that are read")
     return content
+
+
+def open_ordinary(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Open a file for reading bytes. Raises :class:`ValueError` for a pipe, device or socket, and :class:`OSError`."""
+    stream = open(path, "rb", opener=_without_waiting)  # noqa: SIM115  the caller closes it
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise ValueError("it is no ordinary file")
+    return stream
+
+
+class BoundedReader(io.RawIOBase):
+    """Reads what another stream unpacks, up to ``limit`` bytes of it: a small file may unpack to any size.
+
+    Its methods raise :class:`ValueError` when more is asked for than that and is there.
+    """
+
+    def __init__(self, stream: io.BufferedIOBase, limit: int) -> None:
+        self._stream = stream
+        self._limit = limit
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def seek(self, position: int, whence: int = io.SEEK_SET) -> int:
+        target = position + (self.tell() if whence == io.SEEK_CUR else 0)
+        if whence == io.SEEK_END or target > self._limit:
+            self._refuse()
+        return self._stream.seek(target)
+
+    def read(self, size: int | None = -1) -> bytes:
+        room = self._limit - self.tell()
+        content = self._stream.read(room + 1 if size is None or size < 0 else min(size, room + 1))
+        if len(content) > room:
+            self._refuse()
+        return content
+
+    def _refuse(self) -> None:
+        raise ValueError(f"it unpacks to more than the {self._limit} bytes that are read")
 
 
 def _without_waiting(path: str, flags: int) -> int:

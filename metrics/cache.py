@@ -5,21 +5,23 @@ import json
 import os
 import sys
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from dnnlib.arrays import read_arrays
 from dnnlib.download import CACHE_VARIABLE, cache_root
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
+from dnnlib.untrusted import parsing
 from metrics.sampling import ImageDataset, real_images
 from metrics.statistics import FeatureSet, Moments
 
 # Count up when features or statistics are computed otherwise: older files are then not found.
 CODE_VERSION = 1
+
+MAX_STATISTICS = 2**34  # bytes of a file: features of 2 million images
 
 Key = Mapping[str, str | int]
 Statistics = Moments | FeatureSet
@@ -69,10 +71,11 @@ class StatisticsCache:
         if not path.exists():
             return None
         try:
-            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:  # np.load leaves a damaged file open
-                return _checked(dict(file))
-        except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-            print(f"Warning: the cache file {path} is damaged ({error}); computing it anew", file=sys.stderr)
+            arrays = read_arrays(path, f"the cache file {path}", limit=MAX_STATISTICS, packed=False)
+            with parsing(f"the cache file {path}", "is damaged"):
+                return _checked(arrays)
+        except UserError as error:
+            print(f"Warning: {error}; computing it anew", file=sys.stderr)
             return None
 
     def store(self, key: Key, value: Statistics) -> None:
@@ -102,10 +105,14 @@ class NoCache:
 def _checked(arrays: dict[str, np.ndarray]) -> Statistics:
     if "features" in arrays:
         features = arrays["features"]
-        if features.ndim != 2 or features.dtype != np.float32 or not np.isfinite(features).all():
+        if features.ndim != 2 or features.size == 0 or features.dtype != np.float32 or not np.isfinite(features).all():
             raise ValueError("its features are not finite float32 [N, F]")
         return FeatureSet(features)
     count, mean, covariance = arrays["count"], arrays["mean"], arrays["covariance"]
-    if mean.ndim != 1 or covariance.shape != mean.shape * 2 or not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise ValueError("its moments are not finite [F] and [F, F]")
+    if count.shape or count.dtype != np.int64 or count < 1:
+        raise ValueError("its count is not a whole number from 1")
+    if mean.ndim != 1 or covariance.shape != mean.shape * 2 or (mean.dtype, covariance.dtype) != (np.float64, np.float64):
+        raise ValueError("its moments are not float64 [F] and [F, F]")
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all() and (covariance.diagonal() >= 0).all()):
+        raise ValueError("its moments are not finite, or a variance is negative")
     return Moments(int(count), mean, covariance)

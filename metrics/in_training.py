@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dnnlib.errors import UserError
+from dnnlib.errors import Unavailable, UserError
 from metrics.results import MetricResult, append_result
 from metrics.runner import evaluate
 from metrics.sampling import ImageDataset
@@ -27,6 +27,7 @@ def measure_snapshot(
     detector: str = "auto",
     device: torch.device | str = "cpu",
     images_seen: int | None = None,
+    told: set[str] | None = None,
 ) -> dict[str, float]:
     """Evaluate metrics of a snapshot, print and record the results, and give their values.
 
@@ -35,8 +36,10 @@ def measure_snapshot(
     processes every rank calls this, and rank 0 alone prints and writes.
 
     Args: ``snapshot`` and ``images_seen`` as for :func:`metrics.results.append_result`, the others as for
-    :func:`metrics.runner.evaluate`.
+    :func:`metrics.runner.evaluate`. ``told`` has what the user was told of things that cannot be downloaded, and takes more: the
+    same is not said at every snapshot.
     """
+    told = set() if told is None else told
 
     def attempt(names: Sequence[str]) -> list[MetricResult] | None:
         try:
@@ -44,8 +47,10 @@ def measure_snapshot(
         except RankLost:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the training is worth more
-            if is_main():
+            if is_main() and str(error) not in told:
                 print(_report(names, Path(snapshot).name, error), flush=True)
+            if isinstance(error, Unavailable):
+                told.add(str(error))
             return None
 
     results = attempt(metrics)

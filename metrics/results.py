@@ -4,14 +4,16 @@ import json
 import math
 import os
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
+from dnnlib.checked import Count, FileName, PathText, Real, accepted, form
 from dnnlib.durations import format_duration
 from dnnlib.errors import UserError
+from dnnlib.files import open_inside
+from dnnlib.json_lines import read_records
 
 # Whether less is better, by the letters that a metric's name begins with.
 LESS_IS_BETTER = {"fid": True, "kid": True, "ppl": True, "is": False, "pr": False, "dc": False}
@@ -20,6 +22,17 @@ LESS_IS_BETTER = {"fid": True, "kid": True, "ppl": True, "is": False, "pr": Fals
 CONDITIONS = ("detector", "dataset", "num_real", "mirror", "resolution")
 
 Record = dict[str, Any]
+
+#: The name of a value or of a statistic, such as ``pr50k3_full_recall`` and ``Loss/D/loss``.
+ValueName = Annotated[str, form(r"[A-Za-z0-9_./+-]{1,100}", "the name of a value")]
+
+
+class Recorded(TypedDict):
+    """What a line of ``metric-<name>.jsonl`` must be for this program to use it; :meth:`MetricResult.record` has more."""
+
+    results: dict[ValueName, Real]
+    snapshot_pkl: NotRequired[PathText | None]
+    images_seen: NotRequired[Count]
 
 
 @dataclass(frozen=True)
@@ -92,7 +105,7 @@ def append_result(
     best = {key: all(_better(key, value, other["results"].get(key)) for other in earlier) for key, value in ranked(record).items()}
     line = json.dumps({**record, "best": best})
     try:
-        with open(path, "ab+") as stream:
+        with open(open_inside(path, os.O_RDWR | os.O_APPEND | os.O_CREAT), "ab+") as stream:
             end = stream.seek(0, os.SEEK_END)
             stream.seek(max(end - 1, 0))
             stream.write((b"" if stream.read(1) in (b"", b"\n") else b"\n") + line.encode() + b"\n")
@@ -104,32 +117,20 @@ def append_result(
 def read_results(run_dir: str | os.PathLike[str], metric: str) -> list[Record]:
     """The records of a metric in a run directory, oldest first; none if it was never measured.
 
-    What is no record (a line that was cut off when a process was killed) is left out, with a warning on standard error.
-    Raises :class:`UserError` when the file can't be read.
+    What is no :class:`Recorded` (a line that was cut off when a process was killed) is left out, with a warning on standard
+    error. Raises :class:`UserError` when the file can't be read.
     """
-    path = results_path(run_dir, metric)
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise UserError(f"can't read {path}: {error.strerror}") from error
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if isinstance(record, dict) and isinstance(record.get("results"), dict):
-            records.append(record)
-        elif line.strip():
-            print(f"Warning: line {number} of {path} is no result and is left out", file=sys.stderr)
-    return records
+    return read_records(results_path(run_dir, metric), Recorded, "result")
+
+
+def results_paths(run_dir: str | os.PathLike[str]) -> list[Path]:
+    """The files of all metrics in a run directory, by name."""
+    return sorted(path for path in Path(run_dir).glob("metric-*.jsonl") if re.fullmatch(r"metric-[A-Za-z0-9_]+\.jsonl", path.name))
 
 
 def snapshot_kimg(record: Record) -> int | None:
     """Thousands of images after which the network of a record was taken; None where it was no snapshot of a run."""
-    found = re.search(r"network-snapshot-(\d+)", str(record.get("snapshot_pkl")))
+    found = re.search(r"network-snapshot-([0-9]{1,12})(?![0-9])", str(record.get("snapshot_pkl")))
     return None if found is None else int(found[1])
 
 
@@ -139,7 +140,7 @@ def snapshot_values(run_dir: str | os.PathLike[str]) -> Iterator[tuple[float, di
     What is no record is left out with a warning, and other networks' records silently.
     Raises :class:`UserError` as :func:`read_results` does.
     """
-    for path in sorted(Path(run_dir).glob("metric-*.jsonl")):
+    for path in results_paths(run_dir):
         for record in read_results(run_dir, path.stem.removeprefix("metric-")):
             kimg = snapshot_kimg(record)
             if kimg is not None:
@@ -150,14 +151,15 @@ def best_snapshot(run_dir: str | os.PathLike[str], metric: str) -> Path | None:
     """The path of the snapshot with the best value of a metric in a run directory; None if there is no such value.
 
     Compared are the records of the same CONDITIONS as the last one's; of equal values the first counts. Where a metric
-    has several values, the first that can be ranked decides (precision of ``pr50k3_full``).
+    has several values, the first that can be ranked decides (precision of ``pr50k3_full``). Only files of the run directory
+    itself count, whatever a record names.
     Raises :class:`UserError` as :func:`read_results` does.
     """
     records = read_results(run_dir, metric)
     best: tuple[float, str] | None = None
     for record in _comparable(records, records[-1]) if records else []:
         key, value = next(iter(ranked(record).items()), ("", math.nan))
-        if record.get("snapshot_pkl") and _better(key, value, best and best[0]):
+        if accepted(record.get("snapshot_pkl"), FileName) and _better(key, value, best and best[0]):
             best = value, record["snapshot_pkl"]
     return None if best is None else Path(run_dir) / best[1]
 

@@ -1,12 +1,12 @@
 """The runs of a protocol on disk: their command lines, how far they are, and what was measured. Nothing here imports torch."""
 
-import json
 from pathlib import Path
 
 from dnnlib.errors import UserError
 from metrics.results import read_results, snapshot_kimg
 from tools.claim_protocols import Images, Protocol, Run
 from training.run_directory import images_in_state, state_paths
+from training.run_records import tick_means
 
 #: Values over kimg.
 Curve = dict[int, float]
@@ -90,14 +90,5 @@ def is_due(run_dir: Path | None, protocol: Protocol, kimg: int) -> bool:
 
 def hours_so_far(run_dir: Path | None, kimg: float = float("inf")) -> float:
     """Hours of training and measuring at the end of a run's last tick, or of the last one up to ``kimg``; 0 before."""
-    path = None if run_dir is None else run_dir / "stats.jsonl"
-    if path is None or not path.exists():
-        return 0.0
-    for line in reversed(path.read_text(encoding="utf-8").splitlines()):
-        try:
-            tick = json.loads(line)
-            if tick["Progress/kimg"]["mean"] <= kimg:
-                return float(tick["Timing/total_hours"]["mean"])
-        except (ValueError, KeyError, TypeError):  # cut off when a process was killed
-            continue
-    return 0.0
+    ticks = [] if run_dir is None else [tick for tick in tick_means(run_dir) if tick["Progress/kimg"] <= kimg]
+    return next((tick["Timing/total_hours"] for tick in reversed(ticks) if "Timing/total_hours" in tick), 0.0)

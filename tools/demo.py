@@ -7,7 +7,6 @@ Usage:
 Prints the three command lines before it runs them. 6 to 10 minutes on two CPU cores.
 """
 
-import json
 import os
 import shutil
 import sys
@@ -20,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dnnlib.cli import Command, friendly_errors, output_folder
 from dnnlib.errors import UserError
+from metrics.results import read_results
 from tools.foreground import run_program
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,9 +83,9 @@ def summarise(run_dir: Path, root: Path) -> None:
     """What the training measured at its start and at its end, and where the pictures are."""
     results: list[dict[str, float]] = [{}, {}]
     for metric in METRICS:
-        lines = (run_dir / f"metric-{metric}.jsonl").read_text(encoding="utf-8").splitlines()
-        for found, line in zip(results, (lines[0], lines[-1]), strict=True):
-            found.update(json.loads(line)["results"])
+        records = read_results(run_dir, metric)
+        for found, record in zip(results, (records[0], records[-1]), strict=True):
+            found.update(record["results"])
     print("\nMeasured with efficientnet-lite0 (not comparable with Inception's values):")
     print(f"{'':32s}{'at the start':>14s}{'at the end':>14s}")
     for name in results[0]:

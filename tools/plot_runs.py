@@ -8,9 +8,9 @@ Lee et al. 2022 (GGDR), figure 7a, is such a plot: FID in early training on LSUN
 """
 
 import glob
-import json
+import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,36 +23,31 @@ from dnnlib.cli import Command, friendly_errors
 from dnnlib.errors import UserError
 from metrics.results import snapshot_values
 from tools.plotting import COLOURS, panels, save_figure
+from training.run_records import tick_means
 
 #: Values of a run over its progress: ``{kimg: value}``.
 Curve = dict[float, float]
+
+LARGEST = 1e30  # what is larger overflows in a drawing
+MOST_PANELS = 60
 
 
 def read_run(run_dir: Path, max_kimg: float = float("inf")) -> dict[str, Curve]:
     """Every curve of a run by name: the values in ``metric-*.jsonl`` (``fid50k_full``) and in ``stats.jsonl`` (``Loss/D/loss``).
 
-    Of several lines for one kimg the last counts; those beyond ``max_kimg`` and those that were cut off are left out.
+    Of several lines for one kimg the last counts; those beyond ``max_kimg`` and those that were cut off are left out. A value
+    that is not finite, or too large to draw, is a gap.
     Raises :class:`UserError` when nothing remains.
     """
     curves: dict[str, Curve] = {}
-    for kimg, values in [*snapshot_values(run_dir), *_statistics(run_dir / "stats.jsonl")]:
+    for kimg, values in [*snapshot_values(run_dir), *((tick.pop("Progress/kimg"), tick) for tick in tick_means(run_dir))]:
         for name, value in values.items():
-            curves.setdefault(name, {})[kimg] = value
-    shown = {name: {at: value for at, value in sorted(curve.items()) if at <= max_kimg} for name, curve in curves.items()}
+            curves.setdefault(name, {})[kimg] = value if abs(value) <= LARGEST else math.nan
+    last = min(max_kimg, LARGEST)
+    shown = {name: {at: value for at, value in sorted(curve.items()) if 0 <= at <= last} for name, curve in curves.items()}
     if not any(shown.values()):
         raise UserError(f"'{run_dir}' has no value in metric-*.jsonl or stats.jsonl up to {max_kimg:g} kimg; give a run directory")
     return {name: curve for name, curve in shown.items() if curve}
-
-
-def _statistics(path: Path) -> Iterator[tuple[float, dict[str, float]]]:
-    """Kimg and means of every tick; a line that was cut off when a process was killed is left out with a warning."""
-    lines = path.read_bytes().splitlines() if path.exists() else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            means = {name: float(value["mean"]) for name, value in json.loads(line).items() if isinstance(value, dict)}
-            yield means.pop("Progress/kimg"), means
-        except (ValueError, KeyError, TypeError, AttributeError):
-            print(f"Warning: line {number} of {path} holds no statistics and is left out", file=sys.stderr)
 
 
 def mean_and_spread(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -94,6 +89,8 @@ def choose_curves(runs: Mapping[str, Sequence[Mapping[str, Curve]]], wanted: Seq
     chosen = list(wanted) or sorted(name for name in known if "/" not in name)
     if not chosen:
         raise UserError(f"the runs have no metrics; name what to draw with --curve, such as {min(known)}")
+    if len(chosen) > MOST_PANELS:
+        raise UserError(f"the runs have {len(chosen)} curves of metrics, too many for one picture; name those to draw with --curve")
     return chosen
 
 
@@ -113,7 +110,8 @@ def draw(axis: Any, name: str, runs: Mapping[str, Sequence[Mapping[str, Curve]]]
         axis.plot(kimg, mean, color=colour, linewidth=1.8, marker=marker, markersize=3, label=f"{label} ({_runs(len(curves))})")
     axis.set_title(name, fontsize=10)
     axis.set_xlabel("kimg")
-    axis.legend(fontsize=8)
+    for text in axis.legend(fontsize=8).get_texts():
+        text.set_parse_math(False)  # a label may have a dollar sign
 
 
 def _runs(count: int) -> str:

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dnnlib.cli import Command, FiniteFloat, friendly_errors, output_folder
 from dnnlib.errors import UserError
-from dnnlib.files import AppendFile, atomic_write
+from dnnlib.files import AppendFile, FolderLock, atomic_write
 from tools.claim_protocols import PROTOCOLS, Protocol, Run
 from tools.claim_report import write_report
 from tools.claim_runs import (
@@ -82,7 +82,9 @@ def main(
         for path in write_report(name, protocol, root, output_folder(report, "--report"), command_lines(protocol, outdir)):
             click.echo(f"Written: {path}")
     else:
-        execute(name, protocol, root, outdir, jobs, float("inf") if hours is None else hours * 3600, data)
+        output_folder(root)
+        with FolderLock(root, patience=0):
+            execute(name, protocol, root, jobs, float("inf") if hours is None else hours * 3600, data)
 
 
 def command_lines(protocol: Protocol, outdir: str) -> list[str]:
@@ -92,16 +94,13 @@ def command_lines(protocol: Protocol, outdir: str) -> list[str]:
     return [shlex.join(["python", *arguments]) for arguments in [*prepare, *trainings]]
 
 
-def execute(name: str, protocol: Protocol, root: Path, outdir: str, workers: int, seconds: float, data: str | None = None) -> None:
+def execute(name: str, protocol: Protocol, root: Path, workers: int, seconds: float, data: str | None = None) -> None:
     """Make the data, then train round by round what is not there yet, of all data sets or of one.
 
     Raises :class:`UserError`; ends with status 130 after Ctrl-C.
     """
     deadline = time.monotonic() + seconds
-    output_folder(root)
     history = AppendFile(root / "history.jsonl")
-    if not history.lock(patience=0):
-        raise UserError(f"--outdir={outdir} is in use by another call of this program; wait for it, or stop it")
     check_definition(name, protocol, root, start=True)
     prepare_data(protocol, str(root))
     rounds = [(run, kimg) for run, kimg in protocol.rounds if data in (None, run.data)]

@@ -35,6 +35,7 @@ from dnnlib.cli import Command, friendly_errors, parse_int_list  # noqa: E402
 from dnnlib.durations import format_duration  # noqa: E402
 from dnnlib.errors import UserError  # noqa: E402
 from training.run_directory import state_paths  # noqa: E402
+from training.run_records import tick_means  # noqa: E402
 from training.run_state_file import newest_state  # noqa: E402
 
 BATCH = 16
@@ -303,8 +304,7 @@ def step_of(path: Path) -> int:
 
 def speed(run_dir: Path) -> float:
     """Steps a second in the last tick."""
-    ticks = (run_dir / "stats.jsonl").read_text(encoding="utf-8").splitlines()
-    return 1000 / BATCH / json.loads(ticks[-1])["Timing/sec_per_kimg"]["mean"]
+    return 1000 / BATCH / list(tick_means(run_dir))[-1]["Timing/sec_per_kimg"]
 
 
 def finish(arguments: list[str], log: Path) -> None:
@@ -334,11 +334,10 @@ def tensors(value: Any) -> list[torch.Tensor]:
 
 def memory_growth(run_dir: Path, faults: list[Fault]) -> float:
     """Resident memory over the last half of the longest stretch in one process: largest above smallest, as a fraction."""
-    ticks = [json.loads(line) for line in (run_dir / "stats.jsonl").read_text(encoding="utf-8").splitlines()]
     stretches: dict[int, list[float]] = {}
-    for tick in ticks:
-        ended = sum(step * BATCH / 1000 < tick["Progress/kimg"]["mean"] for step, _ in stretches_of(faults))
-        stretches.setdefault(ended, []).append(tick["Resources/cpu_mem_gb"]["mean"])
+    for tick in tick_means(run_dir):
+        ended = sum(step * BATCH / 1000 < tick["Progress/kimg"] for step, _ in stretches_of(faults))
+        stretches.setdefault(ended, []).append(tick["Resources/cpu_mem_gb"])
     longest = max(stretches.values(), key=len)
     values = longest[len(longest) // 2 :]
     return max(values) / min(values) - 1

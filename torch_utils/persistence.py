@@ -15,15 +15,20 @@ import torch
 from torch import nn
 
 from dnnlib.errors import UserError
+from dnnlib.file_kinds import kind_of
 from dnnlib.files import atomic_write
+from dnnlib.untrusted import one_line, open_ordinary, parsing, reason
+from torch_utils.pickles.arrays import plain
 from torch_utils.pickles.record import CLASSES, NetworkRecord
 from torch_utils.pickles.reference import record_from_reference
 from torch_utils.pickles.unpickler import DamagedPickle, ForbiddenName, read_pickle
-from torch_utils.pickles.values import NAMES, PersistentObject, StoredTensor, plain
+from torch_utils.pickles.values import NAMES, PersistentObject, StoredTensor
+from torch_utils.recorded import check_recorded
 
 FORMAT = "stylegan2-ada-ggdr networks"
 VERSION = 2
 NETWORKS = ("G", "D", "G_ema", "augment_pipe")
+RECORDED = ("training_set_kwargs", "info")
 TENSOR_TYPES = ("<f2", "<f4", "<f8")
 #: What pickles of ProGAN, StyleGAN and StyleGAN2 for TensorFlow refer to.
 TENSORFLOW_CLASSES = ("dnnlib.tflib.network.Network", "tfutil.Network")
@@ -77,8 +82,8 @@ def load_network_pkl(source: str | os.PathLike[str] | IO[bytes]) -> dict[str, An
 
     Returns:
         ``G``, ``D``, ``G_ema`` and ``augment_pipe`` as modules of this project in evaluation mode on the CPU, without
-        gradients (``G_ema`` always, the others may be None); ``training_set_kwargs`` and ``info`` as dictionaries of
-        plain values, ``info`` being empty in files of the reference.
+        gradients, in float32 whatever the file has (``G_ema`` always, the others may be None); ``training_set_kwargs``
+        and ``info`` as dictionaries of plain values, ``info`` being empty in files of the reference.
 
     Raises:
         UserError: the file is missing, damaged, refers to anything but tensors, arrays, plain values and known classes,
@@ -88,13 +93,10 @@ def load_network_pkl(source: str | os.PathLike[str] | IO[bytes]) -> dict[str, An
         path = Path(source)
         if path.is_dir():
             raise UserError(f"network pickle {source} is a folder, not a file")
-        if not path.is_file():
-            raise UserError(f"network pickle {source} {'is no ordinary file' if path.exists() else 'does not exist'}")
-        try:
-            with open(path, "rb") as stream:
-                return _load(stream, str(source))
-        except OSError as error:
-            raise UserError(f"network pickle {source} cannot be read: {error.strerror}") from error
+        if not path.exists():
+            raise UserError(f"network pickle {source} does not exist")
+        with parsing(f"network pickle {source}"), open_ordinary(path) as stream:
+            return _load(stream, str(source))
     return _load(source, str(getattr(source, "name", "the given file")))
 
 
@@ -104,26 +106,26 @@ def _load(stream: IO[bytes], name: str) -> dict[str, Any]:
     start = stream.tell()
     size = stream.seek(0, io.SEEK_END) - start
     stream.seek(start)
-    if stream.read(2) == b"PK":
-        raise UserError(f"{name} is a zip or a run's training state, not a network pickle; those are network-snapshot-*.pkl")
-    stream.seek(start)
+    kind, words = kind_of(stream)
+    if kind not in ("pickle", "text", "unknown"):  # pickles of protocol 0 are text
+        raise UserError(f"{name} is not a network pickle but {words}; give a network-snapshot-*.pkl")
     try:
         data = read_pickle(stream, NAMES)
     except ForbiddenName as error:
         raise UserError(f"{name} {_refusal(str(error))}") from error
     except DamagedPickle as error:
-        raise UserError(f"{name} is not a network pickle, or it is truncated or damaged ({_line(error)})") from error
+        found = f"is not a network pickle but {words}" if kind == "text" else "is not a network pickle, or it is truncated or damaged"
+        raise UserError(f"{name} {found} ({reason(error)}); give a network-snapshot-*.pkl") from error
     _check_kind(data, name)
     loaded: dict[str, Any] = {}
-    part = ""
-    try:
-        for part in NETWORKS:
+    for part in NETWORKS:
+        with parsing(f"{name} cannot be used: its {part}", "is damaged or of an unknown kind"):
             stored = data.pop(part, None)  # so that its memory is free again before the next one is built
-            loaded[part] = None if stored is None else _record(stored).build(limit=size)
-        for part in ("training_set_kwargs", "info"):
+            loaded[part] = None if stored is None else _record(stored).build(limit=size, slot=part).float()
+    for part in RECORDED:
+        with parsing(f"{name} cannot be used: its {part}", "is damaged or of an unknown kind"):
             loaded[part] = _dictionary(data.get(part))
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise UserError(f"{name} cannot be used: its {part} is damaged or of an unknown kind ({_line(error)})") from error
+    check_recorded(loaded, name)
     if loaded["G_ema"] is None:
         raise UserError(f"{name} has no G_ema, the network that images are made with")
     return loaded
@@ -136,7 +138,8 @@ def _check_kind(data: Any, name: str) -> None:
         raise UserError(f"{name} is a pickle, but not a network pickle of this project")
     version = data.get("version", VERSION)
     if type(version) is not int or not 1 <= version <= VERSION:
-        raise UserError(f"{name} has format version {_line(version)}, this program reads up to {VERSION}; update the program")
+        shown = one_line(str(version), 40) if type(version) in (int, float, str) else type(version).__name__
+        raise UserError(f"{name} has format version {shown}, this program reads up to {VERSION}; update the program")
 
 
 def _record(stored: Any) -> NetworkRecord:
@@ -175,13 +178,7 @@ def _refusal(name: str) -> str:
             f"is a network pickle of StyleGAN's TensorFlow versions ({name}), which only they can open; convert it with "
             "stylegan2-ada-pytorch's legacy.py (--source, --dest) and open the result"
         )
-    return f"was not opened: it refers to {_line(name)}, which no network pickle needs and which could run code"
-
-
-def _line(value: Any) -> str:
-    """One printable line of at most 200 characters of whatever a file holds."""
-    text = ascii(str(value))[1:-1] if isinstance(value, str | int | Exception) else type(value).__name__
-    return text if len(text) <= 200 else text[:200] + "..."
+    return f"was not opened: it refers to {one_line(name, 200)}, which no network pickle needs and which could run code"
 
 
 class _Packed:

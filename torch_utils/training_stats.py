@@ -73,4 +73,4 @@ class StatsCollector:
 
 def _summary(num: float, total: float, squares: float, nonfinite: float) -> Summary:
     mean = total / num
-    return Summary(int(num), mean, max(squares / num - mean**2, 0.0) ** 0.5, int(nonfinite))
+    return Summary(int(num), mean, max(squares / num - mean * mean, 0.0) ** 0.5, int(nonfinite))

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from dnnlib.checked import check
 from dnnlib.errors import UserError
 from torch_utils import distributed
 from torch_utils.parallel import on_main
@@ -17,7 +18,7 @@ from torch_utils.training_stats import StatsCollector
 from training.augment import AdaController, AugmentPipe
 from training.build import build_ada, build_augment_pipe, build_discriminator, build_generator, build_objective, build_optimizer
 from training.config import TrainConfig
-from training.continuation import check_same_run
+from training.continuation import check_same_run, new_run_advice
 from training.ema import average_decay, update_average
 from training.health import GradientHealth
 from training.networks import Discriminator, Generator
@@ -26,6 +27,7 @@ from training.objective import Objective
 from training.reporting import TickTimer
 from training.run_directory import snapshot_name
 from training.run_state_file import newest_state, read_state
+from training.state_form import Statistics, check_document, check_like, check_numbers, check_optimizer
 from training.transfer import fetch_source
 
 
@@ -38,6 +40,9 @@ class Stateful(Protocol):
     def load_state_dict(self, state: Any) -> Any:
         """Take over what :meth:`state_dict` returned."""
 
+
+#: How messages call it.
+STATE = "the training state"
 
 #: The numbers and names among the attributes of :class:`RunState` that are saved.
 COUNTERS = ("steps", "images_seen", "tick", "tick_start", "snapshots", "pending", "snapshot_at", "p_at_most")
@@ -147,12 +152,12 @@ class RunState:
             return path
 
         path = on_main(newest, "the training state")
-        saved = read[0] if read else read_state(path)
+        saved = check_document(read[0] if read else read_state(path), f"the training state {path}:")
         check_same_run(saved["config"], config, f"the training state {path}")
         if not on_main(lambda: is_known_as(saved["data"]), "comparing the data"):
             raise UserError(
                 f"'{config.data.path}' is not the data that {path} was trained on: files, labels or their order differ; "
-                "bring the old data back"
+                f"bring the old data back, or {new_run_advice(run_dir)}"
             )
         state = RunState.build(config, device)
         state.load_state_dict(saved)
@@ -191,20 +196,42 @@ class RunState:
         Raises:
             UserError: it does not fit.
         """
+        parts = self.checked_parts(saved["parts"])
+        counters: Any = saved["counters"]
+        if counters["images_seen"] != counters["steps"] * self.config.schedule.batch_size:
+            raise UserError(f"{STATE} does not fit this run: its images are not its steps times the batch of this run")
         try:
-            missing = sorted((self.parts().keys() - saved["parts"].keys()) | (set(COUNTERS) - saved["counters"].keys()))
-            if missing:
-                raise UserError(f"the training state lacks {', '.join(missing)}; it is of another program or another version of this one")
             for name, part in self.parts().items():
-                part.load_state_dict(saved["parts"][name])
-            for name in COUNTERS:
-                setattr(self, name, saved["counters"][name])
+                part.load_state_dict(parts[name])
         except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise  # faults of the device, not of the file
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"the training state does not fit this run or this version of the program ({error})") from error
+            raise UserError(f"{STATE} does not fit this run or this version of the program ({error})") from error
+        for name in COUNTERS:
+            setattr(self, name, counters[name])
         if not distributed.is_main():
             self.stats.flush()  # rank 0 goes on with those of all ranks
+
+    def checked_parts(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """What :meth:`parts` are to load of a state from a file. Raises :class:`UserError` for what does not fit them."""
+        missing = sorted(self.parts().keys() - saved.keys())
+        if missing:
+            raise UserError(f"{STATE} lacks {', '.join(missing)}; it is of another program or another version of this one")
+        found: dict[str, Any] = {}
+        for name, part in self.parts().items():
+            where = f"{STATE}: {name}"
+            if isinstance(part, torch.optim.Optimizer):
+                found[name] = check_optimizer(saved[name], part, where)
+            elif isinstance(part, StatsCollector):
+                found[name] = check(saved[name], Statistics, where)
+            else:
+                check_like(saved[name], part.state_dict(), where)
+                found[name] = dict(saved[name])  # without what a module's own dictionary says of versions
+        if "pipe" in found:
+            check_numbers(found["pipe"]["p"], 1e6, f"{STATE}: pipe.p")
+        if "ada" in found:
+            check_numbers(found["ada"]["totals"], 1e12, f"{STATE}: ada.totals")
+        return found
 
     @property
     def p_at_most(self) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from dnnlib.checked import Checked
+from dnnlib.checked import Checked, shown
 from dnnlib.errors import UserError
 from training.resolutions import MIN_RESOLUTION, is_power_of_two, is_resolution
 from training.snapshots import KEEP_ALL, KeepPolicy
@@ -100,6 +100,9 @@ class DataConfig(Config):
     def _validate(self) -> None:
         self._at_least(1, "num_images", "max_size")
         self._at_least(0, "label_dim", "random_seed", "annotation_classes")
+        self._at_most(2**40, "num_images", "max_size")
+        self._at_most(2**24, "label_dim", "annotation_classes")
+        self._at_most(2**16, "resolution")
         if not is_resolution(self.resolution):
             raise UserError(
                 f"the images in {self.path} are {self.resolution} pixels wide; a power of two from {MIN_RESOLUTION} up is needed"
@@ -136,6 +139,8 @@ class GeneratorConfig(Config):
     def _validate(self) -> None:
         self._at_least(1, "z_dim", "w_dim", "map_layers", "channel_base", "channel_max")
         self._at_least(0, "num_fp16_res")
+        self._at_most(2**16, "z_dim", "w_dim", "channel_max")
+        self._at_most(1000, "map_layers")
         self._above_zero("conv_clamp")
 
 
@@ -161,6 +166,7 @@ class DiscriminatorConfig(Config):
     def _validate(self) -> None:
         self._at_least(1, "channel_base", "channel_max", "mbstd_group")
         self._at_least(0, "num_fp16_res", "freeze_layers")
+        self._at_most(2**16, "channel_max")
         self._above_zero("conv_clamp")
 
 
@@ -324,6 +330,8 @@ class ScheduleConfig(Config):
         self._above_zero("total_kimg", "kimg_per_tick", "ema_rampup")
         self._at_least(1, "batch_size", "batch_gpu", "snapshot_ticks")
         self._at_least(0, "ema_kimg")
+        self._at_most(1e9, "total_kimg", "kimg_per_tick", "ema_kimg")
+        self._at_most(2**24, "batch_size", "batch_gpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -354,6 +362,7 @@ class RuntimeConfig(Config):
 
     def _validate(self) -> None:
         self._at_least(0, "workers")
+        self._at_most(1000, "workers")
         if not is_power_of_two(self.gpus):
             raise UserError(f"--gpus={self.gpus} must be a power of two: 1, 2, 4, 8, …")
         if self.fp32 and self.precision != "auto":
@@ -397,6 +406,7 @@ class UpkeepConfig(Config):
 
     def _validate(self) -> None:
         self._at_least(0, "checkpoint_minutes")
+        self._at_most(1e9, "checkpoint_minutes")
         KeepPolicy.parse(self.keep_snapshots)
 
 
@@ -438,8 +448,8 @@ class TrainConfig(Config):
 
     def _validate(self) -> None:
         self._at_least(0, "seed")
-        if not self.description:
-            raise UserError("config.description is empty; it names the run directory")
+        if not self.description or set("/\0") & set(self.description):
+            raise UserError(f"config.description must be the name of a folder, not {shown(self.description)}; it names the run's")
         if self.runtime.fp32 and (self.generator.num_fp16_res or self.discriminator.num_fp16_res):
             raise UserError("runtime.fp32 contradicts num_fp16_res > 0; set both num_fp16_res to 0")
         if not self.metrics.names and "best" in self.upkeep.keep_snapshots:

@@ -1,13 +1,15 @@
 """Going on with a run: which options may differ from it, and which run a command line means. Nothing here imports torch."""
 
+import contextlib
 import dataclasses
-import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dnnlib.errors import UserError
+from dnnlib.untrusted import one_line, read_json
 from training.config import TrainConfig
 from training.options import as_options
 from training.run_directory import OPTIONS_FILE, snapshot_paths, state_paths
@@ -49,16 +51,35 @@ def read_options(run_dir: Path) -> TrainConfig:
     path = run_dir / OPTIONS_FILE
     if not run_dir.is_dir():
         raise UserError(f"--continue={run_dir} is not a folder; give a run directory, such as training-runs/00000-images-auto1")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"--continue={run_dir} is not a run directory: it has no {OPTIONS_FILE}") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the options of the run, {path} ({error})") from error
+    if not os.path.lexists(path):
+        raise UserError(f"--continue={run_dir} is not a run directory: it has no {OPTIONS_FILE}")
+    values = read_json(path)
     try:
         return TrainConfig.from_dict(values)
     except UserError as error:
         raise UserError(f"{path} is not from this version of the program: {error}") from error
+
+
+def check_owner(run_dir: Path, *, trust: bool) -> None:
+    """Raises :class:`UserError` where another user owns a run, or what it goes on from, unless ``trust``.
+
+    A run directory says which data and which detector, a program in TorchScript, are to be used.
+    """
+    for path in [] if trust else [run_dir, run_dir / OPTIONS_FILE, *state_paths(run_dir)]:
+        if not _owners(path) <= {os.geteuid()}:
+            raise UserError(
+                f"--continue={run_dir}: {path} belongs to another user, and a run can be made to start any program (SECURITY.md); "
+                "give --trust if you trust its owner"
+            )
+
+
+def _owners(path: Path) -> set[int]:
+    """User ids of a file and, where it is a link, of what it leads to; as far as they are there."""
+    found = set()
+    with contextlib.suppress(OSError):
+        found.add(path.lstat().st_uid)
+        found.add(path.stat().st_uid)
+    return found
 
 
 def has_state(run_dir: Path) -> bool:
@@ -66,20 +87,30 @@ def has_state(run_dir: Path) -> bool:
     return bool(state_paths(run_dir))
 
 
+def going_on_advice(run_dir: Path) -> str:
+    """What to do after a run had to stop: go on from its last state, if it has one."""
+    return f"go on from the last run state with --continue={run_dir}" if has_state(run_dir) else new_run_advice(run_dir)
+
+
 def check_has_state(run_dir: Path) -> None:
     """Raises :class:`UserError`, which says what can be done, for a run without any state."""
     if has_state(run_dir):
         return
-    snapshots = snapshot_paths(run_dir)
-    advice = f"start a new run from its networks with --resume={snapshots[-1]}" if snapshots else "start it anew"
-    raise UserError(f"--continue={run_dir} has no training-state-*.pt, so nothing can go on exactly; {advice}")
+    raise UserError(f"--continue={run_dir} has no training-state-*.pt, so nothing can go on exactly; {new_run_advice(run_dir)}")
 
 
-def continued(config: TrainConfig, said: Mapping[str, Any]) -> TrainConfig:
+def new_run_advice(run_dir: Path | None) -> str:
+    """What to do where a run cannot go on as it is asked to: start another from its last networks, where it has any."""
+    snapshots = [] if run_dir is None else snapshot_paths(run_dir)
+    return f"start a new run from its networks with --resume={snapshots[-1]}" if snapshots else "start a new run"
+
+
+def continued(config: TrainConfig, said: Mapping[str, Any], run_dir: Path | None = None) -> TrainConfig:
     """The configuration of a run, with what the command line said.
 
     Args:
         config: of the run.
+        run_dir: where it lies, for messages.
         said: options by name (as in :func:`training.options.as_options`); None where nothing was said.
 
     Raises:
@@ -96,7 +127,10 @@ def continued(config: TrainConfig, said: Mapping[str, Any]) -> TrainConfig:
     if refused:
         listed = ", ".join(f"{_spelled(name)}: {_shown(known[name])} → {_shown(value)}" for name, value in refused.items())
         changeable = " ".join(_spelled(name) for name in CHANGEABLE_OPTIONS)
-        raise UserError(f"a continued run keeps its options, and these differ ({listed}); leave them out. Changeable are {changeable}")
+        raise UserError(
+            f"a continued run keeps its options, and these differ ({listed}); leave them out, or {new_run_advice(run_dir)}. "
+            f"Changeable are {changeable}"
+        )
     config = _replaced(config, {CHANGEABLE_OPTIONS[name]: value for name, value in given.items() if name != "gpus"})
     return on_gpus(config, given["gpus"]) if "gpus" in given else config
 
@@ -149,22 +183,23 @@ def check_same_run(saved: Mapping[str, Any], config: TrainConfig, name: str) -> 
         raise UserError(f"{name} belongs to another run ({_listed(different)})")
 
 
-def find_run(outdir: Path, config: TrainConfig) -> tuple[Path | None, list[str]]:
+def find_run(outdir: Path, config: TrainConfig, *, trust: bool = False) -> tuple[Path | None, list[str]]:
     """The newest run directory in ``outdir`` that a command line continues, and for each newer one why it does not.
 
-    That is one with a run state and the same options but for :data:`CHANGEABLE`.
+    That is one with a run state and the same options but for :data:`CHANGEABLE`, and this user's own unless ``trust``.
     """
     notes = []
     numbered = [path for path in outdir.glob("[0-9]*-*") if re.match(r"\d+-", path.name) and path.is_dir()] if outdir.is_dir() else []
     for path in sorted(numbered, key=lambda path: int(path.name.split("-")[0]), reverse=True):
         try:
+            check_owner(path, trust=trust)
             different = differences(read_options(path).to_dict(), config.to_dict())
         except UserError as error:
-            notes.append(f"{path.name} is not continued: {error}")
+            notes.append(f"{one_line(path.name)} is not continued: {error}")
             continue
         if not different and has_state(path):
             return path, notes
-        notes.append(f"{path.name} is not continued: " + (_listed(different) if different else "it has no training-state-*.pt"))
+        notes.append(f"{one_line(path.name)} is not continued: " + (_listed(different) if different else "it has no training-state-*.pt"))
     return None, notes
 
 

@@ -22,6 +22,7 @@ from torch import nn
 
 from dnnlib.errors import UserError
 from dnnlib.optional import optional_import
+from dnnlib.untrusted import parsing
 from torch_utils.ops.dispatch import plain_ops
 from training.network_files import describe_module
 from training.networks.generator import Generator
@@ -161,10 +162,8 @@ def onnx_bytes(graph: GeneratorGraph, document: str) -> bytes:
 def onnx_session(content: bytes, name: str) -> Any:
     """An onnxruntime session on the CPU. Raises :class:`UserError` when the package is missing or the file is no ONNX."""
     runtime = optional_import("onnxruntime", extra="export", purpose="opening .onnx")
-    try:
+    with parsing(name, "is not an ONNX file that onnxruntime can run"):
         return runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions have no common base
-        raise UserError(f"{name} is not an ONNX file that onnxruntime can run ({str(error).splitlines()[0]})") from error
 
 
 def run_onnx(session: Any, inputs: Sequence[torch.Tensor]) -> torch.Tensor:

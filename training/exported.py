@@ -1,19 +1,46 @@
 """Generators that were exported, as renderers: an ``.onnx`` file in onnxruntime, a ``.pt2`` file in PyTorch."""
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
 import torch
 
+from dnnlib.checked import between, check, shown
 from dnnlib.errors import UserError
+from dnnlib.file_kinds import refuse_other_kinds
 from dnnlib.optional import optional_import
+from dnnlib.untrusted import parse_json, parsing, read_bytes
+from torch_utils.pickles.record import ARGUMENTS, check_arguments
+from torch_utils.recorded import Described, check_recorded
 from training.export import FORMAT, HEADER_KEY, VERSION, Run, onnx_session, run_onnx
-from training.network_files import EXPORTS
 from training.program_archive import read_extra, read_program
 from training.rendering import Noise, in_fixed_calls
+
+MAX_FILE = 2**33  # bytes
+MAX_LAYERS = 64  # that noise is given for
+Size = Annotated[int, between(0, 2**16)]
+
+
+class Sizes(TypedDict):
+    """Among a generator's arguments, what its inputs follow from."""
+
+    z_dim: Annotated[int, between(1, 2**16)]
+    c_dim: Size
+    img_channels: Size
+    img_resolution: Size
+
+
+class ExportHeader(TypedDict):
+    """What :func:`training.export.header` writes, beside what :func:`torch_utils.recorded.check_recorded` looks at."""
+
+    G_ema: Described
+    noise_resolutions: list[Size]
+    noise: Literal["const", "external"]
+    psi: float | None
+    training_set_kwargs: dict[str, object] | None
+    info: dict[str, object] | None
 
 
 class ExportedRenderer:
@@ -31,6 +58,7 @@ class ExportedRenderer:
         self.device = torch.device("cpu")
         self.z_dim: int = arguments["z_dim"]
         self.c_dim: int = arguments["c_dim"]
+        self._shape = (arguments["img_channels"], arguments["img_resolution"], arguments["img_resolution"])
         self.noise_resolutions: Sequence[int] = about["noise_resolutions"]
         self._psi: float | None = about["psi"]
         self._external = about["noise"] == "external"
@@ -55,7 +83,16 @@ class ExportedRenderer:
             maps = zeros if isinstance(noise, str) else list(noise)
         batched = [z, *labels, *maps]
         first = 1 + len(labels)
-        return in_fixed_calls(lambda *part: self._run([*part[:first], *psi, *part[first:]]), batched, self.device)
+        return in_fixed_calls(lambda *part: self._checked([*part[:first], *psi, *part[first:]]), batched, self.device)
+
+    def _checked(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The graph's images, which are images. Raises :class:`UserError`."""
+        with parsing(self.path, "cannot be run", "make it again with tools/convert.py"):
+            images = self._run(inputs)
+            expected = (len(inputs[0]), *self._shape)
+            if not isinstance(images, torch.Tensor) or images.dtype != torch.float32 or tuple(images.shape) != expected:
+                raise ValueError(f"it gives no images float32 {list(expected)}")
+            return images
 
 
 def open_export(path: str | os.PathLike[str]) -> ExportedRenderer:
@@ -79,10 +116,8 @@ def read_export_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     content, name = _read(path), str(path)
     if Path(path).suffix.lower() == ".onnx":
         onnx = optional_import("onnx", extra="export", purpose="opening .onnx")
-        try:
+        with parsing(name, "is not an ONNX file, or it is damaged"):
             entries = {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
-        except Exception as error:  # protobuf's errors depend on its implementation
-            raise UserError(f"{name} is not an ONNX file, or it is damaged ({type(error).__name__})") from error
         return parse_header(entries.get(HEADER_KEY), name)
     return parse_header(read_extra(content, name).get(HEADER_KEY), name)
 
@@ -91,24 +126,24 @@ def parse_header(document: str | bytes | None, name: str) -> dict[str, Any]:
     """The JSON of :func:`training.export.header`. Raises :class:`UserError` when it is missing, damaged or of another version."""
     if document is None:
         raise UserError(f"{name} was not made by tools/convert.py: it does not say what its inputs are")
-    try:
-        about = json.loads(document)
-        if about["format"] != FORMAT or about["version"] != VERSION:
-            raise UserError(f"{name} has the format '{about['format']}' {about['version']}; this program reads '{FORMAT}' {VERSION}")
-        arguments = about["G_ema"]["init_kwargs"]
-        sizes = [arguments["z_dim"], arguments["c_dim"], *about["noise_resolutions"]]
-        if not all(isinstance(size, int) and 0 <= size <= 2**16 for size in sizes) or about["noise"] not in ("const", "external"):
-            raise ValueError("a size or the kind of noise is wrong")
-        if not isinstance(about["psi"], int | float | None):
-            raise ValueError("psi is no number")
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{name} is damaged: what it says of its inputs cannot be read ({type(error).__name__}: {error})") from error
-    found: dict[str, Any] = about
-    return found
+    damaged = f"{name} is damaged: its header"
+    about: dict[str, Any] = check(parse_json(document, damaged, finite=False), dict, damaged)
+    if about.get("format") != FORMAT or about.get("version") != VERSION:
+        found = f"{shown(about.get('format'))} {shown(about.get('version'))}"
+        raise UserError(f"{name} has the format {found}; this program reads '{FORMAT}' {VERSION}")
+    check(about, ExportHeader, damaged)
+    arguments = about["G_ema"]["init_kwargs"]
+    check(arguments, Sizes, f"{damaged}: G_ema.init_kwargs")
+    with parsing(damaged, "makes no sense"):
+        check_arguments(arguments, ARGUMENTS["Generator"], "Generator")
+        if len(about["noise_resolutions"]) > MAX_LAYERS:
+            raise ValueError(f"noise for {len(about['noise_resolutions'])} layers")
+    check_recorded(about, name)
+    return about
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot open {path} ({EXPORTS[Path(path).suffix.lower()]}): {error.strerror}") from error
+    name = str(path)
+    suffix = Path(path).suffix.lower()
+    refuse_other_kinds(path, name, wanted=["onnx", "pt2"], advice=f"give a {suffix} file that tools/convert.py wrote")
+    return read_bytes(path, limit=MAX_FILE)

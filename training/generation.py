@@ -1,19 +1,21 @@
 """Pictures from seeds and from intermediate latents."""
 
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from dnnlib.arrays import read_arrays
 from dnnlib.errors import UserError
+from dnnlib.file_kinds import refuse_other_kinds
+from dnnlib.untrusted import one_line
 from metrics.sampling import finite
 from torch_utils.pixels import to_uint8
 from training.networks.generator import Generator, NoiseMode
 from training.rendering import GeneratorRenderer, Noise, Renderer, noise_from_seeds, one_hot_label
 
+MAX_PROJECTED = 2**28  # bytes of a file of intermediate latents: 7,000 sets for 1024x1024 pixels
 MAX_SEED = 2**32 - 1  # what numpy.random.RandomState takes
 
 
@@ -89,18 +91,25 @@ def batches(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 
 
 def load_projected_w(path: str | Path, G: Generator) -> torch.Tensor:
-    """``w`` of an ``.npz`` file, ``[N, num_ws, w_dim]``. Raises :class:`UserError` if it isn't there or doesn't fit ``G``."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if "w" not in arrays:
-                raise UserError(f"{path} has no array named 'w' (it has: {', '.join(arrays) or 'none'})")
-            ws = torch.from_numpy(np.asarray(arrays["w"], dtype=np.float32))
-    except FileNotFoundError as error:
-        raise UserError(f"--projected-w={path} does not exist") from error
-    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, AttributeError, TypeError) as error:
-        raise UserError(f"--projected-w={path} is not an .npz file with an array 'w' ({error})") from error
+    """Intermediate latents from a file, float32 ``[N, num_ws, w_dim]``.
+
+    The file is an ``.npz`` with an array ``w``, as projecting writes it, or an ``.npy``. One set of latents may lack its
+    first dimension. Raises :class:`UserError` if the file isn't there, is something else, or doesn't fit ``G``.
+    """
+    name = f"--projected-w={path}"
+    if not Path(path).exists():
+        raise UserError(f"{name} does not exist")
+    advice = "give the .npz with an array 'w' that tools/project.py writes, or an .npy of the same numbers"
+    refuse_other_kinds(path, name, wanted=("npz", "npy"), advice=advice)
+    arrays = read_arrays(path, name, limit=MAX_PROJECTED, advice=advice)
+    if not arrays.keys() & {"", "w"}:
+        raise UserError(f"{path} has no array named 'w' (it has: {one_line(', '.join(arrays)) or 'none'})")
+    found = arrays[""] if "" in arrays else arrays["w"]
+    with np.errstate(over="ignore"):  # to infinity, which is refused below
+        ws = torch.from_numpy(found.astype(np.float32))
+    ws = ws[None] if ws.ndim == 2 else ws
     if ws.ndim != 3 or tuple(ws.shape[1:]) != (G.num_ws, G.w_dim) or not len(ws):
-        raise UserError(f"'w' in {path} has shape {tuple(ws.shape)}; this network needs [N, {G.num_ws}, {G.w_dim}]")
+        raise UserError(f"'w' in {path} has shape {found.shape}; this network needs [N, {G.num_ws}, {G.w_dim}]")
     if not ws.isfinite().all():
         raise UserError(f"'w' in {path} has values that are not finite")
     return ws

@@ -79,14 +79,22 @@ def in_processes(count: int, device: str, max_restarts: int = 0, timeout: float 
     return elastic.launch(sys.argv, count, max_restarts=max_restarts, patience=timeout or distributed.TIMEOUT)
 
 
-def interrupted_run() -> Path | None:
-    """The run directory of the processes before, where these were started again after a failure; None if it has no state yet."""
+def interrupted_run(outdir: str | None) -> Path | None:
+    """The run directory of the processes before, where these were started again after a failure; None if it has no state yet.
+
+    Raises :class:`UserError` for one that is not in ``outdir``: it is none that :func:`start` made.
+    """
     if not torchrun.is_worker():
         return None
     from torch_utils import elastic
 
-    run_dir = elastic.recall(RUN_DIR)
-    return Path(run_dir) if run_dir is not None and has_state(Path(run_dir)) else None
+    recalled = elastic.recall(RUN_DIR)
+    if recalled is None:
+        return None
+    run_dir = Path(recalled)
+    if outdir is None or run_dir.is_symlink() or run_dir.parent.resolve() != Path(outdir).resolve():
+        raise UserError(f"the processes were told to go on in {run_dir}, which is not in --outdir={outdir}; start the command again")
+    return run_dir if has_state(run_dir) else None
 
 
 def inspect_data(
@@ -120,8 +128,7 @@ def inspect_data(
         random_seed=seed,
         annotation_classes=source.num_classes if isinstance(source, PairedDataset) else 0,
     )
-    unused = ["The data set has labels, which are not used; --cond=1 conditions on them."] if source.has_labels and not cond else []
-    return data, [*source.notes(), *unused]
+    return data, [*source.notes(), *source.notes_on_unused_labels()]
 
 
 def open_dataset(data: DataConfig) -> ImageFolderDataset:

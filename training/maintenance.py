@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
@@ -15,6 +15,7 @@ from torch_utils import distributed
 from torch_utils.parallel import on_main
 from training.agreement import check_agreement
 from training.checkpoint import RunState
+from training.continuation import going_on_advice
 from training.dataset import ImageFolderDataset
 from training.health import MemoryMeter, health_statistics
 from training.reporting import RunLog, SampleGrid, loss_line, single_values, status_line
@@ -36,6 +37,7 @@ class Maintenance:
         keeper: of the run state.
         interrupt: whether to stop.
         memory: of this process.
+        unavailable: what the run was already told of detectors that cannot be had.
         overdue: a snapshot was left out and is made up for at the next tick.
     """
 
@@ -47,6 +49,7 @@ class Maintenance:
     keeper: StateKeeper
     interrupt: InterruptFlag
     memory: MemoryMeter
+    unavailable: set[str] = field(default_factory=set)
     overdue: bool = False
 
     def end_tick(self, bar: tqdm) -> None:
@@ -97,6 +100,7 @@ class Maintenance:
                     detector=config.detector,
                     device=state.device,
                     images_seen=state.images_seen,
+                    told=self.unavailable,
                 )
         except Interrupted:
             return
@@ -138,7 +142,7 @@ class Maintenance:
             if state.pending not in state.snapshots:
                 state.snapshots = [*state.snapshots, state.pending]
         elif insist:
-            raise UserError(f"{failure}; make room, and go on from the last run state with --continue={self.run_dir}")
+            raise UserError(f"{failure}; make room, and {going_on_advice(self.run_dir)}")
         elif distributed.is_main():
             print(f"Warning: {failure}; training goes on without this one", file=sys.stderr, flush=True)
         self.keeper.save(insist=insist)
@@ -159,7 +163,11 @@ class Maintenance:
         policy = KeepPolicy.parse(state.config.upkeep.keep_snapshots)
         if policy is None:
             return
-        best = best_snapshot(self.run_dir, state.config.metrics.names[0]) if policy.best else None
+        try:
+            best = best_snapshot(self.run_dir, state.config.metrics.names[0]) if policy.best else None
+        except UserError as error:
+            print(f"Warning: no snapshot is removed, since nothing tells which is the best: {error}", file=sys.stderr, flush=True)
+            return
         for name in policy.superfluous(state.snapshots, None if best is None else best.name):
             with contextlib.suppress(OSError):  # one that can't be removed harms nothing
                 (self.run_dir / name).unlink(missing_ok=True)

@@ -11,24 +11,27 @@ import json
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 import torch
 from torch import nn
 
+from dnnlib.checked import check, shown
 from dnnlib.download import is_address, local_file
 from dnnlib.errors import UserError
+from dnnlib.file_kinds import refuse_other_kinds
 from dnnlib.files import atomic_write, file_sha256
 from dnnlib.optional import optional_import
-from torch_utils.persistence import NETWORKS, load_network_pkl, save_network_pkl
+from dnnlib.untrusted import parsing, read_json
+from torch_utils.persistence import NETWORKS, RECORDED, load_network_pkl, save_network_pkl
 from torch_utils.pickles.record import NetworkRecord
 from torch_utils.pickles.values import StoredTensor
+from torch_utils.recorded import Described, check_recorded
 
 FORMAT = "stylegan2-ada-ggdr networks as safetensors"
 VERSION = 1
-REST = ("training_set_kwargs", "info")
 
 #: Files that hold a program and no networks, and what makes them.
 EXPORTS = {".onnx": "ONNX", ".pt2": "torch.export"}
@@ -38,6 +41,13 @@ def suffix_of(source: str | os.PathLike[str]) -> str:
     """The ending of a path or an address, in small letters, by which formats are told apart."""
     text = os.fspath(source)
     return Path(urlsplit(text).path if is_address(text) else text).suffix.lower()
+
+
+class Header(TypedDict):
+    """The JSON beside a ``.safetensors`` file, beside what :func:`torch_utils.recorded.check_recorded` looks at."""
+
+    sha256: str
+    networks: dict[str, Described | None]
 
 
 #: What the networks in a file are called.
@@ -91,7 +101,7 @@ def save_networks(path: str | os.PathLike[str], networks: Mapping[str, Any]) -> 
     if Path(path).suffix.lower() == ".safetensors":
         save_safetensors(path, networks)
     else:
-        save_network_pkl(path, **{name: networks[name] for name in (*NETWORKS, *REST)})
+        save_network_pkl(path, **{name: networks[name] for name in (*NETWORKS, *RECORDED)})
 
 
 def json_path(path: str | os.PathLike[str]) -> Path:
@@ -114,7 +124,7 @@ def save_safetensors(path: str | os.PathLike[str], networks: Mapping[str, Any]) 
     content: bytes = safetensors.save(tensors)
     header: dict[str, Any] = dict(format=FORMAT, version=VERSION, sha256=hashlib.sha256(content).hexdigest())
     header["networks"] = {name: describe_module(networks[name]) for name in NETWORKS}
-    header.update({key: networks[key] for key in REST})
+    header.update({key: networks[key] for key in RECORDED})
     try:
         document = json.dumps(header, indent=2)
     except (TypeError, ValueError) as error:
@@ -132,34 +142,28 @@ def load_safetensors(path: Path, header_path: Path) -> dict[str, Any]:
         UserError: a file is damaged or of another kind, or the two don't belong together; or the package is missing.
     """
     safetensors = optional_import("safetensors.torch", extra="export", purpose="reading .safetensors")
-    damaged: type[Exception] = optional_import("safetensors", extra="export", purpose="reading .safetensors").SafetensorError
+    refuse_other_kinds(path, str(path), wanted=["safetensors"], advice="give the .safetensors file that tools/convert.py wrote")
     header = read_header(header_path)
     if file_sha256(path) != header["sha256"]:
         raise UserError(f"{path} is damaged, or not the file that {header_path} was written for: its SHA-256 differs")
-    try:
+    with parsing(str(path), "is not a safetensors file that can be read"):
         tensors = safetensors.load(path.read_bytes())
-    except damaged as error:
-        raise UserError(f"{path} is not a safetensors file that can be read ({error})") from error
     packed = {name: header["networks"].get(name) for name in NETWORKS}
-    networks = {name: about and rebuild(about, _with_prefix(tensors, name), str(path)) for name, about in packed.items()}
-    return {**networks, **{key: header.get(key) or {} for key in REST}}
+    networks = {
+        name: None if about is None else rebuild(about, name, _with_prefix(tensors, name), str(path)) for name, about in packed.items()
+    }
+    return {**networks, **{key: header.get(key) or {} for key in RECORDED}}
 
 
 def read_header(path: Path) -> dict[str, Any]:
     """The JSON beside a ``.safetensors`` file. Raises :class:`UserError` when it is of another kind."""
-    try:
-        header = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no valid JSON: {error}") from error
+    header = read_json(path, finite=False)
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise UserError(f"{path} does not describe networks (its 'format' is not '{FORMAT}')")
     if header.get("version") != VERSION:
-        raise UserError(f"{path} has version {header.get('version')}, this program reads version {VERSION}; update the program")
-    networks = header.get("networks")
-    if not isinstance(header.get("sha256"), str) or not isinstance(networks, dict):
-        raise UserError(f"{path} is damaged: it lacks 'sha256' or 'networks'")
-    if not all(packed is None or isinstance(packed, dict) for packed in networks.values()):
-        raise UserError(f"{path} is damaged: one of its networks is not described")
+        raise UserError(f"{path} has version {shown(header.get('version'))}, this program reads version {VERSION}; update the program")
+    check(header, Header, f"{path} is damaged:")
+    check_recorded(header, str(path))
     return header
 
 
@@ -170,21 +174,27 @@ def describe_module(module: nn.Module | None) -> dict[str, Any] | None:
     return {"class": type(module).__name__, "init_kwargs": module.init_kwargs, "weights_sha256": weights_sha256(module)}
 
 
-def rebuild(packed: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], name: str) -> nn.Module:
-    """A network from :func:`describe_module` and its tensors; ``name`` of the file is for messages.
+def rebuild(packed: Mapping[str, Any], slot: str, tensors: Mapping[str, torch.Tensor], name: str) -> nn.Module:
+    """A network, in float32, from :func:`describe_module` and its tensors.
+
+    Args:
+        packed: what describes it.
+        slot: which of ``G D G_ema augment_pipe`` it is.
+        tensors: its state dictionary.
+        name: of the file, for messages.
 
     Raises:
         UserError: the arguments are none of the class, the tensors don't fit them, or are not those of the hash.
     """
-    stored = {key: _stored(value) for key, value in tensors.items()}
-    try:
+    with parsing(f"{name}: its {slot}", "cannot be rebuilt"):
+        stored = {key: _stored(value) for key, value in tensors.items()}
+        if not isinstance(packed["class"], str):
+            raise TypeError("its class has no name")
         record = NetworkRecord(packed["class"], packed["init_kwargs"], stored)
-        module = record.build(limit=sum(tensor.nbytes for tensor in stored.values()))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{name}: one of its networks cannot be rebuilt ({type(error).__name__}: {error})") from error
+        module = record.build(limit=sum(tensor.nbytes for tensor in stored.values()), slot=slot)
     if weights_sha256(module) != packed.get("weights_sha256"):
         raise UserError(f"{name}: the weights of its {packed['class']} are not those that were written; the SHA-256 differs")
-    return module
+    return module.float()
 
 
 def _stored(tensor: torch.Tensor) -> StoredTensor:

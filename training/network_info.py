@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from dnnlib.download import local_file
-from dnnlib.errors import UserError
+from dnnlib.errors import printable
 from dnnlib.files import file_sha256
+from dnnlib.untrusted import parsing
 from torch_utils.persistence import NETWORKS
 from torch_utils.pickles.record import ARGUMENTS, check_arguments
 from training.exported import read_export_header
@@ -52,8 +53,8 @@ def table(about: Mapping[str, Any]) -> str:
     info, data = about["info"] or {}, about["training_set_kwargs"] or {}
     rows: list[tuple[str, Any]] = [("file", about["file"]), ("format", about["format"]), ("bytes", f"{about['bytes']:,}")]
     rows.append(("SHA-256", about["sha256"]))
-    rows += [("kimg", f"{info['kimg']:g}")] if "kimg" in info else [("kimg", "not recorded")]
-    rows.append(("data set", data.get("path", "not recorded")))
+    rows += [("kimg", f"{info['kimg']:g}")] if info.get("kimg") is not None else [("kimg", "not recorded")]
+    rows.append(("data set", data.get("path") or "not recorded"))
     if "graph" in about:
         psi = about["graph"]["psi"]
         rows.append(("graph", f"psi {'is an input' if psi is None else f'fixed at {psi:g}'}, noise {about['graph']['noise']}"))
@@ -62,7 +63,7 @@ def table(about: Mapping[str, Any]) -> str:
         if network is not None:
             rows.append(("", f"weights' SHA-256 {network['weights_sha256']}"))
     width = max(len(title) for title, _ in rows) + 2
-    return "\n".join(f"{title:{width}s}{value}" for title, value in rows)
+    return "\n".join(f"{title:{width}s}{printable(str(value))}" for title, value in rows)
 
 
 def _line(network: Mapping[str, Any]) -> str:
@@ -80,12 +81,10 @@ def _describe(module: nn.Module | None) -> dict[str, Any] | None:
 
 def _skeleton(packed: Mapping[str, Any], name: str) -> Generator:
     """A generator that has shapes but no values, and so takes no memory."""
-    try:
+    with parsing(f"{name}: what it says of its network", "makes no sense"):
         check_arguments(packed["init_kwargs"], ARGUMENTS["Generator"], "Generator")
         with torch.device("meta"):
             return Generator(**packed["init_kwargs"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{name}: what it says of its network makes no sense ({error})") from error
 
 
 def _measure(module: nn.Module) -> dict[str, Any]:

@@ -16,10 +16,12 @@ from typing import Any
 import torch
 
 from dnnlib.errors import UserError
+from dnnlib.untrusted import one_line, parse_json, parsing
 
 MODEL = "models/model.json"
 CONFIGS = ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json")
 SAMPLES = "data/sample_inputs/model.pt"
+MAX_MODEL = 2**27  # bytes
 PLAIN = ("archive_format", "archive_version", "byteorder", ".data/version", ".data/serialization_id", ".data/alignment")
 TENSOR_DATA = re.compile(r"data/(weights/weight|constants/tensor)_\d+")
 EXTRA = re.compile(r"extra/[\w.]+")
@@ -75,13 +77,13 @@ def read_extra(content: bytes, name: str) -> dict[str, bytes]:
 @contextlib.contextmanager
 def _one_line(name: str) -> Iterator[None]:
     """Turns whatever goes wrong into a :class:`UserError`."""
-    try:
-        yield
-    except _Refused as error:
-        raise UserError(f"{name} holds more than a graph of tensor operators, and opening it could run code: {error}") from error
-    except Exception as error:  # of a damaged file the loader raises nearly everything
-        reason = (str(error).splitlines() or [""])[0][:200]
-        raise UserError(f"{name} is damaged, or no program that this PyTorch can open ({type(error).__name__}: {reason})") from error
+    with parsing(name, "is damaged, or no program that this PyTorch can open"):
+        try:
+            yield
+        except _Refused as error:
+            raise UserError(
+                f"{name} holds more than a graph of tensor operators, and opening it could run code: {one_line(str(error))}"
+            ) from error
 
 
 def _members(content: bytes) -> dict[str, bytes]:
@@ -102,10 +104,10 @@ def _members(content: bytes) -> dict[str, bytes]:
 def _checked(members: dict[str, bytes]) -> dict[str, bytes]:
     """The files to load: checked, and without what is not needed."""
     for name in CONFIGS:
-        for key, entry in json.loads(members[name])["config"].items():
+        for key, entry in parse_json(members[name], name)["config"].items():
             if entry["use_pickle"] is not False or not TENSOR_DATA.fullmatch(f"{name.rpartition('/')[0]}/{entry['path_name']}"):
                 raise _Refused(f"the pickled object '{key}'")
-    model = json.loads(members[MODEL])
+    model = parse_json(members[MODEL], MODEL, limit=MAX_MODEL, finite=False)
     model["guards_code"] = []
     module = model["graph_module"]
     module["treespec_namedtuple_fields"] = {}
@@ -119,7 +121,7 @@ def _checked(members: dict[str, bytes]) -> dict[str, bytes]:
     for call in module["module_call_graph"]:
         for spec in ("in_spec", "out_spec"):
             if call.get("signature"):
-                _check_tree(json.loads(call["signature"][spec])[1])
+                _check_tree(parse_json(call["signature"][spec], spec)[1])
     _check_values(module)
     if not all(SIZE.fullmatch(symbol) for symbol in model["range_constraints"]):
         raise _Refused("a range of something that is no size")

@@ -6,6 +6,7 @@ from typing import Any
 
 from dnnlib.cli import print_notes
 from dnnlib.errors import UserError
+from dnnlib.untrusted import one_line
 from training.config import IMAGES
 from training.dataset import ImageFolderDataset
 from training.file_tree import split_zip
@@ -41,10 +42,10 @@ def open_reals(
         UserError: no data set is known, it isn't there, or its images are of another size.
     """
     path = (training_set_kwargs or {}).get("path") if data is None else data
-    if path is None:
+    if not path:
         raise UserError("this network pickle does not say what it was trained on; give --data")
     if data is None and not split_zip(path)[0].exists():
-        raise UserError(f"'{path}', which the network was trained on, is not there; say where it is with --data")
+        raise UserError(f"'{one_line(path)}', which the network was trained on, is not there; say where it is with --data")
     dataset = open_images(path, resolution=network.img_resolution, use_labels=labels and network.c_dim > 0)
     if dataset.num_channels != network.img_channels:
         channels = "1 channel" if dataset.num_channels == 1 else f"{dataset.num_channels} channels"

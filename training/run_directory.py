@@ -5,8 +5,10 @@ from pathlib import Path
 
 OPTIONS_FILE = "training_options.json"
 
-_SNAPSHOT = re.compile(r"network-snapshot-(\d+)\.pkl")
-_STATE = re.compile(r"training-state-(\d+)\.pt")
+#: Names of network pickles and of run states; what is named otherwise is not the run's.
+SNAPSHOT_PATTERN = r"network-snapshot-([0-9]{6,15})\.pkl"
+_SNAPSHOT = re.compile(SNAPSHOT_PATTERN)
+_STATE = re.compile(r"training-state-([0-9]{10,18})\.pt")
 
 
 def snapshot_name(images_seen: int) -> str:
@@ -25,8 +27,9 @@ def state_path(run_dir: Path, images_seen: int) -> Path:
 
 
 def state_paths(run_dir: Path) -> list[Path]:
-    """The run states of a run, the newest first, whole or not."""
-    return sorted((path for path in run_dir.glob("training-state-*.pt") if _STATE.fullmatch(path.name)), key=images_in_state, reverse=True)
+    """The run states of a run, the newest first, whole or not. A folder is none, whatever its name."""
+    named = (path for path in run_dir.glob("training-state-*.pt") if _STATE.fullmatch(path.name) and not path.is_dir())
+    return sorted(named, key=images_in_state, reverse=True)
 
 
 def images_in_state(path: Path) -> int:

@@ -1,70 +1,104 @@
 """The records of a run, ``stats.jsonl`` and ``metric-*.jsonl``: what they say of a place in it, and back to that place."""
 
-import json
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from dnnlib.checked import Count, Real, accepted
+from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
-from metrics.results import results_path
+from dnnlib.json_lines import Line, read_lines, read_records
+from metrics.results import ValueName, results_path, results_paths
 
-Record = dict[str, Any]
+STATISTICS = "stats.jsonl"
+
+
+class Statistic(TypedDict):
+    """One statistic of a tick, as far as it is read again."""
+
+    mean: Real
+
+
+#: A line of ``stats.jsonl``: statistics by name, and the time.
+Tick = dict[ValueName, Statistic | Real]
+
+#: What says where in a run a tick was.
+Placed = TypedDict("Placed", {"Progress/kimg": Statistic})
+Numbered = TypedDict("Numbered", {"Progress/tick": Statistic})
+
+
+class Measured(TypedDict):
+    """What says where in a run a snapshot was that the training measured."""
+
+    images_seen: Count
+
+
+def tick_means(run_dir: Path) -> Iterator[dict[str, float]]:
+    """The means of every tick's statistics by name, ``Progress/kimg`` always among them, oldest first.
+
+    What is no tick (a line that was cut off when a process was killed) is left out with a warning. Raises :class:`UserError`
+    when the file can't be read.
+    """
+    for tick in read_records(run_dir / STATISTICS, Tick, "statistics"):
+        if accepted(tick, Placed):
+            yield {name: float(value["mean"]) for name, value in tick.items() if isinstance(value, dict)}
 
 
 def rewind(run_dir: Path, *, tick: int, images_seen: int) -> list[str]:
     """Drop the records that a killed run wrote after the state from which it goes on; it will write them again.
 
     That is every tick from ``tick`` on, and every metric of a snapshot taken after ``images_seen`` images. A line that was
-    cut off goes too. Files are replaced as a whole.
+    cut off goes too. Files are replaced as a whole. One of metrics that can't be read is left alone with a warning.
 
     Returns:
         one line for each file that was changed.
 
     Raises:
-        OSError: a file can't be read or written; it is as it was.
+        UserError: the statistics can't be read; they are as they were.
+        OSError: a file can't be written; it is as it was.
     """
-    changed = [_filter(run_dir / "stats.jsonl", lambda record: record["Progress/tick"]["mean"] < tick)]
-    for path in sorted(run_dir.glob("metric-*.jsonl")):
-        changed.append(_filter(path, lambda record: record.get("images_seen", 0) <= images_seen))
+
+    def earlier_tick(record: Any) -> bool:
+        return not accepted(record, Numbered) or record["Progress/tick"]["mean"] < tick
+
+    def earlier_metric(record: Any) -> bool:
+        return not accepted(record, Measured) or record["images_seen"] <= images_seen
+
+    changed = [_filter(run_dir / STATISTICS, earlier_tick)]
+    for path in results_paths(run_dir):
+        try:
+            changed.append(_filter(path, earlier_metric))
+        except UserError as error:
+            print(f"Warning: {error}; it is left as it is", file=sys.stderr)
     return [line for line in changed if line is not None]
 
 
 def unmeasured(run_dir: Path, metrics: Sequence[str], images_seen: int) -> list[str]:
-    """Those of the metrics which training has not recorded for the snapshot after ``images_seen`` images."""
+    """Those of the metrics which training has not recorded for the snapshot after ``images_seen`` images.
+
+    A file that can't be read records nothing; a warning says so.
+    """
     return [name for name in metrics if not _recorded(results_path(run_dir, name), images_seen)]
 
 
 def _recorded(path: Path, images_seen: int) -> bool:
-    return path.is_file() and any(record.get("images_seen") == images_seen for _, record in _records(path) if record is not None)
+    try:
+        return any(_whole(line) and line.value.get("images_seen") == images_seen for line in read_lines(path))
+    except UserError as error:
+        print(f"Warning: {error}; the metric is measured again", file=sys.stderr)
+        return False
 
 
-def _filter(path: Path, keep: Callable[[Record], bool]) -> str | None:
-    if not path.is_file():
-        return None
-    records = _records(path)
-    kept = [line for line, record in records if record is not None and _holds(keep, record)]
-    if len(kept) == len(records):
+def _filter(path: Path, keep: Callable[[Any], bool]) -> str | None:
+    lines = list(read_lines(path)) if path.is_file() else []
+    kept = [line.content for line in lines if _whole(line) and keep(line.value)]
+    if len(kept) == len(lines):
         return None
     with atomic_write(path) as stream:
         stream.writelines(kept)
-    return f"{path.name}: dropped {len(records) - len(kept)} of {len(records)} records, which the run will write again"
+    return f"{path.name}: dropped {len(lines) - len(kept)} of {len(lines)} records, which the run will write again"
 
 
-def _holds(keep: Callable[[Record], bool], record: Record) -> bool:
-    try:
-        return keep(record)
-    except (KeyError, TypeError):  # not a record of this program
-        return True
-
-
-def _records(path: Path) -> list[tuple[bytes, Record | None]]:
-    """Every line, with what it holds; None for one that was cut off."""
-    return [(line, _parse(line)) for line in path.read_bytes().splitlines(keepends=True)]
-
-
-def _parse(line: bytes) -> Record | None:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) and line.endswith(b"\n") else None
+def _whole(line: Line) -> bool:
+    return isinstance(line.value, dict) and line.content.endswith(b"\n")

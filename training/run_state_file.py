@@ -6,16 +6,18 @@ the checksums in its own files against their content, and half a file can look l
 
 import hashlib
 import os
-import pickle
 import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Annotated, Any, TypedDict, cast
 
 import torch
 
+from dnnlib.checked import Rule, accepted
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
+from dnnlib.untrusted import one_line, parsing
 from training.run_directory import images_in_state, state_paths
 
 FORMAT = "stylegan2-ada-ggdr training state"
@@ -24,6 +26,13 @@ KEEP = 2  # states of a run: the last one, and the one before in case that one i
 
 _MARK = b"SHA-256:"
 _TRAILER = len(_MARK) + hashlib.sha256().digest_size
+
+
+class Marked(TypedDict):
+    """What every state says of itself."""
+
+    format: Annotated[str, Rule(lambda value: value == FORMAT, f"'{FORMAT}'")]
+    version: int
 
 
 class DamagedState(Exception):
@@ -75,13 +84,15 @@ def read_state(path: Path) -> dict[str, Any]:
         _verify(stream)
         stream.seek(0)
         try:
-            content = torch.load(stream, map_location="cpu", weights_only=True)
-        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
-            raise DamagedState(f"it cannot be unpacked ({type(error).__name__})") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+            with parsing(str(path)):
+                _check_unpacked_size(stream)
+                content = torch.load(stream, map_location="cpu", weights_only=True)
+        except UserError as error:
+            raise DamagedState(f"it cannot be unpacked ({one_line(str(error.__cause__), 80)})") from error
+    if not accepted(content, Marked):
         raise UserError(f"{path} is not a training state of this project")
-    if content.get("version") != VERSION:
-        raise UserError(f"{path} has format version {content.get('version')}, this program reads version {VERSION}; update the program")
+    if content["version"] != VERSION:
+        raise UserError(f"{path} has format version {content['version']}, this program reads version {VERSION}; update the program")
     return content
 
 
@@ -98,6 +109,15 @@ def _verify(stream: IO[bytes]) -> None:
         raise DamagedState("it is truncated: its checksum is missing")
     if trailer != _MARK + digest.digest():
         raise DamagedState("its content does not fit its checksum")
+
+
+def _check_unpacked_size(stream: IO[bytes]) -> None:
+    """PyTorch packs without compression. Raises :class:`ValueError` for a file that unpacks to more than it has."""
+    with zipfile.ZipFile(stream) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > os.fstat(stream.fileno()).st_size:
+        raise ValueError(f"it unpacks to {unpacked} bytes, more than it has")
+    stream.seek(0)
 
 
 def newest_state(run_dir: Path) -> tuple[Path, dict[str, Any]]:

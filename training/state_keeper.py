@@ -9,6 +9,7 @@ from dnnlib.errors import UserError
 from torch_utils import distributed
 from torch_utils.parallel import on_main
 from training.checkpoint import RunState
+from training.continuation import going_on_advice
 from training.run_directory import state_path
 from training.run_state_file import prune_states, write_state
 
@@ -70,7 +71,7 @@ class StateKeeper:
         if failure is None:
             self._saved = here
         elif insist:
-            raise UserError(f"{failure}; make room, and go on from the state before with --continue={self._run_dir}")
+            raise UserError(f"{failure}; make room, and {going_on_advice(self._run_dir)}")
         elif distributed.is_main():
             print(f"Warning: {failure}; training goes on, the state before stays, and it is tried again", file=sys.stderr, flush=True)
 

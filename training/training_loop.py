@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from dnnlib.durations import format_duration
-from dnnlib.errors import Unavailable
+from dnnlib.errors import Unavailable, printable
 from dnnlib.files import atomic_write, remove_temporaries, writing
 from dnnlib.interrupt import InterruptFlag, StoppedInOrder
 from dnnlib.log import LogTee
@@ -61,13 +61,14 @@ def run(config: TrainConfig, run_dir: Path, dataset: ImageFolderDataset, *, insi
             print(f"This run is finished: {state.images_seen / 1000:g} kimg in {run_dir}; a larger --kimg goes on")
             return
         reals = measured_images(config, dataset)
-        warnings = []
+        warnings, unavailable = [], set()
         try:
             preflight(config.metrics.names, config.metrics.detector, reals, mirror=config.data.xflip, device=device)
         except Unavailable as error:
             if insist_on_metrics:
                 raise
             warnings.append(f"Warning: nothing can be measured: {error}. Training goes on without; each snapshot tries again.")
+            unavailable.add(str(error))
         interrupt = stack.enter_context(InterruptFlag(announce=distributed.is_main()))
         with writing(run_dir):
             if not going_on:
@@ -76,7 +77,7 @@ def run(config: TrainConfig, run_dir: Path, dataset: ImageFolderDataset, *, insi
                 prepare_folder(state, run_dir)
             log = stack.enter_context(RunLog(run_dir, state.images_seen)) if distributed.is_main() else None
         print("\n".join([*warnings, *paths, describe_precision(config, device), describe_parameters(G=state.G, D=state.D)]))
-        train(state, run_dir, dataset, reals, log, interrupt)
+        train(state, run_dir, dataset, reals, log, interrupt, unavailable)
 
 
 def is_owed(state: RunState, run_dir: Path) -> bool:
@@ -88,7 +89,7 @@ def prepare_folder(state: RunState, run_dir: Path) -> None:
     """Write the options; clear away what a killed process wrote after the state from which this one goes on."""
     with atomic_write(run_dir / OPTIONS_FILE, "w", encoding="utf-8") as stream:
         json.dump(state.config.to_dict(), stream, indent=2)
-    stale = [f"{name}: removed, it was left half-written" for name in remove_temporaries(run_dir)]
+    stale = [f"{printable(name)}: removed, it was left half-written" for name in remove_temporaries(run_dir)]
     dropped = rewind(run_dir, tick=state.tick, images_seen=state.images_seen)
     place = [f"Going on at {state.images_seen / 1000:g} kimg, tick {state.tick}, step {state.steps}"] if state.steps else []
     for line in [*place, *stale, *dropped]:
@@ -112,8 +113,12 @@ def train(
     reals: ImageFolderDataset,
     log: RunLog | None,
     interrupt: InterruptFlag,
+    unavailable: set[str],
 ) -> None:
-    """Step until the schedule ends or a signal comes; every rank takes part, and rank 0 alone has a ``log``."""
+    """Step until the schedule ends or a signal comes; every rank takes part, and rank 0 alone has a ``log``.
+
+    ``unavailable`` is what was already said of detectors that cannot be had.
+    """
     config, schedule, device = state.config, state.config.schedule, state.device
     grid = SampleGrid.draw(dataset, config.data.resolution, config.generator.z_dim, config.seed)
     if state.steps == 0 and distributed.is_main():
@@ -121,7 +126,7 @@ def train(
             grid.save_reals(run_dir / "reals.png")
             grid.save_fakes(run_dir / "fakes_init.png", state.G_ema, device, config.portion)
     keeper = StateKeeper(state, run_dir, on_main(dataset.identity, "reading the data"))
-    maintenance = Maintenance(state, run_dir, reals, grid, log, keeper, interrupt, MemoryMeter(device))
+    maintenance = Maintenance(state, run_dir, reals, grid, log, keeper, interrupt, MemoryMeter(device), unavailable)
     maintenance.measure()
     phases = build_phases(state)
     ranks = distributed.world_size()

@@ -114,7 +114,7 @@ def test_what_must_stay_is_refused(images, runs, tmp_path):
     refused(invoke(f"--continue={run_dir}", f"--outdir={tmp_path}"), "is not where --continue=")
     refused(invoke(f"--continue={tmp_path / 'nothing'}"), "is not a folder")
     (run_dir / "training-state-0000000004.pt").unlink()
-    refused(invoke(f"--continue={run_dir}"), "has no training-state-*.pt", "start it anew")
+    refused(invoke(f"--continue={run_dir}"), "has no training-state-*.pt", "start a new run")
     assert len(runs) == 1
 
 
@@ -177,3 +177,24 @@ def test_times_that_nobody_waits(images, tmp_path, seconds):
     result = invoke(f"--data={images}", f"--outdir={tmp_path}", f"--dist-timeout={seconds}")
     assert result.exit_code == 2
     assert "Invalid value for '--dist-timeout'" in result.output
+
+
+def test_a_restart_into_a_run_of_other_options(images, tmp_path, monkeypatch):
+    """Such as a run whose options name another detector."""
+    assert invoke(f"--data={images}", f"--outdir={tmp_path}", "--kimg=0.004", *SMALL).exit_code == 0
+    (run_dir,) = tmp_path.iterdir()
+    monkeypatch.setattr(train.launch, "interrupted_run", lambda outdir: run_dir)
+    command = [f"--data={images}", f"--outdir={tmp_path}", "--kimg=0.004", "--dry-run", *SMALL]
+    assert invoke(*command).exit_code == 0
+    options = json.loads((run_dir / "training_options.json").read_text())
+    options["metrics"] = {"names": ["fid5_full"], "detector": "/tmp/theirs.pt"}
+    (run_dir / "training_options.json").write_text(json.dumps(options))
+    refused(invoke(*[option for option in command if option != "--metrics=none"], "--metrics=fid5_full"), "which has other options")
+
+
+def test_a_run_of_another_user(images, tmp_path, monkeypatch):
+    assert invoke(f"--data={images}", f"--outdir={tmp_path}", "--kimg=0.004", *SMALL).exit_code == 0
+    (run_dir,) = tmp_path.iterdir()
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    refused(invoke(f"--continue={run_dir}"), "belongs to another user", "--trust")
+    assert invoke(f"--continue={run_dir}", "--trust").exit_code == 0

@@ -167,8 +167,8 @@ WRONG = [
     (["--network={pkl}", "--seeds=0", "--grid=0x4"], "such as 5x4"),
     (["--network={pkl}", "--seeds=0-4", "--grid=2x2"], "room for 4 pictures, but 5"),
     (["--network={pkl}", "--projected-w=none.npz"], "does not exist"),
-    (["--network={pkl}", "--projected-w={text}"], "is not an .npz file"),
-    (["--network={pkl}", "--projected-w={blank}"], "is not an .npz file"),
+    (["--network={pkl}", "--projected-w={text}"], "is a text file"),
+    (["--network={pkl}", "--projected-w={blank}"], "is empty"),
     (["--network={pkl}", "--projected-w={wrong_name}"], "no array named 'w'"),
     (["--network={pkl}", "--projected-w={wrong_shape}"], "needs [N, 6, 8]"),
     (["--network={pkl}", "--projected-w={empty}"], "needs [N, 6, 8]"),
@@ -176,7 +176,7 @@ WRONG = [
     (["--network={pkl}", "--projected-w={empty}", "--trunc=0.5"], "no effect with --projected-w"),
     (["--network={pkl}", "--projected-w={empty}", "--class=0"], "no effect with --projected-w"),
     (["--network={text}", "--seeds=0"], "not a network pickle"),
-    (["--network={empty}", "--seeds=0"], "a zip or a run's training state"),
+    (["--network={empty}", "--seeds=0"], "archive of numpy arrays"),
 ]
 
 

@@ -1,13 +1,14 @@
 """dnnlib.checked: types at construction, messages, JSON there and back. Whole configurations: tests/training/test_config.py."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NotRequired, TypedDict
 
 import pytest
 
-from dnnlib.checked import Checked
+from dnnlib.checked import Checked, Count, FileName, Real, between, check, form, shown
 from dnnlib.errors import UserError
 
 
@@ -64,3 +65,69 @@ def test_json_there_and_back(bicycle: Bicycle) -> None:
 def test_bad_values_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Bicycle.from_dict({"wheel": {"radius": 1}, **changes})
+
+
+class Crate(TypedDict):
+    name: FileName
+    weight: Annotated[float, between(0, 10)]
+    marks: NotRequired[list[Count]]
+    values: NotRequired[dict[Annotated[str, form("[a-z]+", "a word")], Real]]
+
+
+@pytest.mark.parametrize(
+    "crate",
+    [
+        {"name": "a b.png", "weight": 1},
+        {"name": "é.zip", "weight": 10.0, "marks": [0, 2**63 - 1], "values": {"a": math.nan, "b": -math.inf, "c": 1}, "more": object()},
+    ],
+)
+def test_values_that_are_as_annotated_pass_unchanged(crate: dict[str, Any]) -> None:
+    found: Crate = check(crate, Crate, "crate")
+    assert found is crate
+
+
+@pytest.mark.parametrize(
+    ("crate", "message"),
+    [
+        ([], r"^crate must be a dictionary, not \[\]$"),
+        ({"weight": 1}, "^crate lacks name$"),
+        ({"name": "../a", "weight": 1}, "^crate.name must be the plain name of a file, not '../a'$"),
+        ({"name": "/a", "weight": 1}, "plain name"),
+        ({"name": "..", "weight": 1}, "plain name"),
+        ({"name": ".hidden", "weight": 1}, "plain name"),
+        ({"name": "a\nb", "weight": 1}, r"plain name of a file, not 'a\\nb'$"),
+        ({"name": "a\0", "weight": 1}, "plain name"),
+        ({"name": "\ud800", "weight": 1}, "plain name"),
+        ({"name": "", "weight": 1}, "plain name"),
+        ({"name": 5, "weight": 1}, "^crate.name must be a string, not 5$"),
+        ({"name": "a", "weight": 11}, "^crate.weight must be a number from 0 to 10, not 11$"),
+        ({"name": "a", "weight": -0.1}, "a number from 0 to 10"),
+        ({"name": "a", "weight": math.nan}, "a finite number, not nan"),
+        ({"name": "a", "weight": 10**400}, "a finite number, not 1000"),
+        ({"name": "a", "weight": 10**5000}, "a finite number, not a value of type int that cannot be shown"),
+        ({"name": "a", "weight": True}, "a finite number, not True"),
+        ({"name": "a", "weight": 1, "marks": [1, -1]}, r"^crate.marks\[1\] must be a whole number from 0, not -1$"),
+        ({"name": "a", "weight": 1, "marks": [2**63]}, r"marks\[0\] must be a whole number"),
+        ({"name": "a", "weight": 1, "marks": (1,)}, "^crate.marks must be a list, not"),
+        ({"name": "a", "weight": 1, "values": {"A": 1}}, "the key 'A' must be a word, not 'A'$"),
+        ({"name": "a", "weight": 1, "values": {5: 1}}, "the key 5 must be a string, not 5$"),
+        ({"name": "a", "weight": 1, "values": {"a": "1"}}, "^crate.values.a must be a number, not '1'$"),
+    ],
+)
+def test_a_value_from_outside_is_refused_by_its_innermost_name(crate: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check(crate, Crate, "crate")
+
+
+def test_what_is_shown_is_short_and_printable() -> None:
+    class Odd:
+        def __repr__(self) -> str:
+            raise RuntimeError("no")
+
+    assert shown("\x1b[2J" + "a" * 500) == repr("\x1b[2J" + "a" * 500)[:80] + "..."
+    assert "cannot be shown" in shown(Odd())
+
+
+def test_numbers_that_overflow_are_refused_in_a_configuration() -> None:
+    with pytest.raises(UserError, match=r"wheel\.radius"):
+        Wheel.from_dict({"radius": 10**400})

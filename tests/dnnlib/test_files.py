@@ -10,7 +10,7 @@ import pytest
 
 from dnnlib import files
 from dnnlib.errors import UserError
-from dnnlib.files import AppendFile, atomic_write, remove_temporaries, writing
+from dnnlib.files import AppendFile, FolderLock, atomic_write, remove_temporaries, writing
 from dnnlib.log import LogTee
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -107,19 +107,106 @@ def test_a_file_that_is_there_grows(tmp_path):
     assert (tmp_path / "log").read_text(encoding="utf-8") == "a\né\n"
 
 
-def other_process(path, seconds):
+def other_process(folder):
     """Whether another process gets the lock."""
-    code = "import sys\nfrom dnnlib.files import AppendFile\nsys.exit(0 if AppendFile(sys.argv[1]).lock(float(sys.argv[2])) else 3)"
+    code = "import sys\nfrom dnnlib.files import FolderLock\nwith FolderLock(sys.argv[1], 0.1): pass"
     environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(files.__file__))}
-    return subprocess.run([sys.executable, "-c", code, str(path), str(seconds)], env=environment, check=False).returncode == 0
+    return subprocess.run([sys.executable, "-c", code, str(folder)], env=environment, check=False, capture_output=True).returncode == 0
 
 
-def test_one_process_at_a_time(tmp_path):
-    log = AppendFile(tmp_path / "log")
-    assert log.lock(0)
-    assert not other_process(tmp_path / "log", 0.3)
-    log.close()
-    assert other_process(tmp_path / "log", 0)
+def no_folder_locks(*_):
+    raise OSError(errno.EBADF, "Bad file descriptor")
+
+
+@pytest.mark.parametrize("on_network", [False, True])
+def test_one_process_at_a_time(on_network, tmp_path, monkeypatch, capsys):
+    if on_network:  # NFS locks files, and only those that are open for writing
+        monkeypatch.setattr(files.fcntl, "flock", no_folder_locks)
+    with FolderLock(tmp_path, 0):
+        for path in tmp_path.iterdir():
+            assert path.name == ".lock"
+        if not on_network:
+            assert not other_process(tmp_path)
+    assert other_process(tmp_path)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_lock_does_not_hang_on_a_file(tmp_path):
+    with LogTee(tmp_path / "log.txt"):
+        (tmp_path / "log.txt").rename(tmp_path / "log.old")
+        with pytest.raises(UserError, match="another process is writing in"), LogTee(tmp_path / "log.txt", patience=0.1):
+            pass
+    with LogTee(tmp_path / "log.txt", patience=0):
+        pass
+
+
+def test_a_forked_process_does_not_keep_the_lock(tmp_path):
+    reading, writing = os.pipe()
+    with FolderLock(tmp_path, 0):
+        child = os.fork()
+        if child == 0:
+            os.close(writing)
+            os.read(reading, 1)  # until the parent has tried
+            os._exit(0)
+    try:
+        with FolderLock(tmp_path, 5):
+            pass
+    finally:
+        os.close(writing)
+        os.close(reading)
+        os.waitpid(child, 0)
+
+
+def test_links_out_of_the_folder_are_not_written_through(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "bashrc").write_text("mine")
+    log = tmp_path / "run" / "log.txt"
+    for aim in ("../bashrc", str(tmp_path / "bashrc"), "../not-there"):
+        log.symlink_to(aim)
+        with pytest.raises(UserError, match=r"log\.txt is a link out of its folder, to .*; remove the link"):
+            AppendFile(log)
+        log.unlink()
+    assert (tmp_path / "bashrc").read_text() == "mine"
+    assert not (tmp_path / "not-there").exists()
+    log.symlink_to("today.txt")
+    AppendFile(log).write("inside")
+    assert (tmp_path / "run" / "today.txt").read_text() == "inside"
+
+
+def test_what_is_no_file_is_not_written_to(tmp_path):
+    os.mkfifo(tmp_path / "log")
+    with pytest.raises(UserError, match="no ordinary file"):
+        AppendFile(tmp_path / "log")
+
+
+def test_a_file_that_is_replaced_keeps_its_mode(tmp_path):
+    path = tmp_path / "a"
+    path.write_text("old")
+    for mode in (0o600, 0o644, 0o640):
+        path.chmod(mode)
+        with atomic_write(path, "w") as stream:
+            assert os.fstat(stream.fileno()).st_mode & 0o777 == mode  # before the content is there to read
+            stream.write("new")
+        assert path.stat().st_mode & 0o777 == mode
+
+
+def test_only_temporaries_of_this_program_are_removed(tmp_path):
+    others = [".mynotes.tmp", ".a.0123456789abcdef.tmp.bak", ".a.0123456789ABCDEF.tmp", "a.0123456789abcdef.tmp", "..0123456789abcdef.tmp"]
+    for name in others:
+        (tmp_path / name).write_text("")
+    (tmp_path / ".folder.0123456789abcdef.tmp").mkdir()
+    (tmp_path / ".link.0123456789abcdef.tmp").symlink_to(others[0])
+    (tmp_path / ".a.pkl.0123456789abcdef.tmp").write_text("half")
+    assert remove_temporaries(tmp_path) == [".a.pkl.0123456789abcdef.tmp"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [*others, ".folder.0123456789abcdef.tmp", ".link.0123456789abcdef.tmp"]
+    )
+
+
+def test_control_characters_are_escaped_in_the_log(tmp_path, capsys):
+    with LogTee(tmp_path / "log.txt"):
+        print("a\x1b[2Jb\udcff\n\tc")
+    assert (tmp_path / "log.txt").read_text() == capsys.readouterr().out == "a\\x1b[2Jb\\udcff\n\tc\n"
 
 
 def test_a_log_that_another_process_writes_is_refused(tmp_path):

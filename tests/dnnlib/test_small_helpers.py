@@ -7,7 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from dnnlib.cli import Command, friendly_errors, parse_int_list
+from dnnlib.cli import ClassNumber, Command, friendly_errors, parse_int_list
 from dnnlib.durations import format_duration
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
@@ -27,6 +27,13 @@ def test_lists_of_numbers():
     for text in ("", "a", "1,", "-1", "5-", "7-5", "1.5"):
         with pytest.raises(UserError):
             parse_int_list(text)
+
+
+@pytest.mark.parametrize("text", ["0.2,0.7,1", "cat", "1.5"])
+def test_a_class_is_a_number(text):
+    assert ClassNumber().convert("3", None, None) == 3
+    with pytest.raises(click.BadParameter, match=f"'{text}' is not a class number such as 0. Labels that are lists of numbers"):
+        ClassNumber().convert(text, None, None)
 
 
 @click.command(cls=Command)
@@ -72,3 +79,7 @@ def test_log_tee_writes_to_both(tmp_path, capsys):
     assert sys.stdout is before
     assert (tmp_path / "log.txt").read_text() == "hello\n"
     assert capsys.readouterr().out == "hello\n"
+
+
+def test_messages_are_one_printable_line():
+    assert str(UserError("a\nb \x1b[31mred\x1b[0m é 日本 \u202e\udc80")) == r"a b \x1b[31mred\x1b[0m é 日本 \u202e\udc80"

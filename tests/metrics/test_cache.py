@@ -255,3 +255,41 @@ def test_without_the_cache(reals_seen: Any, tmp_path: Path, cache_root: Path) ->
     assert not cache_root.exists()
     reals_seen(images)
     assert reals_seen(images, use_cache=False) == first
+
+
+def moments(**changes: Any) -> dict[str, Any]:
+    return {"count": np.int64(5), "mean": np.zeros(3), "covariance": np.eye(3), **changes}
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        moments(count=np.int64(0)),
+        moments(count=np.array([1, 2])),
+        moments(count=np.array("x")),
+        moments(count=np.array(np.nan)),
+        moments(mean=np.array(["a", "b", "c"])),
+        moments(mean=np.zeros(3, "M8[s]")),
+        moments(mean=np.zeros(3, np.complex128)),
+        moments(mean=np.zeros(3, np.float16)),
+        moments(covariance=-np.eye(3)),
+        {"features": np.zeros((0, 0), np.float32)},
+        {"features": np.array(["a"])},
+    ],
+    ids=lambda arrays: ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in arrays.items()),
+)
+def test_arrays_of_another_form_are_not_used(tmp_path: Path, arrays: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    cache = StatisticsCache(tmp_path)
+    np.savez(cache.path(KEY), **arrays)
+    assert cache.load(KEY) is None
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_a_cache_file_that_unpacks_to_more_than_it_has_or_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = StatisticsCache(tmp_path)
+    np.savez_compressed(cache.path(KEY), features=np.zeros((1000, 1000), np.float32))
+    assert cache.load(KEY) is None
+    assert "unpacks to" in capsys.readouterr().err
+    cache.path(KEY).unlink()
+    os.mkfifo(cache.path(KEY))
+    assert cache.load(KEY) is None

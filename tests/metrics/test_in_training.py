@@ -119,7 +119,7 @@ def test_a_result_that_cannot_be_written_is_printed(measure: Any, tmp_path: Path
     assert "pr303_full_recall" in values
     first, second, *others = capsys.readouterr().out.splitlines()
     assert '"pr303_full_precision"' in first
-    assert second.startswith("This result is not recorded, training goes on: can't read ")
+    assert second.startswith("This result is not recorded, training goes on: cannot read ")
     assert len(others) == 2
     assert len(read_results(tmp_path, "fid40_full")) == 1
 

@@ -165,7 +165,7 @@ def test_files_that_cannot_be_had(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"can't write .*metric-fid50k_full\.jsonl: No such file"):
         append_result(RESULT, tmp_path / "none", "x.pkl")
     results_path(tmp_path, "fid50k_full").mkdir()
-    with pytest.raises(UserError, match=r"can't read .*metric-fid50k_full\.jsonl: Is a directory"):
+    with pytest.raises(UserError, match=r"cannot read .*metric-fid50k_full\.jsonl: Is a directory"):
         read_results(tmp_path, "fid50k_full")
 
 
@@ -185,3 +185,58 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     append(tmp_path, 2, 4.0)
     assert marks(tmp_path) == [True, True]
+
+
+ODD_RESULTS = [
+    {"results": {"fid50k_full": "12.5"}},
+    {"results": {"fid50k_full": None}},
+    {"results": {"fid50k_full": [1]}},
+    {"results": {"fid50k_full": True}},
+    {"results": {"fid50k_full": 10**400}},
+    {"results": {"fid50k_full": 1.0, "$\\frac{": 1.0}},
+    {"results": {"fid50k_full": 1.0, "a\x1b[2J": 1.0}},
+    {"results": {"fid50k_full": 1.0}, "images_seen": "x"},
+    {"results": {"fid50k_full": 1.0}, "snapshot_pkl": ["a"]},
+    {"results": {"fid50k_full": 1.0}, "snapshot_pkl": "a\0"},
+]
+
+
+@pytest.mark.parametrize("odd", ODD_RESULTS, ids=str)
+def test_records_with_odd_values_are_left_out(tmp_path: Path, odd: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    conditions = {name: getattr(RESULT, name) for name in results.CONDITIONS}
+    results_path(tmp_path, "fid50k_full").write_text(json.dumps({**conditions, **odd}) + "\n")
+    assert append(tmp_path, 1, 5.0)["best"] == {"fid50k_full": True}
+    assert len(read_results(tmp_path, "fid50k_full")) == 1
+    assert "line 1 of" in capsys.readouterr().err
+    assert best_snapshot(tmp_path, "fid50k_full") == tmp_path / "network-snapshot-000001.pkl"
+    assert [values for _, values in results.snapshot_values(tmp_path)] == [{"fid50k_full": 5.0}]
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "..", ".", "", None])
+def test_the_best_snapshot_lies_in_the_run(tmp_path: Path, name: str | None) -> None:
+    append(tmp_path, 1, 5.0)
+    conditions = {key: getattr(RESULT, key) for key in results.CONDITIONS}
+    with open(results_path(tmp_path, "fid50k_full"), "a") as stream:
+        stream.write(json.dumps({"results": {"fid50k_full": 1.0}, "snapshot_pkl": name, **conditions}) + "\n")
+    assert best_snapshot(tmp_path, "fid50k_full") == tmp_path / "network-snapshot-000001.pkl"
+
+
+def test_a_snapshot_of_any_number() -> None:
+    assert results.snapshot_kimg({"snapshot_pkl": "network-snapshot-" + "9" * 5000 + ".pkl"}) is None
+
+
+def test_many_odd_lines_are_one_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results_path(tmp_path, "fid50k_full").write_text("x\n" * 1000)
+    assert read_results(tmp_path, "fid50k_full") == []
+    assert capsys.readouterr().err.splitlines() == [
+        f"Warning: lines 1, 2, 3, 4, 5 and 995 more of {results_path(tmp_path, 'fid50k_full')} are no result and are left out"
+    ]
+
+
+def test_results_are_not_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "mine").write_text("")
+    results_path(tmp_path / "run", "fid50k_full").symlink_to("../mine")
+    with pytest.raises(UserError, match="link out of its folder"):
+        append(tmp_path / "run", 1, 5.0)
+    assert (tmp_path / "mine").read_text() == ""

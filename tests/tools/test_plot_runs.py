@@ -113,3 +113,25 @@ def test_no_run_no_picture(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "give a run directory" in result.output
     assert not (tmp_path / "plot.png").exists()
+
+
+def test_odd_and_huge_values_are_drawn_as_gaps(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", {0: 1e308, 10: 5.0, 20: float("nan"), 30: float("inf"), 40: 7.0}, {1: -1e308, 1e300: 1.0, 2: 3.0})
+    with open(run / "stats.jsonl", "a") as stream:
+        stream.write('{"Progress/kimg": {"mean": "x"}}\n{"Progress/kimg": 5}\n{"$\\\\frac{": {"mean": 1}}\n[]\n')
+    fid = read_run(run)["fid5_full"]
+    assert {at: value for at, value in fid.items() if np.isfinite(value)} == {10: 5.0, 40: 7.0}
+    out = tmp_path / "plot.png"
+    groups = [f"--run=a $\\frac{{$={run}", f"--run=b={run}", f"--run=b={run}"]
+    for more in ([], ["--log"]):
+        result = invoke(*groups, "--curve=fid5_full", "--curve=Loss/D/loss", f"--out={out}", *more)
+        assert result.exit_code == 0, result.output
+        with PIL.Image.open(out) as picture:
+            assert picture.size[0] > 100
+
+
+def test_too_many_curves(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", {0: 1})
+    line = {"results": {f"a{i}": 1 for i in range(100)}, "snapshot_pkl": "network-snapshot-000000.pkl"}
+    (run / "metric-a.jsonl").write_text(json.dumps(line) + "\n")
+    assert "101 curves of metrics, too many" in invoke(f"--run=a={run}", f"--out={tmp_path / 'p.png'}").stderr

@@ -421,7 +421,7 @@ def test_one_call_at_a_time(workshop: Path, tmp_path: Path, complaint: Any) -> N
     process = driver(workshop, out)
     wait_for_lines(workshop / "ledger.txt", 1)
     try:
-        assert "is in use by another call" in complaint(reproduce.main, [f"--outdir={out}"])
+        assert f"another process is writing in {out}" in complaint(reproduce.main, [f"--outdir={out}"])
         assert invoke(f"--outdir={out}", "--status").exit_code == 0
     finally:
         process.terminate()

@@ -155,7 +155,7 @@ def test_the_reference_s_helpers_are_refused_too():
 
 
 def test_names_are_shown_in_one_printable_line():
-    refused(b"\x80\x04" + text("a\n\x1b[31m\ud800") + text("b" * 5000) + b"\x93.", r"refers to a\\n\\x1b\[31m\\ud800\.b{100,200}\.\.\.,")
+    refused(b"\x80\x04" + text("a\n\x1b[31m\ud800") + text("b" * 5000) + b"\x93.", r"refers to a \\x1b\[31m\\ud800\.b{100,200}\.\.\.,")
 
 
 def test_the_text_in_trapped_files_is_not_run():

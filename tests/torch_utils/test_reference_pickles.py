@@ -165,8 +165,8 @@ def test_tensors_of_any_layout_and_precision(G):
         stored.child(path).state["_parameters"]["weight"] = torch.nn.Parameter(value, requires_grad=False)
     state = load(reference_pickle(G_ema=stored))["G_ema"].state_dict()
     for path, value in variants.items():
-        assert state[f"{path}.weight"].dtype == value.dtype
-        assert torch.equal(state[f"{path}.weight"], value)
+        assert state[f"{path}.weight"].dtype == torch.float32
+        assert torch.equal(state[f"{path}.weight"], value.float())
 
 
 def test_other_state_is_ignored_and_transient_buffers_are_no_weights(G):

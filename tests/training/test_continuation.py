@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+from pathlib import Path
 
 import pytest
 from helpers import plain_data
@@ -11,6 +13,7 @@ from training.config import TrainConfig
 from training.continuation import (
     CHANGEABLE_OPTIONS,
     check_has_state,
+    check_owner,
     check_same_run,
     continued,
     differences,
@@ -189,12 +192,61 @@ def test_options_of_a_run_directory(tmp_path):
     with pytest.raises(UserError, match=r"training_options.json is not from this version of the program: .*unknown keys \(G_kwargs\)"):
         read_options(path)
     (path / "training_options.json").write_text("{")
-    with pytest.raises(UserError, match="cannot read the options of the run"):
+    with pytest.raises(UserError, match=r"training_options\.json is no valid JSON"):
         read_options(path)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("total_kimg", 1e300), ("total_kimg", 10**400), ("batch_size", 2**70), ("kimg_per_tick", "1"), ("snapshot_ticks", True)],
+)
+def test_options_of_any_size_and_type_are_refused(tmp_path, field, value):
+    path = make_run(tmp_path, 0, config())
+    values = config().to_dict()
+    values["schedule"][field] = value
+    (path / "training_options.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=rf"schedule\.{field}|is no valid JSON"):
+        read_options(path)
+    (path / "training_options.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="nested"):
+        read_options(path)
+
+
+@pytest.mark.parametrize("name", [".", "training_options.json", "training-state-0000000004.pt"])
+def test_a_run_of_another_user_needs_trust(tmp_path, monkeypatch, name):
+    """Whichever part of it is theirs, and a link to theirs too."""
+    path = make_run(tmp_path, 0, config())
+    check_owner(path, trust=False)
+    theirs = os.lstat(path / name)
+
+    def foreign(found):
+        return os.stat_result([*found[:4], found.st_uid + 1, *found[5:]]) if os.path.samestat(found, theirs) else found
+
+    stat, lstat = os.stat, os.lstat
+    monkeypatch.setattr(Path, "stat", lambda self, **options: foreign(stat(self, **options)))
+    monkeypatch.setattr(Path, "lstat", lambda self: foreign(lstat(self)))
+    with pytest.raises(UserError, match=r"belongs to another user.*SECURITY\.md.*give --trust"):
+        check_owner(path, trust=False)
+    check_owner(path, trust=True)
+    found, notes = find_run(tmp_path, config())
+    assert found is None
+    assert "give --trust" in notes[0]
+    assert find_run(tmp_path, config(), trust=True)[0] == path
+
+
+def test_a_refused_option_names_the_way(tmp_path):
+    path = make_run(tmp_path, 0, config())
+    with pytest.raises(UserError, match=r"leave them out, or start a new run\. Changeable are"):
+        continued(config(), {"glr": 0.5}, path)
+    (path / "network-snapshot-000002.pkl").touch()
+    with pytest.raises(
+        UserError, match=rf"start a new run from its networks with --resume={path}/network-snapshot-000002\.pkl\. Changeable"
+    ):
+        continued(config(), {"glr": 0.5}, path)
+
+
 def test_without_a_state_it_says_what_there_is(tmp_path):
-    with pytest.raises(UserError, match=r"has no training-state.*start it anew"):
+    with pytest.raises(UserError, match=r"has no training-state.*start a new run"):
         check_has_state(tmp_path)
     for kimg in (100, 200):
         (tmp_path / f"network-snapshot-{kimg:06d}.pkl").touch()

@@ -20,6 +20,7 @@ from analysis_helpers import make_pairs
 from helpers import make_images, open_small, small_state
 
 from dnnlib.errors import UserError
+from dnnlib.files import FolderLock
 from dnnlib.log import LogTee
 from metrics import in_training
 from metrics.results import MetricResult
@@ -299,6 +300,19 @@ def test_other_data_and_other_options_are_refused(images, undisturbed, tmp_path)
         train(tmp_path / "moved", tmp_path / "run", kimg=0.06)
 
 
+def test_a_state_that_knows_its_data_as_before_goes_on(images, tmp_path, monkeypatch):
+    """Zips and large folders were known by names, sizes and checksums; the next state knows them by their contents."""
+    monkeypatch.setattr("training.dataset.READ_BEFORE", 0)
+    with monkeypatch.context() as context:
+        context.setattr(ImageFolderDataset, "identity", ImageFolderDataset.earlier_identity)
+        train(images, tmp_path / "run", kimg=0.008)
+    before = newest_state(tmp_path / "run")[1]["data"]
+    train(images, tmp_path / "run", kimg=0.016)
+    dataset = ImageFolderDataset(images)
+    assert (before, newest_state(tmp_path / "run")[1]["data"]) == (dataset.earlier_identity(), dataset.identity())
+    assert dataset.earlier_identity() != dataset.identity()
+
+
 def test_transfer_learning_goes_on_without_its_source(images, undisturbed, tmp_path, monkeypatch):
     source = tmp_path / "source.pkl"
     shutil.copy(undisturbed / "network-snapshot-000000.pkl", source)
@@ -312,8 +326,8 @@ def test_transfer_learning_goes_on_without_its_source(images, undisturbed, tmp_p
 
 def test_one_process_at_a_time(images, undisturbed, monkeypatch):
     monkeypatch.setattr(training_loop, "LogTee", lambda path: LogTee(path, patience=0))
-    monkeypatch.setattr("dnnlib.files.AppendFile.lock", lambda self, patience: False)
-    with pytest.raises(UserError, match="another process is writing"):
+    (undisturbed / "log.txt").rename(undisturbed / "log.old")  # a lock on the log itself would go with it
+    with FolderLock(undisturbed), pytest.raises(UserError, match="another process is writing"):
         train(images, undisturbed)
 
 
@@ -417,7 +431,7 @@ def test_a_disk_that_is_full_at_the_end(images, undisturbed, tmp_path, monkeypat
     calls = []
     with monkeypatch.context() as context:
         FullFor(context, owner, name, lambda: calls.append(1) or len(calls) > 2)
-        with pytest.raises(UserError, match=rf"No space left on device.*make room, and go on .*--continue={tmp_path / 'run'}"):
+        with pytest.raises(UserError, match=rf"No space left on device.*make room, and go on from .*--continue={tmp_path / 'run'}"):
             train(images, tmp_path / "run")
     assert newest_state(tmp_path / "run")[1]["counters"]["steps"] == 7
     train(images, tmp_path / "run")

@@ -6,8 +6,8 @@ import json
 import pickle
 import shutil
 import struct
-import sys
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,11 @@ import pytest
 
 from dnnlib.errors import UserError
 from training.dataset import ImageFolderDataset
-from training.dataset_import import Transform, import_dataset
-from training.dataset_import.sources import subfolder_labels
+from training.dataset_import import Transform, archives, import_dataset
+from training.dataset_import.archives import read_cifar10
+from training.dataset_import.lmdb_file import LmdbFile
+from training.dataset_import.sources import share_of_each_class, subfolder_labels
+from training.labels import Label, class_counts
 from training.pictures import DecodeOptions, decode
 
 
@@ -283,7 +286,68 @@ def test_labels_from_subfolders(tmp_path: Path) -> None:
     assert dataset.label_dim == 2
     with pytest.raises(UserError, match=r"'a\.png' in 'here' lies in no subfolder"):
         subfolder_labels(["a.png", "b/c.png"], "here")
-    assert subfolder_labels(["b/1.png", "b/2.png"], "here") == [0, 0]
+    assert subfolder_labels(["b/1.png", "b/2.png"], "here") == ([0, 0], ["b"])
+    assert report.classes == [(0, "ant", 2), (1, "cat", 2)]
+    with zipfile.ZipFile(tmp_path / "out.zip") as archive:
+        assert json.loads(archive.read("dataset.json"))["class_names"] == ["ant", "cat"]
+    again = import_dataset(tmp_path / "out.zip", tmp_path / "again.zip", workers=1)
+    assert again.classes == report.classes
+
+
+def test_folders_that_are_numbers_are_numbered_by_them(tmp_path: Path) -> None:
+    names = [f"{number}/x.png" for number in (0, 1, 10, 2, 9)]
+    assert subfolder_labels(names, "here") == ([0, 1, 4, 2, 3], ["0", "1", "2", "9", "10"])
+    assert subfolder_labels(["07/x.png", "7/x.png", "3/x.png", "000/x.png", f"{'1' * 5000}/x.png"], "here")[0] == [2, 3, 1, 0, 4]
+    assert subfolder_labels(["10/x.png", "9a/x.png"], "here")[1] == ["10", "9a"], "names as soon as one is no number"
+
+
+@pytest.mark.parametrize("folders", [("train", "val"), ("Train", "TEST"), ("training", "validation"), ("test",), ("dev", "valid", "train")])
+def test_parts_of_a_data_set_are_no_classes(folders: tuple[str, ...]) -> None:
+    names = [f"{folder}/{kind}.png" for folder in folders for kind in "ab"]
+    with pytest.raises(UserError, match=f"'{min(folders)}'.* parts of a data set; give the folder of one part"):
+        subfolder_labels(names, "here")
+    assert subfolder_labels([*names, "cats/x.png"], "here")[1] == sorted([*folders, "cats"])
+
+
+@pytest.mark.parametrize(("count", "shares"), [(1, {0: 1}), (3, {0: 1, 1: 1, 2: 1}), (10, {0: 6, 1: 3, 2: 1}), (99, {0: 20, 1: 10, 2: 3})])
+def test_each_class_has_its_share_of_fewer_images(count: int, shares: dict[int, int]) -> None:
+    labels: list[Label] = [0] * 20 + [1] * 10 + [2] * 3
+    places = share_of_each_class(labels, count)
+    assert places == sorted(places)
+    assert class_counts([labels[place] for place in places]) == shares
+    assert all(place - labels.index(labels[place]) < shares[labels[place]] for place in places)  # type: ignore[index]  # the first of each
+
+
+def test_max_images_of_subfolders(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "in", {f"{kind}/{i}.png": pixels(i) for kind in ("ant", "cat") for i in range(4)})
+    report = import_dataset(source, tmp_path / "out.zip", labels="subfolders", max_images=4, workers=1)
+    assert report.classes == [(0, "ant", 2), (1, "cat", 2)]
+    images, labels = read_zip(tmp_path / "out.zip")
+    assert labels == [0, 0, 1, 1]
+    np.testing.assert_array_equal(images, [pixels(i) for i in (0, 1, 0, 1)])
+
+
+def test_what_an_import_leaves_out_is_said(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "in", {"a.png": pixels(0)})
+    (source / "b.HEIC").write_bytes(b"")
+    (source / "dataset.json").write_text('{"labels": [["a.png", 3], ["gone.png", 1]]}')
+    left_out, labels, classes, one = import_dataset(source, tmp_path / "out.zip", workers=1).notes
+    assert "1 .heic. Convert HEIC files" in left_out
+    assert "1 label for images that are not there, 'gone.png' first" in labels
+    assert "3 of the 4 classes from 0 up have no image (0 first)" in classes
+    assert one.startswith("There is one image")
+
+
+@pytest.mark.parametrize("dest", ["in/out", "in/out.zip", "in/b/deep/out", "link/out", "in/../in/b/out", "elsewhere/out", "in"])
+def test_a_destination_inside_the_source_is_refused(tmp_path: Path, dest: str) -> None:
+    source = make_folder(tmp_path / "in", {"a.png": pixels(0), "b/c.png": pixels(1)})
+    make_folder(tmp_path / "elsewhere", {"d.png": pixels(2)})
+    (tmp_path / "link").symlink_to(source)
+    (source / "linked").symlink_to(tmp_path / "elsewhere")  # its files are part of the source
+    before = sorted(tmp_path.rglob("*"))
+    message = complaint(source, tmp_path / dest)
+    assert "are the same" in message if dest == "in" else "what is written would become part of the data" in message
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_missing_labels_are_named(tmp_path: Path) -> None:
@@ -482,6 +546,69 @@ def test_cifar_batches(tmp_path: Path) -> None:
     assert labels == [0, 9, 1, 9, 2, 9, 3, 9, 4, 9]
 
 
+def short(text: str) -> bytes:
+    return b"X" + struct.pack("<I", len(text)) + text.encode()
+
+
+def dtype(name: str, state: bytes) -> bytes:
+    return b"cnumpy\ndtype\n" + short(name) + b"K\x00K\x01\x87R" + state
+
+
+#: A structured type whose one field is an object, with flags that deny it: numpy would follow forged pointers.
+FORGED = dtype("V8", b"(K\x03" + short("|") + b"N(" + short("f") + b"t}" + short("f") + dtype("O8", b"") + b"K\x00\x86sK\x08K\x01K\x00tb")
+SHELL = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n"
+HOSTILE_CIFAR = {
+    "forged pointers": b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R(K\x01K\x04\x85"
+    + FORGED
+    + b"\x89C\x20"
+    + b"A" * 32
+    + b"tb",
+    "uninitialised": b"cnumpy\nndarray\n(K\x02M\x00\x0c\x86" + short("u1") + b"tR",
+    "uninitialised by NEWOBJ": b"cnumpy\nndarray\n(K\x02M\x00\x0c\x86" + short("u1") + b"t\x81",
+    "without contents": SHELL + b"(K\x02M\x00\x0c\x86C\x01b\x87R",
+    "16 TB": b"cnumpy\nndarray\n(\x8a\x06\x00\x00\x00\x00\x00\x10\x85" + short("u1") + b"tR",
+    "memo": b"Nr\xff\xff\xff\x7f",
+    "shared halves": b"(K\x01K\x01t" + b"2\x86" * 60,
+    "frombuffer of text": b"c_codecs\nencode\n" + short("a" * 6144) + short("utf-8") + b"\x86R",
+}
+
+
+@pytest.mark.parametrize("data", HOSTILE_CIFAR.values(), ids=HOSTILE_CIFAR)
+def test_a_hostile_cifar_pickle_is_refused_in_bounded_memory(tmp_path: Path, data: bytes) -> None:
+    content = b"\x80\x03}(" + short("data") + data + short("labels") + b"](K\x01K\x01eu."
+    source = write_cifar(tmp_path / "cifar-10-python.tar.gz", [content] * 5)
+    tracemalloc.start()
+    try:
+        assert "cannot be read as CIFAR-10's" in complaint(source, tmp_path / "out.zip")
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_cifar_pickle_of_python_2(tmp_path: Path) -> None:
+    """The published file is one: texts are byte strings, and so are the contents of arrays."""
+    data = pixels(0, (2, 3072))
+
+    def py2(value: bytes) -> bytes:
+        return b"U" + bytes([len(value)]) + value if len(value) < 256 else b"T" + struct.pack("<I", len(value)) + value
+
+    kind = b"cnumpy\ndtype\n(" + py2(b"u1") + b"K\x00K\x01tR(K\x03" + py2(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00t" + py2(b"b") + b"tR(K\x01K\x02M\x00\x0c\x86" + kind + b"\x89"
+    content = b"\x80\x02}(" + py2(b"data") + array + py2(data.tobytes()) + b"tb" + py2(b"labels") + b"](K\x03K\x04eu."
+    write_cifar(tmp_path / "cifar-10-python.tar.gz", [content] * 5)
+    _, images, labels = read_cifar10(tmp_path / "cifar-10-python.tar.gz")
+    np.testing.assert_array_equal(images[:2], data.reshape(2, 3, 32, 32).transpose(0, 2, 3, 1))
+    assert labels == [3, 4] * 5
+
+
+def test_archives_that_unpack_to_much_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "MAX_UNPACKED", 20_000)
+    write_cifar(tmp_path / "a.tar.gz", [bytes(30_000)] * 5)
+    assert "unpacks to more than the 20000 bytes" in complaint(tmp_path / "a.tar.gz", tmp_path / "out.zip")
+    (tmp_path / "a-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(30_000)))
+    assert "unpacks to more than the 20000 bytes" in complaint(tmp_path / "a-idx3-ubyte.gz", tmp_path / "out.zip")
+
+
 class Evil:
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -491,7 +618,7 @@ class Evil:
 
 
 def test_a_pickle_in_the_tar_runs_nothing(tmp_path: Path) -> None:
-    source = write_cifar(tmp_path / "cifar-10-python.tar.gz", [pickle.dumps(Evil(tmp_path / "touched"))])
+    source = write_cifar(tmp_path / "cifar-10-python.tar.gz", [pickle.dumps(Evil(tmp_path / "touched"))] * 5)
     assert "it asks for" in complaint(source, tmp_path / "out.zip")
     assert not (tmp_path / "touched").exists()
     odd = [pickle.dumps({"data": pixels(0, (2, 100)), "labels": [0, 1]}, protocol=2)] * 5
@@ -518,15 +645,66 @@ def test_lsun_database(tmp_path: Path) -> None:
     assert len(contents) == 1
 
 
-def test_a_database_without_the_package_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[bytes, bytes]]:
+    """A database of several levels with small and large values, and its records."""
+    lmdb = pytest.importorskip("lmdb")
+    folder = tmp_path_factory.mktemp("db") / "a_lmdb"
+    random = np.random.RandomState(0)
+    written = {b"%05d" % i * 3: random.bytes(int(random.choice([0, 9, 700, 5000]))) for i in random.permutation(1500)}
+    environment = lmdb.open(str(folder), map_size=2**24)
+    for part in range(0, 1500, 500):  # in several transactions, with some records taken out again
+        with environment.begin(write=True) as transaction:
+            for key in list(written)[part : part + 500]:
+                transaction.put(key, written[key])
+    with environment.begin(write=True) as transaction:
+        for key in list(written)[::7]:
+            transaction.delete(key)
+            del written[key]
+    environment.close()
+    return folder, written
+
+
+def test_databases_are_read_as_the_library_reads_them(records: tuple[Path, dict[bytes, bytes]]) -> None:
+    folder, written = records
+    opened = pickle.loads(pickle.dumps(LmdbFile(folder / "data.mdb")))
+    assert opened.keys == sorted(written)
+    assert all(opened.read(index) == written[key] for index, key in enumerate(opened.keys))
+    opened.close()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.7, 0.98])
+def test_a_truncated_database_is_named(records: tuple[Path, dict[bytes, bytes]], tmp_path: Path, share: float) -> None:
+    whole = (records[0] / "data.mdb").read_bytes()
     (tmp_path / "cat_lmdb").mkdir()
-    (tmp_path / "cat_lmdb" / "data.mdb").write_bytes(b"rubbish")
-    monkeypatch.setitem(sys.modules, "lmdb", None)
-    assert "pip install -e '.[lmdb]'" in complaint(tmp_path / "cat_lmdb", tmp_path / "out.zip")
+    (tmp_path / "cat_lmdb" / "data.mdb").write_bytes(whole[: int(len(whole) * share)])
+    assert "truncated" in complaint(tmp_path / "cat_lmdb", tmp_path / "out.zip")
+
+
+@pytest.mark.parametrize("at", [2, 10, 12, 14, 16, 18], ids=["number", "kind", "lower", "upper", "first node", "second node"])
+def test_damaged_pages_of_a_database_are_named(records: tuple[Path, dict[bytes, bytes]], tmp_path: Path, at: int) -> None:
+    """The lmdb library ends the process on such pages."""
+    content = bytearray((records[0] / "data.mdb").read_bytes())
+    for page in range(2 * 4096, len(content), 4096):
+        content[page + at : page + at + 2] = b"\xff\x7f"
+    (tmp_path / "cat_lmdb").mkdir()
+    (tmp_path / "cat_lmdb" / "data.mdb").write_bytes(content)
+    assert "no lmdb database that can be read" in complaint(tmp_path / "cat_lmdb", tmp_path / "out.zip")
+
+
+def test_a_database_whose_pages_go_in_a_circle_is_named(records: tuple[Path, dict[bytes, bytes]], tmp_path: Path) -> None:
+    content = bytearray((records[0] / "data.mdb").read_bytes())
+    for page in range(2, len(content) // 4096):
+        number, _, kind, lower = struct.unpack_from("<QHHH", content, page * 4096)
+        if (number, kind) == (page, 1):  # a branch: let all of its children be itself
+            for (place,) in struct.iter_unpack("<H", content[page * 4096 + 16 : page * 4096 + lower]):
+                struct.pack_into("<HHH", content, page * 4096 + place, page, 0, 0)
+    (tmp_path / "cat_lmdb").mkdir()
+    (tmp_path / "cat_lmdb" / "data.mdb").write_bytes(content)
+    assert "in a circle" in complaint(tmp_path / "cat_lmdb", tmp_path / "out.zip")
 
 
 def test_a_broken_database_is_named(tmp_path: Path) -> None:
-    pytest.importorskip("lmdb")
     (tmp_path / "cat_lmdb").mkdir()
     (tmp_path / "cat_lmdb" / "data.mdb").write_bytes(b"rubbish")
     assert "no lmdb database that can be read" in complaint(tmp_path / "cat_lmdb", tmp_path / "out.zip")

@@ -175,10 +175,13 @@ def test_files_of_others_have_no_header(exports, tmp_path):
 
 
 def test_a_header_that_makes_no_sense():
+    sizes = {"z_dim": 8, "c_dim": 0, "img_resolution": 8, "img_channels": 3}
     good = dict(
         format=export_module.FORMAT,
         version=1,
-        G_ema={"init_kwargs": {"z_dim": 8, "c_dim": 0}},
+        G_ema={"class": "Generator", "init_kwargs": sizes, "weights_sha256": "0"},
+        training_set_kwargs={"path": "a.zip"},
+        info={"kimg": 2, "config": {"runtime": {"precision": "auto"}}},
         noise_resolutions=[4],
         noise="const",
         psi=None,
@@ -191,11 +194,18 @@ def test_a_header_that_makes_no_sense():
         {"psi": "half"},
         {"noise_resolutions": [2**40]},
         {"noise_resolutions": None},
-        {"G_ema": {"init_kwargs": {"z_dim": -1, "c_dim": 0}}},
+        {"G_ema": {**good["G_ema"], "init_kwargs": {**sizes, "z_dim": -1}}},
+        {"G_ema": {"init_kwargs": good["G_ema"]["init_kwargs"]}},
+        {"training_set_kwargs": {"path": 5}},
+        {"training_set_kwargs": {"path": "a\0"}},
+        {"training_set_kwargs": []},
+        {"info": {"kimg": "x"}},
+        {"info": {"config": 5}},
+        {"info": {"config": {"runtime": None}}},
         {"G_ema": None},
     ]
     for change in wrong:
-        with pytest.raises(UserError, match=r"^it "):
+        with pytest.raises(UserError, match=r"^it\b"):
             parse_header(json.dumps({**good, **change}), "it")
     for document in ("{", "[]", "5"):
         with pytest.raises(UserError, match=r"^it is damaged"):

@@ -1,8 +1,9 @@
 """Records of a run, back to a place in it."""
 
 import json
+import os
 
-from training.run_records import rewind, unmeasured
+from training.run_records import rewind, tick_means, unmeasured
 
 
 def write(path, *records):
@@ -48,3 +49,19 @@ def test_which_metrics_are_due(tmp_path):
     assert unmeasured(tmp_path, names, 200) == list(names)
     write(tmp_path / "metric-fid5k_full.jsonl", metric(images_seen=200))
     assert unmeasured(tmp_path, names, 200) == ["kid5k_full"]
+
+
+def test_whatever_stands_in_the_records(tmp_path, capsys):
+    """Lines that are no records stay or go, what is no file is left alone, and nothing is raised."""
+    odd = ["[" * 100_000, '{"images_seen": "x"}', '{"images_seen": 1e999}', '{"images_seen": null}', "5", '"x"', "null"]
+    odd.append('{"a": ' + "9" * 5000 + "}")
+    ticks = ['{"Progress/tick": []}', '{"Progress/tick": {"mean": "x"}}', '{"Progress/tick": {"mean": NaN}}', "\0" * 50, "x" * 3_000_000]
+    (tmp_path / "metric-a.jsonl").write_text("\n".join(odd) + "\n" + json.dumps(metric(images_seen=100)) + "\n")
+    (tmp_path / "metric-b.jsonl").mkdir()
+    os.mkfifo(tmp_path / "metric-c.jsonl")
+    (tmp_path / "metric-d.jsonl").symlink_to("metric-d.jsonl")
+    write(tmp_path / "stats.jsonl", *(line + "\n" for line in ticks), {**tick(0), "Progress/kimg": {"mean": 1.0}})
+    assert rewind(tmp_path, tick=1, images_seen=100)
+    assert unmeasured(tmp_path, ("a", "b", "c", "d"), 100) == ["b", "c", "d"]
+    assert "metric-c.jsonl cannot be read: it is no ordinary file; the metric is measured again" in capsys.readouterr().err
+    assert list(tick_means(tmp_path)) == [{"Progress/tick": 0.0, "Progress/kimg": 1.0}]

@@ -157,3 +157,11 @@ def test_a_limit_on_file_sizes_leaves_the_state_before(tmp_path):
         check_full(tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_folder_named_like_a_state_is_none(run_dir):
+    for images_seen in (150, 400):
+        state_path(run_dir, images_seen).mkdir()
+    assert [images_in_state(path) for path in state_paths(run_dir)] == [300, 200, 100]
+    prune_states(run_dir, state_path(run_dir, 300))
+    assert [images_in_state(path) for path in state_paths(run_dir)] == [300, 200]

@@ -10,7 +10,7 @@ from helpers import small_state
 from dnnlib.errors import UserError
 from training import state_keeper
 from training.health import SUSPECT
-from training.run_directory import state_paths
+from training.run_directory import state_path, state_paths
 from training.run_state_file import read_state
 from training.state_keeper import RETRY, StateKeeper
 
@@ -128,5 +128,11 @@ def test_training_goes_on_when_the_disk_is_full(keeper, state, clock, tmp_path, 
 
 def test_an_end_without_a_state_is_an_error(keeper, state, tmp_path, monkeypatch):
     fill(monkeypatch)
-    with pytest.raises(UserError, match=r"No space left on device\); make room, and go on from the state before with --continue="):
+    with pytest.raises(UserError, match=r"No space left on device\); make room, and start a new run$"):
+        keeper.save(insist=True)
+    (tmp_path / "network-snapshot-000000.pkl").touch()
+    with pytest.raises(UserError, match=rf"make room, and start .* --resume={tmp_path}/network-snapshot-000000.pkl$"):
+        keeper.save(insist=True)
+    state_path(tmp_path, 0).touch()
+    with pytest.raises(UserError, match=rf"make room, and go on from the last run state with --continue={tmp_path}$"):
         keeper.save(insist=True)

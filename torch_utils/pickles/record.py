@@ -23,6 +23,8 @@ CLASSES = {
     "Discriminator": "training.networks",
     "AugmentPipe": "training.augment",
 }
+#: Places of networks in a file, and their classes.
+SLOTS = {"G": "Generator", "D": "Discriminator", "G_ema": "Generator", "augment_pipe": "AugmentPipe"}
 MAX_WIDTH = 1 << 20  # of anything that is counted in channels or features
 MAX_LAYERS = 64  # of a mapping network
 MAX_TAPS = 64
@@ -46,17 +48,20 @@ class NetworkRecord:
     init_kwargs: dict[str, Any]
     tensors: dict[str, StoredTensor]
 
-    def build(self, limit: int) -> nn.Module:
+    def build(self, limit: int, slot: str) -> nn.Module:
         """The module, in evaluation mode on the CPU, without gradients. Draws no random numbers.
 
         Args:
             limit: bytes that its tensors may take together: the size of the file.
+            slot: where it stands in the file, a key of :data:`SLOTS`.
 
         Raises:
             ValueError: the arguments are none of the class, or do not fit the tensors.
         """
         if self.class_name not in CLASSES:
             raise ValueError(f"a network of class {self.class_name!r:.100}; known are {', '.join(CLASSES)}")
+        if self.class_name != SLOTS[slot]:
+            raise ValueError(f"a {self.class_name} stands where the file's {SLOTS[slot]} belongs")
         if self.class_name in ARGUMENTS:
             check_arguments(self.init_kwargs, ARGUMENTS[self.class_name], self.class_name)
         cls = getattr(importlib.import_module(CLASSES[self.class_name]), self.class_name)
@@ -134,6 +139,15 @@ def _number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and abs(value) <= 1e9
 
 
+def _at_least_zero(value: Any) -> bool:
+    return _number(value) and value >= 0
+
+
+def _kernel_size(value: Any) -> bool:
+    """Odd: with an even one, padding shifts a feature map and changes its size."""
+    return type(value) is int and 1 <= value <= MAX_TAPS and value % 2 == 1
+
+
 def _boolean(value: Any) -> bool:
     return type(value) is bool
 
@@ -155,12 +169,12 @@ def _taps(value: Any) -> bool:
 
 
 _WIDTH, _ACTIVATION, _ARCHITECTURE = _integer(0, MAX_WIDTH), _one_of(*ACTIVATIONS), _one_of("orig", "skip", "resnet")
-_IMAGE: Arguments = {"img_resolution": _integer(1, MAX_WIDTH), "img_channels": _WIDTH}
+_IMAGE: Arguments = {"img_resolution": _integer(1, MAX_WIDTH), "img_channels": _integer(1, MAX_WIDTH)}
 _CAPACITY: Arguments = {
     "channel_base": _WIDTH,
     "channel_max": _WIDTH,
     "num_fp16_res": _integer(0, MAX_LAYERS),
-    "conv_clamp": _optional(_number),
+    "conv_clamp": _optional(_at_least_zero),
     "architecture": _ARCHITECTURE,
 }
 _BLOCK: Arguments = {"activation": _ACTIVATION, "resample_filter": _taps, "fp16_channels_last": _boolean}
@@ -172,7 +186,7 @@ _MAPPING: Arguments = {
     "lr_multiplier": _number,
     "w_avg_beta": _optional(_number),
 }
-SYNTHESIS_ARGUMENTS: Arguments = {**_CAPACITY, **_BLOCK, "kernel_size": _integer(1, MAX_TAPS), "use_noise": _boolean}
+SYNTHESIS_ARGUMENTS: Arguments = {**_CAPACITY, **_BLOCK, "kernel_size": _kernel_size, "use_noise": _boolean}
 
 #: Arguments of the networks, which are those of the reference, in the constructors' order. (The augmentation pipe checks its
 #: own, and allocates nothing that depends on them.)
@@ -200,7 +214,7 @@ ARGUMENTS: dict[str, Arguments] = {
         },
         "decoder_res": _optional(_integer(1, MAX_WIDTH)),
         "decoder_kwargs": {
-            "kernel_size": _integer(1, MAX_TAPS),
+            "kernel_size": _kernel_size,
             "activation": _ACTIVATION,
             "num_classes": _optional(_integer(1, MAX_WIDTH)),
         },

@@ -8,8 +8,9 @@ the text is not looked at.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from torch_utils.pickles.arrays import plain
 from torch_utils.pickles.record import ARGUMENTS, SYNTHESIS_ARGUMENTS, NetworkRecord
-from torch_utils.pickles.values import PersistentObject, StoredTensor, plain
+from torch_utils.pickles.values import PersistentObject, StoredTensor
 
 #: Classes of the reference family, and ours in their place. The last is GGDR's, which moves feature maps too, as ours does.
 CLASS_NAMES = {

@@ -5,8 +5,9 @@ for a length that the file merely claims or for a memo index of four billion, an
 its halves forty times over. So the opcodes are interpreted here. There is no import machinery in this file: a name in a
 pickle is looked up in the table that the caller passes, and what is called are the table's own functions.
 
-Opcodes that today's picklers do not write for data (protocol 0's text forms, extension codes, ``INST``, out-of-band
-buffers) are refused.
+Opcodes that picklers do not write for data from protocol 2 on (protocol 0's text forms, extension codes, ``INST``,
+out-of-band buffers) are refused. Of Python 2's byte strings, short ones are names and become text (Latin-1), and
+long ones stay bytes.
 """
 
 import io
@@ -57,6 +58,7 @@ def read_pickle(
     names: Mapping[tuple[str, str], Known],
     load_persistent: Callable[[Any], Any] | None = None,
     max_opcodes: int = MAX_OPCODES,
+    max_calls: int = MAX_CALLS,
 ) -> Any:
     """The next pickle of ``stream``; the position is then behind it.
 
@@ -67,7 +69,8 @@ def read_pickle(
         stream: open for reading bytes.
         names: ``{(module, name): what stands for it}``.
         load_persistent: takes a persistent id; None refuses them.
-        max_opcodes: length of the program. Calls, which cost more, are limited by :data:`MAX_CALLS`.
+        max_opcodes: length of the program.
+        max_calls: how many of these may be calls, which cost more.
 
     Returns:
         None, numbers, text, bytes, lists, tuples, dictionaries and sets (with keys that are text, integers, booleans or
@@ -78,7 +81,7 @@ def read_pickle(
         ForbiddenName: a name that is not in ``names``.
         DamagedPickle: anything else that is wrong.
     """
-    machine = _Machine(_Reader(stream), names, load_persistent)
+    machine = _Machine(_Reader(stream), names, load_persistent, max_calls)
     try:
         return machine.run(max_opcodes)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
@@ -118,7 +121,13 @@ class _Reader:
 
 
 class _Machine:
-    def __init__(self, reader: _Reader, names: Mapping[tuple[str, str], Known], load_persistent: Callable[[Any], Any] | None) -> None:
+    def __init__(
+        self,
+        reader: _Reader,
+        names: Mapping[tuple[str, str], Known],
+        load_persistent: Callable[[Any], Any] | None,
+        max_calls: int,
+    ) -> None:
         self.reader = reader
         self.names = names
         self.load_persistent = load_persistent
@@ -126,6 +135,7 @@ class _Machine:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.calls = 0
+        self.max_calls = max_calls
 
     def run(self, max_opcodes: int) -> Any:
         for _ in range(max_opcodes):
@@ -165,8 +175,8 @@ class _Machine:
 
     def count_call(self) -> None:
         self.calls += 1
-        if self.calls > MAX_CALLS:
-            raise DamagedPickle(f"it has more than {MAX_CALLS} calls")
+        if self.calls > self.max_calls:
+            raise DamagedPickle(f"it has more than {self.max_calls} calls")
 
     def build(self) -> None:
         self.count_call()
@@ -211,6 +221,10 @@ def _integer(data: bytes) -> int:
 
 def _text(data: bytes) -> str:
     return data.decode("utf-8", "surrogatepass")
+
+
+def _latin1(data: bytes) -> str:
+    return data.decode("latin1")
 
 
 _Operation = Callable[[_Machine], Any]
@@ -266,6 +280,8 @@ _OPERATIONS: dict[bytes, _Operation] = {
     pickle.BINBYTES: _counted("<I", bytes),
     pickle.BINBYTES8: _counted("<Q", bytes),
     pickle.BYTEARRAY8: _counted("<Q", bytes),
+    pickle.SHORT_BINSTRING: _counted("<B", _latin1),
+    pickle.BINSTRING: _counted("<I", bytes),
     pickle.SHORT_BINUNICODE: _counted("<B", _text),
     pickle.BINUNICODE: _counted("<I", _text),
     pickle.BINUNICODE8: _counted("<Q", _text),

@@ -6,14 +6,13 @@ Each is read into an inert description. Memory for a tensor is taken only when i
 
 import io
 import math
-import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from torch_utils.pickles.arrays import ARRAY_NAMES, MAX_DIMENSIONS, names_table
 from torch_utils.pickles.unpickler import DamagedPickle, Known, check_key, read_pickle
 
 #: Storage classes of torch, and their elements. The names are in every pickled tensor.
@@ -28,11 +27,8 @@ STORAGE_TYPES = {
     "ByteStorage": "<u1",
     "BoolStorage": "|b1",
 }
-DTYPE = re.compile(r"[<>|=]?[biuf][1248]")
-MAX_DIMENSIONS = 8
 MAX_SET = 16  # members of a set that is made by a call
 MAX_STORAGE_HEAD, MAX_STORAGE_OPCODES = 1024, 100  # bytes and opcodes before a storage's elements: about 250 and 40
-MAX_DEPTH, MAX_PARTS = 32, 100_000  # of plain values such as a run's configuration
 
 #: What ``torch.save`` writes before the object: its magic number and version 1001, each a pickle.
 _LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."
@@ -111,86 +107,6 @@ class PersistentObject:
         return PersistentObject(name, state)
 
 
-class StoredDtype:
-    """A numpy type; its byte order follows as a state."""
-
-    def __init__(self, name: str, *flags: Any) -> None:
-        if DTYPE.fullmatch(name) is None:
-            raise ValueError(f"an array of type {name!r:.40}")
-        self.dtype = np.dtype(name)
-
-    def set_state(self, state: Any) -> None:
-        """``(version, byte order, ...)``, the rest being for structured types, which :meth:`__init__` refuses."""
-        if state[1] not in ("<", ">", "|", "="):
-            raise ValueError("a byte order that is none")
-        self.dtype = self.dtype.newbyteorder(state[1])
-
-
-class StoredArray:
-    """A numpy array; its contents follow as a state."""
-
-    def __init__(self) -> None:
-        self.array: np.ndarray | None = None
-
-    def set_state(self, state: Any) -> None:
-        """``(version, shape, type, whether columns come first, bytes)``."""
-        _, shape, dtype, fortran, data = state
-        self.array = _array(data, dtype, shape, "F" if fortran else "C")
-
-
-def plain(value: Any) -> Any:
-    """A copy of ``value`` of Python's own types (and arrays), so that whoever gets it may print, copy or compare it.
-
-    Takes None, booleans, numbers, text, bytes, lists, tuples, dictionaries and sets of these; numpy scalars become
-    numbers. Nothing is shared in the result, so what is too deep, too large or contains itself is refused.
-
-    Raises:
-        TypeError: anything else.
-        ValueError: more than :data:`MAX_PARTS` parts, or nested deeper than :data:`MAX_DEPTH`.
-    """
-    return _Plain().copy(value, 0)
-
-
-class _Plain:
-    def __init__(self) -> None:
-        self.parts = 0
-
-    def copy(self, value: Any, depth: int) -> Any:
-        self.parts += 1
-        if self.parts > MAX_PARTS or depth > MAX_DEPTH:
-            raise ValueError("a value that is too large, nested too deeply, or contains itself")
-        if isinstance(value, np.generic):
-            return value.item()
-        if value is None or type(value) in (bool, int, float, str, bytes):
-            return value
-        if isinstance(value, StoredArray) and value.array is not None:
-            return value.array
-        if isinstance(value, np.ndarray) and not value.dtype.hasobject:
-            return value
-        if isinstance(value, Mapping):
-            return {check_key(key): self.copy(part, depth + 1) for key, part in value.items()}
-        if isinstance(value, list | tuple | set):
-            parts = [self.copy(part, depth + 1) for part in value]
-            return tuple(parts) if isinstance(value, tuple) else set(parts) if isinstance(value, set) else parts
-        raise TypeError(f"a value of class {type(value).__name__}, which is not plain")
-
-
-def _array(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
-    if not (isinstance(data, bytes) and isinstance(dtype, StoredDtype)):
-        raise TypeError("an array without elements or type")
-    return np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
-
-
-def _scalar(dtype: Any, data: Any) -> Any:
-    return _array(data, dtype, (), "C").item()
-
-
-def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> StoredArray:
-    stored = StoredArray()
-    stored.array = _array(data, dtype, shape, order)
-    return stored
-
-
 def _empty_dict() -> dict[Any, Any]:
     """The items follow one by one."""
     return {}
@@ -260,27 +176,12 @@ def _parameter(data: Any, *flags: Any) -> StoredTensor:
     return data
 
 
-def _array_shell(kind: Any, shape: Any, code: Any) -> StoredArray:
-    if kind is not _NDARRAY:
-        raise TypeError("an array of an unknown class")
-    return StoredArray()
-
-
-def _table(entries: Mapping[str, Callable[..., Any] | None]) -> dict[tuple[str, str], Known]:
-    names = {}
-    for dotted, build in entries.items():
-        module, _, name = dotted.rpartition(".")
-        names[module, name] = Known(dotted, build)
-    return names
-
-
-_STORAGE_NAMES = _table({f"torch.{name}": None for name in STORAGE_TYPES})
-_NDARRAY = Known("numpy.ndarray")
+_STORAGE_NAMES = names_table({f"torch.{name}": None for name in STORAGE_TYPES})
 
 #: Everything that a network pickle may refer to by name.
 NAMES: dict[tuple[str, str], Known] = {
-    ("numpy", "ndarray"): _NDARRAY,
-    **_table(
+    **ARRAY_NAMES,
+    **names_table(
         {
             "torch_utils.persistence._reconstruct_persistent_obj": PersistentObject.from_meta,
             "dnnlib.util.EasyDict": _empty_dict,
@@ -294,10 +195,6 @@ NAMES: dict[tuple[str, str], Known] = {
             "torch.Size": _size,
             "torch.device": _device,
             **{f"torch.{name}": None for name in ("float16", "float32", "float64", "int32", "int64", "uint8", "bool")},
-            "numpy.dtype": StoredDtype,
-            **{f"{module}.multiarray.scalar": _scalar for module in ("numpy.core", "numpy._core")},
-            **{f"{module}.multiarray._reconstruct": _array_shell for module in ("numpy.core", "numpy._core")},
-            **{f"{module}.numeric._frombuffer": _frombuffer for module in ("numpy.core", "numpy._core")},
         }
     ),
 }

@@ -2,19 +2,24 @@
 
 import gzip
 import io
-import pickle
+import math
 import tarfile
-import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-from numpy._core.multiarray import _reconstruct
 
 from dnnlib.errors import UserError
-from dnnlib.untrusted import reason
+from dnnlib.untrusted import BoundedReader, parsing
+from torch_utils.pickles.arrays import ARRAY_NAMES, names_table, plain
+from torch_utils.pickles.unpickler import ForbiddenName, read_pickle
 
 CIFAR_BATCHES = [f"cifar-10-batches-py/data_batch_{number}" for number in range(1, 6)]
+CIFAR_CLASSES = 10
+MAX_CIFAR_BATCH = 2**25  # bytes of one of these pickles, of which the real ones have 31 million
+MAX_CIFAR_CALLS = 16  # in one of them: two arrays need 12. Each may copy the whole pickle
+MAX_UNPACKED = 2**29  # bytes of a whole archive: the real ones have 186 million (CIFAR-10) and 47 million (MNIST)
 MNIST_SIZE = 28
 MNIST_PADDED = 32
 
@@ -22,25 +27,55 @@ MNIST_PADDED = 32
 def read_cifar10(path: Path) -> tuple[Path, np.ndarray, list[int]]:
     """``cifar-10-python.tar.gz``: the path, the training images uint8 ``[N, 32, 32, 3]`` and their classes.
 
-    The pickles inside are read by an unpickler that knows plain values and arrays and nothing else, so none of their content
-    is run. Raises :class:`UserError` when the file is damaged or something else.
+    The pickles inside are read as data (:mod:`torch_utils.pickles`): nothing in them is run. Raises :class:`UserError`
+    when the file is damaged or something else.
     """
-    images, labels = [], []
+    with parsing(f"'{path}'", "cannot be read as CIFAR-10's cifar-10-python.tar.gz", "get it anew"):
+        batches = {name: _cifar_batch(name, content) for name, content in _cifar_members(path)}
+        missing = [name for name in CIFAR_BATCHES if name not in batches]
+        if missing:
+            raise ValueError(f"it lacks {missing[0]}")
+        images, labels = zip(*(batches[name] for name in CIFAR_BATCHES), strict=True)
+        return path, np.concatenate(images), [label for part in labels for label in part]
+
+
+def _encode(text: Any, encoding: Any) -> bytes:
+    """How protocol 2 writes bytes."""
+    if type(text) is not str or encoding != "latin1":
+        raise TypeError("bytes in an unknown encoding")
+    return text.encode("latin1")
+
+
+CIFAR_NAMES = {**ARRAY_NAMES, **names_table({"_codecs.encode": _encode})}
+
+
+def _cifar_members(path: Path) -> Iterator[tuple[str, bytes]]:
+    """The pickles in the archive, by name. Each member is looked at in turn, so that nothing is unpacked twice."""
+    with gzip.open(path) as unpacked, tarfile.open(fileobj=BoundedReader(unpacked, MAX_UNPACKED), mode="r:") as archive:
+        for member in archive:
+            stream = archive.extractfile(member) if member.name in CIFAR_BATCHES and member.isfile() else None
+            if stream is not None:
+                content = stream.read(MAX_CIFAR_BATCH + 1)
+                if len(content) > MAX_CIFAR_BATCH:
+                    raise ValueError(f"{member.name} has more than {MAX_CIFAR_BATCH} bytes")
+                yield member.name, content
+
+
+def _cifar_batch(name: str, content: bytes) -> tuple[np.ndarray, list[int]]:
+    """Images uint8 ``[N, 32, 32, 3]`` and classes of one pickle."""
     try:
-        with tarfile.open(path, "r:gz") as archive:
-            for name in CIFAR_BATCHES:
-                member = archive.extractfile(name)
-                if member is None:
-                    raise ValueError(f"{name} is no file")
-                batch = _ArrayUnpickler(io.BytesIO(member.read()), encoding="latin1").load()
-                data, numbers = np.asarray(batch["data"]), [int(x) for x in batch["labels"]]
-                if data.dtype != np.uint8 or data.shape != (len(numbers), 3 * 32 * 32):
-                    raise ValueError(f"{name} is {data.dtype} {list(data.shape)} with {len(numbers)} labels")
-                images.append(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-                labels.extend(numbers)
-    except Exception as error:  # damaged pickles raise nearly anything
-        raise UserError(f"'{path}' cannot be read as CIFAR-10's cifar-10-python.tar.gz: {reason(error)}") from error
-    return path, np.ascontiguousarray(np.concatenate(images)), labels
+        batch = read_pickle(io.BytesIO(content), CIFAR_NAMES, max_calls=MAX_CIFAR_CALLS)
+    except ForbiddenName as error:
+        raise ValueError(f"it asks for {error}, which has no place in image data") from error
+    if not isinstance(batch, dict):
+        raise TypeError(f"{name} is no dictionary")
+    data, labels = plain(batch["data"]), np.asarray(plain(batch["labels"])).reshape(-1)
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape != (len(labels), 3 * 32 * 32):
+        found = f"{data.dtype} {list(data.shape)}" if isinstance(data, np.ndarray) else type(data).__name__
+        raise ValueError(f"{name} is {found} with {len(labels)} labels, not uint8 [N, {3 * 32 * 32}] with N labels")
+    if labels.dtype.kind not in "iu" or labels.min(initial=0) < 0 or labels.max(initial=0) >= CIFAR_CLASSES:
+        raise ValueError(f"{name} has labels that are no classes from 0 to {CIFAR_CLASSES - 1}")
+    return data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy(), labels.tolist()
 
 
 def read_mnist(path: Path, *, with_labels: bool = True) -> tuple[Path, np.ndarray, list[int] | None]:
@@ -68,38 +103,12 @@ def read_mnist(path: Path, *, with_labels: bool = True) -> tuple[Path, np.ndarra
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
     """A gzipped IDX file of bytes: two zero bytes, the type 8, the number of dimensions, their big-endian sizes, the data."""
-    try:
-        content = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"'{path}' cannot be unpacked: {reason(error)}; get it anew") from error
+    with parsing(f"'{path}'", "cannot be unpacked", "get it anew"), gzip.open(path) as stream:
+        content = BoundedReader(stream, MAX_UNPACKED).read()
     if content[:4] != bytes([0, 0, 8, dimensions]):
         raise UserError(f"'{path}' is no IDX file of bytes in {dimensions} dimensions, as MNIST's are; give the images' .gz as the source")
     start = 4 + 4 * dimensions
-    shape = [int(x) for x in np.frombuffer(content[4:start], dtype=">u4")]
-    if len(shape) != dimensions or len(content) - start != np.prod(shape):
+    shape = [int.from_bytes(content[place : place + 4], "big") for place in range(4, start, 4)]
+    if len(content) - start != math.prod(shape):
         raise UserError(f"'{path}' holds {max(len(content) - start, 0)} bytes of data where its header says {shape}; get it anew")
     return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
-
-
-def _latin1_bytes(text: str, encoding: str = "latin1") -> bytes:
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"encoding {encoding}")
-    return text.encode("latin1")
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Builds containers, numbers, strings and NumPy arrays. Any other name in the pickle is refused."""
-
-    KNOWN: ClassVar = {
-        ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-        ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("_codecs", "encode"): _latin1_bytes,
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return self.KNOWN[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which has no place in image data") from None

@@ -6,14 +6,14 @@ import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 from dnnlib.errors import UserError
-from dnnlib.optional import optional_import
-from dnnlib.untrusted import reason
+from dnnlib.untrusted import parsing
 from training.dataset_import.archives import read_cifar10, read_mnist
+from training.dataset_import.lmdb_file import LmdbFile
 from training.file_listing import LABEL_FILE
 from training.file_tree import FileTree
 from training.labels import Label, class_counts, read_labels
@@ -173,7 +173,7 @@ class ArraySource:
 
 
 class LmdbSource:
-    """An LSUN database: image files by key, in the order of the keys. Each process opens the database itself."""
+    """An LSUN database: image files by key, in the order of the keys."""
 
     labels: list[Label] | None = None
     class_names: list[str] | None = None
@@ -181,42 +181,20 @@ class LmdbSource:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.notes: list[str] = []
-        self._transaction: Any = None
-        self._transaction_pid: int | None = None
-        self.keys = list(self._open().cursor().iternext(keys=True, values=False))
-        self._close()
-        if not self.keys:
+        with parsing(f"'{path}'", "is no lmdb database that can be read", "get it anew"):
+            self._file = LmdbFile(path / "data.mdb")
+        if not self._file.keys:
             raise UserError(f"the database '{path}' holds no images")
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self._file.keys)
 
     def image_name(self, index: int) -> str:
-        return f"'{self.keys[index].decode('ascii', 'replace')}' in '{self.path}'"
+        return f"'{self._file.keys[index].decode('ascii', 'replace')}' in '{self.path}'"
 
     def load(self, index: int) -> bytes:
-        content: bytes = self._open().get(self.keys[index])
-        return content
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_transaction": None, "_transaction_pid": None}
-
-    def _open(self) -> Any:
-        if self._transaction is None or self._transaction_pid != os.getpid():
-            lmdb = optional_import("lmdb", extra="lmdb", purpose=f"reading the database '{self.path}'")
-            try:
-                environment = lmdb.open(str(self.path), readonly=True, lock=False, readahead=False)
-            except lmdb.Error as error:
-                raise UserError(f"'{self.path}' is no lmdb database that can be read: {reason(error)}") from error
-            self._environment = environment
-            self._transaction, self._transaction_pid = environment.begin(), os.getpid()
-        return self._transaction
-
-    def _close(self) -> None:
-        self._transaction.abort()
-        self._environment.close()
-        del self._environment
-        self._transaction = None
+        with parsing(self.image_name(index)):
+            return self._file.read(index)
 
 
 def _without_folders(source: Source, path: Path, labels: LabelSource | None) -> Source:
