@@ -1,7 +1,7 @@
 """Reads changed files in a process of its own, which a faulty reader may end: ``python child.py``.
 
-Takes lines of JSON ``{"kind", "first", "count"}``, where numbers below 0 stand for the whole file, and answers each with
-a line for every changed file that it begins
+Takes lines of JSON ``{"kind", "given", "first", "count"}``: numbers below 0 stand for the whole file, ``given`` is the path
+of a file that the kind starts from, or null. Answers each with a line for every changed file that it begins
 (``{"begins": number}``) and one at the end (``{"faults": [[number, text], ...], "seconds", "mebibytes"}``).
 """
 
@@ -10,6 +10,7 @@ import io
 import json
 import random
 import resource
+import shutil
 import signal
 import sys
 import tempfile
@@ -37,6 +38,8 @@ def main() -> None:
         name, faults, longest = asked["kind"], [], 0.0
         with tempfile.TemporaryDirectory() as folder:
             if name not in made:
+                if asked["given"]:
+                    shutil.copy(asked["given"], folder)
                 made[name] = KINDS[name](Path(folder))
         kind, before = made[name], _resident(reset=True)
         for number in range(asked["first"], asked["first"] + asked["count"]):
