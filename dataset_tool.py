@@ -91,9 +91,10 @@ def print_report(report: ImportReport, dest: str) -> None:
 
 def class_lines(classes: list[tuple[int, str | None, int]]) -> list[str]:
     """A line for each class, with its name and how many images it has; of many classes the first and the last ones."""
-    lines = [
-        f"  class {number}{'' if name is None else f' {one_line(name)}'}: {counted(count, 'image')}" for number, name, count in classes
-    ]
+    lines = []
+    for number, name, count in classes:
+        named = "" if name is None else f" ('{one_line(name)}')"
+        lines.append(f"  class {number}{named}: {counted(count, 'image')}")
     if len(lines) <= SHOWN_CLASSES:
         return lines
     half = SHOWN_CLASSES // 2

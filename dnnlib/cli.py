@@ -139,6 +139,23 @@ class FiniteFloat(click.ParamType):
         return number
 
 
+class ClassNumber(click.ParamType):
+    """A class by its number."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(
+                f"'{value}' is not a class number such as 0. Labels that are lists of numbers cannot be given here;"
+                " in Python, G(z, c) takes them",
+                param,
+                ctx,
+            )
+
+
 class Seconds(FiniteFloat):
     """A time to wait, from a second to some years."""
 

@@ -2,7 +2,7 @@
 
 import click
 
-from dnnlib.cli import FiniteFloat
+from dnnlib.cli import ClassNumber, FiniteFloat
 
 network = click.option(
     "--network", metavar="PATH|URL", required=True, help="network pickle, or the .safetensors file that tools/convert.py made of one"
@@ -15,7 +15,7 @@ device = click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), de
 truncation = click.option(
     "--trunc", "truncation_psi", type=FiniteFloat(), default=1, show_default=True, help="truncation psi: 1 varied, 0 average"
 )
-class_idx = click.option("--class", "class_idx", type=int, metavar="INT", help="class of a conditional network")
+class_idx = click.option("--class", "class_idx", type=ClassNumber(), metavar="INT", help="class of a conditional network")
 noise_mode = click.option("--noise-mode", type=click.Choice(["const", "random", "none"]), default="const", show_default=True)
 outdir = click.option("--outdir", metavar="DIR", required=True, help="where the pictures go; made if need be")
 

@@ -19,12 +19,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors, ops_option, output_file, parse_int_list
+from dnnlib.cli import Command, friendly_errors, ops_option, output_file, parse_int_list, print_notes
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from tools.plotting import COLOURS, panels, save_figure
 from torch_utils.device import announce_device
 from training.analysis.probe import ProbeOptions, ProbeResult, check_takes, train_probe
+from training.file_tree import check_apart
 from training.network_files import load_networks
 from training.networks import Discriminator
 from training.paired import PairedDataset
@@ -106,12 +107,15 @@ def main(networks: tuple[str, ...], data: str, out: str, resolutions: str | None
     The head reads the encoder, which all discriminators have; a decoder is left aside. Heads of one seed see the same
     split, start from the same weights and get the images in the same order, whatever the discriminator.
     """
+    check_apart(out, data, "--out")
     output_file(out)
     where, numbers = announce_device(device), parse_int_list(seeds)
     paths = parse_networks(networks)
     discriminators = {label: load_networks(path, need=["D"])["D"] for label, path in paths.items()}
     settings = ProbeOptions(resolutions=parse_resolutions(resolutions, list(discriminators.values())), **options)
     pairs = PairedDataset(data)
+    pairs.check_apart(out, "--out")
+    print_notes(pairs.notes())
     for D in discriminators.values():
         check_takes(D, pairs)
     results: dict[str, list[ProbeResult]] = {}

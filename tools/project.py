@@ -17,6 +17,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dnnlib.cli import Command, friendly_errors, ops_option, output_folder, picture_options, print_notes
+from dnnlib.errors import UserError
 from dnnlib.files import writing
 from tools import options
 
@@ -80,6 +81,7 @@ def main(
         check_video_path(video)
     if offline:
         forbid_downloads()
+    check_target(target, outdir)
     renderer = open_generator(network, device=device)
     read = read_picture(target, DecodeOptions(max_pixels=max_pixels, value_range=value_range))
     for warning in dark_warning(1, read.deep, value_range):
@@ -100,6 +102,14 @@ def main(
     before, after = (perceptual_distance(perceptual, image, picture) for image in (drawn[0], drawn[-1]))
     print(f"distance to the target ({detector}): {before:.4g} at the start, from the average w; {after:.4g} at the end")
     print(f"projected_w.npz, proj.png, target.png{f' and {video}' if video else ''} in {folder}")
+
+
+def check_target(target: str, outdir: str) -> None:
+    """Raise :class:`UserError` for a target that the results would overwrite."""
+    for name in ("target.png", "proj.png"):
+        written = Path(outdir, name)
+        if written.exists() and Path(target).exists() and written.samefile(target):
+            raise UserError(f"--target={target} would be overwritten by the result {name}; give another --outdir")
 
 
 def search(first: "ProjectionStep", steps: Iterator["ProjectionStep"], num_steps: int) -> list["torch.Tensor"]:

@@ -14,13 +14,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors, ops_option, output_file
+from dnnlib.cli import Command, friendly_errors, ops_option, output_file, print_notes
 from dnnlib.errors import UserError
 from dnnlib.files import writing
 from torch_utils.device import announce_device
 from torch_utils.seeding import derive_seed
 from training.analysis.clustering import PALETTE, Labels
 from training.analysis.picture_rows import Row, picture_of_rows
+from training.file_tree import check_apart
 from training.images import from_uint8, save_png
 from training.network_files import load_networks
 from training.networks import Discriminator
@@ -105,6 +106,8 @@ def paint_classes(classes: Labels) -> torch.Tensor:
 @friendly_errors
 def main(networks: tuple[str, ...], data: str | None, out: str, num: int, cell: int, seed: int, device: str) -> None:
     """Print the pixel accuracy of discriminators on all pairs, and show some of the masks beside the annotations."""
+    if data is not None:
+        check_apart(out, data, "--out")
     target = output_file(out)
     where = announce_device(device)
     loaded = {name: load_networks(name, need=["D"]) for name in networks}
@@ -112,6 +115,8 @@ def main(networks: tuple[str, ...], data: str | None, out: str, num: int, cell: 
         if found["D"].decoder_res != found["D"].img_resolution:
             raise UserError(f"the discriminator of {name} does not segment; it has to be trained with --reg_type=seg")
     pairs = open_pairs(next(iter(loaded.values())), data)
+    pairs.check_apart(out, "--out")
+    print_notes(pairs.notes())
     for name, found in loaded.items():
         check_network(found["D"], pairs, name)
     chosen = [int(i) for i in np.random.default_rng(derive_seed(seed, "shown pairs")).permutation(len(pairs))[:num]]

@@ -28,6 +28,7 @@ from training.analysis.clustering import PALETTE, Labels, cluster_pixels, match_
 from training.analysis.feature_maps import Maps, discriminator_maps, generator_maps
 from training.analysis.picture_rows import Row, picture_of_rows
 from training.dataset import ImageFolderDataset
+from training.file_tree import check_apart
 from training.generation import check_seeds
 from training.images import from_uint8, save_png
 from training.network_files import load_networks
@@ -203,6 +204,8 @@ def main(
     wanted_g, wanted_d = parse_wanted("--generator", generator), parse_wanted("--decoder", decoder)
     count = max(num, clustered)
     check_seeds([seed + count - 1])
+    if data is not None:
+        check_apart(outdir, data, "--outdir")
     folder, where = output_folder(outdir), announce_device(device)
     taken = [look(path, data, wanted_g, count, seed, where) for path in chosen_snapshots(network, run, snapshots)]
     decoders = [snapshot.maps["decoder"] for snapshot in taken]

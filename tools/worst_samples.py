@@ -26,6 +26,7 @@ from metrics.sampling import ImageDataset, fake_images, real_images
 from metrics.statistics import MomentsCollector
 from torch_utils.device import announce_device
 from training.build import compute_as_trained
+from training.file_tree import check_apart
 from training.images import save_grid
 from training.network_files import load_networks
 from training.reals import open_reals
@@ -122,6 +123,8 @@ def main(
 
     The paper uses Inception's features. Likelihoods of different detectors or data sets are not comparable.
     """
+    if data is not None:
+        check_apart(outdir, data, "--outdir")
     folder, where = output_folder(outdir), announce_device(device)
     networks = load_networks(network, need=["G_ema"])
     G = networks["G_ema"].to(where)
@@ -129,6 +132,7 @@ def main(
     if note is not None:
         print(f"Note: {note}", file=sys.stderr)
     dataset = open_reals(networks["training_set_kwargs"], data, G)
+    dataset.check_apart(outdir, "--outdir")
     opened = open_detector(detector, where)
     gaussian = fit_reals(dataset, opened, batch)
     found = Extremes(min(show, num))

@@ -152,10 +152,16 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
     @cached_property
     def has_labels(self) -> bool:
         """Whether labels could be used. Unreadable labels that nobody asked for count as none."""
+        return self.use_labels or self._unused_labels[0]
+
+    @cached_property
+    def _unused_labels(self) -> tuple[bool, str | None]:
+        """Of labels that nobody asked for: whether they could be used, and what is wrong with those that could not."""
         try:
-            return self.use_labels or len(self._every_label()[0]) > 0
-        except UserError:
-            return False
+            file = read_labels(self._tree)
+            return file is not None and bool(file.labels_of(self._all_names)), None
+        except UserError as error:
+            return False, str(error)
 
     def notes(self) -> list[str]:
         """Sentences for a person: files, frames and bits that are left out, labels without images, classes without images."""
@@ -165,6 +171,14 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
                 f"The values of images with 16 bits {self._deep.describe_dark()} (options of dataset_tool.py, which converts them)."
             )
         return [*notes, *self._label_notes]
+
+    def notes_on_unused_labels(self) -> list[str]:
+        """A sentence about labels that are there and not used, or cannot be."""
+        if self.use_labels:
+            return []
+        usable, fault = self._unused_labels
+        unused = ["The data set has labels, which are not used; --cond=1 conditions on them."] if usable else []
+        return unused if fault is None else [f"The data set has labels that cannot be used: {fault}"]
 
     def check_apart(self, output: str | os.PathLike[str], option: str) -> None:
         """Raise :class:`UserError` where an output, given by ``option``, lies in what is read here."""

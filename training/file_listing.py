@@ -69,15 +69,15 @@ class Listing:
         shown = [f"{number} {one_line(ending, 20) or 'without an ending'}" for ending, number in endings.most_common(SHOWN_KINDS)]
         others = sum(endings.values()) - sum(number for _, number in endings.most_common(SHOWN_KINDS))
         counts = {
-            "of other kinds": others,
-            "hidden": self.hidden,
-            "that are pipes, sockets or devices": self.special,
-            "that are broken links": self.broken,
-            "with '..' in their names": self.upward,
+            f"{others} of other kinds": others,
+            f"{self.hidden} hidden": self.hidden,
+            f"{self.special} special (pipes, sockets or devices)": self.special,
+            counted(self.broken, "broken link"): self.broken,
+            f"{self.upward} with '..' in the name": self.upward,
         }
-        shown += [f"{number} {what}" for what, number in counts.items() if number]
+        shown += [text for text, number in counts.items() if number]
         if self.again:
-            shown.append(f"{counted(len(self.again), 'link')} to folders that are read already ('{one_line(self.again[0])}' first)")
+            shown.append(f"{len(self.again)} linked to folders that are read already ('{one_line(self.again[0])}' first)")
         return ", ".join(shown)
 
     def advice(self) -> str:

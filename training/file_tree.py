@@ -192,12 +192,12 @@ def check_apart(
         folders: device and inode of further folders that are read with it.
     """
     place, _ = split_zip(source)
+    itself = set(_identities([place]))
     real = Path(os.path.realpath(output))
-    known = {*folders, *_identities([place])}
-    if known & set(_identities([real])):
+    if itself & set(_identities([real])):
         raise UserError(f"'{source}' and {option} '{output}' are the same; give another place")
-    named = Path(os.path.realpath(Path(os.path.abspath(output)).parent))  # where a link itself lies, not what it leads to
-    if known & set(_identities([*real.parents, named, *named.parents])):
+    around = Path(os.path.realpath(Path(output).parent))  # where a link itself lies, not what it leads to
+    if (itself | set(folders)) & set(_identities([real, *real.parents, around, *around.parents])):
         raise UserError(
             f"{option} '{output}' lies in '{source}', which is read: what is written would become part of the data; give a place outside it"
         )

@@ -128,8 +128,7 @@ def inspect_data(
         random_seed=seed,
         annotation_classes=source.num_classes if isinstance(source, PairedDataset) else 0,
     )
-    unused = ["The data set has labels, which are not used; --cond=1 conditions on them."] if source.has_labels and not cond else []
-    return data, [*source.notes(), *unused]
+    return data, [*source.notes(), *source.notes_on_unused_labels()]
 
 
 def open_dataset(data: DataConfig) -> ImageFolderDataset:

@@ -42,7 +42,7 @@ def test_folder_to_zip(work: Path) -> None:
     options = ["--source=in", "--dest=out.zip", "--transform=center-crop", "--resolution=8x8", "--labels=subfolders"]
     done = run(*options, "--max-images=11", "--resize_filter=box", "--background=#00ff00", cwd=work)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "out.zip: 11 RGB images of 8x8, labels of 2\n"
+    assert done.stdout == "out.zip: 11 RGB images of 8x8, labels of 2\n  class 0 ('a'): 6 images\n  class 1 ('b'): 5 images\n"
     with zipfile.ZipFile(work / "out.zip") as archive:
         labels = json.loads(archive.read("dataset.json"))["labels"]
         assert labels[0] == ["00000/img00000000.png", 0]
@@ -87,7 +87,7 @@ WRONG = {
     "images not square": (["--source=in", "--dest=out.zip"], 1, "'a/00.png' in 'in' would come out 20x16"),
     "missing source": (["--source=nowhere", "--dest=out.zip"], 1, "'nowhere' does not exist"),
     "no labels": (["--source=in", "--dest=out.zip", "--resolution=8x8", "--labels=dataset.json"], 1, "has no labels"),
-    "dest not empty": (["--source=in", "--dest=in/a", "--resolution=8x8"], 1, "is not empty"),
+    "dest not empty": (["--source=in/a", "--dest=in/b", "--resolution=8x8"], 1, "is not empty"),
     "another archive": (["--source=in", "--dest=out.tar", "--resolution=8x8"], 1, ".tar files are not written; give a folder or"),
 }
 

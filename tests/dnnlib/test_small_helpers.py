@@ -7,7 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from dnnlib.cli import Command, friendly_errors, parse_int_list
+from dnnlib.cli import ClassNumber, Command, friendly_errors, parse_int_list
 from dnnlib.durations import format_duration
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
@@ -27,6 +27,13 @@ def test_lists_of_numbers():
     for text in ("", "a", "1,", "-1", "5-", "7-5", "1.5"):
         with pytest.raises(UserError):
             parse_int_list(text)
+
+
+@pytest.mark.parametrize("text", ["0.2,0.7,1", "cat", "1.5"])
+def test_a_class_is_a_number(text):
+    assert ClassNumber().convert("3", None, None) == 3
+    with pytest.raises(click.BadParameter, match=f"'{text}' is not a class number such as 0. Labels that are lists of numbers"):
+        ClassNumber().convert(text, None, None)
 
 
 @click.command(cls=Command)

@@ -349,6 +349,8 @@ def test_images_in_place_of_a_generator(
     assert [result.count for result in results] == [40, 50, 20]
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Note")]
     assert notes == ["Note: pr50k3_full measures all 50 images of 'arrays', not 50000"]
+    assert module._limited(module.parse_metrics("fid2_full")[0], make_dataset(count=1)).count == 1
+    assert "fid2_full measures the one image of 'arrays'" in capsys.readouterr().err
     same = values(evaluate("fid30_full,pr303_full", images=make_dataset(count=30), **options))
     assert same == {"fid30_full": pytest.approx(0, abs=1e-3), "pr303_full_precision": 1, "pr303_full_recall": 1}
 

@@ -300,6 +300,19 @@ def test_other_data_and_other_options_are_refused(images, undisturbed, tmp_path)
         train(tmp_path / "moved", tmp_path / "run", kimg=0.06)
 
 
+def test_a_state_that_knows_its_data_as_before_goes_on(images, tmp_path, monkeypatch):
+    """Zips and large folders were known by names, sizes and checksums; the next state knows them by their contents."""
+    monkeypatch.setattr("training.dataset.READ_BEFORE", 0)
+    with monkeypatch.context() as context:
+        context.setattr(ImageFolderDataset, "identity", ImageFolderDataset.earlier_identity)
+        train(images, tmp_path / "run", kimg=0.008)
+    before = newest_state(tmp_path / "run")[1]["data"]
+    train(images, tmp_path / "run", kimg=0.016)
+    dataset = ImageFolderDataset(images)
+    assert (before, newest_state(tmp_path / "run")[1]["data"]) == (dataset.earlier_identity(), dataset.identity())
+    assert dataset.earlier_identity() != dataset.identity()
+
+
 def test_transfer_learning_goes_on_without_its_source(images, undisturbed, tmp_path, monkeypatch):
     source = tmp_path / "source.pkl"
     shutil.copy(undisturbed / "network-snapshot-000000.pkl", source)

@@ -1,6 +1,8 @@
 """Reading folders and zips, labels, subsets, mirroring; the endless order; batches from this process and from workers."""
 
 import contextlib
+import hashlib
+import io
 import itertools
 import json
 import multiprocessing
@@ -11,6 +13,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -426,11 +429,11 @@ def test_fingerprint_is_of_the_contents(tmp_path: Path) -> None:
             for i in range(4):
                 archive.write(folder / f"{i}.png", f"{name}/{i}.png")
     zips = {ImageFolderDataset(tmp_path / name).fingerprint() for name in ("c.zip", "d.zip")}
-    assert len(zips) == 1
-    assert len(others | zips | {plain}) == 5
+    assert zips == {plain}
+    assert len(others | {plain}) == 4
 
 
-def test_the_identity_of_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_identity_of_data(tmp_path: Path) -> None:
     """What a continued run knows its data by: not the path, but content, labels, order and mirroring."""
     labels = [[f"{i % 2}/{i}.png", i % 3] for i in range(6)]
     folder = make_folder(tmp_path / "a", labels=labels)
@@ -445,11 +448,99 @@ def test_the_identity_of_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         path.write_bytes((tmp_path / "b" / change).read_bytes() if change else before.replace(b", 1]", b", 2]"))
         assert ImageFolderDataset(tmp_path / "b", use_labels=True).identity() != known, name
         path.write_bytes(before)
-    monkeypatch.setattr("training.dataset.READ_FOR_IDENTITY", 0)  # a large folder: names and sizes count
-    outline = ImageFolderDataset(folder, use_labels=True).identity()
-    assert ImageFolderDataset(tmp_path / "b", use_labels=True).identity() == outline != known
-    (tmp_path / "b" / "0" / "0.png").write_bytes((tmp_path / "b" / "0" / "0.png").read_bytes() + b"\0")  # another size
-    assert ImageFolderDataset(tmp_path / "b", use_labels=True).identity() != outline
+    packed = ImageFolderDataset(make_zip(folder, tmp_path / "a.zip"), use_labels=True)
+    assert packed.identity() == known
+    assert packed.is_known_as(known)
+    assert not ImageFolderDataset(folder).is_known_as(known)
+
+
+def collide(target: bytes, other: bytes) -> bytes:
+    """``other`` with four bytes behind it that give it the CRC-32 of ``target``."""
+    table = [zlib.crc32(bytes([i])) ^ zlib.crc32(b"\0") for i in range(256)]
+    wanted, places = zlib.crc32(target) ^ 0xFFFFFFFF, []
+    for _ in range(4):
+        place = next(i for i in range(256) if table[i] >> 24 == wanted >> 24)
+        wanted = ((wanted ^ table[place]) << 8) & 0xFFFFFFFF
+        places.append(place)
+    now, tail = zlib.crc32(other) ^ 0xFFFFFFFF, b""
+    for place in reversed(places):
+        tail += bytes([(now ^ place) & 0xFF])
+        now = (now >> 8) ^ table[place]
+    assert zlib.crc32(other + tail) == zlib.crc32(target)
+    return other + tail
+
+
+def test_files_made_to_have_one_checksum_are_other_data(tmp_path: Path) -> None:
+    """What a zip's directory says is no identity: CRC-32 and size can be had at will."""
+    contents = []
+    for seed in (0, 1):
+        stream = io.BytesIO()
+        PIL.Image.fromarray(pixels(seed)).save(stream, "png")
+        contents.append(stream.getvalue())
+    size = max(map(len, contents))
+    first = contents[0].ljust(size + 4, b"\0")
+    second = collide(first, contents[1].ljust(size, b"\0"))
+    datasets = []
+    for name, content in (("a.zip", first), ("b.zip", second)):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("0.png", content)
+        datasets.append(ImageFolderDataset(tmp_path / name))
+    a, b = datasets
+    assert a.earlier_identity() == b.earlier_identity(), "the forgery failed"
+    assert len({a.identity(), b.identity()}) == len({a.fingerprint(), b.fingerprint()}) == 2
+    assert a.quick_identity() != b.quick_identity()
+    assert not b.is_known_as(a.identity())
+
+
+@pytest.mark.parametrize("kind", ["zip", "large folder", "small folder"])
+def test_states_of_before_know_their_data_again(folder: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_zip(folder, tmp_path / "x.zip") if kind == "zip" else folder
+    names = [f"{i % 2}/{i}.png" for i in ORDER]
+    if kind == "zip":
+        with zipfile.ZipFile(path) as archive:
+            text = "".join(f"{info.CRC:08x} {info.file_size}\n" for info in map(archive.getinfo, names))
+    elif kind == "large folder":
+        monkeypatch.setattr("training.dataset.READ_BEFORE", 0)
+        text = "\n".join(f"{name} {(folder / name).stat().st_size}" for name in names)
+    files = hashlib.sha256(text.encode()).hexdigest() if kind != "small folder" else None
+    dataset = ImageFolderDataset(path, use_labels=True)
+    labels = np.array([i % 3 for i in ORDER], dtype=np.int64)
+    before = dataset.identity() if files is None else hashlib.sha256(f"{files} 6 ".encode() + labels.tobytes()).hexdigest()
+    assert dataset.is_known_as(before)
+    assert (dataset.identity() == before) == (kind == "small folder")
+    PIL.Image.new("RGB", (8, 8)).save(folder / "0" / "0.png")
+    changed = make_zip(folder, tmp_path / "y.zip") if kind == "zip" else folder
+    assert not ImageFolderDataset(changed, use_labels=True).is_known_as(before)
+
+
+def test_the_quick_identity_reads_a_part_of_large_data(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = ImageFolderDataset(folder).quick_identity()
+    shutil.copytree(folder, tmp_path / "b")
+    assert ImageFolderDataset(tmp_path / "b").quick_identity() == known
+    read: list[str] = []
+    monkeypatch.setattr(FileTree, "read", lambda tree, name: read.append(name) or b"")
+    size = sum((folder / f"{i % 2}/{i}.png").stat().st_size for i in range(6))
+    monkeypatch.setattr("training.file_tree.QUICK_BYTES", size // 2)
+    tree = FileTree(folder)
+    tree.quick_digest(tree.image_names)
+    assert 1 <= len(read) <= 3
+    (tmp_path / "b" / "0" / "0.png").rename(tmp_path / "b" / "0" / "00.png")
+    monkeypatch.undo()
+    assert ImageFolderDataset(tmp_path / "b").quick_identity() != known
+
+
+@pytest.mark.parametrize("threads", [1, 8])
+def test_a_digest_does_not_depend_on_how_many_read(tmp_path: Path, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    contents = [bytes([i]) * i for i in range(20)]
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for i, content in enumerate(contents):
+            archive.writestr(f"{i:02d}.png", content)
+    monkeypatch.setattr("training.file_tree.READERS", threads)
+    monkeypatch.setattr("training.file_tree.READ_IN_TURN", 3)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    tree = FileTree(tmp_path / "x.zip")
+    expected = hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents)).hexdigest()
+    assert tree.digest(tree.image_names) == expected
 
 
 WORKERS_UNDER_FIRE = """

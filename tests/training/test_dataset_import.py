@@ -21,7 +21,8 @@ from training.dataset import ImageFolderDataset
 from training.dataset_import import Transform, archives, import_dataset
 from training.dataset_import.archives import read_cifar10
 from training.dataset_import.lmdb_file import LmdbFile
-from training.dataset_import.sources import subfolder_labels
+from training.dataset_import.sources import share_of_each_class, subfolder_labels
+from training.labels import Label, class_counts
 from training.pictures import DecodeOptions, decode
 
 
@@ -285,7 +286,68 @@ def test_labels_from_subfolders(tmp_path: Path) -> None:
     assert dataset.label_dim == 2
     with pytest.raises(UserError, match=r"'a\.png' in 'here' lies in no subfolder"):
         subfolder_labels(["a.png", "b/c.png"], "here")
-    assert subfolder_labels(["b/1.png", "b/2.png"], "here") == [0, 0]
+    assert subfolder_labels(["b/1.png", "b/2.png"], "here") == ([0, 0], ["b"])
+    assert report.classes == [(0, "ant", 2), (1, "cat", 2)]
+    with zipfile.ZipFile(tmp_path / "out.zip") as archive:
+        assert json.loads(archive.read("dataset.json"))["class_names"] == ["ant", "cat"]
+    again = import_dataset(tmp_path / "out.zip", tmp_path / "again.zip", workers=1)
+    assert again.classes == report.classes
+
+
+def test_folders_that_are_numbers_are_numbered_by_them(tmp_path: Path) -> None:
+    names = [f"{number}/x.png" for number in (0, 1, 10, 2, 9)]
+    assert subfolder_labels(names, "here") == ([0, 1, 4, 2, 3], ["0", "1", "2", "9", "10"])
+    assert subfolder_labels(["07/x.png", "7/x.png", "3/x.png", "000/x.png", f"{'1' * 5000}/x.png"], "here")[0] == [2, 3, 1, 0, 4]
+    assert subfolder_labels(["10/x.png", "9a/x.png"], "here")[1] == ["10", "9a"], "names as soon as one is no number"
+
+
+@pytest.mark.parametrize("folders", [("train", "val"), ("Train", "TEST"), ("training", "validation"), ("test",), ("dev", "valid", "train")])
+def test_parts_of_a_data_set_are_no_classes(folders: tuple[str, ...]) -> None:
+    names = [f"{folder}/{kind}.png" for folder in folders for kind in "ab"]
+    with pytest.raises(UserError, match=f"'{min(folders)}'.* parts of a data set; give the folder of one part"):
+        subfolder_labels(names, "here")
+    assert subfolder_labels([*names, "cats/x.png"], "here")[1] == sorted([*folders, "cats"])
+
+
+@pytest.mark.parametrize(("count", "shares"), [(1, {0: 1}), (3, {0: 1, 1: 1, 2: 1}), (10, {0: 6, 1: 3, 2: 1}), (99, {0: 20, 1: 10, 2: 3})])
+def test_each_class_has_its_share_of_fewer_images(count: int, shares: dict[int, int]) -> None:
+    labels: list[Label] = [0] * 20 + [1] * 10 + [2] * 3
+    places = share_of_each_class(labels, count)
+    assert places == sorted(places)
+    assert class_counts([labels[place] for place in places]) == shares
+    assert all(place - labels.index(labels[place]) < shares[labels[place]] for place in places)  # type: ignore[index]  # the first of each
+
+
+def test_max_images_of_subfolders(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "in", {f"{kind}/{i}.png": pixels(i) for kind in ("ant", "cat") for i in range(4)})
+    report = import_dataset(source, tmp_path / "out.zip", labels="subfolders", max_images=4, workers=1)
+    assert report.classes == [(0, "ant", 2), (1, "cat", 2)]
+    images, labels = read_zip(tmp_path / "out.zip")
+    assert labels == [0, 0, 1, 1]
+    np.testing.assert_array_equal(images, [pixels(i) for i in (0, 1, 0, 1)])
+
+
+def test_what_an_import_leaves_out_is_said(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "in", {"a.png": pixels(0)})
+    (source / "b.HEIC").write_bytes(b"")
+    (source / "dataset.json").write_text('{"labels": [["a.png", 3], ["gone.png", 1]]}')
+    left_out, labels, classes, one = import_dataset(source, tmp_path / "out.zip", workers=1).notes
+    assert "1 .heic. Convert HEIC files" in left_out
+    assert "1 label for images that are not there, 'gone.png' first" in labels
+    assert "3 of the 4 classes from 0 up have no image (0 first)" in classes
+    assert one.startswith("There is one image")
+
+
+@pytest.mark.parametrize("dest", ["in/out", "in/out.zip", "in/b/deep/out", "link/out", "in/../in/b/out", "elsewhere/out", "in"])
+def test_a_destination_inside_the_source_is_refused(tmp_path: Path, dest: str) -> None:
+    source = make_folder(tmp_path / "in", {"a.png": pixels(0), "b/c.png": pixels(1)})
+    make_folder(tmp_path / "elsewhere", {"d.png": pixels(2)})
+    (tmp_path / "link").symlink_to(source)
+    (source / "linked").symlink_to(tmp_path / "elsewhere")  # its files are part of the source
+    before = sorted(tmp_path.rglob("*"))
+    message = complaint(source, tmp_path / dest)
+    assert "are the same" in message if dest == "in" else "what is written would become part of the data" in message
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_missing_labels_are_named(tmp_path: Path) -> None:

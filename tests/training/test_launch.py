@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import sys
 import types
 from collections.abc import Callable
@@ -62,6 +63,30 @@ def test_a_subset_of_everything_is_the_same_images(images: Path) -> None:
     assert (described.max_size, described.num_images) == (4, 4)
     assert launch.open_dataset(described).identity() == launch.open_dataset(everything).identity()
     assert "-subset4-" in resolve(TrainOptions(), described).description
+
+
+def test_notes_on_the_data(images: Path) -> None:
+    def notes(cond: bool = False) -> list[str]:
+        return launch.inspect_data(str(images), cond=cond, subset=None, mirror=False, seed=0)[1]
+
+    (images / "more.heic").write_bytes(b"")
+    labels = [[f"{i}.png", 3 * (i % 2)] for i in range(4)]
+    (images / "dataset.json").write_text(json.dumps({"labels": [*labels, ["gone.png", 0]]}))
+    left_out, unused = notes()
+    assert "1 .heic" in left_out
+    assert "has labels, which are not used" in unused
+    left_out, gone, empty = notes(cond=True)
+    assert "1 label for images that are not there, 'gone.png' first" in gone
+    assert "2 of the 4 classes from 0 up have no image (1 first)" in empty
+    (images / "dataset.json").write_text(json.dumps({"labels": labels[:2]}))
+    assert "has labels that cannot be used: 'dataset.json' in" in notes()[1]
+
+
+def test_a_run_that_lies_in_its_own_data_does_not_go_on(images: Path, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "check_has_state", lambda run_dir: None)
+    (images / "runs").mkdir()
+    with pytest.raises(UserError, match=r"--continue '.*runs' lies in"):
+        launch.go_on(config, images / "runs")
 
 
 @pytest.mark.parametrize("subset", [0, 5, -1])

@@ -9,6 +9,9 @@ from training.notes import describe_batch
 
 def test_what_is_worth_a_note() -> None:
     assert explained() == ""
+    assert "There is one image" in explained(described_data(num_images=1))
+    assert "There is one image" in explained(described_data(num_images=2, xflip=True))
+    assert "There is one image" not in explained(described_data(num_images=2))
     grey = described_data(num_channels=1)
     assert "greyscale" in explained(grey)
     assert "hue and saturation do nothing" in explained(grey, augpipe="bgcf")

@@ -225,10 +225,10 @@ def test_special_files_are_never_opened(tmp_path: Path, kind: str) -> None:
     path = special(folder, "b.png", kind)
     dataset = ImageFolderDataset(folder)
     assert len(dataset) == 1
-    assert "1 that are pipes, sockets or devices" in dataset.notes()[0]
+    assert "1 special (pipes, sockets or devices)" in dataset.notes()[0]
     report = import_dataset(folder, tmp_path / "o.zip", workers=1)
     assert report.num_images == 1
-    assert any("1 that are pipes, sockets or devices" in note for note in report.notes)
+    assert any("1 special (pipes, sockets or devices)" in note for note in report.notes)
     with pytest.raises(UserError, match="is a pipe, socket or device; give a folder of images or a zip"):
         ImageFolderDataset(path)
     with pytest.raises(UserError, match="is a pipe, socket or device"):
