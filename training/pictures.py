@@ -55,6 +55,9 @@ _WHITE_16 = 65535
 
 _BITS, _PLANAR = 258, 284  # BitsPerSample and PlanarConfiguration of TIFF
 
+#: Where Pillow keeps what may hold an orientation.
+_EXIF_KEYS = {"exif", "xmp", "Raw profile type exif", "Raw profile type APP1", "XML:com.adobe.xmp"}
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # neither is needed for the pixels
 
@@ -261,6 +264,8 @@ def _load(content: bytes, max_pixels: int, check: Callable[[PIL.Image.Image], No
         if check is not None:
             check(image)
         layout, depth, more_frames = _layout(image), _depth(content, image), _more_frames(image)
+        if image.format != "TIFF":  # which forgets its orientation as it is loaded; PNG may have it behind the pixels
+            image.load()
         orientation = _orientation(image)
         image.load()
         if orientation != 1:
@@ -317,6 +322,8 @@ def _png_may_be_turned(content: bytes) -> bool:
 
 def _orientation(image: PIL.Image.Image) -> int:
     """1 to 8, see EXIF 2.3, 4.6.4; 1 (upright) where there is none, or the data is damaged."""
+    if image.format != "TIFF" and not _EXIF_KEYS & image.info.keys():  # known at once; most images have none
+        return 1
     try:
         found = image.getexif().get(PIL.ExifTags.Base.Orientation, 1)
     except Exception:  # noqa: BLE001  Pillow's reader of EXIF data raises nearly anything, and the pixels are not its concern

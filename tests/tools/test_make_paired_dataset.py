@@ -126,4 +126,4 @@ def test_deep_images_and_further_pages(source: Path, tmp_path: Path, succeed: An
     assert "lie between 0 and 4000, which became black and white" in printed
     data = PairedDataset(tmp_path / "out")
     assert [int(data[i][0].max()) for i in range(3)][1] == 255
-    assert int(PairedDataset(tmp_path / "dark")[1][0].max()) == 16
+    assert int(PairedDataset(tmp_path / "dark")[1][0].max()) <= 20  # 16, and what Lanczos adds beside an edge

@@ -115,6 +115,14 @@ def test_no_picture_starts_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not (tmp_path / "started").exists()
 
 
+def test_pictures_are_opened_in_one_place() -> None:
+    root = Path(__file__).parents[2]
+    folders = ("training", "metrics", "torch_utils", "dnnlib", "tools", "benchmarks")
+    sources = [*root.glob("*.py"), *(path for folder in folders for path in (root / folder).rglob("*.py"))]
+    opening = [path.relative_to(root).as_posix() for path in sources if "Image.open(" in path.read_text(encoding="utf-8")]
+    assert opening == ["training/pictures.py"]
+
+
 # --- limits
 
 
