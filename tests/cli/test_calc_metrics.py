@@ -342,5 +342,5 @@ def test_results_that_cannot_be_recorded_are_printed(world: Path, tmp_path: Path
     result = invoke(world, "--metrics=fid20_full,pr203_full", network=str(tmp_path / "run" / "net.pkl"))
     assert result.exit_code == 1
     assert [json.loads(line)["metric"] for line in result.stdout.splitlines()] == ["fid20_full", "pr203_full"]
-    assert "Error: 1 result could only be printed, not recorded in the run: can't read" in result.stderr
+    assert "Error: 1 result could only be printed, not recorded in the run: cannot read" in result.stderr
     assert (tmp_path / "run" / "metric-pr203_full.jsonl").exists()

@@ -203,7 +203,7 @@ def test_values_out_of_range_are_refused(part: str, field: str, value: float) ->
         ),
         ({"generator": {"channel_base": 32}, "ggdr": None}, "--cbase=32 leaves no channel at 64x64"),
         ({"seed": -1}, "--seed"),
-        ({"description": ""}, "description is empty"),
+        ({"description": ""}, "description must be the name of a folder"),
     ],
 )
 def test_contradictions_are_refused_in_one_line(parts: dict[str, Any], message: str) -> None:
