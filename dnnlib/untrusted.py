@@ -15,6 +15,7 @@ from dnnlib.errors import UserError, printable
 
 MAX_REASON = 300  # characters of an exception's text
 MAX_JSON = 2**24  # bytes of a document; parsed it takes up to 25 times as much
+BLOCK = 2**20  # bytes that are unpacked at once
 MAX_NESTING = 64  # lists and objects inside each other
 
 #: Operating system errors that a file's content causes, by a senseless offset or length. All others are the disk's.
@@ -108,7 +109,8 @@ def read_bytes(path: str | os.PathLike[str], *, limit: int) -> bytes:
     """The content of an ordinary file of at most ``limit`` bytes. Raises :class:`UserError`; waits for no pipe or device."""
     with parsing(str(path)):
         with open_ordinary(path) as stream:
-            content = stream.read(limit + 1)
+            size = os.fstat(stream.fileno()).st_size
+            content = stream.read(min(size, limit) + 1)  # a read takes the memory that it asks for
         if len(content) > limit:
             raise ValueError(f"it has {Path(path).stat().st_size} bytes, more than the {limit} that are read")
     return content
@@ -150,10 +152,15 @@ class BoundedReader(io.RawIOBase):
 
     def read(self, size: int | None = -1) -> bytes:
         room = self._limit - self.tell()
-        content = self._stream.read(room + 1 if size is None or size < 0 else min(size, room + 1))
-        if len(content) > room:
+        wanted = room + 1 if size is None or size < 0 else min(size, room + 1)
+        blocks: list[bytes] = []
+        while wanted > 0 and (block := self._stream.read(min(wanted, BLOCK))):  # a read takes the memory that it asks for
+            blocks.append(block)
+            wanted -= len(block)
+            room -= len(block)
+        if room < 0:
             self._refuse()
-        return content
+        return b"".join(blocks)
 
     def _refuse(self) -> None:
         raise ValueError(f"it unpacks to more than the {self._limit} bytes that are read")

@@ -126,7 +126,7 @@ def _lsun(title: str, folder: str, without: Scores, with_ggdr: Scores, *notes: s
         title=title,
         table="table 2",
         source=f"lsun/{folder}",
-        origin="https://www.yf.io/p/lsun (an lmdb folder; needs pip install -e '.[lmdb]')",
+        origin="https://www.yf.io/p/lsun (an lmdb folder)",
         convert=(*SQUARE256, "--max-images=200000", "--on-error=skip"),
         data=f"lsun{name}200k",
         resolution=256,

@@ -162,8 +162,10 @@ def onnx_bytes(graph: GeneratorGraph, document: str) -> bytes:
 def onnx_session(content: bytes, name: str) -> Any:
     """An onnxruntime session on the CPU. Raises :class:`UserError` when the package is missing or the file is no ONNX."""
     runtime = optional_import("onnxruntime", extra="export", purpose="opening .onnx")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4  # its errors come as exceptions; without this they are printed too
     with parsing(name, "is not an ONNX file that onnxruntime can run"):
-        return runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def run_onnx(session: Any, inputs: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -111,6 +111,26 @@ def test_a_grid_is_one_picture_and_the_rest_of_it_black(tmp_path, channels):
     assert not grid[16:, 32:].any()
 
 
+@pytest.mark.parametrize("suffix", ["npz", "npy"])
+@pytest.mark.parametrize("shape", [(1, 6, 8), (6, 8)])
+def test_projected_w_of_each_form(pkl, tmp_path, suffix, shape):
+    ws = np.random.RandomState(0).randn(*shape)
+    (np.save if suffix == "npy" else lambda path, w: np.savez(path, w=w))(tmp_path / f"w.{suffix}", ws)
+    succeed("--network", pkl, "--projected-w", tmp_path / f"w.{suffix}", "--outdir", tmp_path / "out")
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.float64])
+def test_networks_of_another_precision_draw(tmp_path, precision):
+    G = small_generator(8).to(precision)
+    save_network_pkl(tmp_path / "net.pkl", G=None, D=None, G_ema=G)
+    succeed("--network", tmp_path / "net.pkl", "--seeds=0", "--outdir", tmp_path / "out")
+    found = pixels(tmp_path / "out" / "seed0000.png")
+    save_network_pkl(tmp_path / "net.pkl", G=None, D=None, G_ema=G.float())
+    succeed("--network", tmp_path / "net.pkl", "--seeds=0", "--outdir", tmp_path / "same")
+    np.testing.assert_array_equal(pixels(tmp_path / "same" / "seed0000.png"), found)
+
+
 def test_projected_w(pkl, tmp_path):
     G = load_network_pkl(pkl)["G_ema"]
     ws = G.mapping(torch.randn([2, 8]), None)

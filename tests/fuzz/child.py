@@ -1,0 +1,84 @@
+"""Reads changed files in a process of its own, which a faulty reader may end: ``python child.py``.
+
+Takes lines of JSON ``{"kind", "given", "first", "count"}``: numbers below 0 stand for the whole file, ``given`` is the path
+of a file that the kind starts from, or null. Answers each with a line for every changed file that it begins
+(``{"begins": number}``) and one at the end (``{"faults": [[number, text], ...], "seconds", "mebibytes"}``).
+"""
+
+import contextlib
+import io
+import json
+import random
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
+
+LIMIT_SECONDS, LIMIT_ADDRESSES = 10, 8 * 2**30  # for a file; for the process, so that a fault does not take the machine's memory
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    warnings.simplefilter("ignore")
+    answers, sys.stdout = sys.stdout, sys.stderr
+    from dnnlib.errors import UserError
+    from fuzz.kinds import ALLOWED, KINDS
+
+    resource.setrlimit(resource.RLIMIT_AS, (LIMIT_ADDRESSES, resource.RLIM_INFINITY))
+    made = {}
+    for line in sys.stdin:
+        asked = json.loads(line)
+        name, faults, longest = asked["kind"], [], 0.0
+        with tempfile.TemporaryDirectory() as folder:
+            if name not in made:
+                if asked["given"]:
+                    shutil.copy(asked["given"], folder)
+                made[name] = KINDS[name](Path(folder))
+        kind, before = made[name], _resident(reset=True)
+        for number in range(asked["first"], asked["first"] + asked["count"]):
+            print(json.dumps({"begins": number}), file=answers, flush=True)
+            whole = number < 0
+            content = kind.content if whole else kind.change(kind.content, random.Random(f"{name} {number}"))
+            with tempfile.TemporaryDirectory() as folder:
+                kind.write(Path(folder), content)
+                began = time.monotonic()
+                signal.alarm(LIMIT_SECONDS)  # whose default ends this process, whatever library it is in
+                try:
+                    with contextlib.redirect_stderr(io.StringIO()) as said:
+                        kind.read(Path(folder))
+                    shown = said.getvalue()
+                except (UserError, *ALLOWED) as error:
+                    shown = str(error) + "\n"
+                    if whole and kind.usable:
+                        faults.append([number, f"a whole file is refused: {error}"])
+                except BaseException:  # noqa: BLE001  whatever it is, it is reported
+                    faults.append([number, traceback.format_exc()[-1500:]])
+                    shown = ""
+                signal.alarm(0)
+                longest = max(longest, time.monotonic() - began)
+                if any(not letter.isprintable() and letter != "\n" for letter in shown) or "Traceback" in shown:
+                    faults.append([number, f"not in printable lines: {shown!r:.1000}"])
+        used = _resident() - before
+        print(json.dumps({"faults": faults, "seconds": longest, "mebibytes": used}), file=answers, flush=True)
+
+
+def _resident(reset: bool = False) -> float:
+    """MiB of memory at the highest point since the last ``reset``; 0 where the system does not say."""
+    try:
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5")
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+
+
+if __name__ == "__main__":
+    main()
