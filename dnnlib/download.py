@@ -4,34 +4,37 @@ import hashlib
 import json
 import os
 import re
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import parse_qs, urldefrag, urlsplit
 
+from dnnlib.addresses import ELIDED, check_address, is_address, public_address, reveal, without_user
 from dnnlib.errors import Unavailable, UserError
-from dnnlib.files import atomic_write, file_sha256
+from dnnlib.files import atomic_write, file_sha256, writing
 from dnnlib.http_download import DownloadError, Expected, claimed_part, download, part_path
+from dnnlib.paths import CACHE_VARIABLE, cache_root
+from dnnlib.untrusted import read_json
 
-CACHE_VARIABLE = "GGDR_CACHE_DIR"
+__all__ = ["CACHE_VARIABLE", "OFFLINE_VARIABLE", "cache_root", "cached_path", "fetch", "is_address", "local_file"]
+
 OFFLINE_VARIABLE = "GGDR_OFFLINE"
 
 
-def cache_root() -> Path:
-    """The folder for everything that is cached: ``$GGDR_CACHE_DIR``, or ``~/.cache/stylegan2-ada-ggdr``."""
-    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "stylegan2-ada-ggdr").expanduser()
-
-
 def cached_path(url: str, cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Where :func:`fetch` keeps the file of ``url``: the file's own name, with a few digits that stand for the address."""
-    address = urldefrag(url).url
-    name = Path(urlsplit(address).path).name[-100:] or "file"
-    folder = Path(cache_dir) if cache_dir is not None else cache_root() / "downloads"
-    return folder / f"{hashlib.sha256(address.encode()).hexdigest()[:8]}-{name}"
+    """Where :func:`fetch` keeps the file of ``url``: the file's own name, with a few digits that stand for the address.
+
+    User name and password have no part in it. Raises :class:`UserError` for an address that is not valid.
+    """
+    whole = reveal(url)
+    check_address(whole)
+    address = without_user(urldefrag(whole).url)
+    name = Path(urlsplit(public_address(address)).path).name.encode()[-100:].decode(errors="ignore") or "file"
+    return _downloads(cache_dir) / f"{hashlib.sha256(address.encode()).hexdigest()[:8]}-{name}"
 
 
-def is_address(source: str | os.PathLike[str]) -> bool:
-    """Whether ``source`` is an http(s) address rather than a path."""
-    return re.match(r"https?://", os.fspath(source), re.IGNORECASE) is not None
+def _downloads(cache_dir: str | os.PathLike[str] | None) -> Path:
+    return Path(cache_dir) if cache_dir is not None else cache_root() / "downloads"
 
 
 def forbid_downloads() -> None:
@@ -61,7 +64,9 @@ def local_file(
     if is_address(text):
         return fetch(text, cache_dir, sha256=sha256, size=size, offline=offline, progress=progress)
     if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
-        raise UserError(f"'{text}' can't be read: {scheme[0]} is not supported; give a path or an address with http:// or https://")
+        raise UserError(
+            f"'{public_address(text)}' can't be read: {scheme[0]} is not supported; give a path or an address with http:// or https://"
+        )
     path = Path(text)
     if not path.is_file():
         problem = "is a folder, not a file" if path.is_dir() else "does not exist"
@@ -88,8 +93,13 @@ def fetch(
     and the others wait. ``<name>.json`` beside the file records where it came from and its SHA-256, so that a later
     change of the cached file is noticed; a file put there by hand needs none.
 
+    User name, password and query of the address may be credentials: messages and the record have its public form
+    (:mod:`dnnlib.addresses`). A public form without its query, as an earlier run recorded it, stands for the file in the
+    cache that came from such an address.
+
     Args:
-        url: http(s); may end in ``#sha256=<hexadecimal>``, as in Python package indices.
+        url: http(s), whole or as :func:`dnnlib.addresses.conceal` gave it; may end in ``#sha256=<hexadecimal>``, as in
+            Python package indices.
         cache_dir: in place of ``<cache_root()>/downloads``.
         sha256, size: what the file has to have (hexadecimal; bytes). A cached file that differs is replaced.
         offline: raise instead of downloading, as with ``$GGDR_OFFLINE``.
@@ -98,19 +108,22 @@ def fetch(
     Raises :class:`Unavailable` that names address, cache path and the way to put the file there by hand, and :class:`UserError` for
     an address or a digest that is none.
     """
-    address, expected = _parse(url, sha256, size)
+    address, expected = _parse(reveal(url), sha256, size)
+    public = public_address(address)
+    if public.endswith(ELIDED) and public == address:
+        return _of_public_address(public, _downloads(cache_dir), expected)
     target = cached_path(address, cache_dir)
-    if _is_cached(target, address, expected):
+    if _is_cached(target, public, expected):
         return target
     by_hand = f"fetch it some other way and put the file at {target}"
     if offline or downloads_forbidden():
-        raise Unavailable(f"cannot download {address} (downloads are switched off by --offline or {OFFLINE_VARIABLE}); {by_hand}")
+        raise Unavailable(f"cannot download {public} (downloads are switched off by --offline or {OFFLINE_VARIABLE}); {by_hand}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with claimed_part(target) as part:
-            if not _is_cached(target, address, expected):  # another process may have been faster
+            if not _is_cached(target, public, expected):  # another process may have been faster
                 download(address, part, expected, target.name, progress)
-                record = _record(address, part.path)
+                record = _record(public, part.path)
                 _record_path(target).unlink(missing_ok=True)
                 part.rename(target)
                 with atomic_write(_record_path(target), "w", encoding="utf-8") as stream:
@@ -118,40 +131,69 @@ def fetch(
     except (DownloadError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         kept = "; the part that has come is kept and continued next time" if part_path(target).is_file() else ""
-        raise Unavailable(f"cannot download {address} ({reason}); {by_hand}{kept}") from error
+        raise Unavailable(f"cannot download {public} ({reason}); {by_hand}{kept}") from error
     return target
 
 
 def _parse(url: str, sha256: str | None, size: int | None) -> tuple[str, Expected]:
     """Address without its fragment, and what is expected of its file."""
+    check_address(url)
     address, fragment = urldefrag(url)
     digest = sha256 or parse_qs(fragment).get("sha256", [None])[0]
     if digest is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
-        raise UserError(f"'{digest}', given as the SHA-256 of {address}, is not 64 hexadecimal digits")
+        raise UserError(f"'{digest[:80]}', given as the SHA-256 of {public_address(address)}, is not 64 hexadecimal digits")
     return address, Expected(digest and digest.lower(), size)
 
 
-def _is_cached(target: Path, address: str, expected: Expected) -> bool:
-    """Whether the file is there, as expected. Raises :class:`UserError` when it has changed since it was downloaded."""
+def _of_public_address(public: str, folder: Path, expected: Expected) -> Path:
+    """The one cached file that came from an address of this public form. Raises :class:`Unavailable` when there is none."""
+    records = sorted(folder.glob("*.json")) if folder.is_dir() else []
+    files = [path.with_name(path.name.removesuffix(".json")) for path in records]
+    found = [path for path in files if _recorded(path, "address") == public and _is_cached(path, public, expected)]
+    if len(found) == 1:
+        return found[0]
+    state = f"{len(found)} files in {folder} came from such addresses" if found else f"no file in {folder} came from it"
+    raise Unavailable(f"the address {public} was kept without its query, and {state}; give the whole address again, or a path")
+
+
+def _is_cached(target: Path, public: str, expected: Expected) -> bool:
+    """Whether the file is there, as expected. Raises :class:`UserError` when it has changed since it was downloaded.
+
+    A record that is damaged says nothing of the file: it is written anew from it, with a warning.
+    """
     if not target.is_file() or target.stat().st_size == 0:
         return False
     if expected.mismatch(target) is not None:
         return False
     record = _record_path(target)
     if expected.sha256 is None and record.is_file():
-        recorded = json.loads(record.read_text(encoding="utf-8"))["sha256"]
-        if wrong := Expected(recorded).mismatch(target):
+        recorded = _recorded(target, "sha256")
+        if recorded is None or not re.fullmatch(r"[0-9a-f]{64}", recorded):
+            print(f"Warning: {record} is damaged; it is written anew for the file as it is now", file=sys.stderr)
+            with writing(target.parent), atomic_write(record, "w", encoding="utf-8") as stream:
+                stream.write(_record(public, target))
+        elif wrong := Expected(recorded).mismatch(target):
             raise UserError(
-                f"{target} is not what was downloaded from {address} ({wrong}); delete it to download it again, "
+                f"{target} is not what was downloaded from {public} ({wrong}); delete it to download it again, "
                 f"or delete {record} to use it as it is"
             )
     return True
+
+
+def _recorded(target: Path, key: str) -> str | None:
+    """A value of the record beside a cached file; None where the record can't be read or has none."""
+    try:
+        record = read_json(_record_path(target), limit=1 << 16)
+    except UserError:
+        return None
+    value = record.get(key) if isinstance(record, dict) else None
+    return value if isinstance(value, str) else None
 
 
 def _record_path(target: Path) -> Path:
     return target.with_name(target.name + ".json")
 
 
-def _record(address: str, path: Path) -> str:
+def _record(public: str, path: Path) -> str:
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return json.dumps({"address": address, "sha256": file_sha256(path), "size": path.stat().st_size, "downloaded": now}, indent=1) + "\n"
+    return json.dumps({"address": public, "sha256": file_sha256(path), "size": path.stat().st_size, "downloaded": now}, indent=1) + "\n"

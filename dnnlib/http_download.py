@@ -3,19 +3,34 @@
 import contextlib
 import fcntl
 import os
+import queue
 import re
+import shutil
+import stat
+import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any, TypeVar
+from urllib.parse import urljoin, urlsplit
 
 import requests
+import urllib3
 from tqdm import tqdm
 
 from dnnlib.files import atomic_write, file_sha256
+from dnnlib.untrusted import one_line
+
+T = TypeVar("T")
 
 TIMEOUT = (10.0, 60.0)  # seconds to connect, seconds without a byte
+MAX_SECONDS = 7200.0  # for one file, all attempts together
+MAX_BYTES = 8 << 30  # of one file; the largest StyleGAN2 pickles have 0.4 GiB, the largest detector 0.6 GiB
+MAX_UNANNOUNCED = 1 << 29  # bytes of a file whose length the server does not announce
+MAX_REDIRECTS = 10
+MAX_VERSION = 1000  # characters of an ETag or a date that are kept
 ATTEMPTS = 3  # in a row that bring nothing new
 PAUSE = 1.0  # seconds before the second attempt, doubled before each further one
 PATIENCE = 150.0  # seconds without a new byte until another process's download is no longer waited for
@@ -25,6 +40,10 @@ BLOCK = 1 << 18
 
 class DownloadError(Exception):
     """A download that failed for good; the message says why, without the address."""
+
+
+class _TooLong(DownloadError):
+    """The time is up, and a thread still waits for the server."""
 
 
 class _Transient(Exception):
@@ -57,12 +76,17 @@ class PartialFile:
     @property
     def size(self) -> int:
         """In bytes; 0 when there is none."""
-        return self.path.stat().st_size if self.path.exists() else 0
+        return self.path.lstat().st_size if self.path.exists() else 0
 
     @property
     def version(self) -> str:
-        """What the server calls the version (ETag or date); empty when it can't be continued."""
-        return self._version_path.read_text(encoding="utf-8") if self._version_path.exists() else ""
+        """What the server calls the version (ETag or date); empty when it is unknown or damaged, so that it can't be continued."""
+        try:
+            with open(self._version_path, encoding="ascii", opener=_own_file) as stream:
+                version = stream.read(MAX_VERSION + 1)
+        except (OSError, UnicodeDecodeError):
+            return ""
+        return version if _is_header_value(version) else ""
 
     @property
     def _version_path(self) -> Path:
@@ -70,7 +94,8 @@ class PartialFile:
 
     def begin(self, version: str) -> None:
         """Drop what there is, and note which version will come."""
-        os.truncate(self.path, 0)
+        with open(self.path, "ab", opener=_own_file) as stream:
+            stream.truncate(0)
         with atomic_write(self._version_path, "w", encoding="utf-8") as stream:
             stream.write(version)
 
@@ -86,6 +111,20 @@ class PartialFile:
         os.replace(self.path, target)
 
 
+def _own_file(path: str, flags: int) -> int:
+    """For :func:`open`: an ordinary file of that one name. Raises :class:`OSError` for a link, a pipe or a device, and does not wait."""
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        os.close(descriptor)
+        raise OSError(f"{path} is no file of its own")
+    return descriptor
+
+
+def _is_header_value(text: str) -> bool:
+    return 0 < len(text) <= MAX_VERSION and text.isascii() and text.isprintable() and text == text.strip()
+
+
 def part_path(target: Path) -> Path:
     """Where the beginning of ``target`` is kept."""
     return target.with_name(target.name + ".part")
@@ -96,7 +135,8 @@ def claimed_part(target: Path) -> Iterator[PartialFile]:
     """The beginning of ``target``, for this process alone, as soon as no other process is downloading it.
 
     The claim is a lock that the system drops with its process, so that none can be left behind. Where the process
-    that has it hangs, and on file systems without locks, the part is a file of this process's own instead.
+    that has it hangs, on file systems without locks, and where something else than an ordinary file has the part's name (a
+    link, a pipe), the part is a file of this process's own instead.
     Raises :class:`OSError` when the folder can't be written.
     """
     with contextlib.ExitStack() as stack:
@@ -115,12 +155,19 @@ def claimed_part(target: Path) -> Iterator[PartialFile]:
 def _lock(path: Path, stack: contextlib.ExitStack) -> bool:
     """Make the file at ``path`` if need be, and lock it until the stack unwinds; wait for another process that has it.
 
-    False when the other process brings nothing for PATIENCE seconds, and where there are no locks.
+    False when the other process brings nothing for PATIENCE seconds, where there are no locks, and where the path is no ordinary file.
     """
     size, since = -1, time.monotonic()
     while time.monotonic() - since <= PATIENCE:
         with contextlib.ExitStack() as attempt:
-            stream = attempt.enter_context(open(path, "ab"))
+            if path.is_symlink() or (path.exists() and not path.is_file()):
+                return False
+            try:
+                stream: IO[bytes] = attempt.enter_context(open(path, "ab", opener=_own_file))
+            except OSError as error:
+                if error.errno is None:  # not an ordinary file
+                    return False
+                raise
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -143,14 +190,16 @@ def _lock(path: Path, stack: contextlib.ExitStack) -> bool:
 def download(address: str, part: PartialFile, expected: Expected, title: str, progress: bool) -> None:
     """Bring ``part`` to its end and check it, in as many attempts as it takes while each brings something new.
 
-    Raises :class:`DownloadError` (what came is kept in ``part`` unless it is wrong) and :class:`OSError`.
+    All attempts together take at most MAX_SECONDS. Raises :class:`DownloadError` (what came is kept in ``part`` unless it is
+    wrong) and :class:`OSError`.
     """
     failures, most, reason = 0, part.size, ""
+    deadline = time.monotonic() + MAX_SECONDS
     while failures < ATTEMPTS:
         if failures:
             time.sleep(PAUSE * 2 ** (failures - 1))
         try:
-            _receive(address, part, expected.size, title, progress)
+            _receive(address, part, expected.size, title, progress, deadline)
             wrong = expected.mismatch(part.path)
             if wrong is None:
                 return
@@ -158,61 +207,171 @@ def download(address: str, part: PartialFile, expected: Expected, title: str, pr
             reason = wrong
         except requests.Timeout:
             reason = "the server does not answer"
+        except requests.exceptions.SSLError:
+            raise DownloadError("the server's certificate is not one that this machine trusts, or the encryption failed") from None
         except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
             reason = "there is no connection to the server, or it broke"
         except _Transient as error:
             reason = str(error)
-        except requests.RequestException as error:
-            raise DownloadError(" ".join(str(error).split())[:200]) from error
+        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
+            raise DownloadError(_in_words(error)) from error
         failures, most = (1, part.size) if part.size > most else (failures + 1, most)
     raise DownloadError(reason)
 
 
-def _receive(address: str, part: PartialFile, expected_size: int | None, title: str, progress: bool) -> None:
+def _in_words(error: Exception) -> str:
+    """Why a request failed for good. The error's own text may quote the address, so it is left out."""
+    if isinstance(error, requests.TooManyRedirects):
+        return f"it redirects more than {MAX_REDIRECTS} times"
+    if isinstance(error, requests.exceptions.ContentDecodingError):
+        return "the answer is not encoded as it says"
+    if isinstance(error, requests.exceptions.InvalidHeader):
+        return "the answer has a header of an invalid form"
+    return "the address, or one that the server redirects to, is not valid"
+
+
+class _Session(requests.Session):
+    """Follows redirects to http(s) only, and from https to https only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.max_redirects = MAX_REDIRECTS
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """The address that an answer redirects to, None if it does not. Raises :class:`DownloadError` where it is not followed."""
+        target = super().get_redirect_target(resp)
+        if target is None:
+            return None
+        before, after = (urlsplit(address).scheme.lower() for address in (resp.url, urljoin(resp.url, target)))
+        if after not in ("http", "https"):
+            raise DownloadError(f"it redirects to {one_line(after, 20)}://, which is not followed")
+        if (before, after) == ("https", "http"):
+            raise DownloadError("it redirects from https to http, which anybody on the way could change; that is not followed")
+        return target
+
+
+def _by(deadline: float, function: Callable[[], T]) -> T:
+    """The result of a call that waits for the server. Raises :class:`DownloadError` when it takes until ``deadline``.
+
+    The library's own limits are of the time between two bytes; a server that sends one now and then never reaches them.
+    """
+    results: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+    def call() -> None:
+        try:
+            results.put((function(), None))
+        except BaseException as error:  # noqa: BLE001 -- raised again below, in the thread that waits
+            results.put((None, error))
+
+    threading.Thread(target=call, daemon=True).start()
+    try:
+        result, error = results.get(timeout=max(deadline - time.monotonic(), 0.001))
+    except queue.Empty:
+        raise _TooLong(f"it took longer than {MAX_SECONDS:g} seconds") from None
+    try:
+        if error is not None:
+            raise error
+    finally:
+        error = None  # its traceback has this frame, which would keep the answer and its socket
+    return result  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _closing(response: requests.Response) -> Iterator[None]:
+    """Close an answer after the block, unless a thread still reads it: closing would wait for that."""
+    waiting = False
+    try:
+        yield
+    except _TooLong:
+        waiting = True
+        raise
+    finally:
+        if not waiting:
+            response.close()
+
+
+def _receive(address: str, part: PartialFile, expected_size: int | None, title: str, progress: bool, deadline: float) -> None:
     """One request, for what is still missing if the version is known. Raises :class:`_Transient` when not all came."""
     start, version = part.size, part.version
     headers = {"Accept-Encoding": "identity"}  # without an encoding, the length announced is that of the file
     if start and version:
         headers |= {"Range": f"bytes={start}-", "If-Range": version}  # RFC 9110, 13.1.5: all of it if it is another version by now
-    with requests.get(address, stream=True, timeout=TIMEOUT, headers=headers) as response:
-        if response.status_code == 416 or (response.status_code == 206 and not _continues(response, start, version)):
-            part.begin("")
-            raise _Transient("the server does not continue the download where it broke off")
-        _refuse_failures(response)
-        if response.status_code != 206:
-            part.begin(_version(response))
-            start = 0
-        announced = None if _encoded(response) else response.headers.get("Content-Length")
-        total = None if announced is None else start + int(announced)
-        if None not in (total, expected_size) and total != expected_size:
-            raise DownloadError(f"it has {total} bytes, expected {expected_size}")
-        hidden = None if progress else True  # None: shown on a terminal only
-        bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=f"download {title}", leave=False, disable=hidden)
-        with bar, open(part.path, "ab", buffering=0) as stream:
-            for block in response.iter_content(BLOCK):
-                rest = memoryview(block)
-                while rest:
-                    rest = rest[stream.write(rest) :]
-                bar.update(len(block))
+    with _Session() as session:
+        response = _by(deadline, lambda: session.get(address, stream=True, timeout=TIMEOUT, headers=headers))
+        with _closing(response):
+            if response.status_code == 416 or (response.status_code == 206 and not _continues(response, start, version)):
+                part.begin("")
+                raise _Transient("the server does not continue the download where it broke off")
+            _refuse_failures(response)
+            if response.status_code != 206:
+                part.begin(_version(response))
+                start = 0
+            announced = _length(response)
+            total = None if announced is None else start + announced
+            _check_size(part, start, total, expected_size)
+            hidden = None if progress else True  # None: shown on a terminal only
+            bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=f"download {title}", leave=False, disable=hidden)
+            with bar:
+                _store(response, part, total, bar, deadline)
     if part.size == 0 or (total is not None and part.size != total):
         raise _Transient(f"{part.size} bytes came, {total} were announced")
 
 
+def _store(response: requests.Response, part: PartialFile, total: int | None, bar: "tqdm[Any]", deadline: float) -> None:
+    """Append the body of an answer to the part, up to ``total`` or MAX_UNANNOUNCED bytes. Raises :class:`DownloadError` for more."""
+    blocks, limit = response.iter_content(BLOCK), MAX_UNANNOUNCED if total is None else total
+    with open(part.path, "ab", buffering=0, opener=_own_file) as stream:
+        while block := _by(deadline, lambda: next(blocks, b"")):
+            if part.size + len(block) > limit:
+                part.begin("")
+                raise DownloadError(f"more than {limit} bytes came" + (", without an announced length" if total is None else ""))
+            rest = memoryview(block)
+            while rest:
+                rest = rest[stream.write(rest) :]
+            bar.update(len(block))
+
+
+def _length(response: requests.Response) -> int | None:
+    """Bytes that the server announces, None where it does not say. Raises :class:`DownloadError` for a length that is none."""
+    text = response.headers.get("Content-Length")
+    if text is None or _encoded(response):
+        return None
+    values = {value.strip() for value in text.split(",")}  # RFC 9110, 8.6: the same one may come several times
+    if len(values) != 1 or not re.fullmatch("[0-9]{1,18}", only := values.pop()):
+        raise DownloadError(f"the server announces a length that is none, '{one_line(text, 40)}'")
+    return int(only)
+
+
+def _check_size(part: PartialFile, start: int, total: int | None, expected_size: int | None) -> None:
+    """Raise :class:`DownloadError` for a file of another size than expected, or one too large for this program or the disk."""
+    if total is None:
+        return
+    if expected_size is not None and total != expected_size:
+        raise DownloadError(f"it has {total} bytes, expected {expected_size}")
+    if total > MAX_BYTES:
+        raise DownloadError(f"it has {total} bytes, more than the {MAX_BYTES} that are downloaded")
+    free = shutil.disk_usage(part.path.parent).free
+    if total - start > free:
+        raise DownloadError(f"it has {total - start} bytes to come, and the disk has {free} left")
+
+
 def _refuse_failures(response: requests.Response) -> None:
     status = response.status_code
-    answer = f"the server answers {status} {response.reason}"
+    answer = f"the server answers {status} {one_line(str(response.reason), 60)}"
     if status >= 500 or status in (408, 429):
         raise _Transient(answer)
     if status not in (200, 206):
         raise DownloadError(answer)
     if response.headers.get("Content-Type", "").startswith("text/html"):
         raise DownloadError("the server sends a web page, not a file")
+    if _encoded(response) and _encoding(response) not in ("gzip", "deflate"):
+        raise DownloadError(f"the server sends it encoded ({one_line(_encoding(response), 40)}), which was not asked for")
 
 
 def _continues(response: requests.Response, start: int, version: str) -> bool:
     """Whether a partial answer begins at ``start`` of the version that was asked for; not every server heeds If-Range."""
     begins = re.match(rf"bytes {start}-", response.headers.get("Content-Range", ""))
-    return begins is not None and _version(response) in ("", version) and not _encoded(response)
+    return start > 0 and begins is not None and _version(response) in ("", version) and not _encoded(response)
 
 
 def _version(response: requests.Response) -> str:
@@ -220,8 +379,13 @@ def _version(response: requests.Response) -> str:
     if _encoded(response):
         return ""
     etag = response.headers.get("ETag", "")
-    return response.headers.get("Last-Modified", "") if not etag or etag.startswith("W/") else etag
+    version = response.headers.get("Last-Modified", "") if not etag or etag.startswith("W/") else etag
+    return version if _is_header_value(version) else ""
+
+
+def _encoding(response: requests.Response) -> str:
+    return response.headers.get("Content-Encoding", "identity").strip().lower()
 
 
 def _encoded(response: requests.Response) -> bool:
-    return response.headers.get("Content-Encoding", "identity") != "identity"
+    return _encoding(response) != "identity"
