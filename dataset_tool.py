@@ -6,7 +6,7 @@ from typing import Any
 import click
 import PIL.ImageColor
 
-from dnnlib.cli import Command, counted, friendly_errors
+from dnnlib.cli import PATH, Command, counted, friendly_errors
 from dnnlib.errors import UserError
 from training.dataset_import import ImportReport, Transform, import_dataset
 
@@ -28,8 +28,8 @@ def parse_color(_ctx: click.Context, _param: click.Parameter, text: str) -> tupl
 
 
 @click.command(cls=Command)
-@click.option("--source", required=True, metavar="PATH", help="Folder, zip, cifar-10-python.tar.gz, MNIST images .gz, LSUN lmdb")
-@click.option("--dest", required=True, metavar="PATH", help="Zip (name ends in .zip; replaced if there) or new folder to write")
+@click.option("--source", required=True, type=PATH, metavar="PATH", help="Folder, zip, cifar-10-python.tar.gz, MNIST images .gz, LSUN lmdb")
+@click.option("--dest", required=True, type=PATH, metavar="PATH", help="Zip (name ends in .zip; replaced if there) or new folder to write")
 @click.option("--max-images", type=int, metavar="N", help="Take only the first N images of the source")
 @click.option("--resize-filter", type=click.Choice(["box", "lanczos"]), default="lanczos", show_default=True, help="How to resize")
 @click.option("--transform", type=click.Choice(["center-crop", "center-crop-wide"]), help="Crop before resizing  [default: none]")

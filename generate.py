@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from tqdm import tqdm
 
-from dnnlib.cli import Command, GridSize, counted, friendly_errors, ops_option, output_folder, parse_int_list
+from dnnlib.cli import PATH, Command, GridSize, counted, friendly_errors, ops_option, output_folder, parse_int_list
 from dnnlib.errors import UserError
 from dnnlib.files import writing
 from tools import options
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 @options.truncation
 @options.class_idx
 @options.noise_mode
-@click.option("--projected-w", metavar="FILE", help="generate from the array 'w' of this .npz file instead of seeds; writes projNN.png")
+@click.option(
+    "--projected-w", type=PATH, metavar="FILE", help="generate from the array 'w' of this .npz file instead of seeds; writes projNN.png"
+)
 @options.outdir
 @click.option("--grid", type=GridSize(), metavar="COLSxROWS", help="write one picture, grid.png, in place of single ones")
 @options.batch

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from dnnlib.cli import output_file
+from dnnlib.cli import PATH, FiniteFloat, output_file
 from dnnlib.errors import UserError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -21,7 +21,7 @@ def _writable(_context: click.Context, _option: click.Parameter, value: str | No
     return value
 
 
-json_option = click.option("--json", "json_file", metavar="FILE", callback=_writable, help="write everything measured")
+json_option = click.option("--json", "json_file", type=PATH, metavar="FILE", callback=_writable, help="write everything measured")
 
 _NETWORKS = (
     click.option("--resolution", type=int, default=64, show_default=True),
@@ -33,7 +33,7 @@ _NETWORKS = (
 _STEP = (
     *_NETWORKS,
     click.option("--augpipe", default="bgc", show_default=True),
-    click.option("--p", type=float, default=0.3, show_default=True, help="probability of augmentation"),
+    click.option("--p", type=FiniteFloat(min=0, max=1), default=0.3, show_default=True, help="probability of augmentation"),
     click.option("--ggdr_res", type=int, default=16, show_default=True),
 )
 

@@ -29,6 +29,11 @@ def is_address(source: str | os.PathLike[str]) -> bool:
     return re.match(r"https?://", os.fspath(source), re.IGNORECASE) is not None
 
 
+def has_scheme(text: str) -> bool:
+    """Whether text begins as an address of any kind: ``ftp://``, ``s3://``."""
+    return re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE) is not None
+
+
 def check_address(text: str) -> None:
     """Raise :class:`UserError` for an http(s) address that no request can be made of."""
     try:

@@ -273,7 +273,7 @@ def _by(deadline: float, function: Callable[[], T]) -> T:
             raise error
     finally:
         error = None  # its traceback has this frame, which would keep the answer and its socket
-    return result  # type: ignore[no-any-return]
+    return result
 
 
 @contextlib.contextmanager

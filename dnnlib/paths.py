@@ -30,7 +30,7 @@ def expand_path(text: str) -> str:
     except UnicodeEncodeError:
         encoded = b"\0"
     if b"\0" in encoded:
-        raise UserError(f"{ascii(text[:100])} can't be a path: it has a character that no file name can have")
+        raise UserError(f"{text[:100]!a} can't be a path: it has a character that no file name can have")
     if len(encoded) > MAX_PATH or max(map(len, encoded.split(b"/"))) > MAX_NAME:
         raise UserError(f"'{text[:50]}...' can't be a path: names have at most {MAX_NAME} bytes, and paths {MAX_PATH}")
     return path

@@ -14,7 +14,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, GridSize, friendly_errors, ops_option, output_file, parse_int_list
+from dnnlib.cli import PATH, Command, GridSize, friendly_errors, ops_option, output_file, parse_int_list
 from dnnlib.errors import UserError
 from dnnlib.files import writing
 from tools import options
@@ -30,7 +30,7 @@ from tools import options
 @options.truncation
 @options.class_idx
 @click.option("--noise-mode", type=click.Choice(["const", "none"]), default="const", show_default=True)
-@click.option("--out", metavar="FILE.mp4|gif", required=True, help="the video to write; its folder is made if need be")
+@click.option("--out", type=PATH, metavar="FILE.mp4|gif", required=True, help="the video to write; its folder is made if need be")
 @options.batch
 @options.device
 @options.offline

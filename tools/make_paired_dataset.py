@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors
+from dnnlib.cli import PATH, Command, friendly_errors
 from dnnlib.errors import UserError
 from dnnlib.untrusted import reason
 from training.dataset_import import Transform
@@ -98,11 +98,15 @@ def converted(images: FileTree, annotations: FileTree, transform: Transform, zer
 
 
 @click.command(cls=Command)
-@click.option("--images", required=True, metavar="PATH", help="Folder or zip of images")
+@click.option("--images", required=True, type=PATH, metavar="PATH", help="Folder or zip of images")
 @click.option(
-    "--annotations", required=True, metavar="PATH", help="Folder or zip of their annotations, of the same names but for the ending"
+    "--annotations",
+    required=True,
+    type=PATH,
+    metavar="PATH",
+    help="Folder or zip of their annotations, of the same names but for the ending",
 )
-@click.option("--dest", required=True, metavar="PATH", help="Zip to write, or a new folder")
+@click.option("--dest", required=True, type=PATH, metavar="PATH", help="Zip to write, or a new folder")
 @click.option("--resolution", type=int, required=True, metavar="INT", help="Side of the images; the centre is cut out")
 @click.option("--zero", type=click.Choice(["class", "unlabelled"]), default="class", show_default=True, help="What the value 0 means")
 @friendly_errors

@@ -19,7 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors
+from dnnlib.cli import LABELLED_PATH, PATH, Command, FiniteFloat, friendly_errors
 from dnnlib.errors import UserError
 from metrics.results import snapshot_values
 from tools.plotting import COLOURS, panels, save_figure
@@ -121,12 +121,20 @@ def _runs(count: int) -> str:
 
 
 @click.command(cls=Command)
-@click.option("--run", "runs", multiple=True, required=True, metavar="LABEL=DIR", help="Run directory or pattern; equal labels are seeds")
+@click.option(
+    "--run",
+    "runs",
+    multiple=True,
+    required=True,
+    type=LABELLED_PATH,
+    metavar="LABEL=DIR",
+    help="Run directory or pattern; equal labels are seeds",
+)
 @click.option(
     "--curve", "wanted", multiple=True, metavar="NAME", help="fid2k_full, Loss/D/loss, …; repeat for more  [default: all metrics]"
 )
-@click.option("--out", required=True, metavar="PNG", help="Picture to write")
-@click.option("--max-kimg", type=float, metavar="KIMG", help="Leave out what comes later")
+@click.option("--out", required=True, type=PATH, metavar="PNG", help="Picture to write")
+@click.option("--max-kimg", type=FiniteFloat(), metavar="KIMG", help="Leave out what comes later")
 @click.option("--log", is_flag=True, help="Logarithmic values")
 @friendly_errors
 def main(runs: tuple[str, ...], wanted: tuple[str, ...], out: str, max_kimg: float | None, log: bool) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors, ops_option, output_file, parse_int_list
+from dnnlib.cli import LABELLED_PATH, PATH, Command, FiniteFloat, friendly_errors, ops_option, output_file, parse_int_list
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from tools.plotting import COLOURS, panels, save_figure
@@ -87,15 +87,17 @@ def record(results: dict[str, list[ProbeResult]], seeds: Sequence[int], **settin
 
 
 @click.command(cls=Command)
-@click.option("--network", "networks", multiple=True, required=True, metavar="LABEL=PATH|URL", help="a network; repeat to compare")
-@click.option("--data", required=True, metavar="DIR", help="Folder with images/ and annotations/")
-@click.option("--out", required=True, metavar="PATH", help="Where to write PATH.json and PATH.png")
+@click.option(
+    "--network", "networks", multiple=True, required=True, type=LABELLED_PATH, metavar="LABEL=PATH|URL", help="a network; repeat to compare"
+)
+@click.option("--data", required=True, type=PATH, metavar="DIR", help="Folder with images/ and annotations/")
+@click.option("--out", required=True, type=PATH, metavar="PATH", help="Where to write PATH.json and PATH.png")
 @click.option("--resolutions", metavar="LIST", help="Encoder maps that the head reads  [default: all from 8]")
 @click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True)
 @click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True)
-@click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=0.01, show_default=True, help="Of Adam")
+@click.option("--lr", type=FiniteFloat(above=0), default=0.01, show_default=True, help="Of Adam")
 @click.option("--hidden", type=click.IntRange(min=1), default=32, show_default=True, help="Channels within the head")
-@click.option("--val-fraction", type=click.FloatRange(0, 1), default=0.2, show_default=True, help="Part of the images held back")
+@click.option("--val-fraction", type=FiniteFloat(min=0, max=1), default=0.2, show_default=True, help="Part of the images held back")
 @click.option("--seeds", default="0-2", show_default=True, metavar="LIST", help="One head each: split, first weights and order")
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
 @ops_option

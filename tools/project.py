@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors, ops_option, output_folder
+from dnnlib.cli import PATH, Command, friendly_errors, ops_option, output_folder
 from dnnlib.files import writing
 from tools import options
 
@@ -32,11 +32,18 @@ FPS = 30
 
 @click.command(cls=Command)
 @options.network
-@click.option("--target", metavar="FILE", required=True, help="the picture; its largest centred square is resized to the network's size")
+@click.option(
+    "--target", type=PATH, metavar="FILE", required=True, help="the picture; its largest centred square is resized to the network's size"
+)
 @click.option("--num-steps", type=click.IntRange(min=2), default=1000, show_default=True, metavar="INT", help="steps of the search")
 @click.option("--seed", type=click.IntRange(min=0), default=303, show_default=True, metavar="INT", help="of everything that is drawn")
 @click.option(
-    "--detector", metavar="NAME|PATH|URL", default="vgg16", show_default=True, help="whose distance; efficientnet-lite0 works offline"
+    "--detector",
+    type=PATH,
+    metavar="NAME|PATH|URL",
+    default="vgg16",
+    show_default=True,
+    help="whose distance; efficientnet-lite0 works offline",
 )
 @click.option("--save-video", type=click.Choice(["mp4", "gif", "none"]), default="gif", show_default=True, help="target beside search")
 @options.class_idx

@@ -14,7 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors, ops_option, output_file
+from dnnlib.cli import PATH, Command, friendly_errors, ops_option, output_file
 from dnnlib.errors import UserError
 from dnnlib.files import writing
 from torch_utils.device import announce_device
@@ -94,9 +94,13 @@ def paint_classes(classes: Labels) -> torch.Tensor:
 
 
 @click.command(cls=Command)
-@click.option("--network", "networks", multiple=True, required=True, metavar="PATH|URL", help="pickle or .safetensors; repeat for several")
-@click.option("--data", metavar="PATH", help="Folder or zip with images/ and annotations/  [default: what the first was trained on]")
-@click.option("--out", required=True, metavar="PNG", help="Picture to write: images, annotations, predictions")
+@click.option(
+    "--network", "networks", multiple=True, required=True, type=PATH, metavar="PATH|URL", help="pickle or .safetensors; repeat for several"
+)
+@click.option(
+    "--data", type=PATH, metavar="PATH", help="Folder or zip with images/ and annotations/  [default: what the first was trained on]"
+)
+@click.option("--out", required=True, type=PATH, metavar="PNG", help="Picture to write: images, annotations, predictions")
 @click.option("--num", type=click.IntRange(min=1), default=12, show_default=True, help="Images to show")
 @click.option("--cell", type=click.IntRange(min=16), default=64, show_default=True, help="Width of an image in the picture")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Chooses the images")

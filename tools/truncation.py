@@ -12,7 +12,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors, ops_option, output_file, parse_float_list, parse_int_list
+from dnnlib.cli import PATH, Command, friendly_errors, ops_option, output_file, parse_float_list, parse_int_list
 from dnnlib.errors import UserError
 from dnnlib.files import writing
 from tools import options
@@ -24,7 +24,7 @@ from tools import options
 @click.option("--psis", metavar="LIST", default="0,0.25,0.5,0.75,1", show_default=True, help="values of psi, one a column")
 @options.class_idx
 @options.noise_mode
-@click.option("--out", metavar="FILE.png", required=True, help="the picture to write; its folder is made if need be")
+@click.option("--out", type=PATH, metavar="FILE.png", required=True, help="the picture to write; its folder is made if need be")
 @options.batch
 @options.device
 @options.offline

@@ -19,7 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors, ops_option, output_folder, parse_int_list
+from dnnlib.cli import PATH, Command, friendly_errors, ops_option, output_folder, parse_int_list
 from dnnlib.errors import UserError
 from dnnlib.files import writing
 from torch_utils.device import announce_device
@@ -165,11 +165,11 @@ def check_resolutions(snapshots: Sequence[Snapshot], kind: str, wanted: Wanted) 
 
 
 @click.command(cls=Command)
-@click.option("--network", multiple=True, metavar="PATH|URL", help="pickle or .safetensors; repeat for several")
-@click.option("--run", metavar="DIR", help="Run directory, in place of --network")
+@click.option("--network", multiple=True, type=PATH, metavar="PATH|URL", help="pickle or .safetensors; repeat for several")
+@click.option("--run", type=PATH, metavar="DIR", help="Run directory, in place of --network")
 @click.option("--snapshots", metavar="LIST", help="Kimg of the run's snapshots, such as 0,20,100  [default: the last]")
-@click.option("--data", metavar="PATH", help="Real images  [default: what the network was trained on]")
-@click.option("--outdir", required=True, metavar="DIR", help="Where generator.png, encoder.png and decoder.png go")
+@click.option("--data", type=PATH, metavar="PATH", help="Real images  [default: what the network was trained on]")
+@click.option("--outdir", required=True, type=PATH, metavar="DIR", help="Where generator.png, encoder.png and decoder.png go")
 @click.option("--generator", metavar="RES[:K],…", help="Resolutions of G's maps and numbers of clusters  [default: all from 8, 6]")
 @click.option("--encoder", metavar="RES[:K],…", default="8:3,16:6", show_default=True, help="The same of D's encoder")
 @click.option("--decoder", metavar="RES[:K],…", help="The same of D's decoder  [default: its last map, 6]")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors, ops_option, output_folder
+from dnnlib.cli import PATH, Command, friendly_errors, ops_option, output_folder
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from metrics.features import Detector, open_detector
@@ -94,13 +94,15 @@ def summary(found: Extremes, gaussian: Gaussian, **settings: Any) -> dict[str, A
 
 
 @click.command(cls=Command)
-@click.option("--network", required=True, metavar="PATH|URL", help="network pickle, or .safetensors")
-@click.option("--data", metavar="PATH", help="Real images  [default: what the network was trained on]")
-@click.option("--detector", default="inception", show_default=True, metavar="NAME|PATH|URL", help="Detector whose features are used")
+@click.option("--network", required=True, type=PATH, metavar="PATH|URL", help="network pickle, or .safetensors")
+@click.option("--data", type=PATH, metavar="PATH", help="Real images  [default: what the network was trained on]")
+@click.option(
+    "--detector", default="inception", show_default=True, type=PATH, metavar="NAME|PATH|URL", help="Detector whose features are used"
+)
 @click.option("--num", type=click.IntRange(min=2), default=5000, show_default=True, help="Images to generate")
 @click.option("--show", type=click.IntRange(min=1), default=32, show_default=True, help="Images in each grid")
 @click.option("--columns", type=click.IntRange(min=1), default=8, show_default=True, help="Images a row")
-@click.option("--outdir", required=True, metavar="DIR", help="Where worst.png, best.png and log_likelihood.json go")
+@click.option("--outdir", required=True, type=PATH, metavar="DIR", help="Where worst.png, best.png and log_likelihood.json go")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which latents, labels and noise, as in the metrics")
 @click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Images at a time; only a GPU's rounding changes")
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)

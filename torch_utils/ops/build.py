@@ -27,6 +27,9 @@ from pathlib import Path
 
 import torch
 
+from dnnlib.errors import UserError
+from dnnlib.paths import cache_root
+
 SOURCES = Path(__file__).parent / "csrc"
 CPU_SOURCES = ("binding_cpu.cpp", "upfirdn2d_cpu.cpp", "bias_act_cpu.cpp")
 CUDA_SOURCES = ("binding_cuda.cpp", "upfirdn2d.cu", "bias_act.cu")
@@ -83,8 +86,11 @@ class Toolchain:
 
 
 def builds_folder() -> Path:
-    """``ops`` in the folder for everything that is cached: ``$GGDR_CACHE_DIR``, or ``~/.cache/stylegan2-ada-ggdr``."""
-    return Path(os.environ.get("GGDR_CACHE_DIR") or Path.home() / ".cache" / "stylegan2-ada-ggdr").expanduser() / "ops"
+    """``ops`` in :func:`dnnlib.paths.cache_root`. Raises :class:`BuildError` where there is no such folder."""
+    try:
+        return cache_root() / "ops"
+    except UserError as error:
+        raise BuildError(str(error)) from error
 
 
 def first_line(*command: str) -> str:
