@@ -6,14 +6,15 @@ from typing import Any
 import click
 import PIL.ImageColor
 
-from dnnlib.cli import PATH, Command, counted, friendly_errors
+from dnnlib.cli import DIGITS, PATH, Command, counted, friendly_errors, overwrite_option
 from dnnlib.errors import UserError
 from training.dataset_import import ImportReport, Transform, import_dataset
+from training.dataset_import.writer import refuse_existing_zip
 
 
 def parse_resolution(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[int, int] | None:
     """``"256x128"`` to (256, 128)."""
-    match = re.fullmatch(r"(\d+)x(\d+)", text.strip().lower()) if text is not None else None
+    match = re.fullmatch(rf"({DIGITS})x({DIGITS})", text.strip().lower()) if text is not None else None
     if text is not None and match is None:
         raise click.BadParameter(f"'{text}' is not of the form WxH, such as 256x256")
     return (int(match[1]), int(match[2])) if match else None
@@ -29,7 +30,8 @@ def parse_color(_ctx: click.Context, _param: click.Parameter, text: str) -> tupl
 
 @click.command(cls=Command)
 @click.option("--source", required=True, type=PATH, metavar="PATH", help="Folder, zip, cifar-10-python.tar.gz, MNIST images .gz, LSUN lmdb")
-@click.option("--dest", required=True, type=PATH, metavar="PATH", help="Zip (name ends in .zip; replaced if there) or new folder to write")
+@click.option("--dest", required=True, type=PATH, metavar="PATH", help="Zip (name ends in .zip) or new folder to write")
+@overwrite_option
 @click.option("--max-images", type=int, metavar="N", help="Take only the first N images of the source")
 @click.option("--resize-filter", type=click.Choice(["box", "lanczos"]), default="lanczos", show_default=True, help="How to resize")
 @click.option("--transform", type=click.Choice(["center-crop", "center-crop-wide"]), help="Crop before resizing  [default: none]")
@@ -54,6 +56,8 @@ def main(width: int | None, height: int | None, resolution: tuple[int, int] | No
     python dataset_tool.py --source=imagenet/train --dest=imagenet128.zip --labels=subfolders \\
         --transform=center-crop --resolution=128x128 --on-error=skip
 
+    A zip that is there is replaced with --overwrite only, and a folder has to be new or empty.
+
     --transform=center-crop takes the largest centred square. --transform=center-crop-wide takes the largest centred rectangle of
     the ratio width:height and pads it with black to width x width; smaller images are errors to it.
     """
@@ -61,6 +65,7 @@ def main(width: int | None, height: int | None, resolution: tuple[int, int] | No
         if width is not None or height is not None:
             raise UserError("--resolution stands for --width and --height; give one or the other")
         width, height = resolution
+    refuse_existing_zip(options["dest"])
     transform = Transform(options.pop("transform"), width, height, options.pop("resize_filter"))
     print_report(import_dataset(**options, transform=transform), options["dest"])
 

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from dnnlib.cli import PATH, FiniteFloat, output_file
+from dnnlib.cli import PATH, FiniteFloat, output_file, overwrite_option
 from dnnlib.errors import UserError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -21,7 +21,11 @@ def _writable(_context: click.Context, _option: click.Parameter, value: str | No
     return value
 
 
-json_option = click.option("--json", "json_file", type=PATH, metavar="FILE", callback=_writable, help="write everything measured")
+def json_option(command: F) -> F:
+    """``json_file``, and ``--overwrite``."""
+    option = click.option("--json", "json_file", type=PATH, metavar="FILE", callback=_writable, help="write everything measured")
+    return option(overwrite_option(command))
+
 
 _NETWORKS = (
     click.option("--resolution", type=int, default=64, show_default=True),

@@ -5,7 +5,8 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -99,13 +100,13 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
-def distinct(numbers: list[int], option: str) -> list[int]:
+def distinct(numbers: Sequence[int], option: str) -> list[int]:
     """The numbers without repetitions, which a note on standard error names: each stands for one file."""
-    unique = list(dict.fromkeys(numbers))
-    repeated = [str(number) for number in unique if numbers.count(number) > 1] if len(unique) < len(numbers) else []
+    counts = Counter(numbers)
+    repeated = [str(number) for number, count in counts.items() if count > 1]
     if repeated:
         click.echo(f"Note: {option} names {', '.join(repeated[:5])}{'…' * (len(repeated) > 5)} more than once; each is made once", err=True)
-    return unique
+    return list(counts)
 
 
 def parse_int_list(text: str) -> list[int]:

@@ -17,10 +17,10 @@ import PIL.Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import PATH, Command, friendly_errors
+from dnnlib.cli import PATH, Command, friendly_errors, overwrite_option
 from dnnlib.errors import UserError
 from training.dataset_import import ImportReport, Transform, import_dataset
-from training.dataset_import.writer import check_dest, encode_png, open_writer
+from training.dataset_import.writer import check_dest, encode_png, open_writer, refuse_existing_zip
 from training.paired import FOLDERS
 
 PACKAGE_SHA256 = "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58"
@@ -105,6 +105,7 @@ def write_pairs(images: dict[str, bytes], dest: Path, transform: Transform) -> I
 @click.option(
     "--dest", default="data/emoji32.zip", show_default=True, type=PATH, metavar="PATH", help="Zip to write; with --paired, a new folder"
 )
+@overwrite_option
 @click.option("--resolution", type=int, default=32, show_default=True, help="Side of the images")
 @click.option("--paired", is_flag=True, help="Write images/ and annotations/ (the foreground) into a folder")
 @friendly_errors
@@ -113,6 +114,7 @@ def main(package: str, dest: str, resolution: int, paired: bool) -> None:
     path, transform = Path(dest), Transform("center-crop", resolution, resolution)
     if paired and path.suffix.lower() == ".zip":
         raise UserError(f"--paired writes a folder, not '{dest}'; give its name with --dest")
+    refuse_existing_zip(dest)
     images = select_bases(read_package(package))
     if paired:
         report = write_pairs(images, path, transform)

@@ -21,12 +21,12 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import PATH, Command, friendly_errors
+from dnnlib.cli import PATH, Command, friendly_errors, overwrite_option
 from dnnlib.errors import UserError
 from dnnlib.untrusted import reason
 from training.dataset_import import Transform
 from training.dataset_import.decode import decode_image
-from training.dataset_import.writer import DatasetWriter, check_apart, encode_png, open_store
+from training.dataset_import.writer import DatasetWriter, check_apart, encode_png, open_store, refuse_existing_zip
 from training.file_tree import FileTree
 from training.paired import FOLDERS, MAX_CLASSES, UNLABELLED
 
@@ -107,6 +107,7 @@ def converted(images: FileTree, annotations: FileTree, transform: Transform, zer
     help="Folder or zip of their annotations, of the same names but for the ending",
 )
 @click.option("--dest", required=True, type=PATH, metavar="PATH", help="Zip to write, or a new folder")
+@overwrite_option
 @click.option("--resolution", type=int, required=True, metavar="INT", help="Side of the images; the centre is cut out")
 @click.option("--zero", type=click.Choice(["class", "unlabelled"]), default="class", show_default=True, help="What the value 0 means")
 @friendly_errors
@@ -115,6 +116,7 @@ def main(images: str, annotations: str, dest: str, resolution: int, zero: str) -
     nearest pixel."""
     sources, transform = (FileTree(images), FileTree(annotations)), Transform("center-crop", resolution, resolution)
     check_apart(dest, images, annotations)
+    refuse_existing_zip(dest)
     count = len(matched(*sources))
     with open_store(dest) as put:
         writers = [DatasetWriter(lambda name, content, folder=folder: put(f"{folder}/{name}", content)) for folder in FOLDERS]  # type: ignore[misc]

@@ -9,6 +9,7 @@ ADE20K with 150 classes.
 """
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import LABELLED_PATH, PATH, Command, FiniteFloat, friendly_errors, ops_option, output_file, parse_int_list
+from dnnlib.cli import LABELLED_PATH, PATH, Command, FiniteFloat, friendly_errors, ops_option, output_file, overwrite_option, parse_int_list
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from tools.plotting import COLOURS, panels, save_figure
@@ -27,6 +28,7 @@ from torch_utils.device import announce_device
 from training.analysis.probe import ProbeOptions, ProbeResult, check_takes, train_probe
 from training.network_files import load_networks
 from training.networks import Discriminator
+from training.outputs import has_mark, mark_of
 from training.paired import PairedDataset
 
 
@@ -60,7 +62,7 @@ def mean_and_deviation(values: Sequence[Sequence[float]]) -> tuple[np.ndarray, n
     return array.mean(axis=0), array.std(axis=0, ddof=1) if len(array) > 1 else np.zeros(array.shape[1])
 
 
-def draw(results: dict[str, list[ProbeResult]], out: Path) -> None:
+def draw(results: dict[str, list[ProbeResult]], out: Path, mark: str | None = None) -> None:
     """Accuracy over epochs: the mean over seeds and a band of ± one standard deviation for each discriminator."""
     figure, (axis,) = panels(1)
     for number, (label, repeats) in enumerate(results.items()):
@@ -72,7 +74,7 @@ def draw(results: dict[str, list[ProbeResult]], out: Path) -> None:
     axis.set_title(f"validation pixel accuracy, D frozen, {seeds} heads each", fontsize=10)
     axis.set_xlabel("epoch")
     axis.legend(fontsize=8)
-    save_figure(figure, out)
+    save_figure(figure, out, mark)
 
 
 def record(results: dict[str, list[ProbeResult]], seeds: Sequence[int], **settings: Any) -> dict[str, Any]:
@@ -92,6 +94,7 @@ def record(results: dict[str, list[ProbeResult]], seeds: Sequence[int], **settin
 )
 @click.option("--data", required=True, type=PATH, metavar="DIR", help="Folder with images/ and annotations/")
 @click.option("--out", required=True, type=PATH, metavar="PATH", help="Where to write PATH.json and PATH.png")
+@overwrite_option
 @click.option("--resolutions", metavar="LIST", help="Encoder maps that the head reads  [default: all from 8]")
 @click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True)
 @click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True)
@@ -108,9 +111,13 @@ def main(networks: tuple[str, ...], data: str, out: str, resolutions: str | None
     The head reads the encoder, which all discriminators have; a decoder is left aside. Heads of one seed see the same
     split, start from the same weights and get the images in the same order, whatever the discriminator.
     """
-    output_file(out)
-    where, numbers = announce_device(device), parse_int_list(seeds)
-    paths = parse_networks(networks)
+    paths, numbers = parse_networks(networks), parse_int_list(seeds)
+    how = dict(labels=list(paths), data=os.path.abspath(data), resolutions=resolutions, seeds=numbers, **options)
+    mark = mark_of("probe_segmentation.py", list(paths.values()), **how)
+    same = has_mark(f"{out}.png", mark)
+    for suffix in (".png", ".json"):
+        output_file(f"{out}{suffix}", same=same)
+    where = announce_device(device)
     discriminators = {label: load_networks(path, need=["D"])["D"] for label, path in paths.items()}
     settings = ProbeOptions(resolutions=parse_resolutions(resolutions, list(discriminators.values())), **options)
     pairs = PairedDataset(data)
@@ -128,7 +135,7 @@ def main(networks: tuple[str, ...], data: str, out: str, resolutions: str | None
             json.dump(record(results, numbers, **known), stream, indent=2)
     except OSError as error:
         raise UserError(f"cannot write --out={out}: {error.strerror}") from error
-    draw(results, Path(f"{out}.png"))
+    draw(results, Path(f"{out}.png"), mark)
     print(f"{out}.json, {out}.png")
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import PATH, Command, friendly_errors, ops_option, output_folder
+from dnnlib.cli import PATH, Command, friendly_errors, ops_option, output_folder, overwrite_option
 from dnnlib.files import writing
 from tools import options
 
@@ -48,6 +48,7 @@ FPS = 30
 @click.option("--save-video", type=click.Choice(["mp4", "gif", "none"]), default="gif", show_default=True, help="target beside search")
 @options.class_idx
 @options.outdir
+@overwrite_option
 @options.device
 @options.offline
 @ops_option
@@ -73,6 +74,7 @@ def main(
     from metrics.features import open_detector
     from training.images import load_picture
     from training.open_network import open_generator
+    from training.outputs import check_outputs, mark_of
     from training.projection import ProjectionConfig, perceptual_distance, project
     from training.rendering import one_hot_label
     from training.video import check_video_path
@@ -82,6 +84,9 @@ def main(
         check_video_path(video)
     if offline:
         forbid_downloads()
+    sources, how = [network, target, detector], dict(steps=num_steps, seed=seed, label=class_idx)
+    mark = mark_of("project.py", sources, offline=offline, **how)
+    check_outputs(outdir, {"target.png": mark, "proj.png": mark}, ["projected_w.npz", *([video] if video else [])])
     renderer = open_generator(network, device=device)
     picture = load_picture(target, renderer.G.img_resolution, renderer.G.img_channels)
     c = one_hot_label(renderer.c_dim, class_idx).to(renderer.device)
@@ -92,7 +97,7 @@ def main(
     ws = [w.expand(-1, renderer.G.num_ws, -1) for w in search(first, steps, num_steps)]
     drawn = images_of(renderer, ws)
     with writing(folder):
-        write_results(folder, picture, drawn[-1], ws[-1])
+        write_results(folder, picture, drawn[-1], ws[-1], mark)
         if video:
             save_video_of(picture, drawn, folder / video)
     before, after = (perceptual_distance(perceptual, image, picture) for image in (drawn[0], drawn[-1]))
@@ -122,15 +127,15 @@ def images_of(renderer: "GeneratorRenderer", ws: list["torch.Tensor"]) -> list["
     return [image for _, image in images_from_ws(renderer, torch.cat(ws))]
 
 
-def write_results(folder: Path, target: "torch.Tensor", found: "torch.Tensor", ws: "torch.Tensor") -> None:
+def write_results(folder: Path, target: "torch.Tensor", found: "torch.Tensor", ws: "torch.Tensor", mark: str) -> None:
     """``target.png``, ``proj.png`` and ``projected_w.npz``."""
     import numpy as np
 
     from dnnlib.files import atomic_write
     from training.images import save_png
 
-    save_png(target, folder / "target.png")
-    save_png(found, folder / "proj.png")
+    save_png(target, folder / "target.png", mark)
+    save_png(found, folder / "proj.png", mark)
     with atomic_write(folder / "projected_w.npz") as stream:
         np.savez(stream, w=ws.cpu().numpy())
 

@@ -12,7 +12,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import PATH, Command, friendly_errors, ops_option, output_file, parse_float_list, parse_int_list
+from dnnlib.cli import PATH, Command, friendly_errors, ops_option, output_file, overwrite_option, parse_float_list, parse_int_list
 from dnnlib.errors import UserError
 from dnnlib.files import writing
 from tools import options
@@ -25,6 +25,7 @@ from tools import options
 @options.class_idx
 @options.noise_mode
 @click.option("--out", type=PATH, metavar="FILE.png", required=True, help="the picture to write; its folder is made if need be")
+@overwrite_option
 @options.batch
 @options.device
 @options.offline
@@ -50,21 +51,24 @@ def main(
     from tqdm import tqdm
 
     from training.generation import images_from_seeds
-    from training.images import save_grid
+    from training.images import check_grid, save_grid
     from training.open_network import open_renderer
+    from training.outputs import has_mark, mark_of
 
     renderer = open_renderer(network, device=device, offline=offline)
+    check_grid(len(values), len(numbers), max(renderer.noise_resolutions, default=4))
     sweeps = [
         images_from_seeds(renderer, numbers, class_idx=class_idx, truncation_psi=psi, noise_mode=noise_mode, batch=batch)  # type: ignore[arg-type]
         for psi in values
     ]
-    target = output_file(out)
+    mark = mark_of("truncation.py", [network], offline=offline, seeds=numbers, psis=values, label=class_idx, noise=noise_mode)
+    target = output_file(out, same=has_mark(out, mark))
     with tqdm(total=len(values) * len(numbers), unit="img", leave=False, disable=None) as bar:
         columns = []
         for sweep in sweeps:
             columns.append([image for _, image in sweep if bar.update() or True])
     with writing(target.parent):
-        save_grid(torch.stack([image for row in zip(*columns, strict=True) for image in row]), target, len(values))
+        save_grid(torch.stack([image for row in zip(*columns, strict=True) for image in row]), target, len(values), mark)
     print(f"{len(numbers)} seeds at psi {', '.join(f'{psi:g}' for psi in values)} in {target}")
 
 

@@ -6,6 +6,7 @@ Usage:
     python tools/visualize_features.py --network=network-snapshot-000100.pkl --encoder=8:3,16:6 --outdir=out
 """
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import PATH, Command, friendly_errors, ops_option, output_folder, parse_int_list
+from dnnlib.cli import PATH, Command, friendly_errors, ops_option, output_folder, overwrite_option, parse_int_list
 from dnnlib.errors import UserError
 from dnnlib.files import writing
 from torch_utils.device import announce_device
@@ -31,6 +32,7 @@ from training.dataset import ImageFolderDataset
 from training.generation import check_seeds
 from training.images import from_uint8, save_png
 from training.network_files import load_networks
+from training.outputs import check_outputs, mark_of
 from training.reals import open_reals
 from training.run_directory import snapshot_paths
 
@@ -170,6 +172,7 @@ def check_resolutions(snapshots: Sequence[Snapshot], kind: str, wanted: Wanted) 
 @click.option("--snapshots", metavar="LIST", help="Kimg of the run's snapshots, such as 0,20,100  [default: the last]")
 @click.option("--data", type=PATH, metavar="PATH", help="Real images  [default: what the network was trained on]")
 @click.option("--outdir", required=True, type=PATH, metavar="DIR", help="Where generator.png, encoder.png and decoder.png go")
+@overwrite_option
 @click.option("--generator", metavar="RES[:K],…", help="Resolutions of G's maps and numbers of clusters  [default: all from 8, 6]")
 @click.option("--encoder", metavar="RES[:K],…", default="8:3,16:6", show_default=True, help="The same of D's encoder")
 @click.option("--decoder", metavar="RES[:K],…", help="The same of D's decoder  [default: its last map, 6]")
@@ -203,8 +206,12 @@ def main(
     wanted_g, wanted_d = parse_wanted("--generator", generator), parse_wanted("--decoder", decoder)
     count = max(num, clustered)
     check_seeds([seed + count - 1])
+    networks = chosen_snapshots(network, run, snapshots)
+    how: dict[str, Any] = dict(data=data and os.path.abspath(data), encoder=encoder, decoder=decoder, generator=generator)
+    mark = mark_of("visualize_features.py", networks, num=num, clustered=clustered, cell=cell, seed=seed, **how)
+    check_outputs(outdir, {f"{kind}.png": mark for kind in ("generator", "encoder", "decoder")})
     folder, where = output_folder(outdir), announce_device(device)
-    taken = [look(path, data, wanted_g, count, seed, where) for path in chosen_snapshots(network, run, snapshots)]
+    taken = [look(path, data, wanted_g, count, seed, where) for path in networks]
     decoders = [snapshot.maps["decoder"] for snapshot in taken]
     wanted = {
         "generator": wanted_g or dict.fromkeys(taken[-1].maps["generator"], DEFAULT_CLUSTERS),
@@ -221,7 +228,7 @@ def main(
         rows = rows_of(taken, kind, resolutions, seed, size)
         picture = picture_of_rows([(title, first_of_each(images, num, count)) for title, images in rows], size)
         with writing(folder):
-            save_png(picture, folder / f"{kind}.png")
+            save_png(picture, folder / f"{kind}.png", mark)
         print(folder / f"{kind}.png")
 
 

@@ -143,6 +143,6 @@ def test_a_run_without_decoder(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"generator.png", "encoder.png"}
     unknown = {"--decoder=8": "no decoder map at 8; they have none", "--generator=64": "no block at 64", "--encoder=32": "16, 8, 4"}
     for extra, message in unknown.items():
-        result = CliRunner().invoke(visualize_features.main, [*arguments, extra])
+        result = CliRunner().invoke(visualize_features.main, [*arguments, extra, "--overwrite"])
         assert result.exit_code == 1
         assert message in result.output

@@ -27,9 +27,6 @@ from pathlib import Path
 
 import torch
 
-from dnnlib.errors import UserError
-from dnnlib.paths import cache_root
-
 SOURCES = Path(__file__).parent / "csrc"
 CPU_SOURCES = ("binding_cpu.cpp", "upfirdn2d_cpu.cpp", "bias_act_cpu.cpp")
 CUDA_SOURCES = ("binding_cuda.cpp", "upfirdn2d.cu", "bias_act.cu")
@@ -86,11 +83,15 @@ class Toolchain:
 
 
 def builds_folder() -> Path:
-    """``ops`` in :func:`dnnlib.paths.cache_root`. Raises :class:`BuildError` where there is no such folder."""
-    try:
-        return cache_root() / "ops"
-    except UserError as error:
-        raise BuildError(str(error)) from error
+    """``ops`` in the folder for everything that is cached: ``$GGDR_CACHE_DIR``, or ``~/.cache/stylegan2-ada-ggdr``.
+
+    Raises :class:`BuildError` where there is no such home folder.
+    """
+    chosen = os.environ.get("GGDR_CACHE_DIR") or "~/.cache/stylegan2-ada-ggdr"
+    folder = os.path.expanduser(chosen)
+    if folder.startswith("~"):
+        raise BuildError(f"there is no home folder for {chosen!r}; set GGDR_CACHE_DIR to a folder that can be written")
+    return Path(folder, "ops")
 
 
 def first_line(*command: str) -> str:
