@@ -34,7 +34,7 @@ class KeepPolicy:
             match = re.fullmatch(r"\s*(?:(last|every):([1-9][0-9]{0,17})|(best))\s*", part)
             if match is None:
                 raise UserError(
-                    f"--keep-snapshots={one_line(text, 60)}: '{one_line(part, 40)}' is not one of last:N, every:N, best; or say all"
+                    f"--keep-snapshots={one_line(text, 40)}: '{part.strip()[:40]}' is not one of last:N, every:N, best; or say all"
                 )
             rules[match[1] or match[3]] = int(match[2] or 1)
         return KeepPolicy(last=rules.get("last", 1), best="best" in rules, every=rules.get("every", 0))
