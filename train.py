@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from dnnlib import torchrun
-from dnnlib.cli import PATH, Command, IntOrList, Seconds, friendly_errors, host_memory_option, ops_option
+from dnnlib.cli import PATH, PATH_OR_URL, Command, IntOrList, Seconds, friendly_errors, host_memory_option, ops_option
 from dnnlib.download import forbid_downloads
 from dnnlib.errors import UserError
 from dnnlib.interrupt import StoppedInOrder
@@ -141,7 +141,10 @@ SECONDS = Seconds()
 @click.option("--tick", metavar="KIMG", type=float, help="Thousands of images between status lines  [default: 4]")
 @click.option("--metrics", metavar="LIST", help="Metrics at every snapshot, by comma, or none  [default: fid50k_full]")
 @click.option(
-    "--detector", type=PATH, metavar="NAME|PATH|URL", help="Feature extractor of the metrics  [default: the one that each is defined with]"
+    "--detector",
+    type=PATH_OR_URL,
+    metavar="NAME|PATH|URL",
+    help="Feature extractor of the metrics  [default: the one that each is defined with]",
 )
 @click.option("--seed", metavar="INT", type=int, help="Random seed  [default: 0]")
 @click.option("-n", "--dry-run", is_flag=True, help="Print the resolved configuration as JSON and stop")
@@ -187,7 +190,10 @@ SECONDS = Seconds()
 @click.option("--augpipe", type=click.Choice(AUGPIPES), help="Augmentation pipeline  [default: bgc]")
 # Transfer learning.
 @click.option(
-    "--resume", type=PATH, metavar="PKL", help="Start from a network pickle: path, address, or ffhq256 and the like  [default: noresume]"
+    "--resume",
+    type=PATH_OR_URL,
+    metavar="PKL",
+    help="Start from a network pickle: path, address, or ffhq256 and the like  [default: noresume]",
 )
 @click.option("--freezed", metavar="INT", type=int, help="Freeze so many layers of D  [default: 0]")
 # Long runs.

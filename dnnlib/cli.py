@@ -21,7 +21,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 MAX_LIST = 1_000_000  # numbers in one list; more is a mistake that would fill the memory
 MAX_FLOAT = 3.4e38  # what float32 holds
-MAX_MESSAGE = 500  # characters of click's own messages, which repeat what was typed
+MAX_USAGE = 500  # characters of click's own messages, which repeat what was typed
+MAX_MESSAGE = 2000  # characters of any other message
 DIGITS = r"[0-9]{1,18}"  # a whole number in a regular expression: Python refuses to convert thousands of digits
 
 
@@ -72,7 +73,7 @@ class Command(click.Command):
         except click.UsageError as error:
             if torchrun.rank() > 0:  # every process has the same command line; one complains
                 raise SystemExit(2) from None
-            raise click.UsageError(one_line(addresses.public_text(error.format_message()), MAX_MESSAGE), error.ctx) from error
+            raise click.UsageError(_message(error.format_message(), MAX_USAGE), error.ctx) from error
 
 
 def friendly_errors(function: F) -> F:
@@ -86,13 +87,20 @@ def friendly_errors(function: F) -> F:
         try:
             return function(*args, **kwargs)
         except UserError as error:
-            raise click.ClickException(addresses.public_text(" ".join(str(error).split("\n")))) from error
+            raise click.ClickException(_message(str(error), MAX_MESSAGE)) from error
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
             raise click.ClickException(f"there is not enough memory for this ({reason(error)}); give smaller numbers") from error
 
     return wrapper  # type: ignore[return-value]
+
+
+def _message(text: str, limit: int) -> str:
+    """A message as one line: addresses in their public form, control characters and broken Unicode as escapes."""
+    line = addresses.public_text(" ".join(text.split("\n")))
+    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line[: limit + 1])
+    return line if len(line) <= limit else line[:limit] + "..."
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -137,17 +145,23 @@ def parse_float_list(text: str) -> list[float]:
 
 
 class PathType(click.ParamType):
-    """A path, with ``~`` at its start expanded, which a shell leaves to us behind ``=``; or an http(s) address, or a name.
+    """A path, with ``~`` at its start expanded, which a shell leaves to us behind ``=``. Every option that takes a path has this type.
 
-    What comes back of an address is its public form, behind which :mod:`dnnlib.addresses` knows the whole. Every option
-    that takes a path has this type.
+    ``addresses``: an http(s) address too, of which the public form comes back; :mod:`dnnlib.addresses` knows the whole.
     """
 
     name = "path"
 
+    def __init__(self, *, addresses: bool = False) -> None:
+        self.addresses = addresses
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
-            return addresses.conceal(value) if addresses.has_scheme(value) else expand_path(value)
+            if not addresses.has_scheme(value):
+                return expand_path(value)
+            if not self.addresses:
+                raise UserError(f"{addresses.public_address(value)} is an address, and this takes a path")
+            return addresses.conceal(value)
         except UserError as error:
             self.fail(str(error), param, ctx)
 
@@ -158,12 +172,17 @@ class LabelledPath(PathType):
     name = "label=path"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if addresses.has_scheme(value):
+            self.fail(f"{addresses.public_address(value)} has no label; the form is LABEL=PATH", param, ctx)
         label, equals, path = value.partition("=")
         return f"{label}={super().convert(path, param, ctx)}" if equals and path else str(value)
 
 
-#: The types of all options that take paths, addresses of files included.
-PATH, LABELLED_PATH = PathType(), LabelledPath()
+#: A path, and a path or an address; names that stand for something may come in place of both.
+PATH, PATH_OR_URL = PathType(), PathType(addresses=True)
+
+#: The same with a label in front.
+LABELLED_PATH, LABELLED_PATH_OR_URL = LabelledPath(), LabelledPath(addresses=True)
 
 
 class FiniteFloat(click.ParamType):

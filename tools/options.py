@@ -2,18 +2,18 @@
 
 import click
 
-from dnnlib.cli import PATH, FiniteFloat
+from dnnlib.cli import PATH, PATH_OR_URL, FiniteFloat
 
 network = click.option(
     "--network",
-    type=PATH,
+    type=PATH_OR_URL,
     metavar="PATH|URL",
     required=True,
     help="network pickle, or the .safetensors file that tools/convert.py made of one",
 )
 any_network = click.option(
     "--network",
-    type=PATH,
+    type=PATH_OR_URL,
     metavar="PATH|URL",
     required=True,
     help="network pickle, or what tools/convert.py made of one (.safetensors .onnx .pt2)",

@@ -20,7 +20,17 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import LABELLED_PATH, PATH, Command, FiniteFloat, friendly_errors, ops_option, output_file, overwrite_option, parse_int_list
+from dnnlib.cli import (
+    LABELLED_PATH_OR_URL,
+    PATH,
+    Command,
+    FiniteFloat,
+    friendly_errors,
+    ops_option,
+    output_file,
+    overwrite_option,
+    parse_int_list,
+)
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from tools.plotting import COLOURS, panels, save_figure
@@ -90,7 +100,13 @@ def record(results: dict[str, list[ProbeResult]], seeds: Sequence[int], **settin
 
 @click.command(cls=Command)
 @click.option(
-    "--network", "networks", multiple=True, required=True, type=LABELLED_PATH, metavar="LABEL=PATH|URL", help="a network; repeat to compare"
+    "--network",
+    "networks",
+    multiple=True,
+    required=True,
+    type=LABELLED_PATH_OR_URL,
+    metavar="LABEL=PATH|URL",
+    help="a network; repeat to compare",
 )
 @click.option("--data", required=True, type=PATH, metavar="DIR", help="Folder with images/ and annotations/")
 @click.option("--out", required=True, type=PATH, metavar="PATH", help="Where to write PATH.json and PATH.png")

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import PATH, Command, friendly_errors, ops_option, output_folder, overwrite_option
+from dnnlib.cli import PATH, PATH_OR_URL, Command, friendly_errors, ops_option, output_folder, overwrite_option
 from dnnlib.files import writing
 from tools import options
 
@@ -39,7 +39,7 @@ FPS = 30
 @click.option("--seed", type=click.IntRange(min=0), default=303, show_default=True, metavar="INT", help="of everything that is drawn")
 @click.option(
     "--detector",
-    type=PATH,
+    type=PATH_OR_URL,
     metavar="NAME|PATH|URL",
     default="vgg16",
     show_default=True,

@@ -15,7 +15,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import PATH, Command, friendly_errors, ops_option, output_file, overwrite_option
+from dnnlib.cli import PATH, PATH_OR_URL, Command, friendly_errors, ops_option, output_file, overwrite_option
 from dnnlib.errors import UserError
 from dnnlib.files import writing
 from torch_utils.device import announce_device
@@ -97,7 +97,13 @@ def paint_classes(classes: Labels) -> torch.Tensor:
 
 @click.command(cls=Command)
 @click.option(
-    "--network", "networks", multiple=True, required=True, type=PATH, metavar="PATH|URL", help="pickle or .safetensors; repeat for several"
+    "--network",
+    "networks",
+    multiple=True,
+    required=True,
+    type=PATH_OR_URL,
+    metavar="PATH|URL",
+    help="pickle or .safetensors; repeat for several",
 )
 @click.option(
     "--data", type=PATH, metavar="PATH", help="Folder or zip with images/ and annotations/  [default: what the first was trained on]"

@@ -20,7 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import PATH, Command, friendly_errors, ops_option, output_folder, overwrite_option, parse_int_list
+from dnnlib.cli import PATH, PATH_OR_URL, Command, friendly_errors, ops_option, output_folder, overwrite_option, parse_int_list
 from dnnlib.errors import UserError
 from dnnlib.files import writing
 from torch_utils.device import announce_device
@@ -167,7 +167,7 @@ def check_resolutions(snapshots: Sequence[Snapshot], kind: str, wanted: Wanted) 
 
 
 @click.command(cls=Command)
-@click.option("--network", multiple=True, type=PATH, metavar="PATH|URL", help="pickle or .safetensors; repeat for several")
+@click.option("--network", multiple=True, type=PATH_OR_URL, metavar="PATH|URL", help="pickle or .safetensors; repeat for several")
 @click.option("--run", type=PATH, metavar="DIR", help="Run directory, in place of --network")
 @click.option("--snapshots", metavar="LIST", help="Kimg of the run's snapshots, such as 0,20,100  [default: the last]")
 @click.option("--data", type=PATH, metavar="PATH", help="Real images  [default: what the network was trained on]")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import PATH, Command, friendly_errors, ops_option, output_folder, overwrite_option
+from dnnlib.cli import PATH, PATH_OR_URL, Command, friendly_errors, ops_option, output_folder, overwrite_option
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from metrics.features import Detector, open_detector
@@ -96,10 +96,10 @@ def summary(found: Extremes, gaussian: Gaussian, **settings: Any) -> dict[str, A
 
 
 @click.command(cls=Command)
-@click.option("--network", required=True, type=PATH, metavar="PATH|URL", help="network pickle, or .safetensors")
+@click.option("--network", required=True, type=PATH_OR_URL, metavar="PATH|URL", help="network pickle, or .safetensors")
 @click.option("--data", type=PATH, metavar="PATH", help="Real images  [default: what the network was trained on]")
 @click.option(
-    "--detector", default="inception", show_default=True, type=PATH, metavar="NAME|PATH|URL", help="Detector whose features are used"
+    "--detector", default="inception", show_default=True, type=PATH_OR_URL, metavar="NAME|PATH|URL", help="Detector whose features are used"
 )
 @click.option("--num", type=click.IntRange(min=2), default=5000, show_default=True, help="Images to generate")
 @click.option("--show", type=click.IntRange(min=1), default=32, show_default=True, help="Images in each grid")
