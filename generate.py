@@ -75,33 +75,32 @@ def main(
     from training.generation import check_seeds, images_from_seeds, images_from_ws, load_projected_w
     from training.images import check_grid
     from training.open_network import open_generator, open_renderer
-    from training.outputs import check_outputs, mark_of
+    from training.outputs import check_outputs, mark_of, source_of
 
     check_seeds(numbers)
     how: dict[str, Any] = dict(noise_mode=noise_mode, batch=batch)
-    if projected_w is not None:
+    renderer = open_renderer(network, device=device, offline=offline) if projected_w is None else None
+    if renderer is not None:
+        images = images_from_seeds(renderer, numbers, class_idx=class_idx, truncation_psi=truncation_psi, **how)
+        sources, resolutions, name = [source_of(renderer, network)], renderer.noise_resolutions, "seed{:04d}.png"
+    else:
+        assert projected_w is not None
         if class_idx is not None or truncation_psi != 1:
             raise UserError("--class and --trunc have no effect with --projected-w; leave them out")
         generator = open_generator(network, device=device, offline=offline)
         ws = load_projected_w(projected_w, generator.G)
-        images, total, name = images_from_ws(generator, ws, **how), len(ws), "proj{:02d}.png"
-        resolution, numbers = max(generator.noise_resolutions, default=4), range(total)
-    else:
-        renderer = open_renderer(network, device=device, offline=offline)
-        images = images_from_seeds(renderer, numbers, class_idx=class_idx, truncation_psi=truncation_psi, **how)
-        total, name = len(numbers), "seed{:04d}.png"
-        resolution = max(renderer.noise_resolutions, default=4)
-    made_by: dict[str, Any] = dict(offline=offline, noise=noise_mode, trunc=truncation_psi, label=class_idx)
-    sources = [network] if projected_w is None else [network, projected_w]
+        images, numbers = images_from_ws(generator, ws, **how), range(len(ws))
+        sources, resolutions, name = [generator.G, projected_w], generator.noise_resolutions, "proj{:02d}.png"
+    made_by: dict[str, Any] = dict(noise=noise_mode, trunc=truncation_psi, label=class_idx)
     if grid is None:
-        mark = mark_of("generate.py", sources, **made_by)
+        mark = mark_of("generate.py", sources, offline=offline, **made_by)
         check_outputs(outdir, {name.format(number): mark for number in numbers})
-        write_singles(images, total, output_folder(outdir), name, mark)
+        write_singles(images, len(numbers), output_folder(outdir), name, mark)
     else:
-        check_grid(*grid, resolution)
-        mark = mark_of("generate.py", sources, seeds=list(numbers), grid=grid, **made_by)
+        check_grid(*grid, max(resolutions, default=4))
+        mark = mark_of("generate.py", sources, offline=offline, seeds=list(numbers), grid=grid, **made_by)
         check_outputs(outdir, {"grid.png": mark})
-        write_grid(images, total, outdir, grid, mark)
+        write_grid(images, len(numbers), outdir, grid, mark)
 
 
 def write_singles(images: Iterable[tuple[int, "torch.Tensor"]], total: int, folder: Path, name: str, mark: str) -> None:

@@ -73,9 +73,9 @@ def main(
     names = [f"{col}-{col}" for col in col_seeds]
     names += [f"{row}-{col}" for row in row_seeds for col in (row, *col_seeds)]
 
-    made_by: dict[str, Any] = dict(offline=offline, styles=layers, trunc=truncation_psi, label=class_idx, noise=noise_mode)
-    mark = mark_of("style_mixing.py", [network], **made_by)
-    grid_mark = mark_of("style_mixing.py", [network], rows=row_seeds, cols=col_seeds, **made_by)
+    made_by: dict[str, Any] = dict(styles=layers, trunc=truncation_psi, label=class_idx, noise=noise_mode)
+    mark = mark_of("style_mixing.py", [renderer.G], **made_by)
+    grid_mark = mark_of("style_mixing.py", [renderer.G], rows=row_seeds, cols=col_seeds, **made_by)
     check_outputs(outdir, {**{f"{name}.png": mark for name in names}, "grid.png": grid_mark})
     folder = output_folder(outdir)
     images = images_from_ws(renderer, ws, noise_mode=noise_mode, batch=batch)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ Usage:
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -53,7 +54,7 @@ def main(
     from training.generation import images_from_seeds
     from training.images import check_grid, save_grid
     from training.open_network import open_renderer
-    from training.outputs import has_mark, mark_of
+    from training.outputs import has_mark, mark_of, source_of
 
     renderer = open_renderer(network, device=device, offline=offline)
     check_grid(len(values), len(numbers), max(renderer.noise_resolutions, default=4))
@@ -61,7 +62,8 @@ def main(
         images_from_seeds(renderer, numbers, class_idx=class_idx, truncation_psi=psi, noise_mode=noise_mode, batch=batch)  # type: ignore[arg-type]
         for psi in values
     ]
-    mark = mark_of("truncation.py", [network], offline=offline, seeds=numbers, psis=values, label=class_idx, noise=noise_mode)
+    how: dict[str, Any] = dict(seeds=numbers, psis=values, label=class_idx, noise=noise_mode)
+    mark = mark_of("truncation.py", [source_of(renderer, network)], offline=offline, **how)
     target = output_file(out, same=has_mark(out, mark))
     with tqdm(total=len(values) * len(numbers), unit="img", leave=False, disable=None) as bar:
         columns = []

@@ -14,31 +14,45 @@ from typing import Any
 
 import PIL.Image
 import PIL.PngImagePlugin
+from torch import nn
 
 from dnnlib.addresses import is_address
 from dnnlib.cli import may_overwrite
 from dnnlib.download import local_file
 from dnnlib.errors import UserError
 from dnnlib.files import file_sha256
+from training.network_files import weights_sha256
+from training.rendering import GeneratorRenderer, Renderer
 
 MARK = "made-by"  # the key of the mark among a PNG file's texts
 
 
-def mark_of(command: str, files: Sequence[str] = (), *, offline: bool = False, **options: Any) -> str:
+def mark_of(command: str, sources: Sequence[str | nn.Module] = (), *, offline: bool = False, **options: Any) -> str:
     """A mark of what decides a command's results.
 
     Args:
         command: its name.
-        files: networks and other single files, by path or address; their content counts. What is no file counts by its name.
+        sources: networks, whose weights count, in whatever format they came; single files by path or address, whose
+            content counts; other text.
         offline: download nothing.
         options: all that changes the result, as plain data.
 
     Raises:
         UserError: a file can't be had.
     """
-    contents = [file_sha256(local_file(file, offline=offline)) if is_address(file) or os.path.isfile(file) else file for file in files]
-    record = json.dumps([command, contents, options], sort_keys=True, default=str)
-    return hashlib.sha256(record.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    record = json.dumps([command, [_content(source, offline) for source in sources], options], sort_keys=True)
+    return hashlib.sha256(record.encode()).hexdigest()[:32]
+
+
+def _content(source: str | nn.Module, offline: bool) -> str:
+    if isinstance(source, nn.Module):
+        return weights_sha256(source)
+    return file_sha256(local_file(source, offline=offline)) if is_address(source) or os.path.isfile(source) else source
+
+
+def source_of(renderer: Renderer, network: str) -> str | nn.Module:
+    """What :func:`mark_of` takes for a network that is opened: its weights, or the file of an export."""
+    return renderer.G if isinstance(renderer, GeneratorRenderer) else network
 
 
 def png_texts(mark: str | None) -> PIL.PngImagePlugin.PngInfo | None:
