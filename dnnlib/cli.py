@@ -199,7 +199,7 @@ class FiniteFloat(click.ParamType):
         except ValueError:
             number = math.nan
         if not math.isfinite(number):
-            self.fail(f"'{value}' is not a finite number", param, ctx)
+            self.fail(f"'{one_line(str(value), 60)}' is not a finite number", param, ctx)
         if abs(number) > MAX_FLOAT:
             self.fail(f"{number:g} is too large a number", param, ctx)
         for fine, limit in (
@@ -235,9 +235,9 @@ class IntOrList(click.ParamType):
         try:
             numbers = sorted(int(part) for part in value.split(","))
         except ValueError:
-            self.fail(f"'{value}' is not a valid integer, or several by comma such as 16,32", param, ctx)
+            self.fail(f"'{one_line(value, 60)}' is not a valid integer, or several by comma such as 16,32", param, ctx)
         if len(set(numbers)) < len(numbers):
-            self.fail(f"'{value}' has a number twice", param, ctx)
+            self.fail(f"'{one_line(value, 60)}' has a number twice", param, ctx)
         return numbers[0] if len(numbers) == 1 else tuple(numbers)
 
 
@@ -251,7 +251,7 @@ class GridSize(click.ParamType):
             return value
         match = re.fullmatch(rf"({DIGITS})[x×]({DIGITS})", value.strip().lower())
         if match is None or not (int(match[1]) and int(match[2])):
-            self.fail(f"'{value}' is not a size in columns and rows such as 5x4", param, ctx)
+            self.fail(f"'{one_line(value, 60)}' is not a size in columns and rows such as 5x4", param, ctx)
         return int(match[1]), int(match[2])
 
 

@@ -20,9 +20,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import PATH, PATH_OR_URL, Command, friendly_errors, ops_option, output_folder, overwrite_option, parse_int_list
+from dnnlib.cli import DIGITS, PATH, PATH_OR_URL, Command, friendly_errors, ops_option, output_folder, overwrite_option, parse_int_list
 from dnnlib.errors import UserError
 from dnnlib.files import writing
+from dnnlib.untrusted import one_line
 from torch_utils.device import announce_device
 from torch_utils.seeding import derive_seed
 from training.analysis.clustering import PALETTE, Labels, cluster_pixels, match_all, match_clusters, paint
@@ -65,9 +66,11 @@ def parse_wanted(option: str, text: str | None) -> Wanted | None:
         return None
     wanted = {}
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?::(\d+))?\s*", part)
+        match = re.fullmatch(rf"\s*({DIGITS})(?::({DIGITS}))?\s*", part)
         if match is None:
-            raise UserError(f"{option}={text} is no list of resolutions such as 8,16 or 8:3,16:6 (with the number of clusters)")
+            raise UserError(
+                f"{option}={one_line(text, 60)} is no list of resolutions such as 8,16 or 8:3,16:6 (with the number of clusters)"
+            )
         clusters = int(match[2] or DEFAULT_CLUSTERS)
         if not 2 <= clusters <= len(PALETTE):
             raise UserError(f"{option}={text}: between 2 and {len(PALETTE)} clusters can be shown, not {clusters}")

@@ -21,6 +21,7 @@ from dnnlib.cli import may_overwrite
 from dnnlib.download import local_file
 from dnnlib.errors import UserError
 from dnnlib.files import file_sha256
+from dnnlib.untrusted import parsing
 from training.network_files import weights_sha256
 from training.rendering import GeneratorRenderer, Renderer
 
@@ -47,7 +48,11 @@ def mark_of(command: str, sources: Sequence[str | nn.Module] = (), *, offline: b
 def _content(source: str | nn.Module, offline: bool) -> str:
     if isinstance(source, nn.Module):
         return weights_sha256(source)
-    return file_sha256(local_file(source, offline=offline)) if is_address(source) or os.path.isfile(source) else source
+    if not is_address(source) and not os.path.isfile(source):
+        return source
+    path = local_file(source, offline=offline)
+    with parsing(str(path)):
+        return file_sha256(path)
 
 
 def source_of(renderer: Renderer, network: str) -> str | nn.Module:

@@ -132,6 +132,11 @@ def test_a_data_set_is_replaced_on_demand(tmp_path: Path) -> None:
     assert (tmp_path / "x.zip").read_bytes() != made
 
 
+def test_a_file_that_cannot_be_read_gets_no_mark(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot read /proc/self/mem: Input/output error"):
+        mark_of("a", ["/proc/self/mem"])
+
+
 def test_marks(tmp_path: Path) -> None:
     image = torch.zeros([3, 4, 4], dtype=torch.uint8)
     (tmp_path / "net.pkl").write_bytes(b"one")

@@ -34,7 +34,7 @@ def run(tmp_path_factory: Any) -> Path:
 def test_resolutions_and_numbers_of_clusters() -> None:
     assert parse_wanted("--encoder", "8:3, 16") == {8: 3, 16: 6}
     assert parse_wanted("--encoder", None) is None
-    for text in ("8:", "a", "8:3:4", ""):
+    for text in ("8:", "a", "8:3:4", "", "9" * 5000, "8:" + "9" * 5000):
         with pytest.raises(UserError, match=r"--encoder=.* is no list of resolutions"):
             parse_wanted("--encoder", text)
     with pytest.raises(UserError, match="not 1"):
