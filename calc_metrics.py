@@ -9,19 +9,26 @@ from typing import Any
 import click
 
 from dnnlib import torchrun
-from dnnlib.cli import Command, counted, friendly_errors, ops_option
+from dnnlib.cli import PATH, PATH_OR_URL, Command, counted, friendly_errors, ops_option
 from dnnlib.errors import UserError
 
 
 @click.command(cls=Command)
-@click.option("--network", metavar="PATH|URL", help="network pickle (network-snapshot-*.pkl), or .safetensors")
-@click.option("--images", metavar="PATH", help="measure the images in this folder or zip, in place of a network's")
+@click.option("--network", type=PATH_OR_URL, metavar="PATH|URL", help="network pickle (network-snapshot-*.pkl), or .safetensors")
+@click.option("--images", type=PATH, metavar="PATH", help="measure the images in this folder or zip, in place of a network's")
 @click.option("--metrics", metavar="LIST", default="fid50k_full", show_default=True, help="names with any count: fid5k_full,pr5k3_full")
-@click.option("--data", metavar="PATH", help="real images, a folder or a zip  [default: what the network was trained on]")
+@click.option("--data", type=PATH, metavar="PATH", help="real images, a folder or a zip  [default: what the network was trained on]")
 @click.option("--mirror", type=bool, metavar="BOOL", help="mirrored reals in fid50k kid50k pr50k3  [default: as trained; no with --data]")
 @click.option("--gpus", type=click.IntRange(min=1), metavar="INT", help="processes that share the images, each with a device  [default: 1]")
 @click.option("--verbose", type=bool, default=True, show_default=True, metavar="BOOL", help="progress on standard error")
-@click.option("--detector", metavar="NAME|PATH|URL", default="auto", show_default=True, help="detector by name, or a TorchScript file")
+@click.option(
+    "--detector",
+    type=PATH_OR_URL,
+    metavar="NAME|PATH|URL",
+    default="auto",
+    show_default=True,
+    help="detector by name, or a TorchScript file",
+)
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
 @click.option(
     "--batch",

@@ -6,17 +6,18 @@ from typing import Any
 import click
 import PIL.ImageColor
 
-from dnnlib.cli import Command, counted, friendly_errors, picture_options, print_notes
+from dnnlib.cli import DIGITS, PATH, Command, counted, friendly_errors, overwrite_option, picture_options, print_notes
 from dnnlib.errors import UserError
 from dnnlib.untrusted import one_line
 from training.dataset_import import ImportReport, Transform, import_dataset
+from training.dataset_import.writer import refuse_existing_zip
 
 SHOWN_CLASSES = 40  # lines about classes; of more, the first and the last ones
 
 
 def parse_resolution(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[int, int] | None:
     """``"256x128"`` to (256, 128)."""
-    match = re.fullmatch(r"(\d+)x(\d+)", text.strip().lower()) if text is not None else None
+    match = re.fullmatch(rf"({DIGITS})x({DIGITS})", text.strip().lower()) if text is not None else None
     if text is not None and match is None:
         raise click.BadParameter(f"'{text}' is not of the form WxH, such as 256x256")
     return (int(match[1]), int(match[2])) if match else None
@@ -31,8 +32,9 @@ def parse_color(_ctx: click.Context, _param: click.Parameter, text: str) -> tupl
 
 
 @click.command(cls=Command)
-@click.option("--source", required=True, metavar="PATH", help="Folder, zip, cifar-10-python.tar.gz, MNIST images .gz, LSUN lmdb")
-@click.option("--dest", required=True, metavar="PATH", help="Zip (name ends in .zip; replaced if there) or new folder to write")
+@click.option("--source", required=True, type=PATH, metavar="PATH", help="Folder, zip, cifar-10-python.tar.gz, MNIST images .gz, LSUN lmdb")
+@click.option("--dest", required=True, type=PATH, metavar="PATH", help="Zip (name ends in .zip) or new folder to write")
+@overwrite_option
 @click.option(
     "--max-images", type=int, metavar="N", help="Take only the first N images of the source; of --labels=subfolders, each class its share"
 )
@@ -60,6 +62,8 @@ def main(width: int | None, height: int | None, resolution: tuple[int, int] | No
     python dataset_tool.py --source=imagenet/train --dest=imagenet128.zip --labels=subfolders \\
         --transform=center-crop --resolution=128x128 --on-error=skip
 
+    A zip that is there is replaced with --overwrite only, and a folder has to be new or empty.
+
     --transform=center-crop takes the largest centred square. --transform=center-crop-wide takes the largest centred rectangle of
     the ratio width:height and pads it with black to width x width; smaller images are errors to it.
 
@@ -70,6 +74,7 @@ def main(width: int | None, height: int | None, resolution: tuple[int, int] | No
         if width is not None or height is not None:
             raise UserError("--resolution stands for --width and --height; give one or the other")
         width, height = resolution
+    refuse_existing_zip(options["dest"])
     transform = Transform(options.pop("transform"), width, height, options.pop("resize_filter"))
     print_report(import_dataset(**options, transform=transform), options["dest"])
 

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from dnnlib import torchrun
-from dnnlib.cli import Command, IntOrList, Seconds, friendly_errors, host_memory_option, ops_option
+from dnnlib.cli import PATH, PATH_OR_URL, Command, IntOrList, Seconds, friendly_errors, host_memory_option, ops_option
 from dnnlib.download import forbid_downloads
 from dnnlib.errors import UserError
 from dnnlib.interrupt import StoppedInOrder
@@ -138,16 +138,23 @@ SECONDS = Seconds()
 
 @click.command(cls=Command, context_settings={"max_content_width": 120})
 # General.
-@click.option("--outdir", metavar="DIR", help="Where the run directory goes  [required, but for --dry-run and --continue=RUN_DIR]")
+@click.option(
+    "--outdir", type=PATH, metavar="DIR", help="Where the run directory goes  [required, but for --dry-run and --continue=RUN_DIR]"
+)
 @click.option("--gpus", metavar="INT", type=int, help="Number of GPUs, a power of two  [default: 1]")
 @click.option("--snap", metavar="TICKS", type=int, help="Ticks between snapshots  [default: 50]")
 @click.option("--tick", metavar="KIMG", type=float, help="Thousands of images between status lines  [default: 4]")
 @click.option("--metrics", metavar="LIST", help="Metrics at every snapshot, by comma, or none  [default: fid50k_full]")
-@click.option("--detector", metavar="NAME|PATH|URL", help="Feature extractor of the metrics  [default: the one that each is defined with]")
+@click.option(
+    "--detector",
+    type=PATH_OR_URL,
+    metavar="NAME|PATH|URL",
+    help="Feature extractor of the metrics  [default: the one that each is defined with]",
+)
 @click.option("--seed", metavar="INT", type=int, help="Random seed  [default: 0]")
 @click.option("-n", "--dry-run", is_flag=True, help="Print the resolved configuration as JSON and stop")
 # Data.
-@click.option("--data", metavar="PATH", help="Training images: folder or zip  [required, but for --continue=RUN_DIR]")
+@click.option("--data", type=PATH, metavar="PATH", help="Training images: folder or zip  [required, but for --continue=RUN_DIR]")
 @click.option("--cond", **BOOL, help="Condition on the labels of the data set  [default: 0]")
 @click.option("--subset", metavar="INT", type=int, help="Train on only so many of the images  [default: all]")
 @click.option("--mirror", **BOOL, help="Add a mirrored copy of every image  [default: 0]")
@@ -187,10 +194,17 @@ SECONDS = Seconds()
 @click.option("--target", metavar="FLOAT", type=float, help="Target of ADA  [default: 0.6]")
 @click.option("--augpipe", type=click.Choice(AUGPIPES), help="Augmentation pipeline  [default: bgc]")
 # Transfer learning.
-@click.option("--resume", metavar="PKL", help="Start from a network pickle: path, address, or ffhq256 and the like  [default: noresume]")
+@click.option(
+    "--resume",
+    type=PATH_OR_URL,
+    metavar="PKL",
+    help="Start from a network pickle: path, address, or ffhq256 and the like  [default: noresume]",
+)
 @click.option("--freezed", metavar="INT", type=int, help="Freeze so many layers of D  [default: 0]")
 # Long runs.
-@click.option("--continue", "continue_", metavar="RUN_DIR|auto", help="Go on where a run stopped; auto: if --outdir has it, else start")
+@click.option(
+    "--continue", "continue_", type=PATH, metavar="RUN_DIR|auto", help="Go on where a run stopped; auto: if --outdir has it, else start"
+)
 @click.option("--trust", is_flag=True, help="Go on with a run that another user owns; it can start any program (SECURITY.md)")
 @click.option("--checkpoint-minutes", metavar="MINUTES", type=float, help="Between run states, besides snapshots; 0: none  [default: 10]")
 @click.option("--keep-snapshots", metavar="RULES", help="Snapshots that stay: last:N, every:N, best, by comma  [default: all]")

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.options import json_option  # noqa: E402
-from dnnlib.cli import Command, friendly_errors  # noqa: E402
+from dnnlib.cli import PATH, Command, friendly_errors  # noqa: E402
 from dnnlib.files import atomic_write  # noqa: E402
 from torch_utils.native_build import prepare_native_ops  # noqa: E402
 from training.checkpoint import RunState  # noqa: E402
@@ -37,7 +37,7 @@ LOSSES = ("Loss/G/loss", "Loss/D/loss", "Loss/D/loss_gen_reg")
 
 
 @click.command(cls=Command)
-@click.option("--data", default=str(ROOT / "data" / "emoji32.zip"), metavar="PATH", help="images  [default: the bundled ones]")
+@click.option("--data", default=str(ROOT / "data" / "emoji32.zip"), type=PATH, metavar="PATH", help="images  [default: the bundled ones]")
 @click.option("--steps", type=click.IntRange(min=1), default=200, show_default=True)
 @click.option("--batch", type=int, default=8, show_default=True)
 @click.option("--cbase", type=int, default=1024, show_default=True)

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.options import json_option  # noqa: E402
-from dnnlib.cli import Command, friendly_errors  # noqa: E402
+from dnnlib.cli import PATH, Command, FiniteFloat, friendly_errors  # noqa: E402
 from dnnlib.files import atomic_write  # noqa: E402
 from torch_utils.device import pick_device  # noqa: E402
 from training.checkpoint import RunState  # noqa: E402
@@ -40,8 +40,8 @@ from training.run_state_file import read_state, write_state  # noqa: E402
 @click.command(cls=Command)
 @click.option("--cfg", type=click.Choice(list(RECIPES)), default="paper256", show_default=True, help="recipe, which decides the size")
 @click.option("--resolution", type=int, default=256, show_default=True, help="of the images")
-@click.option("--interval", type=float, default=10.0, show_default=True, metavar="MINUTES", help="as --checkpoint-minutes")
-@click.option("--folder", default=".", show_default=True, metavar="DIR", help="on the disk that the run directory would be on")
+@click.option("--interval", type=FiniteFloat(above=0), default=10.0, show_default=True, metavar="MINUTES", help="as --checkpoint-minutes")
+@click.option("--folder", default=".", show_default=True, type=PATH, metavar="DIR", help="on the disk that the run directory would be on")
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
 @json_option

@@ -25,19 +25,19 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.options import json_option  # noqa: E402
-from dnnlib.cli import Command, friendly_errors, parse_int_list  # noqa: E402
+from dnnlib.cli import PATH, Command, FiniteFloat, friendly_errors, parse_int_list  # noqa: E402
 from dnnlib.files import atomic_write  # noqa: E402
 from training.dataset import ImageFolderDataset, image_batches  # noqa: E402
 
 
 @click.command(cls=Command)
-@click.option("--data", default=str(ROOT / "data" / "emoji32.zip"), metavar="PATH", help="images  [default: the bundled ones]")
+@click.option("--data", default=str(ROOT / "data" / "emoji32.zip"), type=PATH, metavar="PATH", help="images  [default: the bundled ones]")
 @click.option("--resolution", type=int, default=64, show_default=True)
 @click.option("--images", "count", type=click.IntRange(min=1), default=1024, show_default=True, help="how many of them")
 @click.option("--batch", type=int, default=8, show_default=True)
 @click.option("--workers", default="0,2", show_default=True, metavar="LIST")
-@click.option("--seconds", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="for each measurement")
-@click.option("--train-rate", type=click.FloatRange(min=0, min_open=True), metavar="IMAGES/S", help="what training takes")
+@click.option("--seconds", type=FiniteFloat(min=0.1), default=5.0, show_default=True, help="for each measurement")
+@click.option("--train-rate", type=FiniteFloat(above=0), metavar="IMAGES/S", help="what training takes")
 @json_option
 @friendly_errors
 def main(

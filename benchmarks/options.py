@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from dnnlib.cli import output_file
+from dnnlib.cli import PATH, FiniteFloat, output_file, overwrite_option
 from dnnlib.errors import UserError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -21,7 +21,11 @@ def _writable(_context: click.Context, _option: click.Parameter, value: str | No
     return value
 
 
-json_option = click.option("--json", "json_file", metavar="FILE", callback=_writable, help="write everything measured")
+def json_option(command: F) -> F:
+    """``json_file``, and ``--overwrite``."""
+    option = click.option("--json", "json_file", type=PATH, metavar="FILE", callback=_writable, help="write everything measured")
+    return option(overwrite_option(command))
+
 
 _NETWORKS = (
     click.option("--resolution", type=int, default=64, show_default=True),
@@ -33,7 +37,7 @@ _NETWORKS = (
 _STEP = (
     *_NETWORKS,
     click.option("--augpipe", default="bgc", show_default=True),
-    click.option("--p", type=float, default=0.3, show_default=True, help="probability of augmentation"),
+    click.option("--p", type=FiniteFloat(min=0, max=1), default=0.3, show_default=True, help="probability of augmentation"),
     click.option("--ggdr_res", type=int, default=16, show_default=True),
 )
 

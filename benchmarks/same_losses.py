@@ -27,9 +27,9 @@ import PIL.Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from dnnlib.cli import Command, friendly_errors
-from dnnlib.errors import UserError
-from torch_utils.persistence import load_network_pkl
+from dnnlib.cli import Command, friendly_errors  # noqa: E402
+from dnnlib.errors import UserError  # noqa: E402
+from torch_utils.persistence import load_network_pkl  # noqa: E402
 
 STEPS, BATCH = 60, 8
 

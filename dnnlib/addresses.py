@@ -8,7 +8,9 @@ Options, records, messages and files never see more. The whole address stays in 
 
 import os
 import re
-from urllib.parse import urlsplit
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from dnnlib.errors import UserError
 
@@ -27,6 +29,11 @@ _whole: dict[str, str] = {}
 def is_address(source: str | os.PathLike[str]) -> bool:
     """Whether ``source`` is an http(s) address rather than a path."""
     return re.match(r"https?://", os.fspath(source), re.IGNORECASE) is not None
+
+
+def has_scheme(text: str) -> bool:
+    """Whether text begins as an address of any kind: ``ftp://``, ``s3://``."""
+    return re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE) is not None
 
 
 def check_address(text: str) -> None:
@@ -65,12 +72,12 @@ def public_text(text: str) -> str:
     return _IN_TEXT.sub(lambda found: public_address(found[0]), text)
 
 
-def public_values(values: object) -> object:
-    """Nested dictionaries and lists with :func:`public_address` in place of every string: records of earlier versions."""
+def public_values(values: Any) -> Any:
+    """Nested dictionaries and lists with the public form of each address in them: what earlier versions recorded may have more."""
     if isinstance(values, dict):
         return {key: public_values(value) for key, value in values.items()}
-    if isinstance(values, list | tuple):
-        return type(values)(public_values(value) for value in values)
+    if isinstance(values, list):
+        return [public_values(value) for value in values]
     return public_address(values) if isinstance(values, str) else values
 
 
@@ -110,9 +117,13 @@ def without_user(text: str) -> str:
     return "".join([scheme, authority.rpartition("@")[2], *rest])
 
 
-def beside(address: str, path_of: "re.Pattern[str]", replacement: str) -> str:
-    """The concealed address of a neighbouring file: ``path_of`` in the path becomes ``replacement``, the rest stays."""
-    found = _PARTS.fullmatch(reveal(address))
-    assert found is not None
-    scheme, authority, path, query, _ = found.groups(default="")
-    return conceal(scheme + authority + path_of.sub(replacement, path) + query)
+def suffix_of(address: str) -> str:
+    """The ending of the path in an address, such as ``.pkl``. Raises :class:`UserError` for one that is not valid."""
+    check_address(reveal(address))
+    return PurePosixPath(urlsplit(public_address(address)).path).suffix
+
+
+def with_suffix(address: str, suffix: str) -> str:
+    """The concealed address of the file beside another that differs in its ending alone; the query stays, the fragment does not."""
+    parts = urlsplit(reveal(address))
+    return conceal(urlunsplit(parts._replace(path=str(PurePosixPath(parts.path).with_suffix(suffix)), fragment="")))

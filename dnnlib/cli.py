@@ -5,18 +5,25 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from dnnlib import torchrun
+from dnnlib import addresses, torchrun
 from dnnlib.errors import UserError
+from dnnlib.paths import expand_path
+from dnnlib.untrusted import one_line, reason
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-MAX_LIST = 1_000_000  # numbers in one range; more is a mistake that would fill the memory
+MAX_LIST = 1_000_000  # numbers in one list; more is a mistake that would fill the memory
+MAX_FLOAT = 3.4e38  # what float32 holds
+MAX_USAGE = 500  # characters of click's own messages, which repeat what was typed
+MAX_MESSAGE = 2000  # characters of any other message
+DIGITS = r"[0-9]{1,18}"  # a whole number in a regular expression: Python refuses to convert thousands of digits
 
 
 def environment_option(*names: str, variable: str, **attrs: Any) -> Callable[[F], F]:
@@ -76,39 +83,68 @@ class Command(click.Command):
         for arg in args:
             name, equals, value = arg.partition("=")
             spelled.append(declared.get(name.replace("_", "-"), name) + equals + value)
+        addresses.forget()
         try:
             return super().parse_args(ctx, spelled)
-        except click.UsageError:
+        except click.UsageError as error:
             if torchrun.rank() > 0:  # every process has the same command line; one complains
                 raise SystemExit(2) from None
-            raise
+            raise click.UsageError(_message(error.format_message(), MAX_USAGE), error.ctx) from error
 
 
 def friendly_errors(function: F) -> F:
-    """Turn :class:`UserError` into click's one-line error with exit status 1."""
+    """Turn :class:`UserError`, and memory that runs out, into click's one-line error with exit status 1.
+
+    Addresses in the line have their public form (:mod:`dnnlib.addresses`).
+    """
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
         except UserError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(_message(str(error), MAX_MESSAGE)) from error
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            raise click.ClickException(f"there is not enough memory for this ({reason(error)}); give smaller numbers") from error
 
     return wrapper  # type: ignore[return-value]
+
+
+def _message(text: str, limit: int) -> str:
+    """A message as one line: addresses in their public form, control characters and broken Unicode as escapes."""
+    line = addresses.public_text(" ".join(text.split("\n")))
+    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line[: limit + 1])
+    return line if len(line) <= limit else line[:limit] + "..."
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether Python, or PyTorch on the CPU, was refused memory. PyTorch raises a plain :class:`RuntimeError` for that."""
+    return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def distinct(numbers: Sequence[int], option: str) -> list[int]:
+    """The numbers without repetitions, which a note on standard error names: each stands for one file."""
+    counts = Counter(numbers)
+    repeated = [str(number) for number, count in counts.items() if count > 1]
+    if repeated:
+        click.echo(f"Note: {option} names {', '.join(repeated[:5])}{'…' * (len(repeated) > 5)} more than once; each is made once", err=True)
+    return list(counts)
 
 
 def parse_int_list(text: str) -> list[int]:
     """``"1,2,5-10"`` to ``[1, 2, 5, 6, 7, 8, 9, 10]``. Raises :class:`UserError` on anything else."""
     numbers: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        match = re.fullmatch(rf"\s*({DIGITS})(?:-({DIGITS}))?\s*", part)
         if match is None:
-            raise UserError(f"'{text}' is not a list of numbers and ranges such as 1,2,5-10")
+            raise UserError(f"'{one_line(text, 60)}' is not a list of numbers and ranges such as 1,2,5-10")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
-            raise UserError(f"the range '{part.strip()}' in '{text}' runs backwards")
-        if last - first >= MAX_LIST:
-            raise UserError(f"the range '{part.strip()}' in '{text}' has more than {MAX_LIST} numbers")
+            raise UserError(f"the range '{part.strip()}' in '{one_line(text, 60)}' runs backwards")
+        if len(numbers) + last - first >= MAX_LIST:
+            raise UserError(f"the range '{part.strip()}' in '{one_line(text, 60)}' has more than {MAX_LIST} numbers")
         numbers.extend(range(first, last + 1))
     return numbers
 
@@ -119,15 +155,59 @@ def parse_float_list(text: str) -> list[float]:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
         numbers = [math.nan]
-    if not all(map(math.isfinite, numbers)):
-        raise UserError(f"'{text}' is not a list of numbers such as 0,0.5,1")
+    if not all(abs(number) <= MAX_FLOAT for number in numbers):
+        raise UserError(f"'{one_line(text, 60)}' is not a list of numbers such as 0,0.5,1")
     return numbers
 
 
+class PathType(click.ParamType):
+    """A path, with ``~`` at its start expanded, which a shell leaves to us behind ``=``. Every option that takes a path has this type.
+
+    ``addresses``: an http(s) address too, of which the public form comes back; :mod:`dnnlib.addresses` knows the whole.
+    """
+
+    name = "path"
+
+    def __init__(self, *, addresses: bool = False) -> None:
+        self.addresses = addresses
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            if not addresses.has_scheme(value):
+                return expand_path(value)
+            if not self.addresses:
+                raise UserError(f"{addresses.public_address(value)} is an address, and this takes a path")
+            return addresses.conceal(value)
+        except UserError as error:
+            self.fail(str(error), param, ctx)
+
+
+class LabelledPath(PathType):
+    """``LABEL=PATH``, the path as for :class:`PathType`. Other forms come back as they are."""
+
+    name = "label=path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if addresses.has_scheme(value):
+            self.fail(f"{addresses.public_address(value)} has no label; the form is LABEL=PATH", param, ctx)
+        label, equals, path = value.partition("=")
+        return f"{label}={super().convert(path, param, ctx)}" if equals and path else str(value)
+
+
+#: A path, and a path or an address; names that stand for something may come in place of both.
+PATH, PATH_OR_URL = PathType(), PathType(addresses=True)
+
+#: The same with a label in front.
+LABELLED_PATH, LABELLED_PATH_OR_URL = LabelledPath(), LabelledPath(addresses=True)
+
+
 class FiniteFloat(click.ParamType):
-    """A number that is neither infinite nor "not a number"."""
+    """A number that 32 bits can hold: neither infinite nor "not a number", and within limits if there are any."""
 
     name = "float"
+
+    def __init__(self, *, min: float | None = None, above: float | None = None, max: float | None = None) -> None:
+        self.min, self.above, self.max = min, above, max
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
@@ -135,7 +215,16 @@ class FiniteFloat(click.ParamType):
         except ValueError:
             number = math.nan
         if not math.isfinite(number):
-            self.fail(f"'{value}' is not a finite number", param, ctx)
+            self.fail(f"'{one_line(str(value), 60)}' is not a finite number", param, ctx)
+        if abs(number) > MAX_FLOAT:
+            self.fail(f"{number:g} is too large a number", param, ctx)
+        for fine, limit in (
+            (self.min is None or number >= self.min, f"at least {self.min}"),
+            (self.above is None or number > self.above, f"greater than {self.above}"),
+            (self.max is None or number <= self.max, f"at most {self.max}"),
+        ):
+            if not fine:
+                self.fail(f"{number:g} must be {limit}", param, ctx)
         return number
 
 
@@ -179,9 +268,9 @@ class IntOrList(click.ParamType):
         try:
             numbers = sorted(int(part) for part in value.split(","))
         except ValueError:
-            self.fail(f"'{value}' is not a valid integer, or several by comma such as 16,32", param, ctx)
+            self.fail(f"'{one_line(value, 60)}' is not a valid integer, or several by comma such as 16,32", param, ctx)
         if len(set(numbers)) < len(numbers):
-            self.fail(f"'{value}' has a number twice", param, ctx)
+            self.fail(f"'{one_line(value, 60)}' has a number twice", param, ctx)
         return numbers[0] if len(numbers) == 1 else tuple(numbers)
 
 
@@ -211,9 +300,9 @@ class GridSize(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         if isinstance(value, tuple):
             return value
-        match = re.fullmatch(r"(\d+)[x×](\d+)", value.strip().lower())
+        match = re.fullmatch(rf"({DIGITS})[x×]({DIGITS})", value.strip().lower())
         if match is None or not (int(match[1]) and int(match[2])):
-            self.fail(f"'{value}' is not a size in columns and rows such as 5x4", param, ctx)
+            self.fail(f"'{one_line(value, 60)}' is not a size in columns and rows such as 5x4", param, ctx)
         return int(match[1]), int(match[2])
 
 
@@ -225,12 +314,45 @@ def output_folder(path: str | Path, option: str = "--outdir") -> Path:
         raise UserError(f"cannot write to the folder {option}={path}: {error.strerror}") from error
 
 
-def output_file(path: str | Path, option: str = "--out") -> Path:
-    """The path of a file to write, after the same for its folder. Raises :class:`UserError` naming ``option``."""
+def output_file(path: str | Path, option: str = "--out", *, same: bool = False) -> Path:
+    """The path of a file to write, after the same for its folder and :func:`refuse_existing`. Raises :class:`UserError`."""
+    refuse_existing(path, option, same=same)
     try:
         return _writable_folder(Path(path).parent) / Path(path).name
     except OSError as error:
         raise UserError(f"cannot write {option}={path}: {error.strerror}") from error
+
+
+def _set_overwrite(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    context.meta[_OVERWRITE] = value
+
+
+_OVERWRITE = "dnnlib.cli.overwrite"
+
+#: Of every command that writes files under names that its options give.
+overwrite_option = click.option(
+    "--overwrite",
+    is_flag=True,
+    is_eager=True,  # other options' checks ask for it
+    expose_value=False,
+    callback=_set_overwrite,
+    help="Replace files that are there and that other options made  [default: refuse]",
+)
+
+
+def may_overwrite() -> bool:
+    """Whether ``--overwrite`` was given."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(_OVERWRITE))
+
+
+def refuse_existing(path: str | Path, option: str = "--out", *, same: bool = False) -> None:
+    """Raise :class:`UserError` when a file is there that would be replaced, unless ``--overwrite`` was given.
+
+    ``same``: the file is an earlier result of the same options, and may be replaced.
+    """
+    if not same and not may_overwrite() and os.path.lexists(path) and not os.path.isdir(path):
+        raise UserError(f"{option}={path} is there already; give another name, or --overwrite to replace it")
 
 
 def _writable_folder(folder: Path) -> Path:

@@ -243,6 +243,8 @@ class _Session(requests.Session):
         if target is None:
             return None
         before, after = (urlsplit(address).scheme.lower() for address in (resp.url, urljoin(resp.url, target)))
+        if after not in ("http", "https") or (before, after) == ("https", "http"):
+            resp.close()
         if after not in ("http", "https"):
             raise DownloadError(f"it redirects to {one_line(after, 20)}://, which is not followed")
         if (before, after) == ("https", "http"):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from dnnlib.errors import UserError
+from dnnlib.untrusted import one_line
 from metrics.density_coverage import DC5
 from metrics.frechet_inception_distance import fid
 from metrics.inception_score import is10
@@ -190,7 +191,7 @@ def parse_metric(name: str) -> Metric:
             if count < family.min_images:
                 raise UserError(f"the metric '{name}' needs a count of at least {family.min_images}")
             return Metric(name, family, count)
-    raise UserError(f"unknown metric '{name}'; known are {known_names()}")
+    raise UserError(f"unknown metric '{one_line(name, 60)}'; known are {known_names()}")
 
 
 def parse_metrics(names: str | Sequence[str]) -> list[Metric]:

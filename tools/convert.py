@@ -15,7 +15,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, FiniteFloat, friendly_errors, output_file
+from dnnlib.cli import PATH, Command, FiniteFloat, friendly_errors, output_file, overwrite_option, refuse_existing
 from dnnlib.errors import UserError
 from tools import options
 
@@ -24,7 +24,8 @@ TARGETS = (".pkl", ".safetensors", ".onnx", ".pt2")
 
 @click.command(cls=Command)
 @options.any_network
-@click.option("--out", metavar="FILE", help=f"what to write; its ending tells the format: {' '.join(TARGETS)}")
+@click.option("--out", type=PATH, metavar="FILE", help=f"what to write; its ending tells the format: {' '.join(TARGETS)}")
+@overwrite_option
 @click.option("--trunc", "psi", type=FiniteFloat(), help="truncation psi to fix in an export  [default: an input of it]")
 @click.option("--noise", type=click.Choice(["const", "external"]), help="an export's noise: the network's own, or inputs  [default: const]")
 @click.option("--info", is_flag=True, help="print what is in the file")
@@ -65,6 +66,10 @@ def convert(network: str, out: str, psi: float | None, noise: str | None, offlin
     exporting = suffix in (".onnx", ".pt2")
     if not exporting and (psi is not None or noise is not None):
         raise UserError(f"--trunc and --noise have no effect on {suffix}, which holds the networks themselves; leave them out")
+
+    refuse_existing(out)
+    if suffix == ".safetensors":
+        refuse_existing(Path(out).with_suffix(".json"))
 
     from dnnlib.files import atomic_write, writing
     from training.export import GeneratorGraph, GraphOptions, export

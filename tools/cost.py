@@ -23,7 +23,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, IntOrList, friendly_errors, ops_option
+from dnnlib.cli import Command, FiniteFloat, IntOrList, friendly_errors, ops_option
 from dnnlib.errors import UserError
 from torch_utils.device import announce_device
 from training.checkpoint import RunState
@@ -153,7 +153,7 @@ def describe_decoder(config: TrainConfig) -> str:
 @click.option("--cbase", type=int, help="As in train.py")
 @click.option("--cmax", type=int, help="As in train.py")
 @click.option("--aug", type=click.Choice(["noaug", "ada", "fixed"]), default="ada", show_default=True, help="As in train.py; ada: at p = 0")
-@click.option("--p", type=float, metavar="FLOAT", help="Of --aug=fixed")
+@click.option("--p", type=FiniteFloat(), metavar="FLOAT", help="Of --aug=fixed")
 @click.option("--reg_type", type=click.Choice(["ggdr", "seg"]), default="ggdr", show_default=True, help="What is compared with none")
 @click.option("--ggdr_res", type=IntOrList(), help="As in train.py")
 @click.option("--ggdr-kernel", type=int, help="As in train.py")

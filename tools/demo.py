@@ -17,7 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors, output_folder
+from dnnlib.cli import PATH, Command, FiniteFloat, friendly_errors, output_folder
 from dnnlib.errors import UserError
 from metrics.results import read_results
 from tools.foreground import run_program
@@ -42,8 +42,15 @@ TRAIN = (
 
 
 @click.command(cls=Command)
-@click.option("--outdir", default="demo-run", show_default=True, help="where everything goes; what an earlier demo left there is replaced")
-@click.option("--kimg", default=96.0, show_default=True, help="length of the training in thousands of images")
+@click.option(
+    "--outdir",
+    default="demo-run",
+    show_default=True,
+    type=PATH,
+    metavar="DIR",
+    help="where everything goes; what an earlier demo left there is replaced",
+)
+@click.option("--kimg", type=FiniteFloat(above=0), default=96.0, show_default=True, help="length of the training in thousands of images")
 @friendly_errors
 def main(outdir: str, kimg: float) -> None:
     """Train with GGDR on the bundled images, generate pictures and measure them."""

@@ -106,7 +106,10 @@ def check_tools() -> list[Finding]:
 
 def check_cache() -> Finding:
     """The folder of builds."""
-    folder = build.builds_folder()
+    try:
+        folder = build.builds_folder()
+    except build.BuildError as error:
+        return Finding("cache", "none", str(error), f"set {CACHE_VARIABLE} to a folder that can be written")
     builds = len(list(folder.glob(f"*/{build.NAME}.so"))) if folder.is_dir() else 0
     existing = next(path for path in [folder, *folder.parents] if path.exists())
     if not os.access(existing, os.W_OK) or not existing.is_dir():

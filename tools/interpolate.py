@@ -14,23 +14,28 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, GridSize, friendly_errors, ops_option, output_file, parse_int_list
+from dnnlib.cli import PATH, Command, GridSize, friendly_errors, ops_option, output_file, overwrite_option, parse_int_list, refuse_existing
 from dnnlib.errors import UserError
 from dnnlib.files import writing
 from tools import options
+
+MAX_FRAMES = 1_000_000  # of all walks together
 
 
 @click.command(cls=Command)
 @options.network
 @click.option("--seeds", metavar="LIST", required=True, help="seeds that the walk passes; with --grid, those of each cell in turn")
-@click.option("--frames", type=click.IntRange(min=1), default=60, show_default=True, metavar="INT", help="from one seed to the next")
+@click.option(
+    "--frames", type=click.IntRange(1, MAX_FRAMES), default=60, show_default=True, metavar="INT", help="from one seed to the next"
+)
 @click.option("--fps", type=click.IntRange(1, 240), default=30, show_default=True, metavar="INT", help="frames a second")
 @click.option("--space", type=click.Choice(["z", "w"]), default="z", show_default=True, help="where the curve lies")
 @click.option("--grid", type=GridSize(), default=(1, 1), metavar="COLSxROWS", help="several walks side by side  [default: 1x1]")
 @options.truncation
 @options.class_idx
 @click.option("--noise-mode", type=click.Choice(["const", "none"]), default="const", show_default=True)
-@click.option("--out", metavar="FILE.mp4|gif", required=True, help="the video to write; its folder is made if need be")
+@click.option("--out", type=PATH, metavar="FILE.mp4|gif", required=True, help="the video to write; its folder is made if need be")
+@overwrite_option
 @options.batch
 @options.device
 @options.offline
@@ -61,13 +66,17 @@ def main(
 
     from tqdm import tqdm
 
-    from training.images import grid_image
+    from training.images import check_grid, grid_image
     from training.interpolation import walk_images
     from training.open_network import open_generator
     from training.video import check_video_path, save_video, shown_fps
 
     check_video_path(out)
+    refuse_existing(out)
+    if len(numbers) * frames > MAX_FRAMES:
+        raise UserError(f"{len(numbers)} seeds and --frames={frames} are more than {MAX_FRAMES} frames; ask for fewer")
     renderer = open_generator(network, device=device, offline=offline)
+    check_grid(*grid, renderer.G.img_resolution)
     walks = [numbers[i : i + len(numbers) // cells] for i in range(0, len(numbers), len(numbers) // cells)]
     how: dict[str, Any] = dict(space=space, noise_mode=noise_mode, batch=batch)
     images = walk_images(renderer, walks, frames, class_idx=class_idx, truncation_psi=truncation_psi, **how)

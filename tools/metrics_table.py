@@ -12,13 +12,13 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors
+from dnnlib.cli import PATH, Command, friendly_errors
 from dnnlib.errors import UserError
 from metrics.results import snapshot_values
 
 
 @click.command(cls=Command)
-@click.argument("run_dirs", nargs=-1, required=True, metavar="RUN_DIR...")
+@click.argument("run_dirs", nargs=-1, required=True, type=PATH, metavar="RUN_DIR...")
 @friendly_errors
 def main(run_dirs: tuple[str, ...]) -> None:
     """Print the metrics of runs as a Markdown table: a row for each snapshot, a column for each run and value."""

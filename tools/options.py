@@ -2,13 +2,21 @@
 
 import click
 
-from dnnlib.cli import ClassNumber, FiniteFloat
+from dnnlib.cli import PATH, PATH_OR_URL, ClassNumber, FiniteFloat
 
 network = click.option(
-    "--network", metavar="PATH|URL", required=True, help="network pickle, or the .safetensors file that tools/convert.py made of one"
+    "--network",
+    type=PATH_OR_URL,
+    metavar="PATH|URL",
+    required=True,
+    help="network pickle, or the .safetensors file that tools/convert.py made of one",
 )
 any_network = click.option(
-    "--network", metavar="PATH|URL", required=True, help="network pickle, or what tools/convert.py made of one (.safetensors .onnx .pt2)"
+    "--network",
+    type=PATH_OR_URL,
+    metavar="PATH|URL",
+    required=True,
+    help="network pickle, or what tools/convert.py made of one (.safetensors .onnx .pt2)",
 )
 offline = click.option("--offline", is_flag=True, help="download nothing; what was downloaded before is used")
 device = click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
@@ -17,7 +25,7 @@ truncation = click.option(
 )
 class_idx = click.option("--class", "class_idx", type=ClassNumber(), metavar="INT", help="class of a conditional network")
 noise_mode = click.option("--noise-mode", type=click.Choice(["const", "random", "none"]), default="const", show_default=True)
-outdir = click.option("--outdir", metavar="DIR", required=True, help="where the pictures go; made if need be")
+outdir = click.option("--outdir", type=PATH, metavar="DIR", required=True, help="where the pictures go; made if need be")
 
 
 batch = click.option(

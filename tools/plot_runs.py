@@ -19,10 +19,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors
+from dnnlib.cli import LABELLED_PATH, PATH, Command, FiniteFloat, friendly_errors, output_file, overwrite_option
 from dnnlib.errors import UserError
 from metrics.results import snapshot_values
 from tools.plotting import COLOURS, panels, save_figure
+from training.outputs import has_mark, mark_of
 from training.run_records import tick_means
 
 #: Values of a run over its progress: ``{kimg: value}``.
@@ -119,12 +120,21 @@ def _runs(count: int) -> str:
 
 
 @click.command(cls=Command)
-@click.option("--run", "runs", multiple=True, required=True, metavar="LABEL=DIR", help="Run directory or pattern; equal labels are seeds")
+@click.option(
+    "--run",
+    "runs",
+    multiple=True,
+    required=True,
+    type=LABELLED_PATH,
+    metavar="LABEL=DIR",
+    help="Run directory or pattern; equal labels are seeds",
+)
 @click.option(
     "--curve", "wanted", multiple=True, metavar="NAME", help="fid2k_full, Loss/D/loss, …; repeat for more  [default: all metrics]"
 )
-@click.option("--out", required=True, metavar="PNG", help="Picture to write")
-@click.option("--max-kimg", type=float, metavar="KIMG", help="Leave out what comes later")
+@click.option("--out", required=True, type=PATH, metavar="PNG", help="Picture to write")
+@overwrite_option
+@click.option("--max-kimg", type=FiniteFloat(), metavar="KIMG", help="Leave out what comes later")
 @click.option("--log", is_flag=True, help="Logarithmic values")
 @friendly_errors
 def main(runs: tuple[str, ...], wanted: tuple[str, ...], out: str, max_kimg: float | None, log: bool) -> None:
@@ -134,14 +144,18 @@ def main(runs: tuple[str, ...], wanted: tuple[str, ...], out: str, max_kimg: flo
     python tools/plot_runs.py --run=none='runs/none-*/0*' --run=ggdr='runs/ggdr-*/0*' --curve=fid50k_full --out=fid.png
     """
     limit = float("inf") if max_kimg is None else max_kimg
-    read = {label: [read_run(folder, limit) for folder in folders] for label, folders in parse_runs(runs).items()}
+    found = parse_runs(runs)
+    folders = {label: sorted(str(path.resolve()) for path in paths) for label, paths in found.items()}
+    mark = mark_of("plot_runs.py", runs=folders, curves=wanted, max_kimg=max_kimg, log=log)
+    output_file(out, same=has_mark(out, mark))
+    read = {label: [read_run(folder, limit) for folder in paths] for label, paths in found.items()}
     names = choose_curves(read, wanted)
     figure, axes = panels(len(names))
     for axis, name in zip(axes, names, strict=True):
         draw(axis, name, read)
         if log:
             axis.set_yscale("log")
-    save_figure(figure, out)
+    save_figure(figure, out, mark)
     print(f"{out}: {', '.join(names)} of {', '.join(f'{len(members)} x {label}' for label, members in read.items())}")
 
 

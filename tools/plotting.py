@@ -6,6 +6,7 @@ from typing import Any
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from dnnlib.optional import optional_import
+from training.outputs import MARK
 
 #: One colour a line, of the Okabe-Ito palette without its yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -23,12 +24,15 @@ def panels(count: int) -> tuple[Any, list[Any]]:
     return figure, axes
 
 
-def save_figure(figure: Any, out: str | Path) -> None:
-    """Write a PNG file; it appears complete or not at all. Raises :class:`UserError` where it can't be written."""
+def save_figure(figure: Any, out: str | Path, mark: str | None = None) -> None:
+    """Write a PNG file; it appears complete or not at all. Raises :class:`UserError` where it can't be written.
+
+    ``mark`` says what made it (:func:`training.outputs.mark_of`).
+    """
     path = Path(out)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as stream:
-            figure.savefig(stream, format="png", metadata={"Software": None})
+            figure.savefig(stream, format="png", metadata={"Software": None, **({} if mark is None else {MARK: mark})})
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}") from error

@@ -9,6 +9,7 @@ ADE20K with 150 classes.
 """
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,18 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors, ops_option, output_file, parse_int_list, print_notes
+from dnnlib.cli import (
+    LABELLED_PATH_OR_URL,
+    PATH,
+    Command,
+    FiniteFloat,
+    friendly_errors,
+    ops_option,
+    output_file,
+    overwrite_option,
+    parse_int_list,
+    print_notes,
+)
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from tools.plotting import COLOURS, panels, save_figure
@@ -28,6 +40,7 @@ from training.analysis.probe import ProbeOptions, ProbeResult, check_takes, trai
 from training.file_tree import check_apart
 from training.network_files import load_networks
 from training.networks import Discriminator
+from training.outputs import has_mark, mark_of
 from training.paired import PairedDataset
 
 
@@ -61,7 +74,7 @@ def mean_and_deviation(values: Sequence[Sequence[float]]) -> tuple[np.ndarray, n
     return array.mean(axis=0), array.std(axis=0, ddof=1) if len(array) > 1 else np.zeros(array.shape[1])
 
 
-def draw(results: dict[str, list[ProbeResult]], out: Path) -> None:
+def draw(results: dict[str, list[ProbeResult]], out: Path, mark: str | None = None) -> None:
     """Accuracy over epochs: the mean over seeds and a band of ± one standard deviation for each discriminator."""
     figure, (axis,) = panels(1)
     for number, (label, repeats) in enumerate(results.items()):
@@ -73,7 +86,7 @@ def draw(results: dict[str, list[ProbeResult]], out: Path) -> None:
     axis.set_title(f"validation pixel accuracy, D frozen, {seeds} heads each", fontsize=10)
     axis.set_xlabel("epoch")
     axis.legend(fontsize=8)
-    save_figure(figure, out)
+    save_figure(figure, out, mark)
 
 
 def record(results: dict[str, list[ProbeResult]], seeds: Sequence[int], **settings: Any) -> dict[str, Any]:
@@ -88,15 +101,24 @@ def record(results: dict[str, list[ProbeResult]], seeds: Sequence[int], **settin
 
 
 @click.command(cls=Command)
-@click.option("--network", "networks", multiple=True, required=True, metavar="LABEL=PATH|URL", help="a network; repeat to compare")
-@click.option("--data", required=True, metavar="DIR", help="Folder with images/ and annotations/")
-@click.option("--out", required=True, metavar="PATH", help="Where to write PATH.json and PATH.png")
+@click.option(
+    "--network",
+    "networks",
+    multiple=True,
+    required=True,
+    type=LABELLED_PATH_OR_URL,
+    metavar="LABEL=PATH|URL",
+    help="a network; repeat to compare",
+)
+@click.option("--data", required=True, type=PATH, metavar="DIR", help="Folder with images/ and annotations/")
+@click.option("--out", required=True, type=PATH, metavar="PATH", help="Where to write PATH.json and PATH.png")
+@overwrite_option
 @click.option("--resolutions", metavar="LIST", help="Encoder maps that the head reads  [default: all from 8]")
 @click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True)
 @click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True)
-@click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=0.01, show_default=True, help="Of Adam")
+@click.option("--lr", type=FiniteFloat(above=0), default=0.01, show_default=True, help="Of Adam")
 @click.option("--hidden", type=click.IntRange(min=1), default=32, show_default=True, help="Channels within the head")
-@click.option("--val-fraction", type=click.FloatRange(0, 1), default=0.2, show_default=True, help="Part of the images held back")
+@click.option("--val-fraction", type=FiniteFloat(min=0, max=1), default=0.2, show_default=True, help="Part of the images held back")
 @click.option("--seeds", default="0-2", show_default=True, metavar="LIST", help="One head each: split, first weights and order")
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
 @ops_option
@@ -108,9 +130,13 @@ def main(networks: tuple[str, ...], data: str, out: str, resolutions: str | None
     split, start from the same weights and get the images in the same order, whatever the discriminator.
     """
     check_apart(out, data, "--out")
-    output_file(out)
-    where, numbers = announce_device(device), parse_int_list(seeds)
-    paths = parse_networks(networks)
+    paths, numbers = parse_networks(networks), parse_int_list(seeds)
+    how = dict(labels=list(paths), data=os.path.abspath(data), resolutions=resolutions, seeds=numbers, **options)
+    mark = mark_of("probe_segmentation.py", list(paths.values()), **how)
+    same = has_mark(f"{out}.png", mark)
+    for suffix in (".png", ".json"):
+        output_file(f"{out}{suffix}", same=same)
+    where = announce_device(device)
     discriminators = {label: load_networks(path, need=["D"])["D"] for label, path in paths.items()}
     settings = ProbeOptions(resolutions=parse_resolutions(resolutions, list(discriminators.values())), **options)
     pairs = PairedDataset(data)
@@ -130,7 +156,7 @@ def main(networks: tuple[str, ...], data: str, out: str, resolutions: str | None
             json.dump(record(results, numbers, **known), stream, indent=2)
     except OSError as error:
         raise UserError(f"cannot write --out={out}: {error.strerror}") from error
-    draw(results, Path(f"{out}.png"))
+    draw(results, Path(f"{out}.png"), mark)
     print(f"{out}.json, {out}.png")
 
 

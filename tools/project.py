@@ -16,7 +16,17 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors, ops_option, output_folder, picture_options, print_notes
+from dnnlib.cli import (
+    PATH,
+    PATH_OR_URL,
+    Command,
+    friendly_errors,
+    ops_option,
+    output_folder,
+    overwrite_option,
+    picture_options,
+    print_notes,
+)
 from dnnlib.errors import UserError
 from dnnlib.files import writing
 from tools import options
@@ -34,16 +44,24 @@ FPS = 30
 
 @click.command(cls=Command)
 @options.network
-@click.option("--target", metavar="FILE", required=True, help="the picture; its largest centred square is resized to the network's size")
+@click.option(
+    "--target", type=PATH, metavar="FILE", required=True, help="the picture; its largest centred square is resized to the network's size"
+)
 @click.option("--num-steps", type=click.IntRange(min=2), default=1000, show_default=True, metavar="INT", help="steps of the search")
 @click.option("--seed", type=click.IntRange(min=0), default=303, show_default=True, metavar="INT", help="of everything that is drawn")
 @click.option(
-    "--detector", metavar="NAME|PATH|URL", default="vgg16", show_default=True, help="whose distance; efficientnet-lite0 works offline"
+    "--detector",
+    type=PATH_OR_URL,
+    metavar="NAME|PATH|URL",
+    default="vgg16",
+    show_default=True,
+    help="whose distance; efficientnet-lite0 works offline",
 )
 @click.option("--save-video", type=click.Choice(["mp4", "gif", "none"]), default="gif", show_default=True, help="target beside search")
 @picture_options
 @options.class_idx
 @options.outdir
+@overwrite_option
 @options.device
 @options.offline
 @ops_option
@@ -71,6 +89,7 @@ def main(
     from metrics.features import open_detector
     from training.images import fitted, read_picture
     from training.open_network import open_generator
+    from training.outputs import check_outputs, mark_of
     from training.pictures import DecodeOptions, dark_warning, frames_note, range_notes
     from training.projection import ProjectionConfig, perceptual_distance, project
     from training.rendering import one_hot_label
@@ -82,6 +101,9 @@ def main(
     if offline:
         forbid_downloads()
     check_target(target, outdir)
+    sources, how = [network, target, detector], dict(steps=num_steps, seed=seed, label=class_idx)
+    mark = mark_of("project.py", sources, offline=offline, **how)
+    check_outputs(outdir, {"target.png": mark, "proj.png": mark}, ["projected_w.npz", *([video] if video else [])])
     renderer = open_generator(network, device=device)
     read = read_picture(target, DecodeOptions(max_pixels=max_pixels, value_range=value_range))
     for warning in dark_warning(1, read.deep, value_range):
@@ -96,7 +118,7 @@ def main(
     ws = [w.expand(-1, renderer.G.num_ws, -1) for w in search(first, steps, num_steps)]
     drawn = images_of(renderer, ws)
     with writing(folder):
-        write_results(folder, picture, drawn[-1], ws[-1])
+        write_results(folder, picture, drawn[-1], ws[-1], mark)
         if video:
             save_video_of(picture, drawn, folder / video)
     before, after = (perceptual_distance(perceptual, image, picture) for image in (drawn[0], drawn[-1]))
@@ -134,15 +156,15 @@ def images_of(renderer: "GeneratorRenderer", ws: list["torch.Tensor"]) -> list["
     return [image for _, image in images_from_ws(renderer, torch.cat(ws))]
 
 
-def write_results(folder: Path, target: "torch.Tensor", found: "torch.Tensor", ws: "torch.Tensor") -> None:
+def write_results(folder: Path, target: "torch.Tensor", found: "torch.Tensor", ws: "torch.Tensor", mark: str) -> None:
     """``target.png``, ``proj.png`` and ``projected_w.npz``."""
     import numpy as np
 
     from dnnlib.files import atomic_write
     from training.images import save_png
 
-    save_png(target, folder / "target.png")
-    save_png(found, folder / "proj.png")
+    save_png(target, folder / "target.png", mark)
+    save_png(found, folder / "proj.png", mark)
     with atomic_write(folder / "projected_w.npz") as stream:
         np.savez(stream, w=ws.cpu().numpy())
 

@@ -19,7 +19,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors
+from dnnlib.cli import PATH, Command, FiniteFloat, friendly_errors
 from dnnlib.errors import UserError
 from tools.foreground import run_program
 from tools.paper_experiments import EXPERIMENTS, Experiment, Scores, Variant
@@ -266,11 +266,11 @@ def call(arguments: list[str]) -> None:
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print docs/recipes.md")
 @click.option("--run", "run_", is_flag=True, help="Run the command lines instead of printing them")
 @click.option("--only", type=click.Choice([*REGULARISERS, "seg"]), help="Only the trainings with this --reg_type")
-@click.option("--raw", default="raw", show_default=True, metavar="DIR", help="Where the originals are")
-@click.option("--datasets", default="datasets", show_default=True, metavar="DIR", help="Where data sets go")
-@click.option("--outdir", default="training-runs", show_default=True, metavar="DIR", help="Where runs go")
+@click.option("--raw", default="raw", show_default=True, type=PATH, metavar="DIR", help="Where the originals are")
+@click.option("--datasets", default="datasets", show_default=True, type=PATH, metavar="DIR", help="Where data sets go")
+@click.option("--outdir", default="training-runs", show_default=True, type=PATH, metavar="DIR", help="Where runs go")
 @click.option("--gpus", type=int, metavar="INT", help="In place of the recipe's number")
-@click.option("--kimg", type=float, metavar="KIMG", help="In place of the recipe's length")
+@click.option("--kimg", type=FiniteFloat(above=0), metavar="KIMG", help="In place of the recipe's length")
 @click.option("--seed", type=int, metavar="INT", help="Random seed  [default: 0]")
 @friendly_errors
 def main(

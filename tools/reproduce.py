@@ -22,7 +22,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, FiniteFloat, friendly_errors, output_folder
+from dnnlib.cli import PATH, Command, FiniteFloat, friendly_errors, output_folder
 from dnnlib.errors import UserError
 from dnnlib.files import AppendFile, FolderLock, atomic_write
 from tools.claim_protocols import PROTOCOLS, Protocol, Run
@@ -43,13 +43,13 @@ from tools.run_queue import ROOT, Job, work_off
 
 @click.command(cls=Command)
 @click.argument("name", default="claim", type=click.Choice(list(PROTOCOLS)), metavar="[PROTOCOL]")
-@click.option("--outdir", required=True, metavar="DIR", help="Where data, runs and records of all protocols go")
+@click.option("--outdir", required=True, type=PATH, metavar="DIR", help="Where data, runs and records of all protocols go")
 @click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Trainings at a time, one thread each")
 @click.option("--data", metavar="NAME", help="Go on with this data set alone, the others later  [default: all]")
 @click.option("--hours", type=FiniteFloat(), metavar="H", help="Stop by itself after so many hours")
 @click.option("--commands", is_flag=True, help="Print the command lines and stop")
 @click.option("--status", is_flag=True, help="Print how far each run is, without results, and stop")
-@click.option("--report", metavar="DIR", help="Write tables and a plot of what is there, and stop")
+@click.option("--report", type=PATH, metavar="DIR", help="Write tables and a plot of what is there, and stop")
 @friendly_errors
 def main(
     name: str, outdir: str, jobs: int, data: str | None, hours: float | None, commands: bool, status: bool, report: str | None

@@ -3,6 +3,7 @@
 python tools/show_segmentation.py --network=RUN/network-snapshot-000000.pkl --network=RUN/network-snapshot-000020.pkl --out=masks.png
 """
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors, ops_option, output_file, print_notes
+from dnnlib.cli import PATH, PATH_OR_URL, Command, friendly_errors, ops_option, output_file, overwrite_option, print_notes
 from dnnlib.errors import UserError
 from dnnlib.files import writing
 from torch_utils.device import announce_device
@@ -26,6 +27,7 @@ from training.images import from_uint8, save_png
 from training.network_files import load_networks
 from training.networks import Discriminator
 from training.networks.decoder import decode
+from training.outputs import has_mark, mark_of
 from training.paired import UNLABELLED, PairedDataset
 
 BATCH, AT_ONCE = 64, 16
@@ -95,9 +97,20 @@ def paint_classes(classes: Labels) -> torch.Tensor:
 
 
 @click.command(cls=Command)
-@click.option("--network", "networks", multiple=True, required=True, metavar="PATH|URL", help="pickle or .safetensors; repeat for several")
-@click.option("--data", metavar="PATH", help="Folder or zip with images/ and annotations/  [default: what the first was trained on]")
-@click.option("--out", required=True, metavar="PNG", help="Picture to write: images, annotations, predictions")
+@click.option(
+    "--network",
+    "networks",
+    multiple=True,
+    required=True,
+    type=PATH_OR_URL,
+    metavar="PATH|URL",
+    help="pickle or .safetensors; repeat for several",
+)
+@click.option(
+    "--data", type=PATH, metavar="PATH", help="Folder or zip with images/ and annotations/  [default: what the first was trained on]"
+)
+@click.option("--out", required=True, type=PATH, metavar="PNG", help="Picture to write: images, annotations, predictions")
+@overwrite_option
 @click.option("--num", type=click.IntRange(min=1), default=12, show_default=True, help="Images to show")
 @click.option("--cell", type=click.IntRange(min=16), default=64, show_default=True, help="Width of an image in the picture")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Chooses the images")
@@ -108,7 +121,9 @@ def main(networks: tuple[str, ...], data: str | None, out: str, num: int, cell: 
     """Print the pixel accuracy of discriminators on all pairs, and show some of the masks beside the annotations."""
     if data is not None:
         check_apart(out, data, "--out")
-    target = output_file(out)
+    made_by: dict[str, Any] = dict(data=data and os.path.abspath(data), num=num, cell=cell, seed=seed)
+    mark = mark_of("show_segmentation.py", networks, **made_by)
+    target = output_file(out, same=has_mark(out, mark))
     where = announce_device(device)
     loaded = {name: load_networks(name, need=["D"]) for name in networks}
     for name, found in loaded.items():
@@ -133,7 +148,7 @@ def main(networks: tuple[str, ...], data: str | None, out: str, num: int, cell: 
         rows.append((Path(name).stem[-16:] if kimg is None else f"predicted,\n{kimg:.0f} kimg", paint_classes(predict(D, images, where))))
     size = -(-max(cell, pairs.resolution) // pairs.resolution) * pairs.resolution
     with writing(target.parent):
-        save_png(picture_of_rows(rows, size), target)
+        save_png(picture_of_rows(rows, size), target, mark)
     print(target)
 
 

@@ -31,7 +31,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from dnnlib.cli import Command, friendly_errors, parse_int_list  # noqa: E402
+from dnnlib.cli import PATH, Command, FiniteFloat, friendly_errors, parse_int_list  # noqa: E402
 from dnnlib.durations import format_duration  # noqa: E402
 from dnnlib.errors import UserError  # noqa: E402
 from training.run_directory import state_paths  # noqa: E402
@@ -190,11 +190,13 @@ FAULTS: dict[str, Callable[[Training, Path], None]] = {
 
 
 @click.command(cls=Command)
-@click.option("--outdir", metavar="DIR", required=True, help="where everything goes; must not exist yet")
-@click.option("--minutes", type=click.FloatRange(min=0.5), default=60.0, show_default=True, help="length of the disturbed training")
-@click.option("--every", type=click.FloatRange(min=1), default=60.0, show_default=True, help="mean seconds of training between faults")
+@click.option("--outdir", type=PATH, metavar="DIR", required=True, help="where everything goes; must not exist yet")
+@click.option("--minutes", type=FiniteFloat(min=0.5), default=60.0, show_default=True, help="length of the disturbed training")
+@click.option("--every", type=FiniteFloat(min=1), default=60.0, show_default=True, help="mean seconds of training between faults")
 @click.option("--processes", metavar="LIST", default="1", show_default=True, help="numbers of processes to mix, such as 1,2")
-@click.option("--data", metavar="PATH", default=str(ROOT / "data" / "emoji32.zip"), help="training images  [default: the bundled ones]")
+@click.option(
+    "--data", type=PATH, metavar="PATH", default=str(ROOT / "data" / "emoji32.zip"), help="training images  [default: the bundled ones]"
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="which faults, and when")
 @friendly_errors
 def main(outdir: str, minutes: float, every: float, processes: str, data: str, seed: int) -> None:

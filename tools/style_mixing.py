@@ -7,12 +7,13 @@ Usage:
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors, ops_option, output_folder, parse_int_list
+from dnnlib.cli import Command, distinct, friendly_errors, ops_option, output_folder, overwrite_option, parse_int_list
 from dnnlib.errors import UserError
 from dnnlib.files import writing
 from tools import options
@@ -27,6 +28,7 @@ from tools import options
 @options.class_idx
 @options.noise_mode
 @options.outdir
+@overwrite_option
 @options.batch
 @options.device
 @options.offline
@@ -49,18 +51,21 @@ def main(
 
     Writes grid.png, with the seeds' own pictures in its first row and column, and each picture as ROW-COL.png.
     """
-    row_seeds, col_seeds, layers = parse_int_list(rows), parse_int_list(cols), sorted(set(parse_int_list(styles)))
+    row_seeds, col_seeds = distinct(parse_int_list(rows), "--rows"), distinct(parse_int_list(cols), "--cols")
+    layers = sorted(set(parse_int_list(styles)))
 
     import torch
     from tqdm import tqdm
 
     from training.generation import images_from_ws, ws_from_seeds
-    from training.images import save_grid, save_png
+    from training.images import check_grid, save_grid, save_png
     from training.open_network import open_generator
+    from training.outputs import check_outputs, mark_of
 
     renderer = open_generator(network, device=device, offline=offline)
     if layers[-1] >= renderer.G.num_ws:
         raise UserError(f"--styles={styles}: this network has {renderer.G.num_ws} layers, numbered from 0 to {renderer.G.num_ws - 1}")
+    check_grid(len(col_seeds) + 1, len(row_seeds) + 1, renderer.G.img_resolution)
     row_ws, col_ws = (ws_from_seeds(renderer, seeds, class_idx, truncation_psi) for seeds in (row_seeds, col_seeds))
     mixed = row_ws[:, None].repeat(1, len(col_seeds), 1, 1)
     mixed[:, :, layers] = col_ws[None, :, layers]
@@ -68,15 +73,19 @@ def main(
     names = [f"{col}-{col}" for col in col_seeds]
     names += [f"{row}-{col}" for row in row_seeds for col in (row, *col_seeds)]
 
+    made_by: dict[str, Any] = dict(styles=layers, trunc=truncation_psi, label=class_idx, noise=noise_mode)
+    mark = mark_of("style_mixing.py", [renderer.G], **made_by)
+    grid_mark = mark_of("style_mixing.py", [renderer.G], rows=row_seeds, cols=col_seeds, **made_by)
+    check_outputs(outdir, {**{f"{name}.png": mark for name in names}, "grid.png": grid_mark})
     folder = output_folder(outdir)
     images = images_from_ws(renderer, ws, noise_mode=noise_mode, batch=batch)  # type: ignore[arg-type]
     drawn = []
     with writing(folder):
         for index, image in tqdm(images, total=len(ws), unit="img", leave=False, disable=None):
-            save_png(image, folder / f"{names[index]}.png")
+            save_png(image, folder / f"{names[index]}.png", mark)
             drawn.append(image)
         corner = torch.zeros_like(drawn[0])
-        save_grid(torch.stack([corner, *drawn]), folder / "grid.png", len(col_seeds) + 1)
+        save_grid(torch.stack([corner, *drawn]), folder / "grid.png", len(col_seeds) + 1, grid_mark)
     print(f"{len(row_seeds)} rows of {len(col_seeds)} mixed pictures in {folder / 'grid.png'}, and singly in {folder}")
 
 

@@ -7,12 +7,13 @@ Usage:
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors, ops_option, output_file, parse_float_list, parse_int_list
+from dnnlib.cli import PATH, Command, friendly_errors, ops_option, output_file, overwrite_option, parse_float_list, parse_int_list
 from dnnlib.errors import UserError
 from dnnlib.files import writing
 from tools import options
@@ -24,7 +25,8 @@ from tools import options
 @click.option("--psis", metavar="LIST", default="0,0.25,0.5,0.75,1", show_default=True, help="values of psi, one a column")
 @options.class_idx
 @options.noise_mode
-@click.option("--out", metavar="FILE.png", required=True, help="the picture to write; its folder is made if need be")
+@click.option("--out", type=PATH, metavar="FILE.png", required=True, help="the picture to write; its folder is made if need be")
+@overwrite_option
 @options.batch
 @options.device
 @options.offline
@@ -50,21 +52,25 @@ def main(
     from tqdm import tqdm
 
     from training.generation import images_from_seeds
-    from training.images import save_grid
+    from training.images import check_grid, save_grid
     from training.open_network import open_renderer
+    from training.outputs import has_mark, mark_of, source_of
 
     renderer = open_renderer(network, device=device, offline=offline)
+    check_grid(len(values), len(numbers), max(renderer.noise_resolutions, default=4))
     sweeps = [
         images_from_seeds(renderer, numbers, class_idx=class_idx, truncation_psi=psi, noise_mode=noise_mode, batch=batch)  # type: ignore[arg-type]
         for psi in values
     ]
-    target = output_file(out)
+    how: dict[str, Any] = dict(seeds=numbers, psis=values, label=class_idx, noise=noise_mode)
+    mark = mark_of("truncation.py", [source_of(renderer, network)], offline=offline, **how)
+    target = output_file(out, same=has_mark(out, mark))
     with tqdm(total=len(values) * len(numbers), unit="img", leave=False, disable=None) as bar:
         columns = []
         for sweep in sweeps:
             columns.append([image for _, image in sweep if bar.update() or True])
     with writing(target.parent):
-        save_grid(torch.stack([image for row in zip(*columns, strict=True) for image in row]), target, len(values))
+        save_grid(torch.stack([image for row in zip(*columns, strict=True) for image in row]), target, len(values), mark)
     print(f"{len(numbers)} seeds at psi {', '.join(f'{psi:g}' for psi in values)} in {target}")
 
 

@@ -6,6 +6,7 @@ Usage:
     python tools/visualize_features.py --network=network-snapshot-000100.pkl --encoder=8:3,16:6 --outdir=out
 """
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -19,9 +20,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors, ops_option, output_folder, parse_int_list
+from dnnlib.cli import DIGITS, PATH, PATH_OR_URL, Command, friendly_errors, ops_option, output_folder, overwrite_option, parse_int_list
 from dnnlib.errors import UserError
 from dnnlib.files import writing
+from dnnlib.untrusted import one_line
 from torch_utils.device import announce_device
 from torch_utils.seeding import derive_seed
 from training.analysis.clustering import PALETTE, Labels, cluster_pixels, match_all, match_clusters, paint
@@ -32,6 +34,7 @@ from training.file_tree import check_apart
 from training.generation import check_seeds
 from training.images import from_uint8, save_png
 from training.network_files import load_networks
+from training.outputs import check_outputs, mark_of
 from training.reals import open_reals
 from training.run_directory import snapshot_paths
 
@@ -64,9 +67,11 @@ def parse_wanted(option: str, text: str | None) -> Wanted | None:
         return None
     wanted = {}
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?::(\d+))?\s*", part)
+        match = re.fullmatch(rf"\s*({DIGITS})(?::({DIGITS}))?\s*", part)
         if match is None:
-            raise UserError(f"{option}={text} is no list of resolutions such as 8,16 or 8:3,16:6 (with the number of clusters)")
+            raise UserError(
+                f"{option}={one_line(text, 60)} is no list of resolutions such as 8,16 or 8:3,16:6 (with the number of clusters)"
+            )
         clusters = int(match[2] or DEFAULT_CLUSTERS)
         if not 2 <= clusters <= len(PALETTE):
             raise UserError(f"{option}={text}: between 2 and {len(PALETTE)} clusters can be shown, not {clusters}")
@@ -166,11 +171,12 @@ def check_resolutions(snapshots: Sequence[Snapshot], kind: str, wanted: Wanted) 
 
 
 @click.command(cls=Command)
-@click.option("--network", multiple=True, metavar="PATH|URL", help="pickle or .safetensors; repeat for several")
-@click.option("--run", metavar="DIR", help="Run directory, in place of --network")
+@click.option("--network", multiple=True, type=PATH_OR_URL, metavar="PATH|URL", help="pickle or .safetensors; repeat for several")
+@click.option("--run", type=PATH, metavar="DIR", help="Run directory, in place of --network")
 @click.option("--snapshots", metavar="LIST", help="Kimg of the run's snapshots, such as 0,20,100  [default: the last]")
-@click.option("--data", metavar="PATH", help="Real images  [default: what the network was trained on]")
-@click.option("--outdir", required=True, metavar="DIR", help="Where generator.png, encoder.png and decoder.png go")
+@click.option("--data", type=PATH, metavar="PATH", help="Real images  [default: what the network was trained on]")
+@click.option("--outdir", required=True, type=PATH, metavar="DIR", help="Where generator.png, encoder.png and decoder.png go")
+@overwrite_option
 @click.option("--generator", metavar="RES[:K],…", help="Resolutions of G's maps and numbers of clusters  [default: all from 8, 6]")
 @click.option("--encoder", metavar="RES[:K],…", default="8:3,16:6", show_default=True, help="The same of D's encoder")
 @click.option("--decoder", metavar="RES[:K],…", help="The same of D's decoder  [default: its last map, 6]")
@@ -206,8 +212,12 @@ def main(
     check_seeds([seed + count - 1])
     if data is not None:
         check_apart(outdir, data, "--outdir")
+    networks = chosen_snapshots(network, run, snapshots)
+    how: dict[str, Any] = dict(data=data and os.path.abspath(data), encoder=encoder, decoder=decoder, generator=generator)
+    mark = mark_of("visualize_features.py", networks, num=num, clustered=clustered, cell=cell, seed=seed, **how)
+    check_outputs(outdir, {f"{kind}.png": mark for kind in ("generator", "encoder", "decoder")})
     folder, where = output_folder(outdir), announce_device(device)
-    taken = [look(path, data, wanted_g, count, seed, where) for path in chosen_snapshots(network, run, snapshots)]
+    taken = [look(path, data, wanted_g, count, seed, where) for path in networks]
     decoders = [snapshot.maps["decoder"] for snapshot in taken]
     wanted = {
         "generator": wanted_g or dict.fromkeys(taken[-1].maps["generator"], DEFAULT_CLUSTERS),
@@ -224,7 +234,7 @@ def main(
         rows = rows_of(taken, kind, resolutions, seed, size)
         picture = picture_of_rows([(title, first_of_each(images, num, count)) for title, images in rows], size)
         with writing(folder):
-            save_png(picture, folder / f"{kind}.png")
+            save_png(picture, folder / f"{kind}.png", mark)
         print(folder / f"{kind}.png")
 
 

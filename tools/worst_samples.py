@@ -6,6 +6,7 @@ Usage:
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, friendly_errors, ops_option, output_folder
+from dnnlib.cli import PATH, PATH_OR_URL, Command, friendly_errors, ops_option, output_folder, overwrite_option
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from metrics.features import Detector, open_detector
@@ -29,6 +30,7 @@ from training.build import compute_as_trained
 from training.file_tree import check_apart
 from training.images import save_grid
 from training.network_files import load_networks
+from training.outputs import check_outputs, mark_of
 from training.reals import open_reals
 
 PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
@@ -95,13 +97,16 @@ def summary(found: Extremes, gaussian: Gaussian, **settings: Any) -> dict[str, A
 
 
 @click.command(cls=Command)
-@click.option("--network", required=True, metavar="PATH|URL", help="network pickle, or .safetensors")
-@click.option("--data", metavar="PATH", help="Real images  [default: what the network was trained on]")
-@click.option("--detector", default="inception", show_default=True, metavar="NAME|PATH|URL", help="Detector whose features are used")
+@click.option("--network", required=True, type=PATH_OR_URL, metavar="PATH|URL", help="network pickle, or .safetensors")
+@click.option("--data", type=PATH, metavar="PATH", help="Real images  [default: what the network was trained on]")
+@click.option(
+    "--detector", default="inception", show_default=True, type=PATH_OR_URL, metavar="NAME|PATH|URL", help="Detector whose features are used"
+)
 @click.option("--num", type=click.IntRange(min=2), default=5000, show_default=True, help="Images to generate")
 @click.option("--show", type=click.IntRange(min=1), default=32, show_default=True, help="Images in each grid")
 @click.option("--columns", type=click.IntRange(min=1), default=8, show_default=True, help="Images a row")
-@click.option("--outdir", required=True, metavar="DIR", help="Where worst.png, best.png and log_likelihood.json go")
+@click.option("--outdir", required=True, type=PATH, metavar="DIR", help="Where worst.png, best.png and log_likelihood.json go")
+@overwrite_option
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which latents, labels and noise, as in the metrics")
 @click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Images at a time; only a GPU's rounding changes")
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
@@ -125,6 +130,9 @@ def main(
     """
     if data is not None:
         check_apart(outdir, data, "--outdir")
+    made_by: dict[str, Any] = dict(data=data and os.path.abspath(data), num=num, show=show, columns=columns, seed=seed)
+    mark = mark_of("worst_samples.py", [network, detector], **made_by)
+    check_outputs(outdir, {"worst.png": mark, "best.png": mark}, ["log_likelihood.json"])
     folder, where = output_folder(outdir), announce_device(device)
     networks = load_networks(network, need=["G_ema"])
     G = networks["G_ema"].to(where)
@@ -139,14 +147,14 @@ def main(
     for images in fake_images(G, dataset, num, seed=seed, device=where, batch_size=batch):
         found.add(images.cpu(), gaussian.log_likelihood(opened(images)))
     settings: dict[str, Any] = dict(network=network, data=dataset.name, detector=opened.name, num=num, num_real=len(dataset), seed=seed)
-    write(folder, found, columns, summary(found, gaussian, **settings))
+    write(folder, found, columns, mark, summary(found, gaussian, **settings))
 
 
-def write(folder: Path, found: Extremes, columns: int, record: dict[str, Any]) -> None:
+def write(folder: Path, found: Extremes, columns: int, mark: str, record: dict[str, Any]) -> None:
     """The two grids and the record. Raises :class:`UserError` where they can't be written."""
     try:
-        save_grid(found.worst()[0], folder / "worst.png", columns)
-        save_grid(found.best()[0], folder / "best.png", columns)
+        save_grid(found.worst()[0], folder / "worst.png", columns, mark)
+        save_grid(found.best()[0], folder / "best.png", columns, mark)
         with atomic_write(folder / "log_likelihood.json", "w", encoding="utf-8") as stream:
             json.dump(record, stream, indent=2)
     except OSError as error:

@@ -34,6 +34,6 @@ def prepare_native_ops(
 
     try:
         with distributed.main_first("building the compiled ops"):
-            return dispatch.prepare(mode or dispatch.mode() or "auto", build.builds_folder(), timeout, device, announce, again)
+            return dispatch.prepare(mode or dispatch.mode() or "auto", None, timeout, device, announce, again)
     except (dispatch.OpsUnavailable, ValueError) as error:
         raise UserError(f"{error}" if isinstance(error, ValueError) else f"{error}; or use --ops=auto") from error

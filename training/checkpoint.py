@@ -1,6 +1,7 @@
 """What a run consists of while it runs, and what it leaves behind."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from dnnlib.addresses import public_address
 from dnnlib.checked import check
 from dnnlib.errors import UserError
 from torch_utils import distributed
@@ -98,9 +100,11 @@ class RunState:
         if config.resume is not None:
             source = load_network_pkl(fetch_source(config.resume))
             for name, module in (("G", state.G), ("D", state.D), ("G_ema", state.G_ema)):
-                fresh = transfer_weights(source[name], module, f"{name} of {config.resume}")
-                if fresh and distributed.is_main():
-                    print(f"Not in {name} of {config.resume}, or of another shape, and started afresh: {', '.join(fresh)}")
+                title = f"{name} of {public_address(config.resume)}"
+                fresh = transfer_weights(source[name], module, title)
+                if distributed.is_main():
+                    for line in describe_transfer(source[name], module, title, fresh):
+                        print(line)
         return state
 
     @staticmethod
@@ -299,18 +303,23 @@ def training_set_kwargs(config: TrainConfig) -> dict[str, Any]:
     )
 
 
+#: Layers whose shape depends on the labels, and on the channels of the images.
+_OF_LABELS = re.compile(r"mapping\.(embed|fc0)\.|b4\.out\.")
+_OF_CHANNELS = re.compile(r".*\.(torgb|fromrgb)\.")
+
+
 def transfer_weights(source: nn.Module | None, target: nn.Module, name: str) -> list[str]:
     """Copy every parameter and buffer that both networks have; what only one of them has is left alone.
 
-    A network without a decoder can so start one that has it, and the other way round. Between decoders of another make, what
-    differs in shape is left alone too: the kernel, or the number of classes.
+    A network without a decoder can so start one that has it, and the other way round. Layers of another shape keep their
+    initial values where the shape depends on the decoder's make, on the labels or on the channels of the images.
 
     Returns:
         the layers of the target that keep their initial values, whole or in part.
 
     Raises:
-        UserError: there is no source, a tensor outside the decoder that both have differs in shape, they have nothing in common, or
-            a frozen layer of the target is not in the source: it would stay random.
+        UserError: there is no source, another tensor that both have differs in shape, they have nothing in common, or a frozen
+            layer of the target is not taken over: it would stay random.
     """
     if source is None:
         raise UserError(f"{name} is not in the file; resume from a network pickle with G, D and G_ema")
@@ -318,18 +327,46 @@ def transfer_weights(source: nn.Module | None, target: nn.Module, name: str) -> 
     common = [key for key in ours if key in theirs]
     if not common:
         raise UserError(f"{name} has no weights in common with this run's network; resume from a network of the same kind")
-    fresh = [key for key in ours if key not in theirs or (is_decoder_key(key) and theirs[key].shape != ours[key].shape)]
+    other_shape = [key for key in common if theirs[key].shape != ours[key].shape]
+    for key in other_shape:
+        if not (is_decoder_key(key) or _follows_data(key, source, target)):
+            raise UserError(
+                f"{name} does not fit this run: '{key}' is {list(theirs[key].shape)} there and {list(ours[key].shape)} here; "
+                "use the same --cfg, --cbase, --cmax and --map-depth"
+            )
+    fresh = [key for key in ours if key not in theirs or key in other_shape]
     trainable = dict(target.named_parameters())
     for key in fresh:
         if key.endswith(".weight") and key not in trainable:
-            raise UserError(f"{name} has no '{key}', which --freezed keeps; resume from a network of the same resolution and --cfg")
-    for key in common:
-        if key in fresh:
-            continue
-        if theirs[key].shape != ours[key].shape:
             raise UserError(
-                f"{name} does not fit this run: '{key}' is {list(theirs[key].shape)} there and {list(ours[key].shape)} here; "
-                "use data of the same resolution, channels and labels, and the same --cfg, --cbase, --cmax and --map-depth"
+                f"{name} has no '{key}', which --freezed keeps; resume from a network of the same resolution, channels, labels and --cfg"
             )
-        ours[key].copy_(theirs[key])
+    for key in common:
+        if key not in other_shape:
+            ours[key].copy_(theirs[key])
     return list(dict.fromkeys(key.rpartition(".")[0] or key for key in fresh if key in trainable))
+
+
+def _follows_data(key: str, source: nn.Module, target: nn.Module) -> bool:
+    """Whether a tensor may differ in shape because the networks are for other labels, or for images of other channels."""
+    labels, channels = source.c_dim != target.c_dim, source.img_channels != target.img_channels
+    return bool((labels and _OF_LABELS.match(key)) or (channels and _OF_CHANNELS.match(key)))
+
+
+def describe_transfer(source: nn.Module, target: nn.Module, name: str, fresh: Sequence[str]) -> list[str]:
+    """What :func:`transfer_weights` did, in lines for a person; none where everything was taken over.
+
+    Args:
+        name: of the source.
+        fresh: what :func:`transfer_weights` gave.
+    """
+    if not fresh:
+        return []
+    lines = []
+    if source.c_dim != target.c_dim:
+        there, here = (f"{dim} labels" if dim else "no labels" for dim in (source.c_dim, target.c_dim))
+        lines.append(f"{name} was trained with {there}, and this run has {here}; layers that depend on them start afresh")
+    if source.img_channels != target.img_channels:
+        there, here = ("greyscale" if channels == 1 else "RGB" for channels in (source.img_channels, target.img_channels))
+        lines.append(f"{name} was trained on {there} images, and this run has {here}; layers that depend on it start afresh")
+    return [*lines, f"Not in {name}, or of another shape, and started afresh: {', '.join(fresh)}"]

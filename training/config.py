@@ -8,8 +8,9 @@ mistake in it is answered at once. Sizes are in images, thousands of images (kim
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
+from dnnlib.addresses import public_values
 from dnnlib.checked import Checked, shown
 from dnnlib.errors import UserError
 from training.resolutions import MIN_RESOLUTION, is_power_of_two, is_resolution
@@ -419,7 +420,8 @@ class TrainConfig(Config):
         ggdr: None but with ``--reg_type=ggdr``.
         seg: None but with ``--reg_type=seg``.
         seed: everything random is derived from it and the place in the run: step, phase, portion of the batch; not from the rank.
-        resume: network pickle to start from (transfer learning), as :mod:`training.transfer` takes it, or None.
+        resume: network pickle to start from (transfer learning), as :mod:`training.transfer` takes it, or None; an address by its
+            public form (:mod:`dnnlib.addresses`), as for ``metrics.detector``.
         description: what follows the number in the name of the run directory.
     """
 
@@ -445,6 +447,11 @@ class TrainConfig(Config):
     def portion(self) -> int:
         """Images in one pass on one GPU; gradients accumulate over its passes where that is less than its share of the batch."""
         return min(self.schedule.batch_gpu, self.schedule.batch_size // self.runtime.gpus)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """As of every part; addresses that an earlier version recorded whole come back in their public form."""
+        return super().from_dict(public_values(values))
 
     def _validate(self) -> None:
         self._at_least(0, "seed")

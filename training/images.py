@@ -11,7 +11,10 @@ import torch
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from dnnlib.untrusted import parsing, read_bytes
+from training.outputs import png_texts
 from training.pictures import DecodeOptions, NeedsOption, Picture, decode
+
+MAX_PIXELS = 1 << 29  # of a grid: 1.6 GB in memory
 
 
 def from_uint8(images: torch.Tensor, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -25,10 +28,13 @@ def to_picture(image: torch.Tensor) -> PIL.Image.Image:
     return PIL.Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
 
 
-def save_png(image: torch.Tensor, path: str | os.PathLike[str]) -> None:
-    """Write one uint8 image ``[C, H, W]`` with C 1 (greyscale) or 3 (RGB); the file appears complete or not at all."""
+def save_png(image: torch.Tensor, path: str | os.PathLike[str], mark: str | None = None) -> None:
+    """Write one uint8 image ``[C, H, W]`` with C 1 (greyscale) or 3 (RGB); the file appears complete or not at all.
+
+    ``mark`` says what made it (:func:`training.outputs.mark_of`).
+    """
     with atomic_write(path) as stream:
-        to_picture(image).save(stream, format="png")
+        to_picture(image).save(stream, format="png", pnginfo=png_texts(mark))
 
 
 def grid_image(images: torch.Tensor, columns: int) -> torch.Tensor:
@@ -41,9 +47,16 @@ def grid_image(images: torch.Tensor, columns: int) -> torch.Tensor:
     return cells.reshape(rows, columns, channels, height, width).permute(2, 0, 3, 1, 4).reshape(channels, rows * height, columns * width)
 
 
-def save_grid(images: torch.Tensor, path: str | os.PathLike[str], columns: int) -> None:
-    """Write :func:`grid_image` of the images as one picture."""
-    save_png(grid_image(images, columns), path)
+def save_grid(images: torch.Tensor, path: str | os.PathLike[str], columns: int, mark: str | None = None) -> None:
+    """Write :func:`grid_image` of the images as one picture, with :func:`save_png`."""
+    save_png(grid_image(images, columns), path, mark)
+
+
+def check_grid(columns: int, rows: int, resolution: int) -> None:
+    """Raise :class:`UserError` for a grid of pictures that would be too large for one, before any is drawn."""
+    width, height = columns * resolution, rows * resolution
+    if width * height > MAX_PIXELS:
+        raise UserError(f"a grid of {columns}x{rows} pictures has {width}x{height} pixels, more than {MAX_PIXELS}; ask for fewer pictures")
 
 
 #: Bytes of a picture's file.

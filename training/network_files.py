@@ -12,12 +12,12 @@ import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
-from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 import torch
 from torch import nn
 
+from dnnlib import addresses
 from dnnlib.checked import check, shown
 from dnnlib.download import is_address, local_file
 from dnnlib.errors import UserError
@@ -40,7 +40,7 @@ EXPORTS = {".onnx": "ONNX", ".pt2": "torch.export"}
 def suffix_of(source: str | os.PathLike[str]) -> str:
     """The ending of a path or an address, in small letters, by which formats are told apart."""
     text = os.fspath(source)
-    return Path(urlsplit(text).path if is_address(text) else text).suffix.lower()
+    return (addresses.suffix_of(text) if is_address(text) else Path(text).suffix).lower()
 
 
 class Header(TypedDict):
@@ -66,6 +66,7 @@ def load_networks(source: str | os.PathLike[str], *, need: Collection[str] = (),
         UserError: the file can't be had, is damaged or of another kind, is an export, which has no networks, or lacks one of ``need``.
     """
     networks = _load(source, offline)
+    networks["info"] = addresses.public_values(networks["info"])  # earlier versions recorded whole addresses
     for name in need:
         if networks[name] is None:
             raise UserError(f"{source} holds no {TITLES[name]} ({name}), which is needed here")
@@ -88,8 +89,7 @@ def local_pair(source: str | os.PathLike[str], *, offline: bool = False) -> tupl
     """The local paths of a ``.safetensors`` file and of its JSON. Raises :class:`UserError` when one of them can't be had."""
     weights = local_file(source, offline=offline)
     text = os.fspath(source)
-    beside = urlsplit(text)._replace(fragment="") if is_address(text) else None
-    header = json_path(weights) if beside is None else urlunsplit(beside._replace(path=str(json_path(beside.path))))
+    header = addresses.with_suffix(text, ".json") if is_address(text) else json_path(weights)
     try:
         return weights, local_file(header, offline=offline)
     except UserError as error:

@@ -2,6 +2,7 @@
 
 from typing import Any, Literal, TypeVar
 
+from dnnlib.addresses import conceal
 from dnnlib.errors import UserError
 from training.config import (
     NO_PIPE,
@@ -62,7 +63,7 @@ def resolve(options: TrainOptions, data: DataConfig) -> TrainConfig:
         optim=OptimConfig(lr_G=_given(options.glr, recipe.lr), lr_D=_given(options.dlr, recipe.lr)),
         schedule=_schedule(options, recipe, runtime.gpus, transfer=resume is not None),
         runtime=runtime,
-        metrics=MetricsConfig(names=_given(options.metrics, ("fid50k_full",)), detector=_given(options.detector, "auto")),
+        metrics=MetricsConfig(names=_given(options.metrics, ("fid50k_full",)), detector=conceal(_given(options.detector, "auto"))),
         seed=_given(options.seed, 0),
         resume=resume,
         description=describe(options, data, recipe),
@@ -147,9 +148,9 @@ def _ggdr(options: TrainOptions, resolution: int) -> GGDRConfig | None:
 
 
 def _resume(source: str | None) -> str | None:
-    """What to start from; None for ``noresume`` and for no ``--resume``."""
+    """What to start from, an address by its public form; None for ``noresume`` and for no ``--resume``."""
     if source is None or source == "noresume":
         return None
     if not source:
         raise UserError("--resume is empty; give a network pickle by path or address, or leave it out")
-    return source
+    return conceal(source)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dnnlib.errors import UserError
+from dnnlib.untrusted import one_line
 
 KEEP_ALL = "all"
 
@@ -30,9 +31,11 @@ class KeepPolicy:
             return None
         rules: dict[str, int] = {}
         for part in text.split(","):
-            match = re.fullmatch(r"\s*(?:(last|every):([1-9]\d*)|(best))\s*", part)
+            match = re.fullmatch(r"\s*(?:(last|every):([1-9][0-9]{0,17})|(best))\s*", part)
             if match is None:
-                raise UserError(f"--keep-snapshots={text}: '{part.strip()}' is not one of last:N, every:N, best; or say all")
+                raise UserError(
+                    f"--keep-snapshots={one_line(text, 40)}: '{part.strip()[:40]}' is not one of last:N, every:N, best; or say all"
+                )
             rules[match[1] or match[3]] = int(match[2] or 1)
         return KeepPolicy(last=rules.get("last", 1), best="best" in rules, every=rules.get("every", 0))
 

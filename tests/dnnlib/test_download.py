@@ -1,17 +1,21 @@
 """Downloads from a server on the loopback address."""
 
+import contextlib
 import errno
 import fcntl
+import gc
 import hashlib
 import io
 import json
 import os
 import re
+import shutil
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -552,3 +556,172 @@ def test_where_files_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.delenv("GGDR_CACHE_DIR")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cache_root() == tmp_path / "home" / ".cache" / "stylegan2-ada-ggdr"
+
+
+class Raw:
+    """A server that sends the same bytes to everybody."""
+
+    def __init__(self, reply: bytes | Callable[[socket.socket], None]) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.reply = reply
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                with self.listener.accept()[0] as connection, contextlib.suppress(OSError):
+                    connection.recv(1 << 16)
+                    connection.sendall(self.reply) if isinstance(self.reply, bytes) else self.reply(connection)
+
+    def __enter__(self) -> "Raw":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.listener.close()
+
+
+def answer(*headers: str, status: str = "200 OK", body: bytes = b"abc") -> bytes:
+    return "\r\n".join([f"HTTP/1.1 {status}", *headers, "Connection: close", "", ""]).encode("latin-1") + body
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        *(["Content-Length: abc"], ["Content-Length: -3"], ["Content-Length: +3"], ["Content-Length: \xb2"], ["Content-Length: 3, 4"]),
+        *(["Content-Length: " + "9" * 17], ["Content-Length: " + "9" * 5000], ["Content-Encoding: zstd"], ["Content-Encoding: gzip"]),
+        ["Transfer-Encoding: chunked"],
+        ["X: " + "y" * 100_000],
+        [f"X{number}: y" for number in range(300)],
+        *(["!Location: " + target] for target in ("file:///etc/passwd", "ftp://h/x", "http://[::1/x", "http://..a/x", "http://a:999999/x")),
+        *(["!Location: " + target] for target in ("/\xff\xfe", "http://a\0b/", "", "http://" + "a" * 300)),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # urllib3 leaves sockets of bad answers to the collector
+def test_odd_answers_are_one_line(tmp_path: Path, headers: list[str]) -> None:
+    redirect = headers[0].startswith("!")
+    reply = answer(*(header.removeprefix("!") for header in headers), status="302 F" if redirect else "200 OK")
+    with Raw(reply) as server, pytest.raises(UserError, match="cannot download") as caught:
+        fetch(f"{server.address}/a.pkl?token=s3cret", tmp_path)
+    assert str(caught.value).isprintable()
+    assert "s3cret" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+    assert not [path for path in tmp_path.iterdir() if path.suffix not in (".part", ".version")]
+    del caught
+    gc.collect()
+
+
+def test_what_the_server_says_cannot_move_the_cursor(tmp_path: Path) -> None:
+    with Raw(answer("Content-Length: 0", status="404 \x1b[31mNot\x07")) as server, pytest.raises(UserError) as caught:
+        fetch(f"{server.address}/a.pkl", tmp_path)
+    assert r"404 \x1b[31mNot\x07" in str(caught.value)
+
+
+def test_https_stays_https() -> None:
+    response = requests.Response()
+    response.status_code, response.url, response.raw = 302, "https://host/a", io.BytesIO()
+    for target, message in (("http://host/b", "from https to http"), ("//host/b", None), ("/b", None), ("ftp://host/b", "ftp://, which")):
+        response.headers["Location"] = target
+        with http_download._Session() as session:
+            if message is None:
+                assert session.get_redirect_target(response) == target
+            else:
+                with pytest.raises(http_download.DownloadError, match=message):
+                    session.get_redirect_target(response)
+
+
+def test_a_file_that_is_too_large(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_download, "MAX_BYTES", 1_000_000)
+    with pytest.raises(UserError, match=f"it has {len(CONTENT)} bytes, more than the 1000000"):
+        fetch(server.url, tmp_path)
+    monkeypatch.setattr(http_download, "MAX_UNANNOUNCED", 500_000)
+    server.answers = ["no length"]
+    with pytest.raises(UserError, match="more than 500000 bytes came, without an announced length"):
+        fetch(server.url, tmp_path)
+    monkeypatch.setattr(http_download, "MAX_BYTES", 1 << 40)
+    monkeypatch.setattr(http_download.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1000))
+    with pytest.raises(UserError, match="the disk has 1000 left"):
+        fetch(server.url, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("start", [b"HTTP/1.1 200 OK\r\nX: ", answer("Content-Length: 1000"), answer("Transfer-Encoding: chunked")])
+def test_a_server_that_trickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: bytes) -> None:
+    """A byte now and then, in the headers or in the body, never reaches the limit of the time without one."""
+    monkeypatch.setattr(http_download, "MAX_SECONDS", 0.3)
+    done = threading.Event()
+
+    def trickle(connection: socket.socket) -> None:
+        connection.sendall(start)
+        while not done.wait(0.02):
+            connection.sendall(b"1")
+
+    with Raw(trickle) as server, pytest.raises(UserError, match=r"it took longer than 0\.3 seconds"):
+        fetch(f"{server.address}/a.pkl", tmp_path)
+    done.set()
+
+
+@pytest.mark.parametrize("kind", ["link", "hard link", "pipe", "folder", "dangling"])
+def test_a_part_is_an_ordinary_file_or_not_used(server: Server, tmp_path: Path, kind: str) -> None:
+    part = part_path(cached_path(server.url, tmp_path / "cache"))
+    part.parent.mkdir()
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    {
+        "link": lambda: part.symlink_to(victim),
+        "hard link": lambda: os.link(victim, part),
+        "pipe": lambda: os.mkfifo(part),
+        "folder": part.mkdir,
+        "dangling": lambda: part.symlink_to(tmp_path / "made"),
+    }[kind]()
+    assert fetch(server.url, tmp_path / "cache").read_bytes() == CONTENT
+    assert victim.read_text() == "precious"
+    assert not (tmp_path / "made").exists()
+    assert os.path.lexists(part)
+
+
+@pytest.mark.parametrize("version", [b"\xff\xfe", b"a\nb", b" a", "界".encode(), b"a" * 100_000, b""])
+def test_a_version_that_is_damaged_begins_anew(server: Server, tmp_path: Path, version: bytes) -> None:
+    part = leave_part(server, tmp_path)
+    part.with_name(part.name + ".version").write_bytes(version)
+    assert fetch(server.url, tmp_path).read_bytes() == CONTENT
+    assert server.ranges == [(None, None)]
+
+
+@pytest.mark.parametrize(
+    "record", [b"", b"{", b"[]", b"{}", b'{"sha256": 5}', b'{"sha256": null}', b"\xff", b"[" * 100_000, b'{"sha256": "x"}']
+)
+def test_a_damaged_record_is_repaired(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], record: bytes) -> None:
+    path = fetch(server.url, tmp_path)
+    beside = path.with_name(path.name + ".json")
+    beside.write_bytes(record)
+    assert fetch(server.url, tmp_path) == path
+    assert capsys.readouterr().err == f"Warning: {beside} is damaged; it is written anew for the file as it is now\n"
+    assert json.loads(beside.read_text())["sha256"] == DIGEST
+    assert fetch(server.url, tmp_path) == path
+    assert capsys.readouterr().err == ""
+
+
+def test_credentials_are_kept_out_of_the_cache(server: Server, tmp_path: Path) -> None:
+    whole = server.url.replace("//", "//me:s3cret@") + "?token=s3cret"
+    with pytest.raises(UserError, match=r"kept without its query, and no file in .* came from it"):
+        fetch(f"{server.url}?...", tmp_path)
+    path = fetch(whole, tmp_path)
+    assert json.loads(path.with_name(path.name + ".json").read_text())["address"] == f"{server.url}?..."
+    assert cached_path(whole.replace("me:s3cret", "you:other"), tmp_path) == path
+    assert fetch(f"{server.url}?...", tmp_path, offline=True) == path  # what a run that goes on knows of it
+    other = fetch(f"{server.url}?token=other", tmp_path)
+    assert other != path
+    with pytest.raises(UserError, match=r"2 files in .* came from such addresses; give the whole address"):
+        fetch(f"{server.url}?...", tmp_path)
+    server.answers = [404]
+    with pytest.raises(UserError, match="404") as caught:
+        fetch(whole.replace("net", "missing"), tmp_path)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["..", "a/..", "%2e%2e%2fx", "x" * 5000, "界" * 100, "a\\..\\b", "?a=../../x", ""])
+def test_the_cached_name_stays_in_the_cache(tmp_path: Path, name: str) -> None:
+    path = cached_path(f"http://host/{name}", tmp_path)
+    assert path.parent == tmp_path
+    assert len(os.fsencode(path.name)) < 120

@@ -48,6 +48,8 @@ def test_mp4_of_a_greyscale_network(conditional, tmp_path, succeed):
         (["--seeds=1-4", "--grid=2x2"], "at least two seeds, got 1"),
         (["--grid=big"], "such as 5x4"),
         (["--frames=0"], "--frames"),
+        (["--frames=1000000"], "more than 1000000 frames"),
+        (["--frames=1000000000000"], "--frames"),
         (["--fps=0"], "--fps"),
         (["--space=x"], "--space"),
         (["--out=walk.avi"], "written as .mp4 or .gif"),

@@ -34,7 +34,7 @@ def run(tmp_path_factory: Any) -> Path:
 def test_resolutions_and_numbers_of_clusters() -> None:
     assert parse_wanted("--encoder", "8:3, 16") == {8: 3, 16: 6}
     assert parse_wanted("--encoder", None) is None
-    for text in ("8:", "a", "8:3:4", ""):
+    for text in ("8:", "a", "8:3:4", "", "9" * 5000, "8:" + "9" * 5000):
         with pytest.raises(UserError, match=r"--encoder=.* is no list of resolutions"):
             parse_wanted("--encoder", text)
     with pytest.raises(UserError, match="not 1"):
@@ -143,6 +143,6 @@ def test_a_run_without_decoder(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"generator.png", "encoder.png"}
     unknown = {"--decoder=8": "no decoder map at 8; they have none", "--generator=64": "no block at 64", "--encoder=32": "16, 8, 4"}
     for extra, message in unknown.items():
-        result = CliRunner().invoke(visualize_features.main, [*arguments, extra])
+        result = CliRunner().invoke(visualize_features.main, [*arguments, extra, "--overwrite"])
         assert result.exit_code == 1
         assert message in result.output

@@ -8,11 +8,15 @@ import torch
 from helpers import make_images, open_small, plain_data, small_config, small_state
 from reference_form import reference_pickle
 
+from dnnlib import addresses
 from dnnlib.download import cached_path
 from dnnlib.errors import UserError
 from torch_utils.persistence import save_network_pkl
 from training import launch, transfer
 from training.checkpoint import RunState, transfer_weights
+from training.config import TrainConfig
+from training.continuation import continued
+from training.network_files import load_networks
 from training.options import TrainOptions
 from training.resolve import ADA_KIMG_RESUME, resolve
 
@@ -164,3 +168,67 @@ def test_between_decoders(capsys, tmp_path):
     assert said == f"Not in D of {tmp_path / 'seg.pkl'}, or of another shape, and started afresh: b32_dec\n"
     assert state.D.get_parameter("b32_dec.weight").shape[0] == 5
     assert torch.equal(state.D.get_parameter("b16_dec.weight"), source.D.get_parameter("b16_dec.weight"))
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "words"),
+    [
+        (dict(), dict(label_dim=2), "no labels, and this run has 2 labels"),
+        (dict(label_dim=2), dict(), "2 labels, and this run has no labels"),
+        (dict(label_dim=2), dict(label_dim=5), "2 labels, and this run has 5 labels"),
+        (dict(channels=1), dict(), "greyscale images, and this run has RGB"),
+        (dict(), dict(channels=1), "RGB images, and this run has greyscale"),
+    ],
+)
+def test_other_labels_and_other_channels(capsys, tmp_path, there, here, words):
+    """What fits goes over, what depends on the labels or channels starts afresh, and both are said in those words."""
+    source = small_state(seed=1, **there)
+    save_network_pkl(tmp_path / "net.pkl", G=source.G, D=source.D, G_ema=source.G_ema)
+    state = small_state(resume=str(tmp_path / "net.pkl"), **here)
+    said = capsys.readouterr().out
+    assert said.count(words) == 3
+    assert said.count("started afresh: ") == 3
+    fresh = small_state(**here)
+    of_data = ("mapping.embed", "mapping.fc0", "b4.out", "torgb.weight", "torgb.bias", "fromrgb")
+    for module, ours, theirs in ((state.G, fresh.G, source.G), (state.G_ema, fresh.G_ema, source.G_ema), (state.D, fresh.D, source.D)):
+        started = differing(module, theirs)
+        assert started
+        assert all(any(part in name for part in of_data) or name.startswith("mapping.") for name in started)
+        assert started.isdisjoint(differing(module, ours))
+
+
+def test_other_channels_are_never_frozen(tmp_path):
+    source = small_state(channels=1, seed=1)
+    save_network_pkl(tmp_path / "net.pkl", G=source.G, D=source.D, G_ema=source.G_ema)
+    with pytest.raises(UserError, match=r"fromrgb\.weight', which --freezed keeps; resume from a network of the same .*channels"):
+        small_state(resume=str(tmp_path / "net.pkl"), freezed=20)
+
+
+def test_credentials_of_an_address_stay_in_the_process(cache, server, tmp_path):
+    """Neither options nor states nor network pickles nor the cache have them, and the run can go on without them."""
+    address, served = server
+    base = small_state(seed=1)
+    save_network_pkl(served / "net.pkl", G=base.G, D=base.D, G_ema=base.G_ema)
+    whole = address.replace("//", "//me:s3cret@") + "/net.pkl?token=s3cret"
+    config, _ = open_small(make_images(tmp_path / "images"), resume=whole, detector=whole.replace("net", "det"))
+    assert config.resume == f"{address}/net.pkl?..."
+    assert config.metrics.detector == f"{address}/det.pkl?..."
+    assert "s3cret" not in str(config)
+    state = RunState.fresh(config, torch.device("cpu"))
+    assert not differing(state.G, base.G)
+    state.save_snapshot(tmp_path)
+    torch.save(config.to_dict(), tmp_path / "state.pt")
+    for path in [*tmp_path.rglob("*.p*"), *cache.rglob("*.json")]:
+        assert b"s3cret" not in path.read_bytes(), path
+    earlier = {**config.to_dict(), "resume": whole}
+    assert TrainConfig.from_dict(earlier) == config
+    again = whole.replace("token=s3cret", "token=new")
+    addresses.forget()
+    assert continued(config, {"resume": addresses.conceal(again)}) == config
+
+
+def test_an_earlier_pickle_is_shown_and_converted_without_credentials(tmp_path):
+    base = small_state()
+    info = {"config": {"resume": "https://me:s3cret@host/a.pkl?token=s3cret"}}
+    save_network_pkl(tmp_path / "net.pkl", G=base.G, D=base.D, G_ema=base.G_ema, info=info)
+    assert load_networks(tmp_path / "net.pkl")["info"] == {"config": {"resume": "https://host/a.pkl?..."}}

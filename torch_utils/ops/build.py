@@ -83,8 +83,15 @@ class Toolchain:
 
 
 def builds_folder() -> Path:
-    """``ops`` in the folder for everything that is cached: ``$GGDR_CACHE_DIR``, or ``~/.cache/stylegan2-ada-ggdr``."""
-    return Path(os.environ.get("GGDR_CACHE_DIR") or Path.home() / ".cache" / "stylegan2-ada-ggdr").expanduser() / "ops"
+    """``ops`` in the folder for everything that is cached: ``$GGDR_CACHE_DIR``, or ``~/.cache/stylegan2-ada-ggdr``.
+
+    Raises :class:`BuildError` where there is no such home folder.
+    """
+    chosen = os.environ.get("GGDR_CACHE_DIR") or "~/.cache/stylegan2-ada-ggdr"
+    folder = os.path.expanduser(chosen)
+    if folder.startswith("~"):
+        raise BuildError(f"there is no home folder for {chosen!r}; set GGDR_CACHE_DIR to a folder that can be written")
+    return Path(folder, "ops")
 
 
 def first_line(*command: str) -> str:

@@ -177,7 +177,6 @@ def _load(cache: Path | None, timeout: float, announce: Callable[[], None], agai
     with _state.lock:
         if _state.tried:
             return
-        cache = build.builds_folder() if cache is None else cache
         obstacle = build.cuda_obstacle()
         if obstacle is None:
             obstacle = _try({"cpu", "cuda"}, cache, timeout, announce, again)
@@ -189,10 +188,11 @@ def _load(cache: Path | None, timeout: float, announce: Callable[[], None], agai
         _state.tried = True
 
 
-def _try(devices: set[str], cache: Path, timeout: float, announce: Callable[[], None], again: bool) -> str | None:
+def _try(devices: set[str], cache: Path | None, timeout: float, announce: Callable[[], None], again: bool) -> str | None:
     """Build or load the ops for some devices; what went wrong, or None."""
     try:
-        path, seconds = build.library(build.find_toolchain("cuda" in devices), cache, timeout, announce, again=again)
+        folder = build.builds_folder() if cache is None else cache
+        path, seconds = build.library(build.find_toolchain("cuda" in devices), folder, timeout, announce, again=again)
         native.load(path)
     except build.BuildError as error:
         return str(error)

@@ -13,6 +13,8 @@ ResizeFilter = Literal["box", "lanczos", "nearest"]
 
 FILTERS = {"box": PIL.Image.Resampling.BOX, "lanczos": PIL.Image.Resampling.LANCZOS, "nearest": PIL.Image.Resampling.NEAREST}
 
+MAX_SIDE = 1 << 15  # pixels of an image that comes out
+
 
 class TooSmall(Exception):
     """An image has fewer pixels than a crop needs."""
@@ -35,8 +37,8 @@ class Transform:
 
     def __post_init__(self) -> None:
         for name, value in (("width", self.width), ("height", self.height)):
-            if value is not None and value < 1:
-                raise UserError(f"--{name} must be at least 1, not {value}")
+            if value is not None and not 1 <= value <= MAX_SIDE:
+                raise UserError(f"--{name} must be {'at least 1' if value < 1 else f'at most {MAX_SIDE}'}, not {value}")
         if self.crop is not None and (self.width is None or self.height is None):
             raise UserError(f"--transform={self.crop} needs --width and --height (or --resolution=WxH)")
         if self.width is None or self.height is None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from dnnlib.cli import refuse_existing
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from dnnlib.untrusted import reason
@@ -104,6 +105,12 @@ def check_dest(dest: str | os.PathLike[str]) -> None:
         raise UserError(f"--dest '{dest}' is a file; give a folder or a name that ends in .zip")
     elif path.suffix.lower() in OTHER_ARCHIVES:
         raise UserError(f"--dest '{dest}': {path.suffix} files are not written; give a folder or a name that ends in .zip")
+
+
+def refuse_existing_zip(dest: str | os.PathLike[str]) -> None:
+    """Raise :class:`UserError` when a zip is there that a command would replace, unless ``--overwrite`` was given."""
+    if is_zip_name(Path(dest)):
+        refuse_existing(os.fspath(dest), "--dest")
 
 
 def is_zip_name(path: Path) -> bool:
