@@ -8,17 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import parse_qs, urldefrag, urlsplit
 
+from dnnlib.environment import OFFLINE, cache_root, make_cache_folder
 from dnnlib.errors import Unavailable, UserError
 from dnnlib.files import atomic_write, file_sha256
 from dnnlib.http_download import DownloadError, Expected, claimed_part, download, part_path
-
-CACHE_VARIABLE = "GGDR_CACHE_DIR"
-OFFLINE_VARIABLE = "GGDR_OFFLINE"
-
-
-def cache_root() -> Path:
-    """The folder for everything that is cached: ``$GGDR_CACHE_DIR``, or ``~/.cache/stylegan2-ada-ggdr``."""
-    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "stylegan2-ada-ggdr").expanduser()
 
 
 def cached_path(url: str, cache_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -36,12 +29,12 @@ def is_address(source: str | os.PathLike[str]) -> bool:
 
 def forbid_downloads() -> None:
     """From now on nothing is downloaded, by this process and those that it starts: what ``--offline`` does."""
-    os.environ[OFFLINE_VARIABLE] = "1"
+    os.environ[OFFLINE] = "1"
 
 
 def downloads_forbidden() -> bool:
     """Whether ``$GGDR_OFFLINE`` is set, to anything but 0, false, no or off."""
-    return os.environ.get(OFFLINE_VARIABLE, "").strip().lower() not in ("", "0", "false", "no", "off")
+    return os.environ.get(OFFLINE, "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
 def local_file(
@@ -104,9 +97,9 @@ def fetch(
         return target
     by_hand = f"fetch it some other way and put the file at {target}"
     if offline or downloads_forbidden():
-        raise Unavailable(f"cannot download {address} (downloads are switched off by --offline or {OFFLINE_VARIABLE}); {by_hand}")
+        raise Unavailable(f"cannot download {address} (downloads are switched off by --offline or {OFFLINE}); {by_hand}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_cache_folder(target.parent)
         with claimed_part(target) as part:
             if not _is_cached(target, address, expected):  # another process may have been faster
                 download(address, part, expected, target.name, progress)

@@ -90,7 +90,7 @@ class AppendFile:
 
     def write(self, text: str) -> None:
         """Append a piece."""
-        self._waiting.append(text.encode())
+        self._waiting.append(text.encode(errors="backslashreplace"))  # a path may hold what is no character
         while self._waiting:
             try:
                 self._append(self._waiting[0])

@@ -34,16 +34,20 @@ def end_with_parent(number: signal.Signals) -> Callable[[], None]:
 
 
 @contextmanager
-def unwinding() -> Iterator[None]:
+def unwinding(announce: bool = True) -> Iterator[None]:
     """While open, SIGTERM and SIGHUP end the program by an exception, as Ctrl-C does, so that what was begun is cleared away.
 
     :class:`SystemExit` with the status that a shell gives such an end. Nothing changes outside the main thread.
+
+    Args:
+        announce: say so on standard error.
     """
     previous: dict[signal.Signals, Any] = {}
 
     def leave(number: int, frame: FrameType | None) -> None:
         with suppress(OSError):  # a terminal that is gone
-            os.write(2, f"\nStopped by {signal.Signals(number).name}; what was not finished is removed\n".encode())
+            if announce:
+                os.write(2, f"\nStopped by {signal.Signals(number).name}; what was not finished is removed\n".encode())
         raise SystemExit(128 + number)
 
     if threading.current_thread() is threading.main_thread():

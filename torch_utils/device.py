@@ -163,9 +163,7 @@ def check_bfloat16(device: torch.device) -> None:
     if has_bfloat16(device):
         return
     if device.type == "cuda":
-        raise UserError(
-            "--precision=bf16 needs a GPU from Ampere on (compute capability 8.0), which this one is not; use --precision=auto"
-        )
+        raise UserError("--precision=bf16 needs a GPU from Ampere on (compute capability 8.0), which this one is not; use --precision=auto")
     raise UserError(
         "--precision=bf16 needs a processor with instructions for bfloat16 (AVX512-BF16, AMX, or Arm's BF16), and this one has none:"
         " it would emulate them, slower than float32; use --precision=auto"

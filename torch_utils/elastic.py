@@ -19,7 +19,7 @@ import torch
 from torch import distributed as dist
 
 from dnnlib import torchrun
-from dnnlib.errors import UserError
+from dnnlib.errors import UserError, out_of_memory
 from dnnlib.interrupt import end_with_parent
 from torch_utils import distributed, rendezvous
 
@@ -145,15 +145,18 @@ def worker(*, cuda: bool, timeout: float, prepare_timeout: float, one_line: tupl
             with distributed.joined(cuda=cuda, timeout=timeout, prepare_timeout=prepare_timeout):
                 try:
                     yield
-                except Exception as error:
+                except Exception as failure:
+                    error = out_of_memory(failure) or failure
                     first = distributed.report_failure(error)
                     if isinstance(error, one_line):
                         remember(_GAVE_UP, str(error))
                     if first and isinstance(error, (*one_line, distributed.RankLost)):
-                        raise
+                        if error is failure:
+                            raise
+                        raise error from failure
                     if first:
                         _show(error)
-                    raise SystemExit(1) from error
+                    raise SystemExit(1) from failure
         except distributed.RankLost as error:
             print(f"Error: {error}", file=sys.stderr, flush=True)
             raise SystemExit(1) from error
@@ -167,7 +170,7 @@ def _begin(cuda: bool) -> None:
     if torchrun.restarts():
         print(f"The processes were started again after a failure (number {torchrun.restarts()})", flush=True)
     if cuda:
-        _take_gpu(int(os.environ["LOCAL_RANK"]))
+        _take_gpu(torchrun.local_rank())
 
 
 def _take_gpu(number: int) -> None:

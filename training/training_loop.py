@@ -17,6 +17,7 @@ from metrics.runner import preflight
 from torch_utils import distributed
 from torch_utils.device import allow_tf32, check_bfloat16, prepare_device
 from torch_utils.parallel import on_main
+from training.agreement import check_same_start
 from training.build import describe_parameters, describe_precision
 from training.checkpoint import RunState
 from training.config import TrainConfig
@@ -60,6 +61,7 @@ def run(config: TrainConfig, run_dir: Path, dataset: ImageFolderDataset, *, insi
         if state.finished and not on_main(lambda: is_owed(state, run_dir), "looking for what has yet to be measured"):
             print(f"This run is finished: {state.images_seen / 1000:g} kimg in {run_dir}; a larger --kimg goes on")
             return
+        check_same_start(state)
         reals = measured_images(config, dataset)
         warnings = []
         try:
