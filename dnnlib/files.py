@@ -36,7 +36,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb", **kwargs: Any) 
         with contextlib.suppress(OSError):  # it may never have come to be
             os.unlink(name)
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 @contextlib.contextmanager
@@ -64,7 +64,8 @@ def remove_temporaries(folder: str | os.PathLike[str]) -> list[str]:
     return [path.name for path in stale]
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk. Raises :class:`OSError`."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)

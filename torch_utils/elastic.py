@@ -34,7 +34,9 @@ _GAVE_UP = "gave up"  # under which a failure is remembered that would only repe
 
 
 def launch(command: Sequence[str], processes: int, *, max_restarts: int = 0, patience: float = distributed.TIMEOUT) -> int:
-    """Run ``python command...`` in several processes on this machine, with torch's elastic launcher at a free port of the loopback interface.
+    """Run ``python command...`` in several processes on this machine, with torch's elastic launcher.
+
+    They meet at a free port of the loopback interface.
 
     A signal (:data:`SIGNALS`) is passed on to them. When one of them fails, the others are ended, and all are started anew
     up to ``max_restarts`` times.

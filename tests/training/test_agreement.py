@@ -39,9 +39,9 @@ def differ(*arguments):
 def test_a_difference_is_wrong_input_before_the_first_step_and_a_fault_later(monkeypatch):
     monkeypatch.setattr(distributed, "check_equal", differ)
     state = small_state()
-    with pytest.raises(UserError, match="'G.b4' is not the same on rank 1 .*; give all ranks the same files"):
+    with pytest.raises(UserError, match=r"'G.b4' is not the same on rank 1 .*; give all ranks the same files"):
         check_same_start(state)
-    with pytest.raises(RuntimeError, match="'G.b4' is not the same on rank 1 .*; this is a fault of the program"):
+    with pytest.raises(RuntimeError, match=r"'G.b4' is not the same on rank 1 .*; this is a fault of the program"):
         check_agreement(state)
 
 
@@ -86,7 +86,7 @@ def test_every_option_of_a_run_is_compared_under_its_name(ranks, monkeypatch, tm
         with pytest.raises(UserError, match=message):
             start(**options)
     monkeypatch.setenv("GGDR_OPS", "ref")
-    with pytest.raises(UserError, match="rank 1 has --ops=ref, rank 0 has --ops=auto"):
+    with pytest.raises(UserError, match=r"rank 1 has --ops=ref, rank 0 has --ops=auto"):
         start(gamma=1)
 
 
@@ -96,16 +96,16 @@ def test_other_programs_and_libraries_are_told(ranks, monkeypatch):
         check_same_options("calc_metrics.py", {}, "cpu")
     with monkeypatch.context() as patched:
         patched.setattr(torch, "__version__", "1.0")
-        with pytest.raises(UserError, match="rank 1 has PyTorch: 1.0, rank 0 has PyTorch: "):
+        with pytest.raises(UserError, match=r"rank 1 has PyTorch: 1.0, rank 0 has PyTorch: "):
             check_same_options("train.py", {}, "cpu")
     monkeypatch.setattr(agreement, "_digest_of_sources", lambda: "0" * 16)
-    with pytest.raises(UserError, match="rank 1 has the program's sources: 0000000000000000, rank 0 has"):
+    with pytest.raises(UserError, match=r"rank 1 has the program's sources: 0000000000000000, rank 0 has"):
         check_same_options("train.py", {}, "cpu")
 
 
 def test_other_files_are_told(ranks):
     check_same_content({"images by SHA-256": "a" * 64})
     with pytest.raises(
-        UserError, match="rank 1 has images by SHA-256: b{16}, rank 0 has images by SHA-256: a{16}; give all ranks the same"
+        UserError, match=r"rank 1 has images by SHA-256: b{16}, rank 0 has images by SHA-256: a{16}; give all ranks the same"
     ):
         check_same_content({"images by SHA-256": "b" * 64})
