@@ -158,7 +158,7 @@ class _Converter:
         stuck = end_processes(list(self._pool._processes.values()))  # one that is blocked would keep the pool from ending
         if stuck and isinstance(error, SystemExit | KeyboardInterrupt):  # so would one that cannot be killed: Python waits for it
             os._exit(error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 130)
-        self._pool.shutdown(wait=not stuck, cancel_futures=True)
+        self._pool.shutdown(wait=not stuck)
 
     def outcomes(self, job: _Job) -> Iterator[_Outcome]:
         chunks = [range(start, min(start + CHUNK, self.count)) for start in range(0, self.count, CHUNK)]
@@ -177,9 +177,10 @@ class _Converter:
                 yield from pending.popleft().result()
         except BrokenProcessPool as error:
             raise UserError("a worker process died, most likely for want of memory; try fewer --workers") from error
-        finally:
+        except GeneratorExit:  # the rest is not wanted, and the pool is; where the pool ends, it ends what is pending itself
             for future in pending:
                 future.cancel()
+            raise
 
 
 _worker_source: Source  # set in each worker when it starts
