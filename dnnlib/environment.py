@@ -26,9 +26,7 @@ def check_environment() -> None:
     torchrun.check()
     for name, words in CHOICES.items():
         _check_choice(name, words)
-    root = cache_root()
-    if root.exists() and not root.is_dir():
-        raise UserError(f"the cache {root} is not a folder; set {CACHE} to one")
+    root = cache_root()  # whether it can be written is a question for those who use it
     if torchrun.rank() > 0:
         return
     for name in sorted(os.environ):
@@ -65,7 +63,7 @@ def make_cache_folder(folder: Path, mode: int = 0o775) -> None:
     Raises :class:`OSError` as :meth:`Path.mkdir` does.
     """
     if not folder.is_dir():
-        if folder.parent != folder:
+        if not folder.parent.exists():
             make_cache_folder(folder.parent)
         folder.mkdir(mode=mode, exist_ok=True)
 

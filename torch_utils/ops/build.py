@@ -27,9 +27,9 @@ from pathlib import Path
 
 import torch
 
+import torch_utils.ops.build_cache as build_cache
 from dnnlib.environment import cache_root
 from dnnlib.files import sync_folder
-from torch_utils.ops import build_cache
 
 SOURCES = Path(__file__).parent / "csrc"
 CPU_SOURCES = ("binding_cpu.cpp", "upfirdn2d_cpu.cpp", "bias_act_cpu.cpp")
