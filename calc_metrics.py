@@ -61,6 +61,10 @@ def main(gpus: int | None, device: str, **given: Any) -> None:
         count = launch.process_count(gpus) or 1
         if count > 1 and not torchrun.is_worker():
             sys.exit(launch.in_processes(count, device))
+        if torchrun.is_worker():
+            from training.agreement import check_same_options
+
+            check_same_options("calc_metrics.py", {f"--{name.replace('_', '-')}": value for name, value in given.items()}, device)
         measure(device=device, **given)
 
 
@@ -122,10 +126,12 @@ def measure(
         print("Note: --mirror=1 has no effect: these metrics compare with the images as they are, as in the reference", file=sys.stderr)
     if verbose and is_main():
         print(f"Measuring {network or images} against {len(dataset)} images of {dataset.path} on {where}", file=sys.stderr)
+    measured = None if images is None else open_images(images)
+    compare_contents(generator, dataset, measured)
     results = evaluate(
         metrics,
         generator=generator,
-        images=None if images is None else open_images(images),
+        images=measured,
         dataset=dataset,
         mirror=bool(mirror),
         detector=detector,
@@ -147,6 +153,21 @@ def measure(
             unrecorded.append(error)
     if unrecorded:
         raise UserError(f"{counted(len(unrecorded), 'result')} could only be printed, not recorded in the run: {unrecorded[0]}")
+
+
+def compare_contents(generator: Any, dataset: Any, measured: Any) -> None:
+    """Raises :class:`UserError` unless all ranks opened the same network and images; ``generator`` or ``measured`` is None."""
+    from torch_utils.distributed import world_size
+    from training.agreement import check_same_content
+    from training.network_files import weights_sha256
+
+    if world_size() > 1:
+        content = {"real images (--data) by SHA-256": dataset.identity()}
+        if generator is not None:
+            content["weights (--network) by SHA-256"] = weights_sha256(generator)
+        if measured is not None:
+            content["images (--images) by SHA-256"] = measured.identity()
+        check_same_content(content)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from dnnlib import torchrun
 from dnnlib.cli import PATH, PATH_OR_URL, Command, IntOrList, Seconds, friendly_errors, host_memory_option, ops_option
 from dnnlib.download import forbid_downloads
 from dnnlib.errors import UserError
-from dnnlib.interrupt import StoppedInOrder
+from dnnlib.interrupt import StoppedInOrder, unwinding
 from training import launch
 from training.config import AUGPIPES, GGDRConfig, MetricsConfig, TrainConfig
 from training.continuation import check_owner, continued, explain_portions, find_run, read_options
@@ -254,9 +254,13 @@ def main(
     if offline:
         forbid_downloads()
     try:
-        with launch.among_workers(said["device"] or device_of(continue_), dist_timeout, prepare_timeout):
+        with (
+            unwinding(announce=torchrun.rank() == 0),
+            launch.among_workers(said["device"] or device_of(continue_), dist_timeout, prepare_timeout),
+        ):
             said["gpus"] = launch.process_count(said["gpus"])
             config, run_dir, notes = resolve_run(outdir, dry_run, continue_, {**said, "metrics": metric_names(metrics)}, trust=trust)
+            launch.compare_ranks(config, run_dir, dry_run=dry_run)
             if not dry_run and launch.needs_launcher(config, max_restarts):
                 sys.exit(launch.in_processes(config.runtime.gpus, config.runtime.device, max_restarts, dist_timeout))
             click.echo(json.dumps(config.to_dict(), indent=2))

@@ -4,18 +4,22 @@ import functools
 import math
 import os
 import re
+import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from dnnlib import addresses, torchrun
-from dnnlib.errors import UserError
+from dnnlib.environment import CHOICES, check_environment
+from dnnlib.errors import UserError, out_of_memory
 from dnnlib.paths import expand_path
-from dnnlib.untrusted import one_line, reason
+from dnnlib.streams import lost_output, steady_streams
+from dnnlib.untrusted import one_line
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -40,7 +44,7 @@ def environment_option(*names: str, variable: str, **attrs: Any) -> Callable[[F]
 ops_option = environment_option(
     "--ops",
     variable="GGDR_OPS",
-    type=click.Choice(["auto", "native", "ref"]),
+    type=click.Choice(CHOICES["GGDR_OPS"]),
     help="Compiled ops or plain PyTorch  [default: GGDR_OPS, else auto]",
 )
 
@@ -48,7 +52,7 @@ ops_option = environment_option(
 host_memory_option = environment_option(
     "--host-memory",
     variable="GGDR_HOST_MEMORY",
-    type=click.Choice(["keep", "system"]),
+    type=click.Choice(CHOICES["GGDR_HOST_MEMORY"]),
     help="On a CPU: keep freed memory for reuse, or leave it to the system  [default: GGDR_HOST_MEMORY, else keep]",
 )
 
@@ -75,7 +79,23 @@ def print_notes(notes: Iterable[str]) -> None:
 
 
 class Command(click.Command):
-    """A click command whose options may be typed with ``-`` or ``_`` (``--reg_type`` = ``--reg-type``)."""
+    """A click command whose options may be typed with ``-`` or ``_`` (``--reg_type`` = ``--reg-type``).
+
+    It starts with standard streams that can be used (:func:`dnnlib.streams.steady_streams`) and an environment that was
+    checked (:func:`dnnlib.environment.check_environment`). Where standard output could not be written, it ends with a line
+    that says so and status 1.
+    """
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        steady_streams()
+        try:
+            result = super().main(*args, **kwargs)
+        except SystemExit as end:
+            if end.code in (None, 0):
+                _check_output()
+            raise
+        _check_output()
+        return result
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         declared = {name.replace("_", "-"): name for param in self.params for name in param.opts if name.startswith("--")}
@@ -84,30 +104,48 @@ class Command(click.Command):
             name, equals, value = arg.partition("=")
             spelled.append(declared.get(name.replace("_", "-"), name) + equals + value)
         addresses.forget()
-        try:
-            return super().parse_args(ctx, spelled)
-        except click.UsageError as error:
-            if torchrun.rank() > 0:  # every process has the same command line; one complains
-                raise SystemExit(2) from None
-            raise click.UsageError(_message(error.format_message(), MAX_USAGE), error.ctx) from error
+        with _one_line():
+            try:
+                rest = super().parse_args(ctx, spelled)
+            except click.UsageError as error:
+                if torchrun.rank() > 0:  # every process has the same command line; one complains
+                    raise SystemExit(2) from None
+                raise click.UsageError(_message(error.format_message(), MAX_USAGE), error.ctx) from error
+            check_environment()
+        return rest
+
+
+def _check_output() -> None:
+    """Raises SystemExit, after a line, where standard output lost something."""
+    sys.stdout.flush()
+    failure = lost_output()
+    if failure is not None:
+        click.echo(f"Error: standard output cannot be written ({failure.strerror}); make room, or send it elsewhere", err=True)
+        raise SystemExit(1)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise click.ClickException(_message(str(error), MAX_MESSAGE)) from error
+    except Exception as error:
+        if (full := out_of_memory(error)) is None:
+            raise
+        raise click.ClickException(str(full)) from error
 
 
 def friendly_errors(function: F) -> F:
-    """Turn :class:`UserError`, and memory that runs out, into click's one-line error with exit status 1.
+    """Turn :class:`UserError`, and memory that does not suffice, into click's one-line error with exit status 1.
 
     Addresses in the line have their public form (:mod:`dnnlib.addresses`).
     """
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        try:
+        with _one_line():
             return function(*args, **kwargs)
-        except UserError as error:
-            raise click.ClickException(_message(str(error), MAX_MESSAGE)) from error
-        except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
-                raise
-            raise click.ClickException(f"there is not enough memory for this ({reason(error)}); give smaller numbers") from error
 
     return wrapper  # type: ignore[return-value]
 
@@ -117,11 +155,6 @@ def _message(text: str, limit: int) -> str:
     line = addresses.public_text(" ".join(text.split("\n")))
     line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line[: limit + 1])
     return line if len(line) <= limit else line[:limit] + "..."
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Whether Python, or PyTorch on the CPU, was refused memory. PyTorch raises a plain :class:`RuntimeError` for that."""
-    return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def distinct(numbers: Sequence[int], option: str) -> list[int]:

@@ -10,15 +10,13 @@ from pathlib import Path
 from urllib.parse import parse_qs, urldefrag, urlsplit
 
 from dnnlib.addresses import ELIDED, check_address, is_address, public_address, reveal, without_user
+from dnnlib.environment import OFFLINE, cache_root, make_cache_folder
 from dnnlib.errors import Unavailable, UserError
 from dnnlib.files import atomic_write, file_sha256, writing
 from dnnlib.http_download import DownloadError, Expected, claimed_part, download, part_path
-from dnnlib.paths import CACHE_VARIABLE, cache_root
 from dnnlib.untrusted import read_json
 
-__all__ = ["CACHE_VARIABLE", "OFFLINE_VARIABLE", "cache_root", "cached_path", "fetch", "is_address", "local_file"]
-
-OFFLINE_VARIABLE = "GGDR_OFFLINE"
+__all__ = ["cache_root", "cached_path", "fetch", "is_address", "local_file"]
 
 
 def cached_path(url: str, cache_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -39,12 +37,12 @@ def _downloads(cache_dir: str | os.PathLike[str] | None) -> Path:
 
 def forbid_downloads() -> None:
     """From now on nothing is downloaded, by this process and those that it starts: what ``--offline`` does."""
-    os.environ[OFFLINE_VARIABLE] = "1"
+    os.environ[OFFLINE] = "1"
 
 
 def downloads_forbidden() -> bool:
     """Whether ``$GGDR_OFFLINE`` is set, to anything but 0, false, no or off."""
-    return os.environ.get(OFFLINE_VARIABLE, "").strip().lower() not in ("", "0", "false", "no", "off")
+    return os.environ.get(OFFLINE, "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
 def local_file(
@@ -117,9 +115,9 @@ def fetch(
         return target
     by_hand = f"fetch it some other way and put the file at {target}"
     if offline or downloads_forbidden():
-        raise Unavailable(f"cannot download {public} (downloads are switched off by --offline or {OFFLINE_VARIABLE}); {by_hand}")
+        raise Unavailable(f"cannot download {public} (downloads are switched off by --offline or {OFFLINE}); {by_hand}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_cache_folder(target.parent)
         with claimed_part(target) as part:
             if not _is_cached(target, public, expected):  # another process may have been faster
                 download(address, part, expected, target.name, progress)

@@ -1,4 +1,10 @@
-"""The exception that means "the user can fix this", and one kind of it."""
+"""The exception that means "the user can fix this", one kind of it, and what is told as one."""
+
+import errno
+import re
+
+#: What PyTorch, the C++ library and the system's loader say in an exception of no class of its own when memory does not suffice.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "cannot allocate memory", "bad_alloc", "failed to map segment")
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -24,3 +30,17 @@ class UserError(Exception):
 
 class Unavailable(UserError):
     """What would have to be downloaded, and cannot be."""
+
+
+def out_of_memory(error: BaseException) -> UserError | None:
+    """The one line for an exception that means that memory does not suffice; None for any other."""
+    lines = str(error).strip().splitlines() or ["no more can be had"]
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported for that
+        return UserError(f"the GPU's memory does not suffice: {lines[0][:200]}; use smaller batches (--batch-gpu) or networks")
+    text = str(error).lower()
+    by_text = isinstance(error, RuntimeError | ImportError) and any(part in text for part in _NO_MEMORY)
+    if (tried := re.search(r"tried to allocate [\d.]+ \w+", lines[0])) is not None:
+        lines = [tried[0]]
+    if isinstance(error, MemoryError) or by_text or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return UserError(f"the memory of this machine does not suffice ({lines[0][-200:]}); use smaller batches, networks or images")
+    return None

@@ -50,7 +50,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb", **kwargs: Any) 
         with contextlib.suppress(OSError):  # it may never have come to be
             os.unlink(name)
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 @contextlib.contextmanager
@@ -100,7 +100,8 @@ def _keep_mode(target: Path, descriptor: int) -> None:
             os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk. Raises :class:`OSError`."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)

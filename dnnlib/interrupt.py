@@ -1,12 +1,15 @@
 """Requests to stop that let the current piece of work finish."""
 
 import ctypes
+import multiprocessing.process
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from multiprocessing.process import BaseProcess
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -34,16 +37,20 @@ def end_with_parent(number: signal.Signals) -> Callable[[], None]:
 
 
 @contextmanager
-def unwinding() -> Iterator[None]:
+def unwinding(announce: bool = True) -> Iterator[None]:
     """While open, SIGTERM and SIGHUP end the program by an exception, as Ctrl-C does, so that what was begun is cleared away.
 
     :class:`SystemExit` with the status that a shell gives such an end. Nothing changes outside the main thread.
+
+    Args:
+        announce: say so on standard error.
     """
     previous: dict[signal.Signals, Any] = {}
 
     def leave(number: int, frame: FrameType | None) -> None:
         with suppress(OSError):  # a terminal that is gone
-            os.write(2, f"\nStopped by {signal.Signals(number).name}; what was not finished is removed\n".encode())
+            if announce:
+                os.write(2, f"\nStopped by {signal.Signals(number).name}; what was not finished is removed\n".encode())
         raise SystemExit(128 + number)
 
     if threading.current_thread() is threading.main_thread():
@@ -59,6 +66,23 @@ def unwinding() -> Iterator[None]:
 
 class Interrupted(BaseException):
     """A request to stop came while there was nothing to finish (:meth:`InterruptFlag.at_once`)."""
+
+
+def end_processes(processes: Iterable[BaseProcess], seconds: float = 5.0) -> list[BaseProcess]:
+    """Kill child processes, whatever they are blocked in, and wait until they are gone, ``seconds`` at most in all.
+
+    Returns those that are still there: the kernel ends a process that waits for a file system or a device only when that
+    answers.
+    """
+    ending = list(processes)
+    for process in ending:
+        process.kill()
+    deadline = time.monotonic() + seconds
+    for process in ending:
+        process.join(max(deadline - time.monotonic(), 0))
+    stuck = [process for process in ending if process.is_alive()]
+    multiprocessing.process._children.difference_update(stuck)  # type: ignore[attr-defined]  # at its end Python waits for these
+    return stuck
 
 
 class StoppedInOrder(KeyboardInterrupt):
@@ -82,7 +106,7 @@ class InterruptFlag:
         self._announce = announce
         self.received: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}
-        self._at_once = False
+        self._limit: float | None = None
         self._terminals: list[int] = []
 
     @property
@@ -90,16 +114,35 @@ class InterruptFlag:
         """Whether to stop."""
         return self.received is not None
 
-    @contextmanager
-    def at_once(self) -> Iterator[None]:
+    def at_once(self) -> AbstractContextManager[None]:
         """For work that need not be finished: a signal raises :class:`Interrupted` in the block, one that came before too."""
-        if self.raised:
-            raise Interrupted
-        self._at_once = True
+        return self.within(0)
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """For a wait that may never end: a signal raises :class:`Interrupted` in the block so many seconds after it came.
+
+        One that came before raises it so long after the block began.
+        """
+        self._limit = seconds
         try:
+            if self.raised:
+                self._end_wait_later()
             yield
         finally:
-            self._at_once = False
+            self._limit = None
+            if self.raised and threading.current_thread() is threading.main_thread():
+                signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _end_wait_later(self) -> None:
+        if not self._limit:
+            raise Interrupted
+        signal.signal(signal.SIGALRM, self._end_wait)
+        signal.setitimer(signal.ITIMER_REAL, self._limit)
+
+    def _end_wait(self, number: int, frame: FrameType | None) -> None:
+        if self._limit is not None:
+            raise Interrupted
 
     def __enter__(self) -> Self:
         self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
@@ -128,5 +171,5 @@ class InterruptFlag:
             # Not print(): the signal may have come in the middle of one, and streams cannot be entered twice.
             with suppress(OSError):  # a pipe whose reader is gone
                 os.write(2, f"\n{self.received.name}: finishing the current step{advice}\n".encode())
-        if self._at_once:
-            raise Interrupted
+        if self._limit is not None:
+            self._end_wait_later()

@@ -9,6 +9,7 @@ from typing import Self, TextIO
 
 from dnnlib.errors import printable
 from dnnlib.files import AppendFile, FolderLock, discard_output
+from dnnlib.streams import forget_lost_output
 
 
 class LogTee:
@@ -34,6 +35,7 @@ class LogTee:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         sys.stdout = self._stdout
+        forget_lost_output()  # the file has it
         self._file.close()
         self._lock.release()
 

@@ -1,11 +1,8 @@
-"""Paths as people type them, and the folder of the caches."""
+"""Paths as people type them."""
 
 import os
-from pathlib import Path
 
 from dnnlib.errors import UserError
-
-CACHE_VARIABLE = "GGDR_CACHE_DIR"
 
 MAX_NAME = 255  # bytes of one name, the limit of the usual file systems
 MAX_PATH = 4095  # bytes of a whole path
@@ -34,16 +31,3 @@ def expand_path(text: str) -> str:
     if len(encoded) > MAX_PATH or max(map(len, encoded.split(b"/"))) > MAX_NAME:
         raise UserError(f"'{text[:50]}...' can't be a path: names have at most {MAX_NAME} bytes, and paths {MAX_PATH}")
     return path
-
-
-def cache_root() -> Path:
-    """The folder for everything that is cached: ``$GGDR_CACHE_DIR``, or ``~/.cache/stylegan2-ada-ggdr``.
-
-    Raises :class:`UserError` where the variable holds no path, or is not set and there is no home folder.
-    """
-    chosen = os.environ.get(CACHE_VARIABLE)
-    try:
-        return Path(expand_path(chosen or "~/.cache/stylegan2-ada-ggdr"))
-    except UserError as error:
-        advice = f"{CACHE_VARIABLE}={ascii(chosen[:100])[1:-1]}: {error}" if chosen else "no home folder for the cache"
-        raise UserError(f"{advice}; set {CACHE_VARIABLE} to a folder that can be written") from error

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dnnlib.arrays import read_arrays
-from dnnlib.download import CACHE_VARIABLE, cache_root
+from dnnlib.environment import CACHE, cache_root, make_cache_folder, open_cache_file
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from dnnlib.untrusted import parsing
@@ -52,13 +52,13 @@ class StatisticsCache:
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = cache_root() / "statistics" if folder is None else Path(folder)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_cache_folder(self.folder)
             os.listdir(self.folder)
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
         except OSError as error:
             raise UserError(
-                f"the cache folder {self.folder} can't be written or read ({error.strerror}); set {CACHE_VARIABLE} to another"
+                f"the cache folder {self.folder} can't be written or read ({error.strerror}); set {CACHE} to another"
             ) from error
 
     def path(self, key: Key) -> Path:
@@ -85,7 +85,7 @@ class StatisticsCache:
         else:
             arrays = {"features": value.features}
         try:
-            with atomic_write(self.path(key)) as stream:
+            with atomic_write(self.path(key), opener=open_cache_file) as stream:
                 np.savez(stream, **arrays)  # type: ignore[arg-type]
         except OSError as error:
             print(f"Warning: {self.path(key)} can't be written ({error.strerror}); next time it is computed anew", file=sys.stderr)

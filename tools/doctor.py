@@ -21,7 +21,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dnnlib.cli import Command, friendly_errors
-from dnnlib.download import CACHE_VARIABLE
+from dnnlib.environment import CACHE
 from dnnlib.errors import UserError
 from torch_utils.device import allow_tf32, check_architecture, pick_device
 from torch_utils.native_build import MODES, prepare_native_ops
@@ -109,11 +109,11 @@ def check_cache() -> Finding:
     try:
         folder = build.builds_folder()
     except build.BuildError as error:
-        return Finding("cache", "none", str(error), f"set {CACHE_VARIABLE} to a folder that can be written")
+        return Finding("cache", "none", str(error), f"set {CACHE} to a folder that can be written")
     builds = len(list(folder.glob(f"*/{build.NAME}.so"))) if folder.is_dir() else 0
     existing = next(path for path in [folder, *folder.parents] if path.exists())
     if not os.access(existing, os.W_OK) or not existing.is_dir():
-        return Finding("cache", str(folder), f"{existing} cannot be written", f"set {CACHE_VARIABLE} to a folder that can")
+        return Finding("cache", str(folder), f"{existing} cannot be written", f"set {CACHE} to a folder that can")
     return Finding("cache", f"{folder}, {builds} build{'s' if builds != 1 else ''}")
 
 

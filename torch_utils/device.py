@@ -141,16 +141,30 @@ def _or_none(read: Callable[[], T]) -> T | None:
         return None
 
 
+#: The processor's instructions for arithmetic in bfloat16, as PyTorch names them (the last is Arm's). One of these is needed.
+BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")
+
+
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether ``device`` computes in bfloat16, and not by emulating it."""
+    """Whether ``device`` computes in bfloat16, and not by emulating it.
+
+    PyTorch emulates bfloat16 on every processor with AVX-512, which is slower than float32. So its list of the processor's
+    instructions decides.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    capabilities = torch.cpu.get_capabilities()
+    there = any(capabilities.get(name, False) for name in BFLOAT16_INSTRUCTIONS)
+    return there and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def check_bfloat16(device: torch.device) -> None:
     """Raises :class:`UserError` unless :func:`has_bfloat16`."""
-    if not has_bfloat16(device):
-        gpu, processor = "a GPU from Ampere on (compute capability 8.0)", "a processor with AVX-512 (or Arm's bf16 instructions)"
-        needed = gpu if device.type == "cuda" else processor
-        raise UserError(f"--precision=bf16 needs {needed}, which this one is not; use --precision=auto")
+    if has_bfloat16(device):
+        return
+    if device.type == "cuda":
+        raise UserError("--precision=bf16 needs a GPU from Ampere on (compute capability 8.0), which this one is not; use --precision=auto")
+    raise UserError(
+        "--precision=bf16 needs a processor with instructions for bfloat16 (AVX512-BF16, AMX, or Arm's BF16), and this one has none:"
+        " it would emulate them, slower than float32; use --precision=auto"
+    )

@@ -38,6 +38,10 @@ class RankLost(Exception):
     """
 
 
+class Unequal(RuntimeError):
+    """What must be the same on all ranks is not: one line, which names it and the ranks."""
+
+
 @dataclass
 class _World:
     """What this process knows of the others.
@@ -266,7 +270,7 @@ def check_equal(tensors: Mapping[str, torch.Tensor], what: str) -> None:
     """Compare tensors bit for bit over all ranks, by a checksum. Every rank has to give the same names.
 
     Raises:
-        RuntimeError: some differ; names the first, how many there are, and the ranks that have not what rank 0 has.
+        Unequal: some differ; names the first, how many there are, and the ranks that have not what rank 0 has.
     """
     if world_size() == 1:
         return
@@ -275,10 +279,7 @@ def check_equal(tensors: Mapping[str, torch.Tensor], what: str) -> None:
     differing = {name: odd for name in tensors if (odd := [r for r, other in enumerate(theirs) if other.get(name) != theirs[0][name]])}
     if differing:
         name, odd = next(iter(differing.items()))
-        raise RuntimeError(
-            f"{what}: '{name}' is not the same on {_ranks(odd)} as on rank 0 ({len(differing)} of {len(tensors)} tensors differ); "
-            "this is a fault of the program or of a machine's memory"
-        )
+        raise Unequal(f"{what}: '{name}' is not the same on {_ranks(odd)} as on rank 0 ({len(differing)} of {len(tensors)} tensors differ)")
 
 
 def _checksum(tensor: torch.Tensor) -> torch.Tensor:

@@ -19,9 +19,9 @@ import torch
 from torch import distributed as dist
 
 from dnnlib import torchrun
-from dnnlib.errors import UserError
+from dnnlib.errors import UserError, out_of_memory
 from dnnlib.interrupt import end_with_parent
-from torch_utils import distributed
+from torch_utils import distributed, rendezvous
 
 #: The launcher passes these on to the processes: what a terminal, a system or a scheduler sends.
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1")
@@ -34,7 +34,9 @@ _GAVE_UP = "gave up"  # under which a failure is remembered that would only repe
 
 
 def launch(command: Sequence[str], processes: int, *, max_restarts: int = 0, patience: float = distributed.TIMEOUT) -> int:
-    """Run ``python command...`` in several processes on this machine, with torch's elastic launcher at a free port.
+    """Run ``python command...`` in several processes on this machine, with torch's elastic launcher.
+
+    They meet at a free port of the loopback interface.
 
     A signal (:data:`SIGNALS`) is passed on to them. When one of them fails, the others are ended, and all are started anew
     up to ``max_restarts`` times.
@@ -54,16 +56,14 @@ def launch(command: Sequence[str], processes: int, *, max_restarts: int = 0, pat
 
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // processes, 1)))
     _silence_launcher()
-    with tempfile.TemporaryDirectory(prefix="launch-") as folder:
-        os.environ[_ENDED_DIR] = folder
+    rendezvous.register()
+    with tempfile.TemporaryDirectory(prefix="launch-") as folder, _environment({_ENDED_DIR: folder, **rendezvous.loopback_only()}):
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
             nproc_per_node=processes,
             run_id="local",
-            rdzv_backend="c10d",
-            rdzv_endpoint="127.0.0.1:0",
-            local_addr="127.0.0.1",
+            rdzv_backend=rendezvous.BACKEND,
             max_restarts=max_restarts,
             monitor_interval=0.1,
             logs_specs=DefaultLogsSpecs(log_dir=os.path.join(folder, "logs")),
@@ -77,9 +77,22 @@ def launch(command: Sequence[str], processes: int, *, max_restarts: int = 0, pat
             return _failure_status({rank: failure.exitcode for rank, failure in error.failures.items() if failure.timestamp == first})
         except SignalException as error:
             return _signal_status(error.sigval, sum(path.name.startswith("rank") for path in Path(folder).iterdir()) == processes)
-        finally:
-            del os.environ[_ENDED_DIR]
     return 0
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """While open, these environment variables have these values, for the processes that start."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _silence_launcher() -> None:
@@ -134,15 +147,18 @@ def worker(*, cuda: bool, timeout: float, prepare_timeout: float, one_line: tupl
             with distributed.joined(cuda=cuda, timeout=timeout, prepare_timeout=prepare_timeout):
                 try:
                     yield
-                except Exception as error:
+                except Exception as failure:
+                    error = out_of_memory(failure) or failure
                     first = distributed.report_failure(error)
                     if isinstance(error, one_line):
                         remember(_GAVE_UP, str(error))
                     if first and isinstance(error, (*one_line, distributed.RankLost)):
-                        raise
+                        if error is failure:
+                            raise
+                        raise error from failure
                     if first:
                         _show(error)
-                    raise SystemExit(1) from error
+                    raise SystemExit(1) from failure
         except distributed.RankLost as error:
             print(f"Error: {error}", file=sys.stderr, flush=True)
             raise SystemExit(1) from error
@@ -156,7 +172,7 @@ def _begin(cuda: bool) -> None:
     if torchrun.restarts():
         print(f"The processes were started again after a failure (number {torchrun.restarts()})", flush=True)
     if cuda:
-        _take_gpu(int(os.environ["LOCAL_RANK"]))
+        _take_gpu(torchrun.local_rank())
 
 
 def _take_gpu(number: int) -> None:

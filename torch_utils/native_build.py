@@ -32,8 +32,12 @@ def prepare_native_ops(
     def announce() -> None:
         print("Building the compiled ops, once on this machine; half a minute or so ...", file=sys.stderr, flush=True)
 
+    def warn(line: str) -> None:
+        if distributed.is_main():
+            print(f"Warning: {line}", file=sys.stderr, flush=True)
+
     try:
         with distributed.main_first("building the compiled ops"):
-            return dispatch.prepare(mode or dispatch.mode() or "auto", None, timeout, device, announce, again)
+            return dispatch.prepare(mode or dispatch.mode() or "auto", None, timeout, device, announce, again, warn)
     except (dispatch.OpsUnavailable, ValueError) as error:
         raise UserError(f"{error}" if isinstance(error, ValueError) else f"{error}; or use --ops=auto") from error

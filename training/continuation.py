@@ -125,8 +125,8 @@ def continued(config: TrainConfig, said: Mapping[str, Any], run_dir: Path | None
         del given["batch_gpu"]
     refused = {name: value for name, value in given.items() if name not in CHANGEABLE_OPTIONS}
     if refused:
-        listed = ", ".join(f"{_spelled(name)}: {_shown(known[name])} → {_shown(value)}" for name, value in refused.items())
-        changeable = " ".join(_spelled(name) for name in CHANGEABLE_OPTIONS)
+        listed = ", ".join(f"{spelled(name)}: {_shown(known[name])} → {_shown(value)}" for name, value in refused.items())
+        changeable = " ".join(spelled(name) for name in CHANGEABLE_OPTIONS)
         raise UserError(
             f"a continued run keeps its options, and these differ ({listed}); leave them out, or {new_run_advice(run_dir)}. "
             f"Changeable are {changeable}"
@@ -205,16 +205,17 @@ def find_run(outdir: Path, config: TrainConfig, *, trust: bool = False) -> tuple
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Fields in which two configurations, as plain dictionaries, differ, :data:`CHANGEABLE` left out: ``{"optim.lr_G": (old, new)}``."""
-    before, after = _flat(old), _flat(new)
+    before, after = flat(old), flat(new)
     names = [name for name in {**before, **after} if not any(name == c or name.startswith(f"{c}.") for c in CHANGEABLE)]
     return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one: ``{"optim.lr_G": 0.002}``."""
+    found: dict[str, Any] = {}
     for name, value in values.items():
-        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value})
-    return flat
+        found.update(flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value})
+    return found
 
 
 def _replaced(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
@@ -235,5 +236,6 @@ def _shown(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _spelled(name: str) -> str:
+def spelled(name: str) -> str:
+    """An option as it is typed, from its name in Python."""
     return "--" + (name if name in ("reg_type", "ggdr_res") else name.replace("_", "-"))

@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import cached_property
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import PIL.Image
 import torch
 
 from dnnlib.errors import UserError
-from dnnlib.interrupt import SIGNALS
+from dnnlib.interrupt import SIGNALS, end_processes
 from dnnlib.untrusted import one_line, parsing
 from training.file_listing import LABEL_FILE
 from training.file_tree import FileTree
@@ -436,10 +437,41 @@ def _worker_batches(
         worker_init_fn=_obey_the_parent_alone,
         generator=torch.Generator(),  # without one of its own, the loader draws from the global generator
     )
-    for batch in loader:
-        if isinstance(batch, UserError):
-            raise batch
-        yield _tensors(batch, pin_memory)
+    batches, processes = _started(loader)
+    try:
+        while True:
+            batch = _next(batches, processes, dataset)
+            if isinstance(batch, UserError):
+                raise batch
+            yield _tensors(batch, pin_memory)
+    finally:
+        end_processes(processes)  # the loader would ask them to end, which one that is blocked does not
+
+
+def _started(loader: Any) -> tuple[Iterator[Any], list[BaseProcess]]:
+    """The loader's iterator, and the processes that it has started.
+
+    A worker that dies is noticed where a batch is taken from it. The loader would raise an exception wherever this process is.
+    """
+    before, handler = multiprocessing.active_children(), signal.getsignal(signal.SIGCHLD)
+    batches = iter(loader)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, handler)
+    return batches, [child for child in multiprocessing.active_children() if child not in before]
+
+
+def _next(batches: Iterator[Any], processes: Sequence[BaseProcess], dataset: ImageFolderDataset) -> Any:
+    """The loader's next batch. Raises :class:`UserError` where one of its processes is gone."""
+    try:
+        if all(process.is_alive() for process in processes):
+            return next(batches)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+    raise UserError(
+        f"a process that reads images of '{dataset.path}' was killed, most likely for want of memory; use fewer --workers, and go on"
+        " from the last run state with --continue"
+    )
 
 
 class _ErrorsAsItems(torch.utils.data.Dataset[Any]):

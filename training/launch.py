@@ -19,7 +19,8 @@ import click
 from dnnlib import torchrun
 from dnnlib.errors import UserError
 from training.config import IMAGES, DataConfig, TrainConfig
-from training.continuation import check_has_state, has_state
+from training.continuation import check_has_state, flat, has_state, spelled
+from training.options import as_options
 from training.transfer import fetch_source
 
 #: Under this name a run directory is remembered across restarts.
@@ -27,6 +28,9 @@ RUN_DIR = "run directory"
 
 #: Processes for each core of a machine without GPU, at most.
 CPU_PROCESSES = 4
+
+#: Fields of the configuration, and options, in which the ranks may differ: where the data lie, and how many processes read them.
+OF_EACH_RANK = ("data.path", "data", "runtime.workers", "workers", "description")
 
 if TYPE_CHECKING:
     from training.dataset import ImageFolderDataset
@@ -97,6 +101,21 @@ def interrupted_run(outdir: str | None) -> Path | None:
     return run_dir if has_state(run_dir) else None
 
 
+def compare_ranks(config: TrainConfig, run_dir: Path | None, *, dry_run: bool) -> None:
+    """Where torchrun started this process, see that all ranks have the same program and options.
+
+    Raises :class:`UserError`, which names the rank and the option, before anything is written.
+    """
+    if not torchrun.is_worker():
+        return
+    from training.agreement import check_same_options
+
+    options = {spelled(name): value for name, value in as_options(config).items() if name not in OF_EACH_RANK}
+    fields = {name: value for name, value in flat(config.to_dict()).items() if name not in OF_EACH_RANK}
+    run = "a new run" if run_dir is None else f"to go on with {run_dir.resolve().name}"
+    check_same_options("train.py", {"the task": run, "--dry-run": dry_run, **options, **fields}, config.runtime.device)
+
+
 def inspect_data(
     path: str, *, cond: bool, subset: int | None, mirror: bool, seed: int, annotated: bool = False, outdir: str | None = None
 ) -> tuple[DataConfig, list[str]]:
@@ -155,6 +174,15 @@ def open_dataset(data: DataConfig) -> ImageFolderDataset:
     return dataset
 
 
+def check_same_data(dataset: ImageFolderDataset) -> None:
+    """Raises :class:`UserError` unless all ranks have the same images and labels."""
+    from torch_utils import distributed
+    from training.agreement import check_same_content
+
+    if distributed.world_size() > 1:
+        check_same_content({"training data (--data) by SHA-256": dataset.identity()})
+
+
 def start(config: TrainConfig, outdir: str, *, insist_on_metrics: bool = True) -> Path:
     """Train, in a new run directory under ``outdir``; returns that directory when the training is over.
 
@@ -166,6 +194,7 @@ def start(config: TrainConfig, outdir: str, *, insist_on_metrics: bool = True) -
     if config.resume is not None:
         fetch_source(config.resume)  # before anything is made; the training finds it in the cache
     dataset = open_dataset(config.data)
+    check_same_data(dataset)
 
     from torch_utils import elastic
     from torch_utils.parallel import on_main
@@ -194,6 +223,7 @@ def go_on(config: TrainConfig, run_dir: Path) -> Path:
 
     check_apart(run_dir, config.data.image_path, "--continue")
     dataset = open_dataset(config.data)
+    check_same_data(dataset)
 
     from training.training_loop import run
 

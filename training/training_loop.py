@@ -3,20 +3,22 @@
 import contextlib
 import json
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from dnnlib.durations import format_duration
-from dnnlib.errors import Unavailable, printable
+from dnnlib.errors import Unavailable, UserError, printable
 from dnnlib.files import atomic_write, remove_temporaries, writing
-from dnnlib.interrupt import InterruptFlag, StoppedInOrder
+from dnnlib.interrupt import Interrupted, InterruptFlag, StoppedInOrder
 from dnnlib.log import LogTee
 from metrics.runner import preflight
 from torch_utils import distributed
 from torch_utils.device import allow_tf32, check_bfloat16, prepare_device
 from torch_utils.parallel import on_main
+from training.agreement import check_same_start
 from training.build import describe_parameters, describe_precision
 from training.checkpoint import RunState
 from training.config import TrainConfig
@@ -30,6 +32,9 @@ from training.reporting import RunLog, SampleGrid
 from training.run_directory import OPTIONS_FILE, state_paths
 from training.run_records import rewind, unmeasured
 from training.state_keeper import StateKeeper
+
+#: Seconds that a rank which others wait for gives its next batch after a signal.
+PATIENCE = 20.0
 
 
 def run(config: TrainConfig, run_dir: Path, dataset: ImageFolderDataset, *, insist_on_metrics: bool = True) -> None:
@@ -60,6 +65,7 @@ def run(config: TrainConfig, run_dir: Path, dataset: ImageFolderDataset, *, insi
         if state.finished and not on_main(lambda: is_owed(state, run_dir), "looking for what has yet to be measured"):
             print(f"This run is finished: {state.images_seen / 1000:g} kimg in {run_dir}; a larger --kimg goes on")
             return
+        check_same_start(state)
         reals = measured_images(config, dataset)
         warnings, unavailable = [], set()
         try:
@@ -153,7 +159,12 @@ def train(
     with _progress(state) as bar, contextlib.closing(batches):
         while not state.finished and not stopped:
             if state.images_seen < schedule.total_images:
-                step(state, phases, next(batches), dataset)
+                batch = take(batches, interrupt, dataset)
+                if batch is None:
+                    number, stopped = interrupt.received or 0, True
+                    keeper.save(insist=True)
+                    break
+                step(state, phases, batch, dataset)
                 bar.update(schedule.batch_size)
             if config.upkeep.on_nonfinite == "stop" and state.steps % CHECK_INTERVAL == 0:
                 state.health.check(state.images_seen)
@@ -164,6 +175,24 @@ def train(
             if stopped or due:
                 keeper.save(insist=stopped)
     _say_goodbye(state, run_dir, signal.Signals(number) if stopped else None)
+
+
+def take(batches: Iterator[Batch], interrupt: InterruptFlag, dataset: ImageFolderDataset) -> Batch | None:
+    """The next batch; None where a signal came first, and no other rank waits for this one.
+
+    Raises :class:`UserError` where others do, and the batch has not come :data:`PATIENCE` seconds after the signal.
+    """
+    alone = distributed.world_size() == 1
+    try:
+        with interrupt.within(0 if alone else PATIENCE):
+            return next(batches)
+    except Interrupted as error:
+        if alone:
+            return None
+        name = signal.Signals(interrupt.received or 0).name
+        raise UserError(
+            f"no images came from '{dataset.path}' within {PATIENCE:g} seconds after {name}; go on from the last run state with --continue"
+        ) from error
 
 
 def step(state: RunState, phases: list[Phase], batch: Batch, dataset: ImageFolderDataset) -> None:

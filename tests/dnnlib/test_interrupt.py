@@ -1,14 +1,16 @@
 """Signals that ask to stop: noted, announced, obeyed at once where there is nothing to finish."""
 
+import multiprocessing
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from dnnlib.interrupt import SIGNALS, Interrupted, InterruptFlag
+from dnnlib.interrupt import SIGNALS, Interrupted, InterruptFlag, end_processes
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -80,6 +82,41 @@ def test_at_once(capfd):
         send(signal.SIGTERM)
         assert flag.raised
     assert capfd.readouterr().err.count("SIGTERM") == 1
+
+
+def test_a_wait_ends_so_long_after_the_signal():
+    with InterruptFlag(announce=False) as flag:
+        with flag.within(0.2):
+            send(signal.SIGTERM)
+            assert flag.raised, "it may still come to its end"
+        start = time.monotonic()
+        with pytest.raises(Interrupted), flag.within(0.2):
+            time.sleep(30)
+        assert 0.15 < time.monotonic() - start < 10
+        time.sleep(0.3)  # nothing comes later
+
+
+def blocked(ready):
+    """Takes no notice of any signal that can be ignored, as C code that holds Python's lock."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))
+    ready.set()
+    time.sleep(600)
+
+
+def test_blocked_processes_are_ended(monkeypatch):
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    process = context.Process(target=blocked, args=(ready,), daemon=True)
+    process.start()
+    assert ready.wait(30)
+    process.terminate()
+    process.join(0.3)
+    assert process.is_alive(), "SIGTERM is not enough"
+    with monkeypatch.context() as patched:
+        patched.setattr(type(process), "kill", lambda self: None)  # as one that the kernel does not end
+        assert end_processes([process], seconds=0.1) == [process]
+    assert process not in multiprocessing.active_children(), "Python does not wait for it at its end"
+    assert end_processes([process]) == []
 
 
 def test_outside_the_main_thread_nothing_changes():

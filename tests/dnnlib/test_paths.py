@@ -1,12 +1,12 @@
 """Paths as people type them, and the folder of the caches."""
 
-import os
 from pathlib import Path
 
 import pytest
 
+from dnnlib.environment import cache_root
 from dnnlib.errors import UserError
-from dnnlib.paths import cache_root, expand_path
+from dnnlib.paths import expand_path
 
 
 @pytest.fixture(autouse=True)
@@ -47,8 +47,4 @@ def test_the_cache_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_root() == home / "elsewhere"
     monkeypatch.setenv("GGDR_CACHE_DIR", "~nobody-here/x")
     with pytest.raises(UserError, match=r"GGDR_CACHE_DIR=~nobody-here/x: there is no home folder.*set GGDR_CACHE_DIR"):
-        cache_root()
-    monkeypatch.delenv("GGDR_CACHE_DIR")
-    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # no HOME, and a user that the system does not know
-    with pytest.raises(UserError, match="no home folder for the cache; set GGDR_CACHE_DIR"):
         cache_root()

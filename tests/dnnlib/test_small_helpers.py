@@ -1,5 +1,6 @@
 """Durations, lists of numbers, option spelling, atomic files, the log."""
 
+import errno
 import os
 import sys
 
@@ -83,3 +84,42 @@ def test_log_tee_writes_to_both(tmp_path, capsys):
 
 def test_messages_are_one_printable_line():
     assert str(UserError("a\nb \x1b[31mred\x1b[0m é 日本 \u202e\udc80")) == r"a b \x1b[31mred\x1b[0m é 日本 \u202e\udc80"
+
+
+class OutOfMemoryError(RuntimeError):
+    """Stands for torch's."""
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), "the memory of this machine does not suffice"),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
+            ),
+            "the memory of this machine does not suffice",
+        ),
+        (RuntimeError("std::bad_alloc"), "the memory of this machine does not suffice"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "the memory of this machine does not suffice"),
+        (ImportError("libx.so: failed to map segment from shared object"), "the memory of this machine does not suffice"),
+        (OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB."), "the GPU's memory does not suffice: CUDA out of memory. Tried"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
+        (OSError(errno.ENOENT, "No such file"), None),
+        (ValueError("not enough memory of the past"), None),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_memory_that_does_not_suffice_is_one_line(error, message):
+    @click.command(cls=Command)
+    @friendly_errors
+    def failing():
+        raise error
+
+    result = CliRunner().invoke(failing)
+    assert result.exit_code == 1
+    if message is None:
+        assert result.exception is error
+    else:
+        assert result.output.startswith(f"Error: {message}")
+        assert result.output.count("\n") == 1

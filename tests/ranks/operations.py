@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 
+from dnnlib.errors import UserError
 from ranks import become
 from torch_utils import distributed
 from torch_utils.training_stats import StatsCollector
+from training.agreement import check_same_options
 
 RANKS = 3
 
@@ -31,6 +33,7 @@ def everything(rank: int, folder: Path, port: int) -> None:
             "main_first": _main_first(rank, folder),
             "stats": _stats(rank),
             "unequal": _unequal(rank),
+            "other_options": _other_options(rank),
         }
     assert not distributed.active()
     (folder / f"{rank}.json").write_text(json.dumps(found))
@@ -71,6 +74,15 @@ def _unequal(rank: int) -> str:
     try:
         distributed.check_equal({"a": weights, "b": swapped, "c": swapped}, "comparing")
     except RuntimeError as error:
+        return str(error)
+    return "no error"
+
+
+def _other_options(rank: int) -> str:
+    check_same_options("train.py", {"the task": "a new run", "--gamma": 1.0}, "cpu")
+    try:
+        check_same_options("train.py", {"the task": "a new run", "--gamma": 100.0 if rank == 1 else 1.0}, "cpu")
+    except UserError as error:
         return str(error)
     return "no error"
 

@@ -87,12 +87,31 @@ def test_an_unknown_path_is_refused():
     assert "'fast' is not one of 'auto', 'native', 'ref'" in result.output
 
 
-def test_bfloat16_needs_a_processor_that_has_it(monkeypatch):
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True, raising=False)
-    device.check_bfloat16(torch.device("cpu"))
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False, raising=False)
-    with pytest.raises(UserError, match=r"--precision=bf16 needs a processor with AVX-512.*use --precision=auto"):
+@pytest.mark.parametrize(
+    ("capabilities", "library", "there"),
+    [
+        ({"avx512_f": True, "avx512_bf16": True}, True, True),
+        ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": True}, True, True),
+        ({"architecture": "aarch64", "neon": True, "bf16": True}, True, True),
+        ({"avx512_f": True, "avx512_bw": True, "avx512_vnni": True, "avx512_bf16": False, "amx_bf16": False}, True, False),
+        ({"architecture": "aarch64", "neon": True, "bf16": False}, True, False),
+        ({"avx512_bf16": True}, False, False),
+        ({}, True, False),
+    ],
+    ids=["Zen 4", "AMX", "Arm", "emulated on AVX-512", "older Arm", "library without", "unknown"],
+)
+def test_bfloat16_needs_a_processor_that_has_it(monkeypatch, capabilities, library, there):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: library, raising=False)
+    assert device.has_bfloat16(torch.device("cpu")) == there
+    if there:
         device.check_bfloat16(torch.device("cpu"))
+        return
+    with pytest.raises(UserError, match=r"--precision=bf16 needs a processor with instructions for bfloat16.*use --precision=auto"):
+        device.check_bfloat16(torch.device("cpu"))
+
+
+def test_bfloat16_needs_a_gpu_that_has_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     with pytest.raises(UserError, match="needs a GPU from Ampere on"):
         device.check_bfloat16(torch.device("cuda"))

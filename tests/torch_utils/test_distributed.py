@@ -42,6 +42,11 @@ def test_tensors_that_differ_are_named(found):
         assert "comparing: 'b' is not the same on rank 2 as on rank 0 (2 of 3 tensors differ)" in results["unequal"]
 
 
+def test_ranks_with_other_options_are_named_on_all(found):
+    message = "rank 1 has --gamma=100.0, rank 0 has --gamma=1.0; start all ranks with the same program and command line"
+    assert [results["other_options"] for results in found] == [message] * 3
+
+
 @pytest.fixture(scope="module")
 def mishaps(tmp_path_factory):
     """What each rank said at each mishap: ``[{mishap: (seconds, message)}]``."""

@@ -10,11 +10,12 @@ import time
 import psutil
 import pytest
 import ranks
+from torch import distributed as dist
 from torch.distributed.launcher import api
 
 from dnnlib import torchrun
 from dnnlib.errors import UserError
-from torch_utils import elastic
+from torch_utils import elastic, rendezvous
 
 PROGRAM = ranks.TESTS / "ranks" / "launched.py"
 
@@ -172,3 +173,57 @@ def test_each_process_gets_its_share_of_the_cores_unless_told(monkeypatch):
     for processes in (4, 2):  # the second finds what the first has set
         assert elastic.launch(["x.py"], processes, patience=7) == 0
     assert seen == [("4", 7), ("4", 7)]
+
+
+def listening(process):
+    return [connection.laddr.ip for connection in process.net_connections(kind="inet") if connection.status == psutil.CONN_LISTEN]
+
+
+def test_the_store_of_one_machine_listens_on_loopback_alone():
+    me = psutil.Process()
+    before = listening(me)
+    handler = rendezvous.LoopbackRendezvous("run")
+    added = listening(me)
+    for address in before:
+        added.remove(address)
+    assert added == ["127.0.0.1"]
+    rounds = [handler.next_rendezvous() for _ in range(2)]
+    rounds[0].store.set("key", "of the first round")
+    assert not rounds[1].store.check(["key"])
+    assert {(info.rank, info.world_size) for info in rounds} == {(0, 1)}
+    client = dist.TCPStore("127.0.0.1", rounds[0].bootstrap_store_info.master_port, is_master=False)
+    client.set("a", "b")
+    assert client.get("a") == b"b"
+    assert handler.shutdown()
+    assert handler.is_closed()
+
+
+def test_the_launcher_takes_that_store_and_keeps_the_rest_on_loopback_too(monkeypatch):
+    seen = []
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
+    monkeypatch.delenv("NCCL_SOCKET_IFNAME", raising=False)
+    interfaces = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+
+    def launched(config, entry):
+        return lambda *command: seen.append((config.rdzv_backend, *(os.environ[name] for name in interfaces)))
+
+    monkeypatch.setattr(api, "elastic_launch", launched)
+    monkeypatch.setattr(rendezvous.socket, "if_nameindex", lambda: [(1, "eth7"), (2, "lo")])
+    elastic.launch(["x.py"], 2)
+    assert seen == [("loopback", "lo", "lo")]
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "eth7"
+    assert "NCCL_SOCKET_IFNAME" not in os.environ
+
+
+@pytest.mark.slow
+def test_nothing_of_several_processes_listens_on_other_addresses():
+    process = program(0, "long")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step 5"):
+            break
+    parent = psutil.Process(process.pid)
+    addresses = {address for one in [parent, *parent.children()] for address in listening(one)}
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert addresses == {"127.0.0.1"}

@@ -18,6 +18,7 @@ import torch
 from dnnlib.errors import UserError
 from torch_utils.native_build import prepare_native_ops
 from torch_utils.ops import bias_act, build, dispatch, upfirdn2d
+from torch_utils.ops.build_cache import seal
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -222,7 +223,12 @@ def test_the_cache_is_quick_and_whole(build_cache, compiled_ops, toolchain):
     path, seconds = build.library(build.find_toolchain(with_cuda=False), build_cache)
     assert seconds == 0
     assert time.monotonic() - start < 5  # well under one second on a machine with nothing else to do
-    assert sorted(entry.name for entry in path.parent.iterdir()) == ["build.log", "built-with.json", f"{build.NAME}.so"]
+    assert sorted(entry.name for entry in path.parent.iterdir()) == [
+        "build.log",
+        "built-with.json",
+        f"{build.NAME}.so",
+        f"{build.NAME}.so.sha256",
+    ]
     assert json.loads((path.parent / "built-with.json").read_text())["torch"] == torch.__version__
     assert "warning" not in (path.parent / "build.log").read_text()
     assert not list(build_cache.glob(f"{path.parent.name}*.tmp"))
@@ -323,7 +329,8 @@ def test_a_cache_that_cannot_be_written(monkeypatch):
 def test_a_library_that_cannot_be_loaded(monkeypatch, tmp_path, toolchain):
     folder = tmp_path / "ops" / build.build_key(toolchain)
     folder.mkdir(parents=True)
-    (folder / f"{build.NAME}.so").write_bytes(b"half of a library")
+    (folder / f"{build.NAME}.so").write_bytes(b"not a library, but what was built")
+    seal(folder / f"{build.NAME}.so")
     line = prepare_native_ops_in(monkeypatch, tmp_path)
     assert "the library cannot be loaded" in line
     assert f"remove the folder {folder} and start again" in line
@@ -468,8 +475,119 @@ def test_a_build_from_nothing(tmp_path, toolchain):
 
 def test_a_build_is_announced_and_a_cached_one_is_not(tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr(build, "_build", lambda toolchain, folder, timeout: (folder.mkdir(), (folder / f"{build.NAME}.so").touch()))
+    monkeypatch.setattr(build, "_build", stand_in)
     toolchain = build.find_toolchain(with_cuda=False)
     for _ in range(2):
         build.library(toolchain, tmp_path, announce=lambda: said.append("building"))
     assert said == ["building"]
+
+
+SOUND = bytes(range(256)) * 64
+
+
+def stand_in(toolchain, folder, timeout):
+    """In place of a build."""
+    folder.mkdir(mode=0o755)
+    (folder / f"{build.NAME}.so").write_bytes(SOUND)
+    seal(folder / f"{build.NAME}.so")
+
+
+def zeroed(path):
+    path.write_bytes(SOUND[:4096] + bytes(4096) + SOUND[8192:])
+
+
+def somebody_elses(path):
+    os.chown(path, 65534, 65534)
+
+
+HARM = {
+    "empty": lambda path: os.truncate(path, 0),
+    "one byte short": lambda path: os.truncate(path, len(SOUND) - 1),
+    "a zeroed page": zeroed,
+    "another library": lambda path: path.write_bytes(b"planted"),
+    "no checksum": lambda path: path.with_name(f"{path.name}.sha256").unlink(),
+    "a checksum that is none": lambda path: path.with_name(f"{path.name}.sha256").write_bytes(b"\xff\xfe"),
+    "everybody may write it": lambda path: path.chmod(0o777),
+    "everybody may write its folder": lambda path: path.parent.chmod(0o777),
+    "everybody may write its checksum": lambda path: path.with_name(f"{path.name}.sha256").chmod(0o666),
+    "a library of somebody else": somebody_elses,
+    "a folder of somebody else": lambda path: somebody_elses(path.parent),
+    "a link to somebody else's": lambda path: (path.rename(path.with_name("x")), somebody_elses(path.with_name("x")), path.symlink_to("x")),
+}
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_a_build_that_is_not_what_was_built_is_built_again_with_a_line(tmp_path, monkeypatch, toolchain, harm):
+    if "somebody else" in harm and os.getuid() != 0:
+        pytest.skip("only root can give files away")
+    monkeypatch.setattr(build, "_build", stand_in)
+    said = []
+    path, _ = build.library(toolchain, tmp_path / "ops", warn=said.append)
+    assert build.library(toolchain, tmp_path / "ops", warn=said.append) == (path, 0.0)
+    assert said == []
+    HARM[harm](path)
+    again, _ = build.library(toolchain, tmp_path / "ops", warn=said.append)
+    assert again == path
+    assert path.read_bytes() == SOUND
+    assert len(said) == 1
+    assert said[0].endswith(", so it is not loaded but built again")
+    assert build.library(toolchain, tmp_path / "ops", warn=said.append) == (path, 0.0)
+    assert sorted(entry.suffix for entry in (tmp_path / "ops").iterdir()) == ["", ".lock"], "what was put aside is gone"
+
+
+def test_builds_in_a_folder_of_somebody_else_are_neither_used_nor_touched(tmp_path, monkeypatch, toolchain):
+    monkeypatch.setattr(build, "_build", stand_in)
+    path, _ = build.library(toolchain, tmp_path / "ops")
+    os.chmod(tmp_path / "ops", 0o755)
+    me = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: me + 1)  # to whom the folder belongs to another
+    if me == 0:
+        os.chown(tmp_path / "ops", 65534, 65534)
+    said = []
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            "torch_utils.ops.build_cache._fault_of", lambda found: f"{found} is another's" if found == tmp_path / "ops" else None
+        )
+        other, _ = build.library(toolchain, tmp_path / "ops", warn=said.append)
+    assert other.parent.parent == tmp_path / f"ops-{me + 1}"
+    assert path.read_bytes() == SOUND
+    assert len(said) == 1
+    assert said[0].endswith(f"so no compiled op in it is used; {tmp_path / f'ops-{me + 1}'} is used in its place")
+    monkeypatch.setattr("torch_utils.ops.build_cache._fault_of", lambda found: f"{found} is another's")  # that one too
+    with pytest.raises(build.BuildError, match="; set GGDR_CACHE_DIR to a folder of your own"):
+        build.library(toolchain, tmp_path / "ops")
+
+
+def test_a_folder_of_builds_is_made_for_one_to_write_and_is_kept_so(tmp_path, monkeypatch, toolchain):
+    monkeypatch.setattr(build, "_build", stand_in)
+    before = os.umask(0)
+    try:
+        path, _ = build.library(toolchain, tmp_path / "cache" / "ops")
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE(entry.stat().st_mode) & 0o022 for entry in (path, path.parent, path.parent.parent)]
+    assert modes == [0, 0, 0]
+    path.parent.parent.chmod(0o777)
+    build.library(toolchain, tmp_path / "cache" / "ops")
+    assert stat.S_IMODE(path.parent.parent.stat().st_mode) == 0o755
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("operator ggdr::upfirdn2d does not exist"),
+        OSError("no"),
+        AttributeError("x"),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "y"),
+    ],
+)
+def test_whatever_loading_raises_auto_goes_on_with_a_line(tmp_path, monkeypatch, error):
+    def fail(path):
+        raise error
+
+    monkeypatch.setattr(build, "_build", stand_in)
+    monkeypatch.setattr(dispatch.native, "load", fail)
+    assert prepare_native_ops_in(monkeypatch, tmp_path).startswith("Ops: plain PyTorch (the library cannot be ")
+    monkeypatch.setattr(dispatch, "_state", dispatch._State())
+    with pytest.raises(UserError, match="the library cannot be "):
+        prepare_native_ops("native")

@@ -12,8 +12,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +26,10 @@ import pytest
 import torch
 
 from dnnlib.errors import UserError
+from dnnlib.interrupt import InterruptFlag
 from training.dataset import EndlessShuffle, ImageFolderDataset, epoch_order, image_batches
 from training.file_tree import FileTree, folder_exists
+from training.training_loop import take
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -409,6 +414,52 @@ def test_ctrl_c_leaves_no_words_and_no_workers(folder: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=30)  # the pipes close when the last worker is gone
     assert (process.returncode, out, err) == (0, "interrupted\n", "")
+
+
+class Stuck(ImageFolderDataset):
+    """Item 5 is never read, as from a file system that does not answer, and no signal that can be blocked gets through."""
+
+    def sample(self, index: int) -> tuple[np.ndarray, ...]:
+        if index == 5:
+            signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))
+            time.sleep(600)
+        return super().sample(index)
+
+
+def test_a_worker_that_blocks_does_not_keep_a_run_from_its_end(folder: Path) -> None:
+    batches = image_batches(Stuck(folder, memory_budget_mb=0), batch_size=4, seed=0, workers=1)
+    with InterruptFlag(announce=False) as flag, contextlib.closing(batches):
+        threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+        while (batch := take(batches, flag, ImageFolderDataset(folder))) is not None:
+            assert len(batch[0]) == 4
+        assert flag.received == signal.SIGTERM
+        start = time.monotonic()
+    assert time.monotonic() - start < 3
+    assert not multiprocessing.active_children()
+
+
+def test_where_other_ranks_wait_a_batch_that_does_not_come_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch_utils.distributed.world_size", lambda: 2)
+    monkeypatch.setattr("training.training_loop.PATIENCE", 0.2)
+
+    def never() -> Iterator[Any]:
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(600)
+        yield
+
+    with InterruptFlag(announce=False) as flag, pytest.raises(UserError, match=r"within 0\.2 seconds after SIGTERM; go on from the last"):
+        take(never(), flag, ImageFolderDataset(folder))
+
+
+def test_a_worker_that_is_killed_is_one_line(folder: Path) -> None:
+    batches = image_batches(ImageFolderDataset(folder, memory_budget_mb=0), batch_size=4, seed=0, workers=1)
+    with contextlib.closing(batches):
+        next(batches)
+        (worker,) = multiprocessing.active_children()
+        worker.kill()
+        worker.join(30)
+        with pytest.raises(UserError, match=r"a process that reads images of '.*' was killed, .*use fewer --workers"):
+            next(batches)
 
 
 def test_fingerprint_is_of_the_contents(tmp_path: Path) -> None:

@@ -3,10 +3,15 @@
 import gzip
 import io
 import json
+import multiprocessing
+import os
 import pickle
 import shutil
+import signal
 import struct
 import tarfile
+import threading
+import time
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -17,8 +22,9 @@ import PIL.Image
 import pytest
 
 from dnnlib.errors import UserError
+from dnnlib.interrupt import end_processes
 from training.dataset import ImageFolderDataset
-from training.dataset_import import Transform, archives, import_dataset
+from training.dataset_import import Transform, archives, convert, import_dataset
 from training.dataset_import.archives import read_cifar10
 from training.dataset_import.lmdb_file import LmdbFile
 from training.dataset_import.sources import share_of_each_class, subfolder_labels
@@ -747,3 +753,56 @@ def test_a_mount_point_is_refused_before_the_work(tmp_path: Path, monkeypatch: p
     (tmp_path / "disk").mkdir()
     monkeypatch.setattr("os.path.ismount", lambda path: Path(path) == tmp_path / "disk")
     assert "is where a disk is mounted" in complaint(source, tmp_path / "disk")
+
+
+class Stuck:
+    """A source whose images cannot be read: whoever tries waits, and no signal that can be blocked gets through."""
+
+    labels = None
+
+    def __len__(self) -> int:
+        return 64
+
+    def image_name(self, index: int) -> str:
+        return f"{index}.png"
+
+    def load(self, index: int) -> np.ndarray:
+        signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))
+        time.sleep(600)
+        raise AssertionError
+
+
+def stop_soon() -> None:
+    threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+
+
+def test_workers_that_block_do_not_keep_the_import_from_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convert, "open_source", lambda source, labels: Stuck())
+    start = time.monotonic()
+    stop_soon()
+    with pytest.raises(SystemExit) as end:
+        import_dataset(tmp_path, tmp_path / "out.zip", workers=2)
+    assert end.value.code == 128 + signal.SIGTERM
+    assert time.monotonic() - start < 8
+    assert not list(tmp_path.iterdir())
+    assert not multiprocessing.active_children()
+
+
+def test_nor_do_workers_that_cannot_be_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convert, "open_source", lambda source, labels: Stuck())
+    stuck: list[Any] = []
+
+    def cannot(processes: list[Any]) -> list[Any]:
+        stuck.extend(processes)
+        return end_processes(processes) or stuck
+
+    def leave(status: int) -> None:
+        raise InterruptedError(status)
+
+    monkeypatch.setattr(convert, "end_processes", cannot)
+    monkeypatch.setattr(convert.os, "_exit", leave)
+    stop_soon()
+    with pytest.raises(InterruptedError) as end:
+        import_dataset(tmp_path, tmp_path / "out.zip", workers=2)
+    assert end.value.args == (128 + signal.SIGTERM,)
+    assert not list(tmp_path.iterdir())

@@ -27,6 +27,10 @@ from pathlib import Path
 
 import torch
 
+import torch_utils.ops.build_cache as build_cache
+from dnnlib.environment import cache_root
+from dnnlib.files import sync_folder
+
 SOURCES = Path(__file__).parent / "csrc"
 CPU_SOURCES = ("binding_cpu.cpp", "upfirdn2d_cpu.cpp", "bias_act_cpu.cpp")
 CUDA_SOURCES = ("binding_cuda.cpp", "upfirdn2d.cu", "bias_act.cu")
@@ -83,15 +87,8 @@ class Toolchain:
 
 
 def builds_folder() -> Path:
-    """``ops`` in the folder for everything that is cached: ``$GGDR_CACHE_DIR``, or ``~/.cache/stylegan2-ada-ggdr``.
-
-    Raises :class:`BuildError` where there is no such home folder.
-    """
-    chosen = os.environ.get("GGDR_CACHE_DIR") or "~/.cache/stylegan2-ada-ggdr"
-    folder = os.path.expanduser(chosen)
-    if folder.startswith("~"):
-        raise BuildError(f"there is no home folder for {chosen!r}; set GGDR_CACHE_DIR to a folder that can be written")
-    return Path(folder, "ops")
+    """``ops`` in the folder for everything that is cached (:func:`dnnlib.environment.cache_root`). Raises :class:`UserError`."""
+    return cache_root() / "ops"
 
 
 def first_line(*command: str) -> str:
@@ -225,7 +222,13 @@ def build_key(toolchain: Toolchain) -> str:
 
 
 def library(
-    toolchain: Toolchain, cache: Path, timeout: float = TIMEOUT, announce: Callable[[], None] = lambda: None, *, again: bool = True
+    toolchain: Toolchain,
+    cache: Path,
+    timeout: float = TIMEOUT,
+    announce: Callable[[], None] = lambda: None,
+    *,
+    again: bool = True,
+    warn: Callable[[str], None] = lambda line: None,
 ) -> tuple[Path, float]:
     """The compiled library, from ``cache`` or built into it, and the seconds that building took (0: it was there).
 
@@ -235,37 +238,53 @@ def library(
         timeout: seconds, for a build or for waiting for another process's.
         announce: called before a build.
         again: try also what the compiler refused the last time.
+        warn: called with a line where a build that is there is not used, because :mod:`torch_utils.ops.build_cache` says so.
 
     Raises :class:`BuildError`: it cannot be built, or not within ``timeout`` seconds, or the cache cannot be written.
     """
-    folder = cache / build_key(toolchain)
-    target, failed = folder / f"{NAME}.so", cache / f"{folder.name}.failed"
-    if target.is_file():
-        return target, 0.0
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(cache).free
-        if free < NEEDED_SPACE:
-            raise BuildError(
-                f"only {free >> 20} MiB are free in {cache}, a build needs {NEEDED_SPACE >> 20}; set GGDR_CACHE_DIR to another disk"
-            )
-        start = time.monotonic()
-        with exclusive(cache / f"{folder.name}.lock", timeout):
-            if target.is_file():
-                return target, 0.0
-            if failed.is_file() and not again:
-                raise BuildError(f"{failed.read_text(encoding='utf-8')}; that was an earlier attempt, python tools/doctor.py makes another")
-            announce()
-            try:
-                _build(toolchain, folder, timeout)
-            except CompilerError as error:
-                draft = cache / f"{folder.name}.failed.tmp"
-                draft.write_text(str(error), encoding="utf-8")
-                draft.replace(failed)
-                raise
-            failed.unlink(missing_ok=True)
+        cache, line = build_cache.own_folder(cache)
+        if line is not None:
+            warn(line)
+        return _library(toolchain, cache, timeout, announce, again, warn)
+    except build_cache.NotOurs as error:
+        raise BuildError(str(error)) from error
     except OSError as error:
         raise BuildError(f"the cache {cache} cannot be written ({error.strerror}); set GGDR_CACHE_DIR to a folder that can") from error
+
+
+def _library(
+    toolchain: Toolchain, cache: Path, timeout: float, announce: Callable[[], None], again: bool, warn: Callable[[str], None]
+) -> tuple[Path, float]:
+    folder = cache / build_key(toolchain)
+    target, failed = folder / f"{NAME}.so", cache / f"{folder.name}.failed"
+    if target.is_file() and build_cache.fault(target) is None:
+        return target, 0.0
+    free = shutil.disk_usage(cache).free
+    if free < NEEDED_SPACE:
+        raise BuildError(
+            f"only {free >> 20} MiB are free in {cache}, a build needs {NEEDED_SPACE >> 20}; set GGDR_CACHE_DIR to another disk"
+        )
+    start = time.monotonic()
+    with exclusive(cache / f"{folder.name}.lock", timeout):
+        if target.is_file():
+            fault = build_cache.fault(target)
+            if fault is None:
+                return target, 0.0
+            warn(f"{fault}, so it is not loaded but built again")
+        if os.path.lexists(folder):
+            build_cache.put_aside(folder)
+        if failed.is_file() and not again:
+            raise BuildError(f"{failed.read_text(encoding='utf-8')}; that was an earlier attempt, python tools/doctor.py makes another")
+        announce()
+        try:
+            _build(toolchain, folder, timeout)
+        except CompilerError as error:
+            draft = cache / f"{folder.name}.failed.tmp"
+            draft.write_text(str(error), encoding="utf-8")
+            draft.replace(failed)
+            raise
+        failed.unlink(missing_ok=True)
     return target, time.monotonic() - start
 
 
@@ -310,8 +329,10 @@ def _build(toolchain: Toolchain, folder: Path, timeout: float) -> None:
             os.rename(work / f"{NAME}.so", kept / f"{NAME}.so")
             (kept / "built-with.json").write_text(json.dumps(describe(toolchain), indent=1), encoding="utf-8")
             os.rename(log, kept / "build.log")
+            build_cache.seal(kept / f"{NAME}.so")
             with contextlib.suppress(FileExistsError, NotADirectoryError):  # another process without a lock was first
                 os.rename(kept, folder)
+            sync_folder(folder.parent)
         finally:
             shutil.rmtree(kept, ignore_errors=True)
     finally:

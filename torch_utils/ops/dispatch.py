@@ -80,6 +80,7 @@ def prepare(
     device: str | None = None,
     announce: Callable[[], None] = lambda: None,
     again: bool = False,
+    warn: Callable[[str], None] = lambda line: None,
 ) -> str:
     """Set the mode, and build or load the compiled ops now unless it is ``ref``.
 
@@ -90,6 +91,7 @@ def prepare(
         device: device type that ``native`` must serve; None takes CUDA where there is a GPU, else the CPU.
         announce: called before a build, which takes its time.
         again: try also what the compiler refused the last time; ``native`` does so anyway.
+        warn: called with a line where a build that is there is not used.
 
     Returns:
         one line for the log: which path runs, and why.
@@ -101,7 +103,7 @@ def prepare(
     set_mode(impl)
     if impl == "ref":
         return status_line()
-    _load(cache, timeout, announce, again or impl == "native")
+    _load(cache, timeout, announce, again or impl == "native", warn)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if impl == "native" and device not in _state.loaded:
         raise OpsUnavailable(f"compiled ops were asked for, but on {device} there are none: {_why_not(device)}")
@@ -155,7 +157,7 @@ def use_native(op: str, impl: Impl, x: torch.Tensor, obstacle: str | None = None
     if chosen == "ref":
         return False
     if not _state.tried:
-        _load(None, build.TIMEOUT, lambda: None, insisting)
+        _load(None, build.TIMEOUT, lambda: None, insisting, lambda line: None)
     device = x.device.type
     if device not in _state.loaded:
         obstacle = _why_not(device)
@@ -172,32 +174,36 @@ def _why_not(device: str) -> str:
     return _state.obstacles.get(device, "they are not loaded")
 
 
-def _load(cache: Path | None, timeout: float, announce: Callable[[], None], again: bool) -> None:
+def _load(cache: Path | None, timeout: float, announce: Callable[[], None], again: bool, warn: Callable[[str], None]) -> None:
     """Fill in the state: what is loaded, and for the rest why not. Tries once in a process."""
     with _state.lock:
         if _state.tried:
             return
         obstacle = build.cuda_obstacle()
         if obstacle is None:
-            obstacle = _try({"cpu", "cuda"}, cache, timeout, announce, again)
+            obstacle = _try({"cpu", "cuda"}, cache, timeout, announce, again, warn)
         if obstacle is not None:
             _state.obstacles["cuda"] = obstacle
-            cpu_obstacle = _try({"cpu"}, cache, timeout, announce, again)
+            cpu_obstacle = _try({"cpu"}, cache, timeout, announce, again, warn)
             if cpu_obstacle is not None:
                 _state.obstacles["cpu"] = cpu_obstacle
         _state.tried = True
 
 
-def _try(devices: set[str], cache: Path | None, timeout: float, announce: Callable[[], None], again: bool) -> str | None:
+def _try(
+    devices: set[str], cache: Path | None, timeout: float, announce: Callable[[], None], again: bool, warn: Callable[[str], None]
+) -> str | None:
     """Build or load the ops for some devices; what went wrong, or None."""
     try:
         folder = build.builds_folder() if cache is None else cache
-        path, seconds = build.library(build.find_toolchain("cuda" in devices), folder, timeout, announce, again=again)
+        path, seconds = build.library(build.find_toolchain("cuda" in devices), folder, timeout, announce, again=again, warn=warn)
         native.load(path)
     except build.BuildError as error:
         return str(error)
     except OSError as error:
         return f"the library cannot be loaded ({' '.join(str(error).split())}); remove the folder {path.parent} and start again"
+    except Exception as error:  # noqa: BLE001 - loading runs the library, and a compiler may print anything; the line goes on
+        return f"the library cannot be built or loaded ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
     _state.loaded |= devices
     _state.note = f"built in {seconds:.0f} s, kept in {path.parent}" if seconds else f"from {path.parent}"
     return None

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
+from types import TracebackType
 from typing import Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ import PIL.Image
 from tqdm import tqdm
 
 from dnnlib.errors import UserError
-from dnnlib.interrupt import end_with_parent, unwinding
+from dnnlib.interrupt import end_processes, end_with_parent, unwinding
 from dnnlib.untrusted import reason
 from training.dataset_import.sources import LabelSource, Source, TreeSource, open_source
 from training.dataset_import.transform import TooSmall, Transform, check_output_size
@@ -214,9 +215,16 @@ class _Converter:
                 self._pool.submit(int)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._pool is None:
+            return
+        if kind is None:
+            self._pool.shutdown()
+            return
+        stuck = end_processes(list(self._pool._processes.values()))  # one that is blocked would keep the pool from ending
+        if stuck and isinstance(error, SystemExit | KeyboardInterrupt):  # so would one that cannot be killed: Python waits for it
+            os._exit(error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 130)
+        self._pool.shutdown(wait=not stuck)
 
     def outcomes(self, job: _Job) -> Iterator[_Outcome]:
         chunks = [range(start, min(start + CHUNK, self.count)) for start in range(0, self.count, CHUNK)]
@@ -235,9 +243,10 @@ class _Converter:
                 yield from pending.popleft().result()
         except BrokenProcessPool as error:
             raise UserError("a worker process died, most likely for want of memory; try fewer --workers") from error
-        finally:
+        except GeneratorExit:  # the rest is not wanted, and the pool is; where the pool ends, it ends what is pending itself
             for future in pending:
                 future.cancel()
+            raise
 
 
 _worker_source: Source  # set in each worker when it starts
