@@ -369,8 +369,7 @@ def test_who_waits_for_the_lock_takes_what_the_other_built(monkeypatch, tmp_path
 
     class Waiting:
         def __enter__(self) -> None:
-            folder.mkdir()
-            (folder / f"{build.NAME}.so").touch()
+            stand_in(toolchain, folder, 0)
 
         def __exit__(self, *args: object) -> None: ...
 

@@ -330,8 +330,11 @@ def _build(toolchain: Toolchain, folder: Path, timeout: float) -> None:
             (kept / "built-with.json").write_text(json.dumps(describe(toolchain), indent=1), encoding="utf-8")
             os.rename(log, kept / "build.log")
             build_cache.seal(kept / f"{NAME}.so")
-            with contextlib.suppress(FileExistsError, NotADirectoryError):  # another process without a lock was first
+            try:
                 os.rename(kept, folder)
+            except OSError:
+                if build_cache.fault(folder / f"{NAME}.so") is not None:  # else another process without a lock was first
+                    raise
             sync_folder(folder.parent)
         finally:
             shutil.rmtree(kept, ignore_errors=True)
