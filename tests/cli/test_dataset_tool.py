@@ -160,7 +160,7 @@ def test_options_of_deep_and_of_large_images(tmp_path: Path) -> None:
     PIL.Image.fromarray(values).save(tmp_path / "in" / "a.png")
 
     def made(*options: str) -> tuple[int, str]:
-        arguments = [f"--source={tmp_path}/in", f"--dest={tmp_path}/out.zip", "--workers=1", *options]
+        arguments = [f"--source={tmp_path}/in", f"--dest={tmp_path}/out.zip", "--overwrite", "--workers=1", *options]
         done = CliRunner().invoke(dataset_tool.main, arguments)
         return done.exit_code, done.output
 

@@ -103,4 +103,4 @@ def test_numbers_within_limits() -> None:
 
 def test_memory_that_runs_out_is_one_line() -> None:
     result = CliRunner().invoke(command, ["--here=raise"])
-    assert (result.exit_code, result.output.count("Error: there is not enough memory")) == (1, 1)
+    assert (result.exit_code, result.output.count("Error: the memory of this machine does not suffice")) == (1, 1)

@@ -83,7 +83,7 @@ def test_sound_variables_pass(monkeypatch):
     [
         ("GGDR_OPS", "xx", "GGDR_OPS must be one of auto, native, ref, not 'xx'"),
         ("GGDR_HOST_MEMORY", "1", "GGDR_HOST_MEMORY must be one of keep, system, not '1'"),
-        ("GGDR_CACHE_DIR", "~nobody-of-this-name/x", "GGDR_CACHE_DIR=~nobody-of-this-name/x: there is no such home folder"),
+        ("GGDR_CACHE_DIR", "~nobody-of-this-name/x", "GGDR_CACHE_DIR=~nobody-of-this-name/x: there is no home folder"),
     ],
 )
 def test_our_own_variables_are_checked(monkeypatch, name, value, message):

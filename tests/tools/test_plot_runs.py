@@ -123,7 +123,7 @@ def test_odd_and_huge_values_are_drawn_as_gaps(tmp_path: Path) -> None:
     assert {at: value for at, value in fid.items() if np.isfinite(value)} == {10: 5.0, 40: 7.0}
     out = tmp_path / "plot.png"
     groups = [f"--run=a $\\frac{{$={run}", f"--run=b={run}", f"--run=b={run}"]
-    for more in ([], ["--log"]):
+    for more in ([], ["--log", "--overwrite"]):
         result = invoke(*groups, "--curve=fid5_full", "--curve=Loss/D/loss", f"--out={out}", *more)
         assert result.exit_code == 0, result.output
         with PIL.Image.open(out) as picture:
