@@ -62,7 +62,7 @@ def main(gpus: int | None, device: str, **given: Any) -> None:
         if count > 1 and not torchrun.is_worker():
             sys.exit(launch.in_processes(count, device))
         if torchrun.is_worker():
-            from training.agreement import check_same_options
+            from training.run.replicas import check_same_options
 
             check_same_options("calc_metrics.py", {f"--{name.replace('_', '-')}": value for name, value in given.items()}, device)
         measure(device=device, **given)
@@ -96,9 +96,9 @@ def measure(
     from torch_utils.device import announce_device
     from torch_utils.distributed import is_main, main_first
     from training.build import compute_as_trained
-    from training.network_files import load_networks
-    from training.reals import open_images, open_reals
-    from training.run_directory import OPTIONS_FILE
+    from training.config.run_directory import OPTIONS_FILE
+    from training.data.reals import open_images, open_reals
+    from training.inference.files import load_networks
 
     parsed = parse_metrics(metrics)
     if not parsed:
@@ -158,8 +158,8 @@ def measure(
 def compare_contents(generator: Any, dataset: Any, measured: Any) -> None:
     """Raises :class:`UserError` unless all ranks opened the same network and images; ``generator`` or ``measured`` is None."""
     from torch_utils.distributed import world_size
-    from training.agreement import check_same_content
-    from training.network_files import weights_sha256
+    from training.inference.files import weights_sha256
+    from training.run.replicas import check_same_content
 
     if world_size() > 1:
         content = {"real images (--data) by SHA-256": dataset.identity()}

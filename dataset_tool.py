@@ -9,8 +9,8 @@ import PIL.ImageColor
 from dnnlib.cli import DIGITS, PATH, Command, counted, friendly_errors, overwrite_option, picture_options, print_notes
 from dnnlib.errors import UserError
 from dnnlib.untrusted import one_line
-from training.dataset_import import ImportReport, Transform, import_dataset
-from training.dataset_import.writer import refuse_existing_zip
+from training.data.importing import ImportReport, Transform, import_dataset
+from training.data.importing.writer import refuse_existing_zip
 
 SHOWN_CLASSES = 40  # lines about classes; of more, the first and the last ones
 

@@ -72,10 +72,10 @@ def main(
     if grid is None:  # each is a file of its own
         numbers = distinct(numbers, "--seeds")
 
-    from training.generation import check_seeds, images_from_seeds, images_from_ws, load_projected_w
-    from training.images import check_grid
-    from training.open_network import open_generator, open_renderer
-    from training.outputs import check_outputs, mark_of, source_of
+    from training.data.outputs import check_outputs, mark_of, source_of
+    from training.data.pictures import check_grid
+    from training.inference.generation import check_seeds, images_from_seeds, images_from_ws, load_projected_w
+    from training.inference.opening import open_generator, open_renderer
 
     check_seeds(numbers)
     how: dict[str, Any] = dict(noise_mode=noise_mode, batch=batch)
@@ -105,7 +105,7 @@ def main(
 
 def write_singles(images: Iterable[tuple[int, "torch.Tensor"]], total: int, folder: Path, name: str, mark: str) -> None:
     """One PNG file for each ``(number, uint8 [C, H, W])``."""
-    from training.images import save_png
+    from training.data.pictures import save_png
 
     with writing(folder):
         for number, image in tqdm(images, total=total, unit="img", leave=False, disable=None):
@@ -122,7 +122,7 @@ def write_grid(images: Iterable[tuple[int, "torch.Tensor"]], total: int, outdir:
 
     import torch
 
-    from training.images import save_grid
+    from training.data.pictures import save_grid
 
     drawn = torch.stack([image for _, image in tqdm(images, total=total, unit="img", leave=False, disable=None)])
     cells = torch.zeros([columns * rows, *drawn.shape[1:]], dtype=torch.uint8)

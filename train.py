@@ -18,13 +18,13 @@ from dnnlib.download import forbid_downloads
 from dnnlib.errors import UserError
 from dnnlib.interrupt import StoppedInOrder, unwinding
 from training import launch
-from training.config import AUGPIPES, GGDRConfig, MetricsConfig, TrainConfig
-from training.continuation import check_owner, continued, explain_portions, find_run, read_options
-from training.notes import describe_batch, explain
-from training.options import TrainOptions
-from training.presets import RECIPES
-from training.resolve import resolve
-from training.transfer import check_source
+from training.config.continuation import check_owner, continued, explain_portions, find_run, read_options
+from training.config.notes import describe_batch, explain
+from training.config.options import TrainOptions
+from training.config.presets import RECIPES
+from training.config.pretrained import check_source
+from training.config.resolve import resolve
+from training.config.schema import AUGPIPES, GGDRConfig, MetricsConfig, TrainConfig
 
 
 def metric_names(text: str | None) -> tuple[str, ...] | None:

@@ -25,12 +25,12 @@ from benchmarks.options import json_option  # noqa: E402
 from dnnlib.cli import PATH, Command, friendly_errors  # noqa: E402
 from dnnlib.files import atomic_write  # noqa: E402
 from torch_utils.native_build import prepare_native_ops  # noqa: E402
-from training.checkpoint import RunState  # noqa: E402
-from training.dataset import image_batches  # noqa: E402
+from training.config.options import TrainOptions  # noqa: E402
+from training.config.resolve import resolve  # noqa: E402
+from training.data.dataset import image_batches  # noqa: E402
 from training.launch import inspect_data, open_dataset  # noqa: E402
-from training.options import TrainOptions  # noqa: E402
 from training.phases import build_phases  # noqa: E402
-from training.resolve import resolve  # noqa: E402
+from training.run.state import RunState  # noqa: E402
 from training.training_loop import step  # noqa: E402
 
 LOSSES = ("Loss/G/loss", "Loss/D/loss", "Loss/D/loss_gen_reg")

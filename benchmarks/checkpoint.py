@@ -28,13 +28,13 @@ from benchmarks.options import json_option  # noqa: E402
 from dnnlib.cli import PATH, Command, FiniteFloat, friendly_errors  # noqa: E402
 from dnnlib.files import atomic_write  # noqa: E402
 from torch_utils.device import pick_device  # noqa: E402
-from training.checkpoint import RunState  # noqa: E402
-from training.config import DataConfig  # noqa: E402
-from training.options import TrainOptions  # noqa: E402
-from training.presets import RECIPES  # noqa: E402
-from training.resolve import resolve  # noqa: E402
-from training.run_directory import state_path  # noqa: E402
-from training.run_state_file import read_state, write_state  # noqa: E402
+from training.config.options import TrainOptions  # noqa: E402
+from training.config.presets import RECIPES  # noqa: E402
+from training.config.resolve import resolve  # noqa: E402
+from training.config.run_directory import state_path  # noqa: E402
+from training.config.schema import DataConfig  # noqa: E402
+from training.run.state import RunState  # noqa: E402
+from training.run.state_file import read_state, write_state  # noqa: E402
 
 
 @click.command(cls=Command)

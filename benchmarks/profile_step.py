@@ -26,8 +26,8 @@ from benchmarks.train_step import described, images, no_labels  # noqa: E402
 from dnnlib.cli import Command, friendly_errors, host_memory_option, ops_option  # noqa: E402
 from dnnlib.files import atomic_write  # noqa: E402
 from torch_utils.device import announce_device  # noqa: E402
-from training.checkpoint import RunState  # noqa: E402
 from training.phases import build_phases, run_phase  # noqa: E402
+from training.run.state import RunState  # noqa: E402
 
 #: The first of these groups that has a part of an operator's name takes it.
 GROUPS = {

@@ -38,11 +38,11 @@ from dnnlib.cli import Command, friendly_errors  # noqa: E402
 from dnnlib.files import atomic_write  # noqa: E402
 from torch_utils.device import has_bfloat16, prepare_device  # noqa: E402
 from torch_utils.ops.dispatch import plain_ops  # noqa: E402
-from training.checkpoint import RunState  # noqa: E402
-from training.config import DataConfig, TrainConfig  # noqa: E402
-from training.options import TrainOptions  # noqa: E402
+from training.config.options import TrainOptions  # noqa: E402
+from training.config.resolve import resolve  # noqa: E402
+from training.config.schema import DataConfig, TrainConfig  # noqa: E402
 from training.phases import build_phases, run_phase  # noqa: E402
-from training.resolve import resolve  # noqa: E402
+from training.run.state import RunState  # noqa: E402
 
 ROOFLINE_REPEATS = 4  # for one of a phase, as they are short
 PLAIN = {"GGDR_OPS": "ref", "GGDR_HOST_MEMORY": "system"}

@@ -58,7 +58,7 @@ host_memory_option = environment_option(
 
 
 def picture_options(function: F) -> F:
-    """``--max-pixels`` and ``--range`` (``value_range``): how pictures are decoded (:class:`training.pictures.DecodeOptions`)."""
+    """``--max-pixels`` and ``--range`` (``value_range``): how pictures are decoded (:class:`training.data.decode.DecodeOptions`)."""
     range_help = "Values of images with more than 8 bits that become black and white  [default: full]"
     function = click.option("--range", "value_range", type=ValueRange(), metavar="LOW-HIGH|auto|full", help=range_help)(function)
     size = click.IntRange(1, 2**40)

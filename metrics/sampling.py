@@ -24,7 +24,7 @@ CHUNK = 16
 
 
 class ImageDataset(Protocol):
-    """What metrics need of a data set (``training.dataset.ImageFolderDataset`` has it). Items are read from threads."""
+    """What metrics need of a data set (``training.data.dataset.ImageFolderDataset`` has it). Items are read from threads."""
 
     @property
     def name(self) -> str: ...

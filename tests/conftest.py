@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Plain PyTorch where a test does not ask for compiled ops: the processes that tests start need not build or load them.
 os.environ.setdefault("GGDR_OPS", "ref")
 
-TESTS = Path(__file__).resolve().parent
-for folder in (str(TESTS), str(TESTS.parent)):
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-
 # A shell's background job ignores Ctrl-C, and so would the processes that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # likewise what nohup starts
@@ -27,7 +21,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)  # likewise what nohup starts
 @pytest.fixture(scope="session")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A network's exports, made once: see :func:`small_networks.write_exports`."""
-    from small_networks import write_exports
+    from tests.support.small_networks import write_exports
 
     return write_exports(tmp_path_factory.mktemp("exports"))
 

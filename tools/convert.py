@@ -46,7 +46,7 @@ def main(network: str, out: str | None, psi: float | None, noise: str | None, in
     if out is None and not (info or as_json):
         raise UserError("give --out=FILE to convert, or --info to see what is in the file")
     if info or as_json:
-        from training.network_info import describe_file, table
+        from training.inference.describe import describe_file, table
 
         about = describe_file(network, offline=offline)
         print(json.dumps(about, indent=2) if as_json else table(about))
@@ -72,8 +72,8 @@ def convert(network: str, out: str, psi: float | None, noise: str | None, offlin
         refuse_existing(Path(out).with_suffix(".json"))
 
     from dnnlib.files import atomic_write, writing
-    from training.export import GeneratorGraph, GraphOptions, export
-    from training.network_files import load_networks, save_networks
+    from training.inference.export import GeneratorGraph, GraphOptions, export
+    from training.inference.files import load_networks, save_networks
 
     networks = load_networks(network, offline=offline)
     if not exporting:

@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dnnlib.cli import PATH, Command, FiniteFloat, friendly_errors, output_folder
 from dnnlib.errors import UserError
+from experiments.foreground import run_program
 from metrics.results import read_results
-from tools.foreground import run_program
 
 ROOT = Path(__file__).resolve().parent.parent
 METRICS = ("fid1k_full", "pr1k3_full", "dc1k5_full")

@@ -66,10 +66,10 @@ def main(
 
     from tqdm import tqdm
 
-    from training.images import check_grid, grid_image
-    from training.interpolation import walk_images
-    from training.open_network import open_generator
-    from training.video import check_video_path, save_video, shown_fps
+    from training.data.pictures import check_grid, grid_image
+    from training.inference.interpolation import walk_images
+    from training.inference.opening import open_generator
+    from training.inference.video import check_video_path, save_video, shown_fps
 
     check_video_path(out)
     refuse_existing(out)

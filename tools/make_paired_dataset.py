@@ -1,4 +1,4 @@
-"""Make a paired data set, images with segmentation maps, for ``train.py --reg_type=seg`` and ``tools/probe_segmentation.py``.
+"""Make a paired data set, images with segmentation maps, for ``train.py --reg_type=seg`` and ``experiments/probe_segmentation.py``.
 
 Usage:
 
@@ -24,11 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from dnnlib.cli import PATH, Command, counted, friendly_errors, overwrite_option, picture_options, print_notes
 from dnnlib.errors import UserError
 from dnnlib.untrusted import parsing
-from training.dataset_import import Transform
-from training.dataset_import.writer import DatasetWriter, encode_png, open_store, refuse_existing_zip
-from training.file_tree import FileTree
-from training.paired import FOLDERS, MAX_CLASSES, UNLABELLED
-from training.pictures import (
+from training.data.decode import (
     DecodeOptions,
     DeepValues,
     Loaded,
@@ -40,6 +36,10 @@ from training.pictures import (
     load,
     range_notes,
 )
+from training.data.file_tree import FileTree
+from training.data.importing import Transform
+from training.data.importing.writer import DatasetWriter, encode_png, open_store, refuse_existing_zip
+from training.data.paired import FOLDERS, MAX_CLASSES, UNLABELLED
 
 
 def by_stem(tree: FileTree) -> dict[str, str]:

@@ -34,9 +34,9 @@ from tools import options
 if TYPE_CHECKING:
     import torch
 
-    from training.pictures import ValueRange
-    from training.projection import ProjectionStep
-    from training.rendering import GeneratorRenderer
+    from training.data.decode import ValueRange
+    from training.inference.projection import ProjectionStep
+    from training.inference.renderer import GeneratorRenderer
 
 VIDEO_FRAMES = 120  # about; of longer searches every so many steps
 FPS = 30
@@ -87,13 +87,13 @@ def main(
     """
     from dnnlib.download import forbid_downloads
     from metrics.features import open_detector
-    from training.images import fitted, read_picture
-    from training.open_network import open_generator
-    from training.outputs import check_outputs, mark_of
-    from training.pictures import DecodeOptions, dark_warning, frames_note, range_notes
-    from training.projection import ProjectionConfig, perceptual_distance, project
-    from training.rendering import one_hot_label
-    from training.video import check_video_path
+    from training.data.decode import DecodeOptions, dark_warning, frames_note, range_notes
+    from training.data.outputs import check_outputs, mark_of
+    from training.data.pictures import fitted, read_picture
+    from training.inference.opening import open_generator
+    from training.inference.projection import ProjectionConfig, perceptual_distance, project
+    from training.inference.renderer import one_hot_label
+    from training.inference.video import check_video_path
 
     video = None if save_video == "none" else f"proj.{save_video}"
     if video:
@@ -151,7 +151,7 @@ def images_of(renderer: "GeneratorRenderer", ws: list["torch.Tensor"]) -> list["
     """Pictures of each ``[1, num_ws, w_dim]`` as ``generate.py --projected-w`` draws them: uint8 ``[C, H, W]``."""
     import torch
 
-    from training.generation import images_from_ws
+    from training.inference.generation import images_from_ws
 
     return [image for _, image in images_from_ws(renderer, torch.cat(ws))]
 
@@ -161,7 +161,7 @@ def write_results(folder: Path, target: "torch.Tensor", found: "torch.Tensor", w
     import numpy as np
 
     from dnnlib.files import atomic_write
-    from training.images import save_png
+    from training.data.pictures import save_png
 
     save_png(target, folder / "target.png", mark)
     save_png(found, folder / "proj.png", mark)
@@ -173,8 +173,8 @@ def save_video_of(target: "torch.Tensor", drawn: list["torch.Tensor"], path: Pat
     """Target and search side by side; the result is held for a second."""
     import torch
 
-    from training.images import grid_image
-    from training.video import save_video
+    from training.data.pictures import grid_image
+    from training.inference.video import save_video
 
     frames = (grid_image(torch.stack([target, image]), 2) for image in [*drawn, *[drawn[-1]] * FPS])
     save_video(frames, path, FPS)

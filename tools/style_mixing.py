@@ -57,10 +57,10 @@ def main(
     import torch
     from tqdm import tqdm
 
-    from training.generation import images_from_ws, ws_from_seeds
-    from training.images import check_grid, save_grid, save_png
-    from training.open_network import open_generator
-    from training.outputs import check_outputs, mark_of
+    from training.data.outputs import check_outputs, mark_of
+    from training.data.pictures import check_grid, save_grid, save_png
+    from training.inference.generation import images_from_ws, ws_from_seeds
+    from training.inference.opening import open_generator
 
     renderer = open_generator(network, device=device, offline=offline)
     if layers[-1] >= renderer.G.num_ws:

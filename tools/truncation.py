@@ -51,10 +51,10 @@ def main(
     import torch
     from tqdm import tqdm
 
-    from training.generation import images_from_seeds
-    from training.images import check_grid, save_grid
-    from training.open_network import open_renderer
-    from training.outputs import has_mark, mark_of, source_of
+    from training.data.outputs import has_mark, mark_of, source_of
+    from training.data.pictures import check_grid, save_grid
+    from training.inference.generation import images_from_seeds
+    from training.inference.opening import open_renderer
 
     renderer = open_renderer(network, device=device, offline=offline)
     check_grid(len(values), len(numbers), max(renderer.noise_resolutions, default=4))

@@ -9,7 +9,7 @@ from torch import nn
 from torch_utils.device import has_bfloat16
 from torch_utils.training_stats import StatsCollector
 from training.augment import AdaController, AugmentPipe, preset
-from training.config import DiscriminatorConfig, GeneratorConfig, OptimConfig, TrainConfig
+from training.config.schema import DiscriminatorConfig, GeneratorConfig, OptimConfig, TrainConfig
 from training.ggdr import GuidedRegularizer
 from training.networks import Discriminator, Generator
 from training.networks.layers import half_precision_resolution, use_bfloat16

@@ -18,10 +18,10 @@ import click
 
 from dnnlib import torchrun
 from dnnlib.errors import UserError
-from training.config import IMAGES, DataConfig, TrainConfig
-from training.continuation import check_has_state, flat, has_state, spelled
-from training.options import as_options
-from training.transfer import fetch_source
+from training.config.continuation import check_has_state, flat, has_state, spelled
+from training.config.options import as_options
+from training.config.pretrained import fetch_source
+from training.config.schema import IMAGES, DataConfig, TrainConfig
 
 #: Under this name a run directory is remembered across restarts.
 RUN_DIR = "run directory"
@@ -33,7 +33,7 @@ CPU_PROCESSES = 4
 OF_EACH_RANK = ("data.path", "data", "runtime.workers", "workers", "description")
 
 if TYPE_CHECKING:
-    from training.dataset import ImageFolderDataset
+    from training.data.dataset import ImageFolderDataset
 
 
 @contextlib.contextmanager
@@ -108,7 +108,7 @@ def compare_ranks(config: TrainConfig, run_dir: Path | None, *, dry_run: bool) -
     """
     if not torchrun.is_worker():
         return
-    from training.agreement import check_same_options
+    from training.run.replicas import check_same_options
 
     options = {spelled(name): value for name, value in as_options(config).items() if name not in OF_EACH_RANK}
     fields = {name: value for name, value in flat(config.to_dict()).items() if name not in OF_EACH_RANK}
@@ -124,8 +124,8 @@ def inspect_data(
     ``subset`` is how many images to keep, None for all. With ``annotated``, it is a paired data set, and its annotations are
     decoded to count their classes. Raises :class:`UserError` for data that cannot be trained on, and where ``outdir`` lies in it.
     """
-    from training.dataset import ImageFolderDataset
-    from training.paired import PairedDataset, is_paired
+    from training.data.dataset import ImageFolderDataset
+    from training.data.paired import PairedDataset, is_paired
 
     if not annotated and is_paired(path):
         raise UserError(f"'{path}' has images and annotations; give --data={os.path.join(path, IMAGES)}, or --reg_type=seg to use both")
@@ -152,8 +152,8 @@ def inspect_data(
 
 def open_dataset(data: DataConfig) -> ImageFolderDataset:
     """The data set that a configuration describes. Raises :class:`UserError` where it no longer looks like that."""
-    from training.dataset import ImageFolderDataset
-    from training.paired import PairedDataset
+    from training.data.dataset import ImageFolderDataset
+    from training.data.paired import PairedDataset
 
     kind = functools.partial(PairedDataset, num_classes=data.annotation_classes) if data.annotation_classes else ImageFolderDataset
     dataset: ImageFolderDataset = kind(
@@ -177,7 +177,7 @@ def open_dataset(data: DataConfig) -> ImageFolderDataset:
 def check_same_data(dataset: ImageFolderDataset) -> None:
     """Raises :class:`UserError` unless all ranks have the same images and labels."""
     from torch_utils import distributed
-    from training.agreement import check_same_content
+    from training.run.replicas import check_same_content
 
     if distributed.world_size() > 1:
         check_same_content({"training data (--data) by SHA-256": dataset.identity()})
@@ -219,7 +219,7 @@ def go_on(config: TrainConfig, run_dir: Path) -> Path:
     """Train on in a run directory, from its newest run state; returns it when the training is over. Raises :class:`UserError`."""
     check_has_state(run_dir)
     check_machine(config.runtime.gpus, config.runtime.device)
-    from training.file_tree import check_apart
+    from training.data.file_tree import check_apart
 
     check_apart(run_dir, config.data.image_path, "--continue")
     dataset = open_dataset(config.data)

@@ -1,6 +1,6 @@
 """One phase of a step: gradients over all portions of the global batch, averaged over the ranks, and an optimiser step.
 
-The global batch is cut into portions (:attr:`training.config.TrainConfig.portion`). Portion k shows the same images and makes the
+The global batch is cut into portions (:attr:`training.config.schema.TrainConfig.portion`). Portion k shows the same images and makes the
 same random draws whichever rank works on it, so the number of processes changes a run by the order of its additions only.
 """
 
@@ -15,9 +15,9 @@ from torch import nn
 from torch_utils import distributed
 from torch_utils.device import to_device
 from torch_utils.seeding import derive_seed, seed_everything
-from training.checkpoint import RunState
-from training.dataset import ImageFolderDataset
+from training.data.dataset import ImageFolderDataset
 from training.objective import Batch
+from training.run.state import RunState
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def portions(
     dataset: ImageFolderDataset,
     annotations: torch.Tensor | None = None,
 ) -> Iterator[Batch]:
-    """This rank's portions (:attr:`training.config.TrainConfig.portion`), with fresh latents and labels drawn from the data set's.
+    """This rank's portions (:attr:`training.config.schema.TrainConfig.portion`), with fresh latents and labels drawn from the data set's.
 
     Each is led by seeding the global generators for it, so it has to be used up before the next one is asked for.
     """

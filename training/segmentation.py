@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from training.augment import AugmentParams, AugmentPipe
-from training.paired import UNLABELLED
+from training.data.paired import UNLABELLED
 
 
 def pixel_cross_entropy(scores: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
@@ -15,7 +15,7 @@ def pixel_cross_entropy(scores: torch.Tensor, classes: torch.Tensor) -> torch.Te
 
     Args:
         scores: ``[N, K, H, W]``, before the softmax.
-        classes: integers ``[N, H, W]``, from 0 to K − 1, or :data:`training.paired.UNLABELLED`.
+        classes: integers ``[N, H, W]``, from 0 to K − 1, or :data:`training.data.paired.UNLABELLED`.
 
     Raises:
         ValueError: the shapes do not go together.

@@ -18,20 +18,20 @@ from metrics.runner import preflight
 from torch_utils import distributed
 from torch_utils.device import allow_tf32, check_bfloat16, prepare_device
 from torch_utils.parallel import on_main
-from training.agreement import check_same_start
 from training.build import describe_parameters, describe_precision
-from training.checkpoint import RunState
-from training.config import TrainConfig
-from training.dataset import Batch, ImageFolderDataset, image_batches
-from training.health import CHECK_INTERVAL, MemoryMeter
-from training.images import from_uint8
-from training.maintenance import Maintenance
-from training.notes import describe_batch
+from training.config.notes import describe_batch
+from training.config.run_directory import OPTIONS_FILE, state_paths
+from training.config.schema import TrainConfig
+from training.data.dataset import Batch, ImageFolderDataset, image_batches
+from training.data.pictures import from_uint8
 from training.phases import Phase, build_phases, run_phase
-from training.reporting import RunLog, SampleGrid
-from training.run_directory import OPTIONS_FILE, state_paths
-from training.run_records import rewind, unmeasured
-from training.state_keeper import StateKeeper
+from training.run.checkpoints import StateKeeper
+from training.run.health import CHECK_INTERVAL, MemoryMeter
+from training.run.records import rewind, unmeasured
+from training.run.replicas import check_same_start
+from training.run.reporting import RunLog, SampleGrid
+from training.run.state import RunState
+from training.run.ticks import Maintenance
 
 #: Seconds that a rank which others wait for gives its next batch after a signal.
 PATIENCE = 20.0

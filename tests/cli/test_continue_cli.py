@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from helpers import make_images
 
 import train
-from training.run_directory import state_paths
-from training.run_state_file import newest_state
+from tests.support.runs import make_images
+from training.config.run_directory import state_paths
+from training.run.state_file import newest_state
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--cbase=128", "--cmax=8", "--map-depth=1", "--batch=4", "--tick=0.016", "--workers=0", "--device=cpu", "--metrics=none"]

@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 import dataset_tool
-from training.dataset_import import ImportReport
+from training.data.importing import ImportReport
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = str(ROOT / "dataset_tool.py")

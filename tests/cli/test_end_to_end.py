@@ -10,10 +10,10 @@ import warnings
 from pathlib import Path
 
 import pytest
-from helpers import make_images
 
+from tests.support.runs import make_images
 from torch_utils.persistence import load_network_pkl
-from training.run_state_file import newest_state
+from training.run.state_file import newest_state
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from small_networks import pixels, small_generator, write_network
 
 import generate
 from dnnlib import cli
+from tests.support.small_networks import pixels, small_generator, write_network
 from torch_utils.persistence import load_network_pkl, save_network_pkl
 from torch_utils.pixels import to_uint8
 from torch_utils.seeding import seed_everything

@@ -17,11 +17,11 @@ import psutil
 import pytest
 import torch
 from click.testing import CliRunner
-from helpers import make_images
 
 import train
-from training.run_directory import state_paths
-from training.run_state_file import newest_state
+from tests.support.runs import make_images
+from training.config.run_directory import state_paths
+from training.run.state_file import newest_state
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SMALL = ["--cbase=128", "--cmax=8", "--map-depth=1", "--batch=4", "--batch-gpu=2", "--mbstd-group=2", "--gamma=1", "--workers=0"]

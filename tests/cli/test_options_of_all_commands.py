@@ -25,7 +25,7 @@ TEXTS = {
 }
 
 #: Commands whose files have names of their own each time, or that look after what is there themselves.
-OWN_FOLDERS = {"train", "tools.demo", "tools.soak", "tools.recipe", "tools.reproduce"}
+OWN_FOLDERS = {"train", "tools.demo", "benchmarks.soak", "experiments.recipe", "experiments.cpu_study.reproduce"}
 
 
 def command_of(module: str) -> click.Command:
@@ -42,7 +42,7 @@ def test_there_are_commands() -> None:
 def test_every_path_has_the_type_of_paths(module: str) -> None:
     command = command_of(module)
     texts = {parameter.name for parameter in command.params if parameter.type.name == "text"}
-    if module == "tools.reproduce":
+    if module == "experiments.cpu_study.reproduce":
         texts.discard("data")  # the name of a data set of the protocol
     assert texts <= TEXTS, "give it type=PATH or PATH_OR_URL, or name it in TEXTS"
 

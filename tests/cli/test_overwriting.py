@@ -10,15 +10,15 @@ import PIL.Image
 import pytest
 import torch
 from click.testing import CliRunner
-from helpers import make_images
-from small_networks import pixels, write_network
 
 import dataset_tool
 import generate
 from dnnlib.errors import UserError
+from tests.support.runs import make_images
+from tests.support.small_networks import pixels, write_network
 from tools import convert, interpolate, style_mixing, truncation
-from training.images import save_png
-from training.outputs import check_outputs, has_mark, mark_of
+from training.data.outputs import check_outputs, has_mark, mark_of
+from training.data.pictures import save_png
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ from typing import Any
 
 import PIL.Image
 import pytest
-from analysis_helpers import make_pairs
 from click.testing import CliRunner
 
 import train
 from dnnlib.interrupt import StoppedInOrder
+from tests.support.analysis import make_pairs
 
 ROOT = Path(__file__).resolve().parents[2]
 

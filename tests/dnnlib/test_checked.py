@@ -1,4 +1,4 @@
-"""dnnlib.checked: types at construction, messages, JSON there and back. Whole configurations: tests/training/test_config.py."""
+"""dnnlib.checked: types at construction, messages, JSON there and back. Whole configurations: tests/training/config/test_schema.py."""
 
 import json
 import math

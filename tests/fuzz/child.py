@@ -28,8 +28,9 @@ def main() -> None:
     """Serve until standard input ends."""
     warnings.simplefilter("ignore")
     answers, sys.stdout = sys.stdout, sys.stderr
-    from dnnlib.errors import UserError
     from fuzz.kinds import ALLOWED, KINDS
+
+    from dnnlib.errors import UserError
 
     resource.setrlimit(resource.RLIMIT_AS, (LIMIT_ADDRESSES, resource.RLIM_INFINITY))
     made = {}

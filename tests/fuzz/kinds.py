@@ -17,29 +17,29 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
-from helpers import small_state
-from reference_form import reference_pickle
-from small_networks import small_generator
+from fuzz.mutations import mutated, mutated_json
 
 from dnnlib.download import cached_path, fetch
-from fuzz.mutations import mutated, mutated_json
 from metrics.cache import StatisticsCache
 from metrics.results import read_results, results_path
 from metrics.statistics import FeatureSet, Moments
+from tests.support.reference_form import reference_pickle
+from tests.support.runs import small_state
+from tests.support.small_networks import small_generator
 from torch_utils.persistence import load_network_pkl, save_network_pkl
-from training.checkpoint import RunState
-from training.continuation import read_options
-from training.dataset import ImageFolderDataset
-from training.dataset_import.convert import import_dataset
-from training.exported import open_export
-from training.generation import images_from_seeds, load_projected_w
-from training.images import load_picture
-from training.network_files import load_networks, save_networks
+from training.config.continuation import read_options
+from training.config.run_directory import OPTIONS_FILE
+from training.data.dataset import ImageFolderDataset
+from training.data.importing.convert import import_dataset
+from training.data.pictures import load_picture
+from training.inference.exported import open_export
+from training.inference.files import load_networks, save_networks
+from training.inference.generation import images_from_seeds, load_projected_w
+from training.inference.renderer import GeneratorRenderer
 from training.networks import Discriminator
-from training.rendering import GeneratorRenderer
-from training.run_directory import OPTIONS_FILE
-from training.run_records import rewind, tick_means, unmeasured
-from training.run_state_file import DamagedState, newest_state, write_state
+from training.run.records import rewind, tick_means, unmeasured
+from training.run.state import RunState
+from training.run.state_file import DamagedState, newest_state, write_state
 
 Change = Callable[[bytes, random.Random], bytes]
 
@@ -378,5 +378,5 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "download record": download_record,
     "checkpoint of another program": other_checkpoint,
 }
-#: What reading a state may raise besides: :func:`training.run_state_file.newest_state` then takes the one before.
+#: What reading a state may raise besides: :func:`training.run.state_file.newest_state` then takes the one before.
 ALLOWED = (DamagedState,)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from fuzz.child import LIMIT_SECONDS
 
 CHILD = Path(__file__).with_name("child.py")

@@ -1,14 +1,10 @@
 """The compiled ops on a GPU: the checks that the CPU's ops pass, and what only a GPU has."""
 
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "parity"))  # for golden
-import op_checks as checks
-
+from tests.support import op_checks as checks
 from torch_utils.ops import bias_act, upfirdn2d
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("cuda_ops")]

@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import step_checks as checks
 import torch
-from helpers import make_images, plain_data, small_config
 
-from training.checkpoint import RunState
+from tests.support import step_checks as checks
+from tests.support.runs import make_images, plain_data, small_config
 from training.phases import build_phases, run_phase
+from training.run.state import RunState
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CUDA = torch.device("cuda")

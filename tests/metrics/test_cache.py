@@ -12,7 +12,6 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from helpers import make_images
 
 from dnnlib.errors import UserError
 from metrics import cache as module
@@ -20,7 +19,8 @@ from metrics.cache import NoCache, StatisticsCache, fingerprint
 from metrics.features import Detector
 from metrics.runner import evaluate
 from metrics.statistics import FeatureSet, Moments
-from training.dataset import ImageFolderDataset
+from tests.support.runs import make_images
+from training.data.dataset import ImageFolderDataset
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = {"dataset": "d", "detector": "e", "statistic": "features", "count": 4}

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from golden import cases, load, relative_error
 
+from tests.support.golden import cases, load, relative_error
 from training.augment import AugmentPipe, preset
 
 DATA = load("augment")

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from golden import load
 
 from metrics.frechet_inception_distance import frechet_distance
 from metrics.inception_score import inception_score
 from metrics.kernel_inception_distance import kernel_distance
 from metrics.precision_recall import precision_recall
+from tests.support.golden import load
 
 DATA = load("metrics")
 REAL, GEN = DATA["real"].astype(np.float64), DATA["gen"].astype(np.float64)

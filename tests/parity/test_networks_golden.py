@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from golden import load, relative_error
 
+from tests.support.golden import load, relative_error
 from training.ggdr import cosine_distance
 from training.loss import path_lengths, r1_penalty
 from training.networks import Discriminator, Generator

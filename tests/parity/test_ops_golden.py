@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from golden import cases, load, relative_error
 
+from tests.support.golden import cases, load, relative_error
 from torch_utils.ops import bias_act, conv2d_resample, upfirdn2d
 from training.networks import modulated_conv2d
 

@@ -7,9 +7,9 @@ import PIL.Image
 import pytest
 import torch
 from click.testing import CliRunner
-from golden import DATA, load, relative_error
 
 import generate
+from tests.support.golden import DATA, load, relative_error
 from torch_utils.persistence import load_network_pkl, save_network_pkl
 from training.augment import AugmentPipe, preset
 from training.networks import Discriminator, Generator

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import distributed as dist
 
-TESTS = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @contextmanager
@@ -23,8 +23,8 @@ def running(target: str, count: int, folder: Path, **arguments: Any) -> Iterator
     ``port`` is that of a store of this process, which the ranks may use as torchrun's. All are gone at the end.
     """
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
-    command = [sys.executable, "-W", "error", "-m", "ranks", target, str(folder), str(store.port), json.dumps(arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "error", "-m", "tests.ranks", target, str(folder), str(store.port), json.dumps(arguments)]
     processes = [
         subprocess.Popen([*command, str(rank)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for rank in range(count)
@@ -57,4 +57,4 @@ def become(rank: int, count: int, port: int) -> None:
 def main() -> None:
     target, folder, port, arguments, rank = sys.argv[1:]
     module, function = target.split(":")
-    getattr(importlib.import_module(f"ranks.{module}"), function)(int(rank), Path(folder), int(port), **json.loads(arguments))
+    getattr(importlib.import_module(f"tests.ranks.{module}"), function)(int(rank), Path(folder), int(port), **json.loads(arguments))

@@ -1,3 +1,3 @@
-from ranks import main
+from tests.ranks import main
 
 main()

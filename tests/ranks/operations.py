@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from dnnlib.errors import UserError
-from ranks import become
+from tests.ranks import become
 from torch_utils import distributed
 from torch_utils.training_stats import StatsCollector
-from training.agreement import check_same_options
+from training.run.replicas import check_same_options
 
 RANKS = 3
 

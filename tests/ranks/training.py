@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from helpers import plain_data, small_config
 
-from ranks import become
+from tests.ranks import become
+from tests.support.runs import plain_data, small_config
 from torch_utils import distributed
-from training.checkpoint import RunState
-from training.config import TrainConfig
-from training.dataset import EndlessShuffle
+from training.config.schema import TrainConfig
+from training.data.dataset import EndlessShuffle
 from training.phases import build_phases, compute_gradients, filled_gradients, run_phase
+from training.run.state import RunState
 
 BATCH, PORTION, IMAGES = 8, 2, 24
 

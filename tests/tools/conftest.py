@@ -7,7 +7,8 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
-from small_networks import write_network
+
+from tests.support.small_networks import write_network
 
 
 @pytest.fixture(scope="session")

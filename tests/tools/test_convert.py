@@ -5,14 +5,14 @@ import sys
 
 import numpy as np
 import pytest
-from small_networks import pixels
 
 import generate
 from dnnlib.errors import UserError
 from dnnlib.files import file_sha256
+from tests.support.small_networks import pixels
 from tools import convert
-from training import export
-from training.network_files import load_networks, weights_sha256
+from training.inference import export
+from training.inference.files import load_networks, weights_sha256
 
 
 @pytest.fixture

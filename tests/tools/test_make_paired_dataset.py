@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 
 from tools import make_paired_dataset
-from training.paired import UNLABELLED, PairedDataset
+from training.data.paired import UNLABELLED, PairedDataset
 
 
 @pytest.fixture

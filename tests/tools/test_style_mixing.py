@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_networks import pixels
 
+from tests.support.small_networks import pixels
 from tools import style_mixing
 from torch_utils.persistence import load_network_pkl
 from torch_utils.pixels import to_uint8

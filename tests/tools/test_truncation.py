@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from small_networks import pixels
 
+from tests.support.small_networks import pixels
 from tools import truncation
 from torch_utils.persistence import load_network_pkl
 from torch_utils.pixels import to_uint8

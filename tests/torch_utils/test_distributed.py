@@ -5,10 +5,10 @@ import json
 import re
 
 import pytest
-import ranks
 import torch
 
 from dnnlib.interrupt import StoppedInOrder
+from tests import ranks
 from torch_utils import distributed
 from torch_utils.training_stats import StatsCollector
 

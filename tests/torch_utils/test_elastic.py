@@ -9,15 +9,15 @@ import time
 
 import psutil
 import pytest
-import ranks
 from torch import distributed as dist
 from torch.distributed.launcher import api
 
 from dnnlib import torchrun
 from dnnlib.errors import UserError
+from tests import ranks
 from torch_utils import elastic, rendezvous
 
-PROGRAM = ranks.TESTS / "ranks" / "launched.py"
+PROGRAM = ranks.ROOT / "tests" / "ranks" / "launched.py"
 
 
 def program(restarts, *modes, scratch=None):
@@ -25,7 +25,7 @@ def program(restarts, *modes, scratch=None):
         **os.environ,
         **({} if scratch is None else {"TMPDIR": str(scratch)}),
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(ranks.TESTS), str(ranks.TESTS.parent)]),
+        "PYTHONPATH": str(ranks.ROOT),
     }
     return subprocess.Popen(
         [sys.executable, str(PROGRAM), str(restarts), *modes], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

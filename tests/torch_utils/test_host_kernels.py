@@ -9,7 +9,6 @@ import itertools
 import os
 import struct
 import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,9 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "parity"))  # for golden
-import op_checks as checks
-
+from tests.support import op_checks as checks
 from torch_utils.ops import bias_act, build, upfirdn2d
 
 GPU_SOURCES = [build.SOURCES / name for name in build.CUDA_SOURCES if name.endswith(".cu")]
@@ -32,12 +29,16 @@ ACTS = list(bias_act.ACTIVATIONS)
 Result = tuple[int, int, bytes]  # launches, blocks of the last one, what came out
 
 
+#: The emulation of CUDA on the host.
+EMULATION = Path(__file__).resolve().parents[1] / "cuda_emulation"
+
+
 @pytest.fixture(scope="session")
 def runner(build_cache: Path) -> Path:
     """The program, compiled at first use and kept for the next session of tests."""
-    sources = [*GPU_SOURCES, *CPU_SOURCES, Path(__file__).parent / "host_runner.cpp"]
+    sources = [*GPU_SOURCES, *CPU_SOURCES, EMULATION / "host_runner.cpp"]
     compiler = build.find_compiler()
-    texts = [path.read_bytes() for path in [*sources, *sorted(build.SOURCES.glob("*.h"))]]
+    texts = [path.read_bytes() for path in [*sources, *sorted(build.SOURCES.glob("*.h")), EMULATION / "host_cuda.h"]]
     key = hashlib.sha256(b"\0".join([*texts, " ".join(FLAGS).encode(), build.first_line(compiler, "--version").encode()])).hexdigest()[:20]
     target = build_cache / f"host-runner-{key}"
     if not target.exists():
@@ -48,7 +49,7 @@ def runner(build_cache: Path) -> Path:
 
 def _compile(compiler: str, sources: list[Path], target: Path) -> None:
     def run(*arguments: str) -> None:
-        result = subprocess.run([compiler, *FLAGS, *arguments], capture_output=True, text=True, timeout=300, check=False)
+        result = subprocess.run([compiler, *FLAGS, f"-I{EMULATION}", *arguments], capture_output=True, text=True, timeout=300, check=False)
         assert result.returncode == 0, result.stderr[:4000]
 
     objects = [f"{target}.{path.name}.o" for path in sources]

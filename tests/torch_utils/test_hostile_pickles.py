@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from reference_form import ReferenceObject, as_reference, reference_pickle
 
 from dnnlib.errors import UserError
+from tests.support.reference_form import ReferenceObject, as_reference, reference_pickle
 from torch_utils.persistence import load_network_pkl, save_network_pkl
 from training.networks import Generator
 
@@ -37,7 +37,7 @@ def tiny_generator():
 def sweep(*arguments) -> dict:
     """What hostile.py prints, its limits held."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "error", str(Path(__file__).with_name("hostile.py")), *map(str, arguments)]
+    command = [sys.executable, "-W", "error", str(ROOT / "tests" / "support" / "hostile.py"), *map(str, arguments)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

@@ -1,14 +1,11 @@
 """The compiled ops on the CPU: values, gradients, layouts, tracing, refusals."""
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "parity"))  # for golden
-import op_checks as checks
-
+from tests.support import op_checks as checks
 from torch_utils.ops import bias_act, dispatch, upfirdn2d
 
 pytestmark = pytest.mark.usefixtures("compiled_ops")

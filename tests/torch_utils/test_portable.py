@@ -9,8 +9,8 @@ import sys
 
 import pytest
 import torch
-from reference_program import PROGRAMS, make_program
 
+from tests.support.reference_program import PROGRAMS, make_program
 from torch_utils.persistence import PORTABLE_SOURCE, load_network_pkl, save_network_pkl
 from training.augment import AugmentPipe
 from training.networks import Discriminator, Generator

@@ -9,9 +9,9 @@ import types
 import numpy as np
 import pytest
 import torch
-from reference_form import ReferenceObject, as_reference, reference_pickle
 
 from dnnlib.errors import UserError
+from tests.support.reference_form import ReferenceObject, as_reference, reference_pickle
 from torch_utils.persistence import load_network_pkl
 from training.augment import AugmentPipe, preset
 from training.networks import Discriminator, Generator
@@ -56,7 +56,7 @@ def test_networks_are_rebuilt(G, D, protocol):
     pipe = AugmentPipe(**preset("bgcfnc"), imgfilter_bands=[1, 0.5, 1, 1], noise_std=0.2)
     pipe.p.fill_(0.3)
     kwargs = {
-        "class_name": "training.dataset.ImageFolderDataset",
+        "class_name": "training.data.dataset.ImageFolderDataset",
         "path": "a.zip",
         "use_labels": True,
         "max_size": np.int64(7),

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import resolved_config
 
+from tests.support.runs import resolved_config
 from training.augment import PRESETS, AugmentPipe, preset
 from training.augment import resample as resampling
 from training.augment.geometric import SYM6

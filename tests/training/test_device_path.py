@@ -8,18 +8,18 @@ import dataclasses
 import math
 
 import pytest
-import ranks.training
 import torch
-from helpers import plain_data, small_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import tests.ranks.training
+from tests.support.runs import plain_data, small_config
 from torch_utils import device
 from training import training_loop
 from training.augment import AugmentPipe, preset
 from training.augment.geometric import inverse_matrix, required_margin, sufficient_margin
-from training.checkpoint import RunState
 from training.networks.layers import HalfPrecision
 from training.phases import build_phases, run_phase
+from training.run.state import RunState
 
 META = torch.device("meta")
 
@@ -64,7 +64,7 @@ def test_a_step_never_waits_for_its_device(monkeypatch, options):
         for phase in build_phases(state):
             # PyTorch has no fused Adam for this device.
             plain = dataclasses.replace(phase, optimizer=torch.optim.Adam(phase.module.parameters(), foreach=True))
-            run_phase(state, plain, real, labels, ranks.training.Labels(), annotations)
+            run_phase(state, plain, real, labels, tests.ranks.training.Labels(), annotations)
         state.update_average()
         if state.ada is not None:
             for state.ada.batches in (1, 2, 3, 4):

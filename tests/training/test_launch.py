@@ -17,9 +17,9 @@ from dnnlib import torchrun
 from dnnlib.errors import UserError
 from torch_utils import distributed, elastic
 from training import launch
-from training.config import TrainConfig
-from training.options import TrainOptions
-from training.resolve import resolve
+from training.config.options import TrainOptions
+from training.config.resolve import resolve
+from training.config.schema import TrainConfig
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from helpers import plain_data, small_config
 
+from tests.support.runs import plain_data, small_config
 from training import build
 from training.augment import AugmentPipe, preset
 from training.build import (
@@ -14,11 +14,11 @@ from training.build import (
     compute_as_trained,
     describe_precision,
 )
+from training.config.notes import layers_to_freeze
 from training.networks import Discriminator, Generator, modulated_conv2d
 from training.networks.decoder import decode
 from training.networks.discriminator import DiscriminatorBlock, MinibatchStdLayer
 from training.networks.layers import HalfPrecision, MappingNetwork, use_bfloat16
-from training.notes import layers_to_freeze
 
 SMALL = {"channel_base": 128, "channel_max": 8}
 

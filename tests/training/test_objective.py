@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from helpers import small_state
 
+from tests.support.runs import small_state
 from torch_utils.training_stats import StatsCollector
 from training import loss
 from training.augment import AugmentPipe, preset

@@ -1,14 +1,14 @@
 """Portions of a batch: what each shows and draws, and how a phase puts them together."""
 
 import pytest
-import ranks.training
-import step_checks
 import torch
-from helpers import plain_data, small_config, small_state
 
-from training.checkpoint import RunState
+import tests.ranks.training
+from tests.support import step_checks
+from tests.support.runs import plain_data, small_config, small_state
 from training.objective import Objective
 from training.phases import PortionMeans, build_phases, clean, compute_gradients, filled_gradients, portions, run_phase
+from training.run.state import RunState
 from training.training_loop import step
 
 REAL = torch.rand([4, 3, 32, 32], generator=torch.Generator().manual_seed(0))
@@ -58,17 +58,17 @@ def test_losses_are_whole_in_the_backward_pass_however_many_portions(monkeypatch
 def test_portions_show_consecutive_images_and_draw_by_step_phase_and_place():
     state = state_with(2, label_dim=3)
     labels = torch.eye(3)[[0, 1, 2, 0]]
-    first, second = portions(state, "G_main", REAL, labels, ranks.training.Labels())
+    first, second = portions(state, "G_main", REAL, labels, tests.ranks.training.Labels())
     assert torch.equal(torch.cat([first.real_images, second.real_images]), REAL)
     assert torch.equal(torch.cat([first.real_labels, second.real_labels]), labels)
     assert first.gen_labels.shape == (2, 3)
     drawn = [first.z, second.z]
     torch.rand([100])  # what was drawn before does not matter
-    again = [batch.z for batch in portions(state, "G_main", REAL, labels, ranks.training.Labels())]
+    again = [batch.z for batch in portions(state, "G_main", REAL, labels, tests.ranks.training.Labels())]
     assert all(torch.equal(a, b) for a, b in zip(drawn, again, strict=True))
-    drawn += [batch.z for batch in portions(state, "D_main", REAL, labels, ranks.training.Labels())]
+    drawn += [batch.z for batch in portions(state, "D_main", REAL, labels, tests.ranks.training.Labels())]
     state.steps += 1
-    drawn += [batch.z for batch in portions(state, "G_main", REAL, labels, ranks.training.Labels())]
+    drawn += [batch.z for batch in portions(state, "G_main", REAL, labels, tests.ranks.training.Labels())]
     assert len({tuple(z.flatten().tolist()) for z in drawn}) == 6
 
 
@@ -84,7 +84,7 @@ def test_labels_are_drawn_anew_for_each_portion():
     state = state_with(2, label_dim=3)
     found = []
     for state.steps in range(8):
-        drawn = portions(state, "G_main", REAL, torch.zeros([4, 3]), ranks.training.Labels())
+        drawn = portions(state, "G_main", REAL, torch.zeros([4, 3]), tests.ranks.training.Labels())
         found.append([tuple(batch.gen_labels.argmax(dim=1).tolist()) for batch in drawn])
     assert any(first != second for first, second in found)
     assert len({first for first, _ in found}) > 2
@@ -168,7 +168,7 @@ def test_another_seed_is_another_run():
     states = [small_state(seed=seed, label_dim=3) for seed in (0, 1)]
     assert not torch.equal(states[0].G.synthesis.b4.const, states[1].G.synthesis.b4.const)
     real, c = torch.zeros([4, 3, 32, 32]), torch.zeros([4, 3])
-    a, b = (next(portions(state, "G_main", real, c, ranks.training.Labels())) for state in states)
+    a, b = (next(portions(state, "G_main", real, c, tests.ranks.training.Labels())) for state in states)
     assert not torch.equal(a.z, b.z)
     assert not torch.equal(a.gen_labels, b.gen_labels)
 

@@ -10,20 +10,20 @@ import PIL.Image
 import pytest
 import torch
 import torch.nn.functional as F
-from analysis_helpers import make_pairs
-from helpers import open_small, small_state
 
 from dnnlib.errors import UserError
+from tests.support.analysis import make_pairs
+from tests.support.runs import open_small, small_state
 from training.augment import AugmentPipe
-from training.checkpoint import RunState, training_set_kwargs
-from training.config import TrainConfig
-from training.dataset import image_batches
-from training.images import from_uint8
+from training.config.schema import TrainConfig
+from training.data.dataset import image_batches
+from training.data.paired import UNLABELLED, PairedDataset, is_paired
+from training.data.pictures import from_uint8
+from training.data.reals import open_reals
 from training.launch import inspect_data, open_dataset
 from training.objective import Batch
-from training.paired import UNLABELLED, PairedDataset, is_paired
 from training.phases import build_phases
-from training.reals import open_reals
+from training.run.state import RunState, training_set_kwargs
 from training.segmentation import SegmentationRegularizer, pixel_cross_entropy
 from training.training_loop import measured_images, step
 

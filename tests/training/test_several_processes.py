@@ -1,8 +1,9 @@
 """The same batch cut up for one, two and four processes gives the same run."""
 
 import pytest
-import ranks
 import torch
+
+from tests import ranks
 
 CASES = {
     "none": {"reg_type": "none"},

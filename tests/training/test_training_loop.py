@@ -11,18 +11,19 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from helpers import make_images, open_small, small_state
 
 from dnnlib.errors import Unavailable, UserError
 from dnnlib.interrupt import InterruptFlag
 from metrics import in_training
+from tests.support.runs import make_images, open_small, small_state
 from torch_utils import distributed
 from torch_utils.persistence import load_network_pkl
-from training import maintenance, training_loop
-from training.checkpoint import RunState, training_set_kwargs, transfer_weights
-from training.dataset import ImageFolderDataset
-from training.images import from_uint8
-from training.run_state_file import read_state
+from training import training_loop
+from training.data.dataset import ImageFolderDataset
+from training.data.pictures import from_uint8
+from training.run import ticks as maintenance
+from training.run.state import RunState, training_set_kwargs, transfer_weights
+from training.run.state_file import read_state
 
 CONTRACT_STATS = [
     "Progress/kimg",

@@ -1,0 +1,1 @@
+"""A declared comparison of trainings with and without GGDR on CPUs."""

@@ -1,0 +1,28 @@
+"""training.config.presets: recipes on any number of GPUs. Their numbers: tests/parity/test_options_golden.py."""
+
+import pytest
+
+from dnnlib.errors import UserError
+from tests.support.runs import resolved_config
+from training.config.presets import RECIPES, find_recipe
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("gpus", [1, 2, 8, 16])
+def test_every_recipe_runs_on_any_number_of_gpus(name: str, gpus: int) -> None:
+    """The batch stays the recipe's, and all GPUs work on it."""
+    resolved = resolved_config(cfg=name, gpus=gpus)
+    schedule = resolved.schedule
+    assert schedule.batch_size == resolved_config(cfg=name, gpus=1).schedule.batch_size or name == "auto"
+    assert schedule.batch_size % (resolved.portion * gpus) == 0
+
+
+@pytest.mark.parametrize(("name", "gpus", "recorded", "portion"), [("cifar", 8, 32, 8), ("paper256", 16, 8, 4), ("stylegan2", 1, 4, 4)])
+def test_a_recipe_records_its_portion_and_no_gpu_takes_more_than_its_share(name: str, gpus: int, recorded: int, portion: int) -> None:
+    resolved = resolved_config(cfg=name, gpus=gpus)
+    assert (resolved.schedule.batch_gpu, resolved.portion) == (recorded, portion)
+
+
+def test_an_unknown_recipe_is_refused() -> None:
+    with pytest.raises(UserError, match="no --cfg=nope; choose one of auto "):
+        find_recipe("nope", 64, 1)

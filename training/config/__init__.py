@@ -1,0 +1,1 @@
+"""What a run is: options, presets, the configuration and its checks. Nothing here imports torch."""

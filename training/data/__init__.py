@@ -1,0 +1,1 @@
+"""Images, labels and annotations: from folders and zips to batches."""

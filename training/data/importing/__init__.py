@@ -1,0 +1,6 @@
+"""Turning images as people have them into data sets as training wants them: what ``dataset_tool.py`` runs."""
+
+from training.data.importing.convert import ImportReport, import_dataset
+from training.data.importing.transform import Transform
+
+__all__ = ["ImportReport", "Transform", "import_dataset"]

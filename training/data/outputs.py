@@ -1,0 +1,106 @@
+"""Files that commands for trained networks write: an earlier result is never replaced by that of other options.
+
+Every PNG file carries a mark, a digest of the options and networks that made it. The same command may replace its own
+results. Others are refused unless ``--overwrite`` is given (:func:`dnnlib.cli.may_overwrite`). The mark tells nobody what
+the options were.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import PIL.PngImagePlugin
+from torch import nn
+
+from dnnlib.addresses import is_address
+from dnnlib.cli import may_overwrite
+from dnnlib.download import local_file
+from dnnlib.errors import UserError
+from dnnlib.files import file_sha256
+from dnnlib.untrusted import parsing
+from training.inference.files import weights_sha256
+from training.inference.renderer import GeneratorRenderer, Renderer
+
+MARK = "made-by"  # the key of the mark among a PNG file's texts
+
+
+def mark_of(command: str, sources: Sequence[str | nn.Module] = (), *, offline: bool = False, **options: Any) -> str:
+    """A mark of what decides a command's results.
+
+    Args:
+        command: its name.
+        sources: networks, whose weights count, in whatever format they came; single files by path or address, whose
+            content counts; other text.
+        offline: download nothing.
+        options: all that changes the result, as plain data.
+
+    Raises:
+        UserError: a file can't be had.
+    """
+    record = json.dumps([command, [_content(source, offline) for source in sources], options], sort_keys=True)
+    return hashlib.sha256(record.encode()).hexdigest()[:32]
+
+
+def _content(source: str | nn.Module, offline: bool) -> str:
+    if isinstance(source, nn.Module):
+        return weights_sha256(source)
+    if not is_address(source) and not os.path.isfile(source):
+        return source
+    path = local_file(source, offline=offline)
+    with parsing(str(path)):
+        return file_sha256(path)
+
+
+def source_of(renderer: Renderer, network: str) -> str | nn.Module:
+    """What :func:`mark_of` takes for a network that is opened: its weights, or the file of an export."""
+    return renderer.G if isinstance(renderer, GeneratorRenderer) else network
+
+
+def png_texts(mark: str | None) -> PIL.PngImagePlugin.PngInfo | None:
+    """What to give Pillow as ``pnginfo`` so that the file carries a mark."""
+    if mark is None:
+        return None
+    texts = PIL.PngImagePlugin.PngInfo()
+    texts.add_text(MARK, mark)
+    return texts
+
+
+def has_mark(path: str | os.PathLike[str], mark: str) -> bool:
+    """Whether ``path`` is a PNG file with this mark."""
+    if not os.path.isfile(path):
+        return False
+    try:
+        with PIL.Image.open(path, formats=["PNG"]) as image:
+            return bool(image.info.get(MARK) == mark)
+    except Exception:  # noqa: BLE001 -- Pillow raises nearly anything on damaged bytes; such a file is not ours
+        return False
+
+
+def check_outputs(folder: str | Path, marks: Mapping[str, str], beside: Sequence[str] = (), option: str = "--outdir") -> None:
+    """Refuse to replace files in a folder that other options made, unless ``--overwrite`` was given.
+
+    Args:
+        folder: need not be there.
+        marks: names of the PNG files to write, with the mark of each.
+        beside: names of files of other kinds that come with them. They are ours where a picture is there with its mark.
+        option: names the folder in the message.
+
+    Raises:
+        UserError: it names the first such file.
+    """
+    if may_overwrite() or not os.path.isdir(folder):
+        return
+    there = {entry.name for entry in os.scandir(folder) if not entry.is_dir()}  # writing over a folder fails by itself
+    ours = [name for name, mark in marks.items() if name in there and has_mark(Path(folder, name), mark)]
+    foreign = [name for name in marks if name in there and name not in set(ours)]
+    foreign += [name for name in beside if name in there and not ours]
+    if foreign:
+        others = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        raise UserError(
+            f"{Path(folder, foreign[0])}{others} would be replaced, and other options or networks made it; "
+            f"give another {option}, or --overwrite to replace it"
+        )

@@ -1,0 +1,53 @@
+"""The real images that a network is measured against or looked at beside."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from dnnlib.cli import print_notes
+from dnnlib.errors import UserError
+from dnnlib.untrusted import one_line
+from training.config.schema import IMAGES
+from training.data.dataset import ImageFolderDataset
+from training.data.file_tree import split_zip
+from training.data.paired import is_paired
+from training.networks import Discriminator, Generator
+
+
+def open_images(path: str, **options: Any) -> ImageFolderDataset:
+    """A folder or zip of images alone; ``options`` are those of :class:`training.data.dataset.ImageFolderDataset`.
+
+    A line to standard error says what of it is left out.
+    Raises :class:`UserError` also for a paired data set, whose annotations would be taken for images.
+    """
+    if is_paired(path):
+        raise UserError(f"'{path}' has images and annotations; give {os.path.join(path, IMAGES)}")
+    dataset = ImageFolderDataset(path, **options)
+    print_notes(dataset.notes())
+    return dataset
+
+
+def open_reals(
+    training_set_kwargs: Mapping[str, Any] | None, data: str | None, network: Generator | Discriminator, *, labels: bool = True
+) -> ImageFolderDataset:
+    """All images of ``data``, or of what the network was trained on, as they are (as the reference's metrics take them): neither
+    a subset nor mirrored copies, whatever the training used, and with labels if the network takes any and ``labels`` are needed.
+
+    Args:
+        training_set_kwargs: what the network pickle says of its training set.
+        data: a folder or zip in its place.
+        network: takes or gives images of that size.
+
+    Raises:
+        UserError: no data set is known, it isn't there, or its images are of another size.
+    """
+    path = (training_set_kwargs or {}).get("path") if data is None else data
+    if not path:
+        raise UserError("this network pickle does not say what it was trained on; give --data")
+    if data is None and not split_zip(path)[0].exists():
+        raise UserError(f"'{one_line(path)}', which the network was trained on, is not there; say where it is with --data")
+    dataset = open_images(path, resolution=network.img_resolution, use_labels=labels and network.c_dim > 0)
+    if dataset.num_channels != network.img_channels:
+        channels = "1 channel" if dataset.num_channels == 1 else f"{dataset.num_channels} channels"
+        raise UserError(f"the images in '{path}' have {channels}, the network's {network.img_channels}")
+    return dataset

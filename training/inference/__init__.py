@@ -1,0 +1,1 @@
+"""Trained networks: opening, drawing, projecting, exporting."""

@@ -1,0 +1,1 @@
+"""A live run: its state, checkpoints, snapshots, reports."""

@@ -1,0 +1,85 @@
+"""Writes the run state to disk when it is time."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from dnnlib.errors import UserError
+from torch_utils import distributed
+from torch_utils.parallel import on_main
+from training.config.continuation import going_on_advice
+from training.config.run_directory import state_path
+from training.run.state import RunState
+from training.run.state_file import prune_states, write_state
+
+#: Seconds until the next attempt after a state that could not be written.
+RETRY = 60.0
+
+
+class StateKeeper:
+    """Keeps the last two states of a run on disk.
+
+    A state is never written while the gradients are not finite (:meth:`training.run.health.GradientHealth.failing`), unless the run is
+    to ignore that: the last one on disk is then from before.
+
+    Args:
+        state: of the run.
+        run_dir: where the files go.
+        identity: of the data set, recorded with the state.
+        clock: seconds.
+    """
+
+    def __init__(self, state: RunState, run_dir: Path, identity: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._state = state
+        self._run_dir = run_dir
+        self._identity = identity
+        self._clock = clock
+        self._interval = state.config.upkeep.checkpoint_minutes * 60
+        self._next = clock() + self._interval
+        self._saved: tuple[int, str | None] | None = None
+
+    @property
+    def due(self) -> bool:
+        """Whether the interval since the last state is over; rank 0's clock decides."""
+        return distributed.is_main() and self._interval > 0 and self._clock() >= self._next
+
+    def unsound(self) -> str | None:
+        """Why the networks had better not be kept as they are; None if they may. This waits for the device."""
+        return self._state.health.failing() if self._state.config.upkeep.on_nonfinite == "stop" else None
+
+    def save(self, *, insist: bool = False) -> None:
+        """Save the state now, unless it is unsound or saved already. Every rank has to call this.
+
+        When that cannot be, a warning is printed, the run can go on, and the states before stay; the next attempt is made soon.
+
+        Raises:
+            UserError: with ``insist``, for an end that has nothing else to go on from.
+        """
+        here = (self._state.images_seen, self._state.pending)
+        if here == self._saved:
+            return
+        reason = self.unsound()
+        if reason is not None:
+            self._next = self._clock() + min(self._interval, RETRY)
+            if distributed.is_main():
+                print(f"Warning: no training state is kept here: {reason}; the one before stays", file=sys.stderr, flush=True)
+            return
+        content = {**self._state.state_dict(), "data": self._identity}
+        failure = on_main(lambda: self._write(content), "writing the training state")
+        self._next = self._clock() + (self._interval if failure is None else min(self._interval, RETRY))
+        if failure is None:
+            self._saved = here
+        elif insist:
+            raise UserError(f"{failure}; make room, and {going_on_advice(self._run_dir)}")
+        elif distributed.is_main():
+            print(f"Warning: {failure}; training goes on, the state before stays, and it is tried again", file=sys.stderr, flush=True)
+
+    def _write(self, content: dict[str, object]) -> str | None:
+        path = state_path(self._run_dir, self._state.images_seen)
+        try:
+            write_state(path, content)
+            prune_states(self._run_dir, path)
+        except OSError as error:
+            return f"cannot write the training state {path} ({error.strerror})"
+        return None
