@@ -1,4 +1,5 @@
-"""Measure a network pickle, or image files: Fréchet and kernel distances, precision and recall, and the other metrics."""
+"""Measure a network pickle, or image files: Fréchet and kernel distances, precision and recall, and the other
+metrics."""
 
 import json
 import os
@@ -14,13 +15,46 @@ from dnnlib.errors import UserError
 
 
 @click.command(cls=Command)
-@click.option("--network", type=PATH_OR_URL, metavar="PATH|URL", help="network pickle (network-snapshot-*.pkl), or .safetensors")
-@click.option("--images", type=PATH, metavar="PATH", help="measure the images in this folder or zip, in place of a network's")
-@click.option("--metrics", metavar="LIST", default="fid50k_full", show_default=True, help="names with any count: fid5k_full,pr5k3_full")
-@click.option("--data", type=PATH, metavar="PATH", help="real images, a folder or a zip  [default: what the network was trained on]")
-@click.option("--mirror", type=bool, metavar="BOOL", help="mirrored reals in fid50k kid50k pr50k3  [default: as trained; no with --data]")
-@click.option("--gpus", type=click.IntRange(min=1), metavar="INT", help="processes that share the images, each with a device  [default: 1]")
-@click.option("--verbose", type=bool, default=True, show_default=True, metavar="BOOL", help="progress on standard error")
+@click.option(
+    "--network",
+    type=PATH_OR_URL,
+    metavar="PATH|URL",
+    help="network pickle (network-snapshot-*.pkl), or .safetensors",
+)
+@click.option(
+    "--images",
+    type=PATH,
+    metavar="PATH",
+    help="measure the images in this folder or zip, in place of a network's",
+)
+@click.option(
+    "--metrics",
+    metavar="LIST",
+    default="fid50k_full",
+    show_default=True,
+    help="names with any count: fid5k_full,pr5k3_full",
+)
+@click.option(
+    "--data",
+    type=PATH,
+    metavar="PATH",
+    help="real images, a folder or a zip  [default: what the network was trained on]",
+)
+@click.option(
+    "--mirror",
+    type=bool,
+    metavar="BOOL",
+    help="mirrored reals in fid50k kid50k pr50k3  [default: as trained; no with --data]",
+)
+@click.option(
+    "--gpus",
+    type=click.IntRange(min=1),
+    metavar="INT",
+    help="processes that share the images, each with a device  [default: 1]",
+)
+@click.option(
+    "--verbose", type=bool, default=True, show_default=True, metavar="BOOL", help="progress on standard error"
+)
 @click.option(
     "--detector",
     type=PATH_OR_URL,
@@ -38,17 +72,25 @@ from dnnlib.errors import UserError
     metavar="INT",
     help="images at a time; changes no value but for a GPU's rounding",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="INT", help="which latents, labels and noise")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="INT",
+    help="which latents, labels and noise",
+)
 @click.option("--offline", is_flag=True, help="never download; say what is missing and where to put it")
 @click.option("--no-cache", is_flag=True, help="neither read nor write the cache of the reals' statistics")
 @ops_option
 @friendly_errors
 def main(gpus: int | None, device: str, **given: Any) -> None:
-    """Measure a network pickle or image files against real images, and print one line of JSON for each metric.
+    """Measure a network pickle or image files against real images, and print one line of JSON for each
+    metric.
 
-    When the pickle lies in a run directory, the lines are also appended to its metric-NAME.jsonl. Detectors by name:
-    inception and vgg16 (the reference's, downloaded once; auto picks them) and efficientnet-lite0 (works offline).
-    Metrics and detectors are defined in docs/metrics.md.
+    When the pickle lies in a run directory, the lines are also appended to its metric-NAME.jsonl. Detectors
+    by name: inception and vgg16 (the reference's, downloaded once; auto picks them) and efficientnet-lite0
+    (works offline). Metrics and detectors are defined in docs/metrics.md.
 
     \b
     python calc_metrics.py --network=RUN/network-snapshot-000100.pkl --metrics=fid50k_full,pr50k3_full
@@ -64,7 +106,11 @@ def main(gpus: int | None, device: str, **given: Any) -> None:
         if torchrun.is_worker():
             from training.run.replicas import check_same_options
 
-            check_same_options("calc_metrics.py", {f"--{name.replace('_', '-')}": value for name, value in given.items()}, device)
+            check_same_options(
+                "calc_metrics.py",
+                {f"--{name.replace('_', '-')}": value for name, value in given.items()},
+                device,
+            )
         measure(device=device, **given)
 
 
@@ -123,9 +169,16 @@ def measure(
         assert data is not None
         dataset = open_images(data)
     if mirror and is_main() and not any(metric.family.reals == "as trained" for metric in parsed):
-        print("Note: --mirror=1 has no effect: these metrics compare with the images as they are, as in the reference", file=sys.stderr)
+        print(
+            "Note: --mirror=1 has no effect: these metrics compare with the images as they are, as in the "
+            "reference",
+            file=sys.stderr,
+        )
     if verbose and is_main():
-        print(f"Measuring {network or images} against {len(dataset)} images of {dataset.path} on {where}", file=sys.stderr)
+        print(
+            f"Measuring {network or images} against {len(dataset)} images of {dataset.path} on {where}",
+            file=sys.stderr,
+        )
     measured = None if images is None else open_images(images)
     compare_contents(generator, dataset, measured)
     results = evaluate(
@@ -152,11 +205,15 @@ def measure(
             print(result.json_line(os.path.relpath(network, run_dir)))
             unrecorded.append(error)
     if unrecorded:
-        raise UserError(f"{counted(len(unrecorded), 'result')} could only be printed, not recorded in the run: {unrecorded[0]}")
+        raise UserError(
+            f"{counted(len(unrecorded), 'result')} could only be printed, not recorded in the run: "
+            f"{unrecorded[0]}"
+        )
 
 
 def compare_contents(generator: Any, dataset: Any, measured: Any) -> None:
-    """Raises :class:`UserError` unless all ranks opened the same network and images; ``generator`` or ``measured`` is None."""
+    """Raises :class:`UserError` unless all ranks opened the same network and images; ``generator`` or
+    ``measured`` is None."""
     from torch_utils.distributed import world_size
     from training.inference.files import weights_sha256
     from training.run.replicas import check_same_content

@@ -34,11 +34,19 @@ if TYPE_CHECKING:
 @options.class_idx
 @options.noise_mode
 @click.option(
-    "--projected-w", type=PATH, metavar="FILE", help="generate from the array 'w' of this .npz file instead of seeds; writes projNN.png"
+    "--projected-w",
+    type=PATH,
+    metavar="FILE",
+    help="generate from the array 'w' of this .npz file instead of seeds; writes projNN.png",
 )
 @options.outdir
 @overwrite_option
-@click.option("--grid", type=GridSize(), metavar="COLSxROWS", help="write one picture, grid.png, in place of single ones")
+@click.option(
+    "--grid",
+    type=GridSize(),
+    metavar="COLSxROWS",
+    help="write one picture, grid.png, in place of single ones",
+)
 @options.batch
 @options.device
 @options.offline
@@ -63,8 +71,9 @@ def main(
     python generate.py --outdir=out --seeds=0-49,85 --network=network-snapshot-000100.pkl
     python generate.py --outdir=out --seeds=0-19 --trunc=0.7 --class=1 --grid=5x4 --network=cifar10.pkl
 
-    The same command may replace its own pictures. Pictures that another network, class, truncation or noise made are not
-    replaced unless --overwrite is given; give each its own --outdir. A repeated seed is made once.
+    The same command may replace its own pictures. Pictures that another network, class, truncation or noise
+    made are not replaced unless --overwrite is given; give each its own --outdir. A repeated seed is made
+    once.
     """
     if (seeds is None) == (projected_w is None):
         raise UserError("give either --seeds or --projected-w")
@@ -81,8 +90,14 @@ def main(
     how: dict[str, Any] = dict(noise_mode=noise_mode, batch=batch)
     renderer = open_renderer(network, device=device, offline=offline) if projected_w is None else None
     if renderer is not None:
-        images = images_from_seeds(renderer, numbers, class_idx=class_idx, truncation_psi=truncation_psi, **how)
-        sources, resolutions, name = [source_of(renderer, network)], renderer.noise_resolutions, "seed{:04d}.png"
+        images = images_from_seeds(
+            renderer, numbers, class_idx=class_idx, truncation_psi=truncation_psi, **how
+        )
+        sources, resolutions, name = (
+            [source_of(renderer, network)],
+            renderer.noise_resolutions,
+            "seed{:04d}.png",
+        )
     else:
         assert projected_w is not None
         if class_idx is not None or truncation_psi != 1:
@@ -103,7 +118,9 @@ def main(
         write_grid(images, len(numbers), outdir, grid, mark)
 
 
-def write_singles(images: Iterable[tuple[int, "torch.Tensor"]], total: int, folder: Path, name: str, mark: str) -> None:
+def write_singles(
+    images: Iterable[tuple[int, "torch.Tensor"]], total: int, folder: Path, name: str, mark: str
+) -> None:
     """One PNG file for each ``(number, uint8 [C, H, W])``."""
     from training.data.pictures import save_png
 
@@ -113,18 +130,24 @@ def write_singles(images: Iterable[tuple[int, "torch.Tensor"]], total: int, fold
     print(f"{counted(total, 'image')} in {folder}")
 
 
-def write_grid(images: Iterable[tuple[int, "torch.Tensor"]], total: int, outdir: str, grid: tuple[int, int], mark: str) -> None:
+def write_grid(
+    images: Iterable[tuple[int, "torch.Tensor"]], total: int, outdir: str, grid: tuple[int, int], mark: str
+) -> None:
     """All of them in ``grid.png``, row by row; cells that are left over stay black."""
     columns, rows = grid
     if total > columns * rows:
-        raise UserError(f"--grid={columns}x{rows} has room for {columns * rows} pictures, but {total} are asked for")
+        raise UserError(
+            f"--grid={columns}x{rows} has room for {columns * rows} pictures, but {total} are asked for"
+        )
     folder = output_folder(outdir)
 
     import torch
 
     from training.data.pictures import save_grid
 
-    drawn = torch.stack([image for _, image in tqdm(images, total=total, unit="img", leave=False, disable=None)])
+    drawn = torch.stack(
+        [image for _, image in tqdm(images, total=total, unit="img", leave=False, disable=None)]
+    )
     cells = torch.zeros([columns * rows, *drawn.shape[1:]], dtype=torch.uint8)
     cells[:total] = drawn
     with writing(folder):

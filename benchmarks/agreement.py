@@ -4,9 +4,10 @@ Usage:
 
     python benchmarks/agreement.py [--steps 200] [--json FILE]
 
-Both runs have the same seed, images and draws, and differ by float rounding only, which training amplifies from step to step:
-Adam's first steps are as long for gradients of rounding's size as for others. For comparison a third run, of plain PyTorch
-again, starts from weights that are rounded otherwise: each is multiplied by 1 ± 6e-8 at random.
+Both runs have the same seed, images and draws, and differ by float rounding only, which training amplifies
+from step to step: Adam's first steps are as long for gradients of rounding's size as for others. For
+comparison a third run, of plain PyTorch again, starts from weights that are rounded otherwise: each is
+multiplied by 1 ± 6e-8 at random.
 """
 
 import contextlib
@@ -37,7 +38,13 @@ LOSSES = ("Loss/G/loss", "Loss/D/loss", "Loss/D/loss_gen_reg")
 
 
 @click.command(cls=Command)
-@click.option("--data", default=str(ROOT / "data" / "emoji32.zip"), type=PATH, metavar="PATH", help="images  [default: the bundled ones]")
+@click.option(
+    "--data",
+    default=str(ROOT / "data" / "emoji32.zip"),
+    type=PATH,
+    metavar="PATH",
+    help="images  [default: the bundled ones]",
+)
 @click.option("--steps", type=click.IntRange(min=1), default=200, show_default=True)
 @click.option("--batch", type=int, default=8, show_default=True)
 @click.option("--cbase", type=int, default=1024, show_default=True)
@@ -46,20 +53,44 @@ LOSSES = ("Loss/G/loss", "Loss/D/loss", "Loss/D/loss_gen_reg")
 @friendly_errors
 def main(data: str, steps: int, batch: int, cbase: int, seed: int, json_file: str | None) -> None:
     """Train the same steps on both paths and print how far the losses are apart."""
-    options = dict(reg_type="ggdr", aug="ada", batch=batch, batch_gpu=batch, cbase=cbase, seed=seed, device="cpu", metrics=(), workers=0)
+    options = dict(
+        reg_type="ggdr",
+        aug="ada",
+        batch=batch,
+        batch_gpu=batch,
+        cbase=cbase,
+        seed=seed,
+        device="cpu",
+        metrics=(),
+        workers=0,
+    )
     found = {name: losses(name, data, steps, options) for name in ("ref", "native", "ref, rounded otherwise")}
     apart = {}
     print(f"{'':<28}" + "".join(f"{name:>22}" for name in LOSSES))
     for other in ("native", "ref, rounded otherwise"):
-        apart[other] = {name: [abs(a - b) for a, b in zip(found["ref"][name], found[other][name], strict=True)] for name in LOSSES}
+        apart[other] = {
+            name: [abs(a - b) for a, b in zip(found["ref"][name], found[other][name], strict=True)]
+            for name in LOSSES
+        }
         print(f"largest difference of ref and {other}")
         for first, last in windows(steps):
-            print(f"{f'  steps {first} to {last}':<28}" + "".join(f"{max(apart[other][name][first - 1 : last]):>22.2g}" for name in LOSSES))
+            print(
+                f"{f'  steps {first} to {last}':<28}"
+                + "".join(f"{max(apart[other][name][first - 1 : last]):>22.2g}" for name in LOSSES)
+            )
     for path, values in found.items():
         print(f"{f'mean, {path}':<28}" + "".join(f"{sum(values[name]) / steps:>22.4f}" for name in LOSSES))
     if json_file:
         with atomic_write(json_file, "w", encoding="utf-8") as stream:
-            json.dump({"losses": found, "differences": apart, "settings": {**options, "data": data, "steps": steps}}, stream, indent=1)
+            json.dump(
+                {
+                    "losses": found,
+                    "differences": apart,
+                    "settings": {**options, "data": data, "steps": steps},
+                },
+                stream,
+                indent=1,
+            )
 
 
 def windows(steps: int) -> list[tuple[int, int]]:
@@ -81,7 +112,10 @@ def losses(run: str, data: str, steps: int, options: dict[str, Any]) -> dict[str
     phases = build_phases(state)
     found: dict[str, list[float]] = {name: [] for name in LOSSES}
     loader = image_batches(dataset, batch_size=options["batch"], seed=options["seed"], start=0, workers=0)
-    with contextlib.closing(loader) as batches, click.progressbar(range(steps), label=run, file=sys.stderr) as progress:
+    with (
+        contextlib.closing(loader) as batches,
+        click.progressbar(range(steps), label=run, file=sys.stderr) as progress,
+    ):
         for _ in progress:
             step(state, phases, next(batches), dataset)
             summaries = state.stats.flush()

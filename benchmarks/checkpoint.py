@@ -5,8 +5,8 @@ Usage:
     python benchmarks/checkpoint.py                       # a paper256 run with GGDR, about 700 MB
     python benchmarks/checkpoint.py --cfg=paper512 --resolution=512 --folder=/scratch --json=checkpoint.json
 
-Training waits while a state is written, so the quotient is the part of the time that it costs. Writing includes the
-checksum and waiting for the disk (fsync).
+Training waits while a state is written, so the quotient is the part of the time that it costs. Writing
+includes the checksum and waiting for the disk (fsync).
 """
 
 import json
@@ -38,15 +38,37 @@ from training.run.state_file import read_state, write_state  # noqa: E402
 
 
 @click.command(cls=Command)
-@click.option("--cfg", type=click.Choice(list(RECIPES)), default="paper256", show_default=True, help="recipe, which decides the size")
+@click.option(
+    "--cfg",
+    type=click.Choice(list(RECIPES)),
+    default="paper256",
+    show_default=True,
+    help="recipe, which decides the size",
+)
 @click.option("--resolution", type=int, default=256, show_default=True, help="of the images")
-@click.option("--interval", type=FiniteFloat(above=0), default=10.0, show_default=True, metavar="MINUTES", help="as --checkpoint-minutes")
-@click.option("--folder", default=".", show_default=True, type=PATH, metavar="DIR", help="on the disk that the run directory would be on")
+@click.option(
+    "--interval",
+    type=FiniteFloat(above=0),
+    default=10.0,
+    show_default=True,
+    metavar="MINUTES",
+    help="as --checkpoint-minutes",
+)
+@click.option(
+    "--folder",
+    default=".",
+    show_default=True,
+    type=PATH,
+    metavar="DIR",
+    help="on the disk that the run directory would be on",
+)
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
 @json_option
 @friendly_errors
-def main(cfg: str, resolution: int, interval: float, folder: str, device: str, rounds: int, json_file: str | None) -> None:
+def main(
+    cfg: str, resolution: int, interval: float, folder: str, device: str, rounds: int, json_file: str | None
+) -> None:
     """Write the state of a run a few times and print the median, with the fastest and the slowest."""
     state = worn_in(cfg, resolution, device)
     seconds: list[float] = []
@@ -74,7 +96,10 @@ def main(cfg: str, resolution: int, interval: float, folder: str, device: str, r
         "interval_minutes": interval,
         "share": statistics.median(seconds) / (interval * 60),
     }
-    print(f"{cfg} at {resolution}x{resolution} with GGDR on {state.device}: {size / 1e6:.0f} MB in {os.path.abspath(folder)}")
+    print(
+        f"{cfg} at {resolution}x{resolution} with GGDR on {state.device}: {size / 1e6:.0f} MB in "
+        f"{os.path.abspath(folder)}"
+    )
     times = f"{result['median_seconds']:.2f} s ({min(seconds):.2f} to {max(seconds):.2f})"
     print(f"writing {times}, {result['median_cpu_seconds']:.2f} s of it computing; reading {reading:.2f} s")
     print(f"every {interval:g} minutes: {result['share']:.2%} of the time")
@@ -84,7 +109,8 @@ def main(cfg: str, resolution: int, interval: float, folder: str, device: str, r
 
 
 def worn_in(cfg: str, resolution: int, device: str) -> RunState:
-    """A state as it is in the middle of a run, with the moments of both optimisers, without having trained."""
+    """A state as it is in the middle of a run, with the moments of both optimisers, without having
+    trained."""
     data = DataConfig(
         path="none", resolution=resolution, num_channels=3, label_dim=0, num_images=1, use_labels=False, max_size=None, xflip=False,
         random_seed=0,

@@ -1,4 +1,5 @@
-"""Speed of loading training images: from a zip and from a folder, by so many worker processes, and decoded in memory.
+"""Speed of loading training images: from a zip and from a folder, by so many worker processes, and decoded in
+memory.
 
 Usage:
 
@@ -31,17 +32,34 @@ from training.data.dataset import ImageFolderDataset, image_batches  # noqa: E40
 
 
 @click.command(cls=Command)
-@click.option("--data", default=str(ROOT / "data" / "emoji32.zip"), type=PATH, metavar="PATH", help="images  [default: the bundled ones]")
+@click.option(
+    "--data",
+    default=str(ROOT / "data" / "emoji32.zip"),
+    type=PATH,
+    metavar="PATH",
+    help="images  [default: the bundled ones]",
+)
 @click.option("--resolution", type=int, default=64, show_default=True)
-@click.option("--images", "count", type=click.IntRange(min=1), default=1024, show_default=True, help="how many of them")
+@click.option(
+    "--images", "count", type=click.IntRange(min=1), default=1024, show_default=True, help="how many of them"
+)
 @click.option("--batch", type=int, default=8, show_default=True)
 @click.option("--workers", default="0,2", show_default=True, metavar="LIST")
-@click.option("--seconds", type=FiniteFloat(min=0.1), default=5.0, show_default=True, help="for each measurement")
+@click.option(
+    "--seconds", type=FiniteFloat(min=0.1), default=5.0, show_default=True, help="for each measurement"
+)
 @click.option("--train-rate", type=FiniteFloat(above=0), metavar="IMAGES/S", help="what training takes")
 @json_option
 @friendly_errors
 def main(
-    data: str, resolution: int, count: int, batch: int, workers: str, seconds: float, train_rate: float | None, json_file: str | None
+    data: str,
+    resolution: int,
+    count: int,
+    batch: int,
+    workers: str,
+    seconds: float,
+    train_rate: float | None,
+    json_file: str | None,
 ) -> None:
     """Measure data loading and print a table."""
     rates: dict[str, float] = {}
@@ -49,16 +67,23 @@ def main(
         folder, archive = prepare(data, resolution, count, Path(scratch))
         for kind, path in {"zip": archive, "folder": folder}.items():
             for number in parse_int_list(workers):
-                rates[f"{kind}, {number} workers"] = loading_rate(path, batch, number, seconds, memory_budget_mb=0)
+                rates[f"{kind}, {number} workers"] = loading_rate(
+                    path, batch, number, seconds, memory_budget_mb=0
+                )
         rates["in memory"] = loading_rate(archive, batch, 0, seconds)
     result: dict[str, Any] = {
         "images_per_second": rates,
-        "settings": dict(data=data, resolution=resolution, images=count, batch=batch, seconds=seconds, cores=os.cpu_count()),
+        "settings": dict(
+            data=data, resolution=resolution, images=count, batch=batch, seconds=seconds, cores=os.cpu_count()
+        ),
     }
     if train_rate is not None:
         result["times_train_rate"] = {name: rate / train_rate for name, rate in rates.items()}
     for name, rate in rates.items():
-        print(f"{name:<20}{rate:>10.0f} images/s" + (f"{rate / train_rate:>10.0f} x training" if train_rate else ""))
+        print(
+            f"{name:<20}{rate:>10.0f} images/s"
+            + (f"{rate / train_rate:>10.0f} x training" if train_rate else "")
+        )
     if json_file:
         with atomic_write(json_file, "w", encoding="utf-8") as stream:
             json.dump(result, stream, indent=1)
@@ -66,12 +91,18 @@ def main(
 
 def prepare(data: str, resolution: int, count: int, scratch: Path) -> tuple[str, str]:
     """The first images of ``data`` at ``resolution``, as a folder and as a zip of PNG files."""
-    source, folder, archive = ImageFolderDataset(data, memory_budget_mb=0), scratch / "images", scratch / "images.zip"
+    source, folder, archive = (
+        ImageFolderDataset(data, memory_budget_mb=0),
+        scratch / "images",
+        scratch / "images.zip",
+    )
     folder.mkdir()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as stream:
         for i in range(min(count, len(source))):
             array = source[i][0].transpose(1, 2, 0)
-            picture = PIL.Image.fromarray(array if array.shape[2] == 3 else array[:, :, 0]).resize((resolution, resolution))
+            picture = PIL.Image.fromarray(array if array.shape[2] == 3 else array[:, :, 0]).resize(
+                (resolution, resolution)
+            )
             picture.save(folder / f"{i:05d}.png")
             stream.write(folder / f"{i:05d}.png", f"{i:05d}.png")
     return str(folder), str(archive)
@@ -80,7 +111,9 @@ def prepare(data: str, resolution: int, count: int, scratch: Path) -> tuple[str,
 def loading_rate(path: str, batch: int, workers: int, seconds: float, **options: Any) -> float:
     """Images a second over so many seconds, after the first batches."""
     dataset = ImageFolderDataset(path, **options)
-    with contextlib.closing(image_batches(dataset, batch_size=batch, seed=0, start=0, workers=workers)) as batches:
+    with contextlib.closing(
+        image_batches(dataset, batch_size=batch, seed=0, start=0, workers=workers)
+    ) as batches:
         for _ in range(4 * max(workers, 1)):  # until the workers' queues are full
             next(batches)
         start, loaded = time.perf_counter(), 0

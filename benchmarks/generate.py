@@ -4,8 +4,8 @@ Usage:
 
     python benchmarks/generate.py [--json FILE]
 
-Latents to images, in float32 with compiled ops, with plain PyTorch, and in bfloat16; all take turns in one process, and the
-fastest repeat counts. The roofline is that of ``train_step.py``.
+Latents to images, in float32 with compiled ops, with plain PyTorch, and in bfloat16; all take turns in one
+process, and the fastest repeat counts. The roofline is that of ``train_step.py``.
 """
 
 import json
@@ -39,7 +39,16 @@ from training.networks.layers import use_bfloat16  # noqa: E402
 @json_option
 @host_memory_option
 @friendly_errors
-def main(resolution: int, cbase: int, cmax: int, map_depth: int, batch: int, repeats: int, threads: int, json_file: str | None) -> None:
+def main(
+    resolution: int,
+    cbase: int,
+    cmax: int,
+    map_depth: int,
+    batch: int,
+    repeats: int,
+    threads: int,
+    json_file: str | None,
+) -> None:
     """Measure generation on the CPU and print a table."""
     torch.set_num_threads(threads)
     os.environ["GGDR_OPS"] = "native"
@@ -59,7 +68,11 @@ def main(resolution: int, cbase: int, cmax: int, map_depth: int, batch: int, rep
         with plain_ops():
             float32(z, None)
 
-    calls: dict[str, Callable[[], object]] = {**convolutions(batch), "float32": lambda: float32(z, None), "float32, plain": plain}
+    calls: dict[str, Callable[[], object]] = {
+        **convolutions(batch),
+        "float32": lambda: float32(z, None),
+        "float32, plain": plain,
+    }
     large = list(calls)[:-2]
     if has_bfloat16(torch.device("cpu")):
         calls["bfloat16"] = lambda: half(z, None)
@@ -69,10 +82,21 @@ def main(resolution: int, cbase: int, cmax: int, map_depth: int, batch: int, rep
         seconds = fastest(calls, repeats)
     result = evaluate(seconds, large, batch, work.operations / batch)
     result["settings"] = {
-        **dict(resolution=resolution, cbase=cbase, cmax=cmax, map_depth=map_depth, batch=batch, repeats=repeats, threads=threads),
+        **dict(
+            resolution=resolution,
+            cbase=cbase,
+            cmax=cmax,
+            map_depth=map_depth,
+            batch=batch,
+            repeats=repeats,
+            threads=threads,
+        ),
         "torch": torch.__version__,
     }
-    print(f"convolutions {work.operations / batch / 1e9:.2f} GFLOP an image, large ones alone {result['roofline_gflops']:.0f} GFLOP/s")
+    print(
+        f"convolutions {work.operations / batch / 1e9:.2f} GFLOP an image, large ones alone "
+        f"{result['roofline_gflops']:.0f} GFLOP/s"
+    )
     print(f"{'':<16}{'images/s':>10}{'roofline':>10}")
     for name, found in result["variants"].items():
         print(f"{name:<16}{found['images_per_second']:>10.2f}{found['roofline']:>10.1%}")

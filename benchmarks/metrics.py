@@ -1,4 +1,5 @@
-"""How fast the metrics are, and how much memory they take, as ratios to other implementations, measured in turns in one run.
+"""How fast the metrics are, and how much memory they take, as ratios to other implementations, measured in
+turns in one run.
 
 Usage:
 
@@ -6,8 +7,8 @@ Usage:
     python benchmarks/metrics.py --only=frechet --json=frechet.json
     python benchmarks/metrics.py --only=large --large=50000x50000x4096
 
-Needs the ``compare`` extra (prdc), and the ``efficientnet`` extra for one of the two detectors. Threads are what
-OMP_NUM_THREADS says, or the number of cores.
+Needs the ``compare`` extra (prdc), and the ``efficientnet`` extra for one of the two detectors. Threads are
+what OMP_NUM_THREADS says, or the number of cores.
 """
 
 import json
@@ -36,15 +37,44 @@ PARTS = ("neighbours", "frechet", "extraction", "large")
 
 
 @click.command(cls=Command)
-@click.option("--only", metavar="LIST", default="neighbours,frechet,extraction", show_default=True, help=f"of {', '.join(PARTS)}")
-@click.option("--neighbours", metavar="NxMxF", default="20000x20000x1280", show_default=True, help="reals, fakes and features, beside prdc")
-@click.option("--large", metavar="NxMxF", default="50000x50000x4096", show_default=True, help="the same without prdc")
+@click.option(
+    "--only",
+    metavar="LIST",
+    default="neighbours,frechet,extraction",
+    show_default=True,
+    help=f"of {', '.join(PARTS)}",
+)
+@click.option(
+    "--neighbours",
+    metavar="NxMxF",
+    default="20000x20000x1280",
+    show_default=True,
+    help="reals, fakes and features, beside prdc",
+)
+@click.option(
+    "--large", metavar="NxMxF", default="50000x50000x4096", show_default=True, help="the same without prdc"
+)
 @click.option("--dimensions", default=2048, show_default=True, metavar="INT", help="of the covariances")
-@click.option("--images", default=512, show_default=True, metavar="INT", help="that a detector is shown in a round (the slower a quarter)")
-@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, metavar="INT", help="of each measurement, in turns")
+@click.option(
+    "--images",
+    default=512,
+    show_default=True,
+    metavar="INT",
+    help="that a detector is shown in a round (the slower a quarter)",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    metavar="INT",
+    help="of each measurement, in turns",
+)
 @json_option
 @friendly_errors
-def main(only: str, neighbours: str, large: str, dimensions: int, images: int, rounds: int, json_file: str | None) -> None:
+def main(
+    only: str, neighbours: str, large: str, dimensions: int, images: int, rounds: int, json_file: str | None
+) -> None:
     """Measure and print a table; times are medians over rounds, with the fastest and the slowest."""
     parts = only.split(",")
     unknown = set(parts) - set(PARTS)
@@ -77,7 +107,10 @@ def machine() -> Report:
     import torch
 
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
+    model = next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        "unknown processor",
+    )
     versions = {"numpy": np.__version__, "torch": torch.__version__}
     return {"cpu": model, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "versions": versions}
 
@@ -95,7 +128,8 @@ def in_turns(work: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[
     return found
 
 
-# Precision, recall, density and coverage. Each measurement is a process of its own, so that its peak memory is.
+# Precision, recall, density and coverage. Each measurement is a process of its own, so that its peak memory
+# is.
 
 
 def compare_neighbours(shape: tuple[int, int, int], rounds: int) -> Report:
@@ -115,7 +149,8 @@ def compare_neighbours(shape: tuple[int, int, int], rounds: int) -> Report:
         ratio = {key: medians["prdc"][key] / value for key, value in medians[kind].items()}
         ratios[kind] = ratio
         print(
-            f"  {kind}: {ratio['seconds']:.1f} times as fast as prdc, {ratio['cpu_seconds']:.1f} times by CPU time (which other "
+            f"  {kind}: {ratio['seconds']:.1f} times as fast as prdc, {ratio['cpu_seconds']:.1f} times by "
+            "CPU time (which other "
             f"processes matter less to), 1/{ratio['peak_mib']:.1f} of its peak memory"
         )
     values = {kind: runs[kind][0]["values"] for kind in kinds}
@@ -131,16 +166,26 @@ def measure_large(shape: tuple[int, int, int]) -> Report:
     base, peak, features = run["base_mib"], run["peak_mib"], 8 * width * (n + m) / 2**20
     limit = base + formula(shape)
     print(f"\nPrecision and recall, {'x'.join(map(str, shape))}: {run['seconds']:.0f} s")
-    print(f"  peak {peak:.0f} MiB: interpreter and libraries {base:.0f}, features and their shifted copies {features:.0f} (8 F (N + M)")
-    print(f"  bytes), work {peak - base - features:.0f}. The formula gives {base:.0f} + {formula(shape):.0f} = {limit:.0f} MiB;")
-    print(f"  at {'x'.join(map(str, TARGET))} it gives {base:.0f} + {formula(TARGET):.0f} = {base + formula(TARGET):.0f} MiB")
+    print(
+        f"  peak {peak:.0f} MiB: interpreter and libraries {base:.0f}, features and their shifted copies "
+        f"{features:.0f} (8 F (N + M)"
+    )
+    print(
+        f"  bytes), work {peak - base - features:.0f}. The formula gives {base:.0f} + {formula(shape):.0f} = "
+        f"{limit:.0f} MiB;"
+    )
+    print(
+        f"  at {'x'.join(map(str, TARGET))} it gives {base:.0f} + {formula(TARGET):.0f} = "
+        f"{base + formula(TARGET):.0f} MiB"
+    )
     if peak > limit:
         raise UserError(f"the peak of {peak:.0f} MiB is above what the formula gives")
     return {"shape": shape, "formula_mib": limit, **run}
 
 
 def formula(shape: tuple[int, int, int]) -> float:
-    """MiB beside interpreter and libraries: features, their shifted copies, 600 bytes a sample for candidates and radii, and tiles."""
+    """MiB beside interpreter and libraries: features, their shifted copies, 600 bytes a sample for candidates
+    and radii, and tiles."""
     n, m, width = shape
     return (8 * width * (n + m) + 600 * (n + m)) / 2**20 + 100
 
@@ -150,7 +195,10 @@ def apart(kind: str, shape: tuple[int, int, int]) -> Report:
     command = [sys.executable, __file__, "neighbours-once", kind, json.dumps(shape)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UserError(f"measuring {kind} failed: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode}")
+        raise UserError(
+            f"measuring {kind} failed: "
+            f"{done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode}"
+        )
     result: Report = json.loads(done.stdout.splitlines()[-1])
     return result
 
@@ -167,11 +215,18 @@ def neighbours_once(kind: str, shape: tuple[int, int, int]) -> Report:
     values = work(real, gen)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     peak = max(peak_mib(), base)  # the kernel counts in portions
-    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mib": peak, "base_mib": base, "values": values}
+    return {
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+        "peak_mib": peak,
+        "base_mib": base,
+        "values": values,
+    }
 
 
 def clouds(n: int, width: int, seed: int) -> np.ndarray:
-    """Features that vary mostly in few directions, as those of images do: float32 ``[n, width]``, not negative."""
+    """Features that vary mostly in few directions, as those of images do: float32 ``[n, width]``, not
+    negative."""
     shared = np.random.default_rng(9).standard_normal((64, width), dtype=np.float32)
     rng = np.random.default_rng(seed)
     rows = np.empty((n, width), np.float32)
@@ -187,7 +242,9 @@ def with_prdc() -> Callable[[np.ndarray, np.ndarray], dict[str, float]]:
         from prdc import compute_prdc
     except ImportError as error:
         raise UserError("prdc is not installed; pip install '.[compare]'") from error
-    return lambda real, gen: {name: float(value) for name, value in compute_prdc(real, gen, nearest_k=5).items()}
+    return lambda real, gen: {
+        name: float(value) for name, value in compute_prdc(real, gen, nearest_k=5).items()
+    }
 
 
 def with_ours() -> Callable[[np.ndarray, np.ndarray], dict[str, float]]:
@@ -208,7 +265,10 @@ def peak_mib() -> float:
     """The most memory that this process has held so far (its resident set)."""
     status = Path("/proc/self/status")
     if status.exists():  # since the program was loaded; ru_maxrss also remembers the process that started it
-        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 2**10
+        return (
+            next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+            / 2**10
+        )
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
@@ -235,7 +295,9 @@ def compare_frechet(dimensions: int, rounds: int) -> Report:
         return time.perf_counter() - start, value
 
     work = {"scipy.linalg.sqrtm": by_sqrtm, "ours": lambda: frechet_distance(mean, one, mean, other)}
-    runs = in_turns({name: lambda function=function: timed(function) for name, function in work.items()}, rounds)  # type: ignore[misc]
+    runs = in_turns(
+        {name: lambda function=function: timed(function) for name, function in work.items()}, rounds
+    )  # type: ignore[misc]
     print(f"\nFréchet distance, {dimensions} dimensions")
     seconds = {name: [run[0] for run in of] for name, of in runs.items()}
     for name, of in seconds.items():
@@ -249,7 +311,8 @@ def compare_frechet(dimensions: int, rounds: int) -> Report:
 
 
 def compare_extraction(name: str, count: int, rounds: int) -> Report:
-    """A pass over generated images beside a loop that shows the same number of ready images to the same detector."""
+    """A pass over generated images beside a loop that shows the same number of ready images to the same
+    detector."""
     import torch
 
     from metrics.collecting import Collector, Need
@@ -278,15 +341,25 @@ def compare_extraction(name: str, count: int, rounds: int) -> Report:
 
     work = {
         "detector alone": timed(lambda: [detector(part) for part in batches]),
-        "whole pass": timed(lambda: collector.fakes([Need(name, "moments", count)], generator, dataset, seed=0)),
-        "generator, conversion": timed(lambda: list(fake_images(generator, dataset, count, seed=0, device=device, batch_size=64))),
+        "whole pass": timed(
+            lambda: collector.fakes([Need(name, "moments", count)], generator, dataset, seed=0)
+        ),
+        "generator, conversion": timed(
+            lambda: list(fake_images(generator, dataset, count, seed=0, device=device, batch_size=64))
+        ),
         "statistics": timed(gather),
     }
     seconds = in_turns(work, rounds)
     print(f"\n{count} images of the demo's network (32x32) to moments of {name}")
     for kind, of in seconds.items():
         print(f"  {kind:22s}{summary(of)}")
-    added = statistics.median(whole / alone for whole, alone in zip(seconds["whole pass"], seconds["detector alone"], strict=True)) - 1
+    added = (
+        statistics.median(
+            whole / alone
+            for whole, alone in zip(seconds["whole pass"], seconds["detector alone"], strict=True)
+        )
+        - 1
+    )
     print(f"  all that is not the detector adds {added:.1%}")
     return {"detector": name, "images": count, "seconds": seconds, "added": added}
 
@@ -335,7 +408,9 @@ def inception_layers() -> Any:
     from metrics.features import Detector, Outputs
 
     torch.manual_seed(0)
-    network: Any = inception_v3(weights=None, init_weights=False, aux_logits=False).eval().requires_grad_(False)
+    network: Any = (
+        inception_v3(weights=None, init_weights=False, aux_logits=False).eval().requires_grad_(False)
+    )
     network.fc = torch.nn.Identity()
 
     def features(images: torch.Tensor) -> torch.Tensor:

@@ -4,9 +4,9 @@ Usage:
 
     python benchmarks/ops.py [--device cuda] [--channels-last] [--json FILE]
 
-Bytes are those that an op cannot do without: its input once and its output once; for a gradient also what the forward pass
-kept. The copy is of a tensor that moves as many bytes. Times are the least of several runs, one after the other in turn, so
-that all paths see the same machine.
+Bytes are those that an op cannot do without: its input once and its output once; for a gradient also what the
+forward pass kept. The copy is of a tensor that moves as many bytes. Times are the least of several runs, one
+after the other in turn, so that all paths see the same machine.
 """
 
 import json
@@ -49,9 +49,13 @@ def resampling_cases(x: torch.Tensor, taps: str) -> list[Case]:
     calls: dict[str, Callable[[Impl], torch.Tensor]] = {
         "up 2": lambda impl: upfirdn2d.upsample2d(x, f, impl=impl),
         "down 2": lambda impl: upfirdn2d.downsample2d(x, f, impl=impl),
-        "filter": lambda impl: upfirdn2d.upfirdn2d(x, f, padding=[width // 2, (width - 1) // 2] * 2, impl=impl),
+        "filter": lambda impl: upfirdn2d.upfirdn2d(
+            x, f, padding=[width // 2, (width - 1) // 2] * 2, impl=impl
+        ),
     }
-    return [Case(f"upfirdn2d {name}, {taps}", call, x.nbytes + call("ref").nbytes) for name, call in calls.items()]
+    return [
+        Case(f"upfirdn2d {name}, {taps}", call, x.nbytes + call("ref").nbytes) for name, call in calls.items()
+    ]
 
 
 def activation_cases(x: torch.Tensor, act: str) -> list[Case]:
@@ -67,7 +71,10 @@ def activation_cases(x: torch.Tensor, act: str) -> list[Case]:
     def backward(impl: Impl) -> object:
         return torch.autograd.grad(results[impl], [leaf, b], x, retain_graph=True)
 
-    return [Case(f"bias_act {act}", forward, 2 * x.nbytes), Case(f"bias_act {act} gradient", backward, 3 * x.nbytes)]
+    return [
+        Case(f"bias_act {act}", forward, 2 * x.nbytes),
+        Case(f"bias_act {act} gradient", backward, 3 * x.nbytes),
+    ]
 
 
 def seconds(calls: list[Callable[[], object]], device: torch.device, rounds: int) -> list[float]:
@@ -89,7 +96,9 @@ def measure(case: Case, device: torch.device, rounds: int) -> dict[str, object]:
     """One row: gigabytes a second of the copy and of each path, and the ratio of paths."""
     source = torch.zeros(case.size // 8, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
-    copy, *paths = seconds([lambda: target.copy_(source), *(lambda impl=impl: case.run(impl) for impl in PATHS)], device, rounds)
+    copy, *paths = seconds(
+        [lambda: target.copy_(source), *(lambda impl=impl: case.run(impl) for impl in PATHS)], device, rounds
+    )
     rates = {impl: case.size / time_ / 1e9 for impl, time_ in zip(PATHS, paths, strict=True)}
     return {
         "copy_gb_s": case.size / copy / 1e9,
@@ -101,22 +110,38 @@ def measure(case: Case, device: torch.device, rounds: int) -> dict[str, object]:
 
 @click.command(cls=Command)
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
-@click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="float32", show_default=True)
+@click.option(
+    "--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="float32", show_default=True
+)
 @click.option("--channels-last", is_flag=True, help="Lay tensors out channels-last.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: PyTorch's]")
-@click.option("--rounds", type=click.IntRange(1), default=15, show_default=True, help="Runs of each, of which the fastest counts.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=15,
+    show_default=True,
+    help="Runs of each, of which the fastest counts.",
+)
 @json_option
 @friendly_errors
-def main(device: str, dtype: str, channels_last: bool, threads: int | None, rounds: int, json_file: str | None) -> None:
+def main(
+    device: str, dtype: str, channels_last: bool, threads: int | None, rounds: int, json_file: str | None
+) -> None:
     """Measure the ops on each path, in bytes per second against a copy."""
     where = pick_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
     print(keep_freed_memory())  # as a training run does; else fresh pages take longer than the ops
     print(prepare_native_ops("native", where.type))
-    print(f"{dtype}, {'channels-last' if channels_last else 'contiguous'}, {where}, {torch.get_num_threads()} CPU threads")
+    print(
+        f"{dtype}, {'channels-last' if channels_last else 'contiguous'}, {where}, {torch.get_num_threads()} "
+        "CPU threads"
+    )
     rows: list[dict[str, object]] = []
-    print("| op | size | copy GB/s | plain GB/s | compiled GB/s | of copy | over plain |\n|---|---|---:|---:|---:|---:|---:|")
+    print(
+        "| op | size | copy GB/s | plain GB/s | compiled GB/s | of copy | over plain "
+        "|\n|---|---|---:|---:|---:|---:|---:|"
+    )
     for shape in SIZES:
         x = torch.randn(shape, device=where).to(getattr(torch, dtype))
         x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
@@ -125,12 +150,24 @@ def main(device: str, dtype: str, channels_last: bool, threads: int | None, roun
         for case in cases:
             row = {"op": case.name, "size": "x".join(map(str, shape)), **measure(case, where, rounds)}
             rows.append(row)
-            values = [row[key] for key in ("copy_gb_s", "ref_gb_s", "native_gb_s", "native_over_copy", "native_over_ref")]
-            print(f"| {row['op']} | {row['size']} | " + " | ".join(f"{value:.2f}" for value in values) + " |", flush=True)
+            values = [
+                row[key]
+                for key in ("copy_gb_s", "ref_gb_s", "native_gb_s", "native_over_copy", "native_over_ref")
+            ]
+            print(
+                f"| {row['op']} | {row['size']} | " + " | ".join(f"{value:.2f}" for value in values) + " |",
+                flush=True,
+            )
     if json_file is not None:
         with atomic_write(json_file, "w", encoding="utf-8") as stream:
             json.dump(
-                {"device": str(where), "dtype": dtype, "channels_last": channels_last, "threads": torch.get_num_threads(), "rows": rows},
+                {
+                    "device": str(where),
+                    "dtype": dtype,
+                    "channels_last": channels_last,
+                    "threads": torch.get_num_threads(),
+                    "rows": rows,
+                },
                 stream,
                 indent=1,
             )

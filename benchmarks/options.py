@@ -1,4 +1,5 @@
-"""The options that say which networks and which step the benchmarks of speed measure. Defaults: docs/performance.md."""
+"""The options that say which networks and which step the benchmarks of speed measure. Defaults:
+docs/performance.md."""
 
 import functools
 from collections.abc import Callable
@@ -23,7 +24,9 @@ def _writable(_context: click.Context, _option: click.Parameter, value: str | No
 
 def json_option(command: F) -> F:
     """``json_file``, and ``--overwrite``."""
-    option = click.option("--json", "json_file", type=PATH, metavar="FILE", callback=_writable, help="write everything measured")
+    option = click.option(
+        "--json", "json_file", type=PATH, metavar="FILE", callback=_writable, help="write everything measured"
+    )
     return option(overwrite_option(command))
 
 
@@ -37,7 +40,13 @@ _NETWORKS = (
 _STEP = (
     *_NETWORKS,
     click.option("--augpipe", default="bgc", show_default=True),
-    click.option("--p", type=FiniteFloat(min=0, max=1), default=0.3, show_default=True, help="probability of augmentation"),
+    click.option(
+        "--p",
+        type=FiniteFloat(min=0, max=1),
+        default=0.3,
+        show_default=True,
+        help="probability of augmentation",
+    ),
     click.option("--ggdr_res", type=int, default=16, show_default=True),
 )
 

@@ -4,8 +4,9 @@ Usage:
 
     python benchmarks/profile_step.py [--precision bf16] [--ops ref] [--json FILE]
 
-Shares of the operators' own time, phases in proportion to how often they run; and for each phase the largest sum of tensors
-alive at the same time, above what was there before it. Memory is traced with all of a phase's tensors, which is slow.
+Shares of the operators' own time, phases in proportion to how often they run; and for each phase the largest
+sum of tensors alive at the same time, above what was there before it. Memory is traced with all of a phase's
+tensors, which is slow.
 """
 
 import json
@@ -45,13 +46,18 @@ GROUPS = {
 def group_of(operator: str) -> str:
     """The group that an operator's time counts for."""
     name = operator.lower()
-    return next((group for group, parts in GROUPS.items() if any(part in name for part in parts)), "element-wise and the rest")
+    return next(
+        (group for group, parts in GROUPS.items() if any(part in name for part in parts)),
+        "element-wise and the rest",
+    )
 
 
 def live_peak(events: list[Any]) -> int:
     """The largest sum of bytes alive at once, of the profiler's events of memory in the order of time."""
     current = peak = 0
-    for event in sorted((event for event in events if event.name() == "[memory]"), key=lambda event: event.start_ns()):
+    for event in sorted(
+        (event for event in events if event.name() == "[memory]"), key=lambda event: event.start_ns()
+    ):
         current += event.nbytes()
         peak = max(peak, current)
     return peak

@@ -5,10 +5,10 @@ Usage:
     python benchmarks/same_losses.py record before.json     # on the code as it was
     python benchmarks/same_losses.py compare before.json    # on the code as it is; exit status 1 where anything differs
 
-Five small trainings of 60 steps run as command lines: without a regulariser, with GGDR, with segmentation, with GGDR, ADA and
-labels, and in two processes. Recorded are the losses of each step, a hash of all weights at the end, the keys of
-``stats.jsonl`` and the configuration that ``--dry-run`` prints. All of it must be equal to the bit, on the same machine with
-the same versions of PyTorch.
+Five small trainings of 60 steps run as command lines: without a regulariser, with GGDR, with segmentation,
+with GGDR, ADA and labels, and in two processes. Recorded are the losses of each step, a hash of all weights
+at the end, the keys of ``stats.jsonl`` and the configuration that ``--dry-run`` prints. All of it must be
+equal to the bit, on the same machine with the same versions of PyTorch.
 """
 
 import hashlib
@@ -44,7 +44,10 @@ TRAININGS = {
     "none": ("labelled", ("--reg_type=none", "--aug=noaug")),
     "ggdr": ("labelled", ("--reg_type=ggdr", "--ggdr_res=8", "--aug=noaug")),
     "seg": ("paired", ("--reg_type=seg", "--aug=noaug")),
-    "ggdr-ada-labels": ("labelled", ("--reg_type=ggdr", "--ggdr_res=8", "--aug=ada", "--target=0.2", "--cond=1", "--mirror=1")),
+    "ggdr-ada-labels": (
+        "labelled",
+        ("--reg_type=ggdr", "--ggdr_res=8", "--aug=ada", "--target=0.2", "--cond=1", "--mirror=1"),
+    ),
     "two-processes": ("labelled", ("--reg_type=ggdr", "--ggdr_res=8", "--batch-gpu=2", "--gpus=2")),
 }
 
@@ -63,7 +66,9 @@ def make_data(folder: Path) -> None:
         image = PIL.Image.fromarray(coarse).resize((32, 32), PIL.Image.Resampling.BILINEAR)
         image.save(folder / "labelled" / f"{i:02d}.png")
         image.save(folder / "paired/images" / f"{i:02d}.png")
-        classes = PIL.Image.fromarray((coarse[:, :, 0] > 128).astype(np.uint8)).resize((32, 32), PIL.Image.Resampling.NEAREST)
+        classes = PIL.Image.fromarray((coarse[:, :, 0] > 128).astype(np.uint8)).resize(
+            (32, 32), PIL.Image.Resampling.NEAREST
+        )
         classes.save(folder / "paired/annotations" / f"{i:02d}.png")
         labels.append([f"{i:02d}.png", i % 3])
     (folder / "labelled" / "dataset.json").write_text(json.dumps({"labels": labels}), encoding="utf-8")
@@ -80,11 +85,16 @@ def weights_hash(network_pkl: Path) -> str:
 
 
 def run_command(arguments: list[str]) -> str:
-    """Standard output of a command line of ours. Raises :class:`UserError` with its last line where it fails."""
+    """Standard output of a command line of ours. Raises :class:`UserError` with its last line where it
+    fails."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, env=environment, check=False
+    )
     if done.returncode:
-        raise UserError(f"{' '.join(arguments)} failed: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
+        raise UserError(
+            f"{' '.join(arguments)} failed: {(done.stderr.strip() or 'no message').splitlines()[-1]}"
+        )
     return done.stdout
 
 
@@ -99,7 +109,12 @@ def train(folder: Path, name: str) -> dict[str, Any]:
     lines = [json.loads(line) for line in (run_dir / "stats.jsonl").read_text(encoding="utf-8").splitlines()]
     values = [{key: value for key, value in line.items() if not key.startswith(VARYING)} for line in lines]
     snapshots = sorted(run_dir.glob("network-snapshot-*.pkl"))
-    return {"config": config, "keys": sorted(lines[-1]), "statistics": values, "weights": weights_hash(snapshots[-1])}
+    return {
+        "config": config,
+        "keys": sorted(lines[-1]),
+        "statistics": values,
+        "weights": weights_hash(snapshots[-1]),
+    }
 
 
 @click.command(cls=Command)
@@ -119,9 +134,16 @@ def main(action: str, file: Path) -> None:
         file.write_text(json.dumps(results), encoding="utf-8")
         return
     before = json.loads(file.read_text(encoding="utf-8"))
-    different = [f"{name}: {part}" for name in TRAININGS for part in results[name] if results[name][part] != before[name][part]]
+    different = [
+        f"{name}: {part}"
+        for name in TRAININGS
+        for part in results[name]
+        if results[name][part] != before[name][part]
+    ]
     for name in TRAININGS:
-        click.echo(f"{name:<16}{len(results[name]['statistics'])} steps, weights {results[name]['weights'][:16]}")
+        click.echo(
+            f"{name:<16}{len(results[name]['statistics'])} steps, weights {results[name]['weights'][:16]}"
+        )
     if different:
         raise UserError("these differ: " + ", ".join(different))
     click.echo("Everything is equal to the bit.")

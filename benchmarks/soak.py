@@ -4,10 +4,11 @@ Usage:
 
     python benchmarks/soak.py --outdir=soak --minutes=60 --processes=1,2
 
-Trains on the bundled images with faults of every kind in between, up to wherever it gets in the given time; then trains
-undisturbed to the same place and compares the weights. Where the number of processes was mixed, the undisturbed run
-changes it at the same steps, because sums of gradients differ by roundings otherwise. Writes ``soak.json`` and ``soak.md``
-(the table of faults) to --outdir and prints the latter. The undisturbed run takes as long again, without the restarts.
+Trains on the bundled images with faults of every kind in between, up to wherever it gets in the given time;
+then trains undisturbed to the same place and compares the weights. Where the number of processes was mixed,
+the undisturbed run changes it at the same steps, because sums of gradients differ by roundings otherwise.
+Writes ``soak.json`` and ``soak.md`` (the table of faults) to --outdir and prints the latter. The undisturbed
+run takes as long again, without the restarts.
 """
 
 import contextlib
@@ -105,7 +106,9 @@ class Training:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.kill()
         self.process.wait()
 
@@ -125,7 +128,8 @@ class Training:
         return total / 2**30
 
     def kill(self) -> None:
-        """All of its processes at once, as when a machine goes down; the ranks of a launcher have sessions of their own."""
+        """All of its processes at once, as when a machine goes down; the ranks of a launcher have sessions of
+        their own."""
         for process in self._family():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -190,12 +194,36 @@ FAULTS: dict[str, Callable[[Training, Path], None]] = {
 
 
 @click.command(cls=Command)
-@click.option("--outdir", type=PATH, metavar="DIR", required=True, help="where everything goes; must not exist yet")
-@click.option("--minutes", type=FiniteFloat(min=0.5), default=60.0, show_default=True, help="length of the disturbed training")
-@click.option("--every", type=FiniteFloat(min=1), default=60.0, show_default=True, help="mean seconds of training between faults")
-@click.option("--processes", metavar="LIST", default="1", show_default=True, help="numbers of processes to mix, such as 1,2")
 @click.option(
-    "--data", type=PATH, metavar="PATH", default=str(ROOT / "data" / "emoji32.zip"), help="training images  [default: the bundled ones]"
+    "--outdir", type=PATH, metavar="DIR", required=True, help="where everything goes; must not exist yet"
+)
+@click.option(
+    "--minutes",
+    type=FiniteFloat(min=0.5),
+    default=60.0,
+    show_default=True,
+    help="length of the disturbed training",
+)
+@click.option(
+    "--every",
+    type=FiniteFloat(min=1),
+    default=60.0,
+    show_default=True,
+    help="mean seconds of training between faults",
+)
+@click.option(
+    "--processes",
+    metavar="LIST",
+    default="1",
+    show_default=True,
+    help="numbers of processes to mix, such as 1,2",
+)
+@click.option(
+    "--data",
+    type=PATH,
+    metavar="PATH",
+    default=str(ROOT / "data" / "emoji32.zip"),
+    help="training images  [default: the bundled ones]",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="which faults, and when")
 @friendly_errors
@@ -203,12 +231,17 @@ def main(outdir: str, minutes: float, every: float, processes: str, data: str, s
     """Train with random faults for a while, then undisturbed to the same place, and compare."""
     counts = parse_int_list(processes)
     if not all(1 <= count <= BATCH and BATCH % count == 0 for count in counts):
-        raise UserError(f"--processes={processes}: the batch of {BATCH} images has to be shared out evenly among each number of processes")
+        raise UserError(
+            f"--processes={processes}: the batch of {BATCH} images has to be shared out evenly among each "
+            "number of processes"
+        )
     root = Path(outdir).resolve()
     if root.exists():
         raise UserError(f"--outdir={outdir} exists; name a new folder")
     root.mkdir(parents=True)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores Ctrl-C, and so would what it starts
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a background job ignores Ctrl-C, and so would what it starts
     rng = random.Random(seed)
     train = [*TRAIN, f"--batch-gpu={BATCH // max(counts)}", f"--data={os.path.abspath(data)}"]
     soak = Soak()
@@ -228,7 +261,15 @@ def main(outdir: str, minutes: float, every: float, processes: str, data: str, s
     click.echo(text)
 
 
-def disturbed(train: list[str], root: Path, soak: Soak, minutes: float, every: float, counts: list[int], rng: random.Random) -> Path:
+def disturbed(
+    train: list[str],
+    root: Path,
+    soak: Soak,
+    minutes: float,
+    every: float,
+    counts: list[int],
+    rng: random.Random,
+) -> Path:
     """Train with faults until the time is over; gives the run directory."""
     log, folder = root / "disturbed.log", root / "disturbed"
     arguments, run_dir = [*train, f"--outdir={folder}", "--kimg=1000000", f"--gpus={counts[0]}"], None
@@ -238,13 +279,21 @@ def disturbed(train: list[str], root: Path, soak: Soak, minutes: float, every: f
             arguments = ["train.py", f"--continue={run_dir}", f"--gpus={processes}"]
         with Training(arguments, log) as training:
             run_dir = wait_for_progress(training, folder, 0 if run_dir is None else position(run_dir), log)
-            watch(training, soak, time.monotonic() + min(rng.expovariate(1 / every), (minutes - soak.minute) * 60))
+            watch(
+                training,
+                soak,
+                time.monotonic() + min(rng.expovariate(1 / every), (minutes - soak.minute) * 60),
+            )
             possible = [kind for kind in FAULTS if processes > 1 or kind != "SIGKILL of one rank"]
             if len(state_paths(run_dir)) < 2:  # one more would be left to go on from
                 possible.remove(TRUNCATED)
             kind = rng.choice(possible)
             soak.faults.append(inflict(kind, training, run_dir, processes, soak.minute))
-        click.echo(f"{soak.minute:6.1f} min  {kind}, {processes} process(es), step {soak.faults[-1].went_on_at_step}", err=True)
+        click.echo(
+            f"{soak.minute:6.1f} min  {kind}, {processes} process(es), step "
+            f"{soak.faults[-1].went_on_at_step}",
+            err=True,
+        )
     assert run_dir is not None
     return run_dir
 
@@ -260,7 +309,8 @@ def inflict(kind: str, training: Training, run_dir: Path, processes: int, minute
 
 
 def undisturbed(train: list[str], root: Path, faults: list[Fault]) -> Path:
-    """Train to the last step that was kept, in as many processes at every step as with faults; gives the run directory."""
+    """Train to the last step that was kept, in as many processes at every step as with faults; gives the run
+    directory."""
     folder = root / "undisturbed"
     begin = [*train, f"--outdir={folder}"]
     for step, processes in stretches_of(faults):
@@ -272,11 +322,16 @@ def undisturbed(train: list[str], root: Path, faults: list[Fault]) -> Path:
 def stretches_of(faults: list[Fault]) -> list[tuple[int, int]]:
     """The last step and the number of processes of each stretch between two changes of that number."""
     following = [*(fault.processes for fault in faults[1:]), None]
-    return [(f.went_on_at_step, f.processes) for f, after in zip(faults, following, strict=True) if f.processes != after]
+    return [
+        (f.went_on_at_step, f.processes)
+        for f, after in zip(faults, following, strict=True)
+        if f.processes != after
+    ]
 
 
 def wait_for_progress(training: Training, folder: Path, began_at: int, log: Path) -> Path:
-    """Until the training has written a state beyond where it began; gives the run directory. Raises :class:`UserError`."""
+    """Until the training has written a state beyond where it began; gives the run directory. Raises
+    :class:`UserError`."""
     deadline = time.monotonic() + PATIENCE
     while training.running and time.monotonic() < deadline:
         for run_dir in folder.glob("0*"):
@@ -317,7 +372,8 @@ def finish(arguments: list[str], log: Path) -> None:
 
 
 def differences(run_dir: Path, other: Path) -> dict[str, float]:
-    """For each part of the two last states the norm of the difference, relative to the norm; 0 where all bits are the same."""
+    """For each part of the two last states the norm of the difference, relative to the norm; 0 where all bits
+    are the same."""
     ours, theirs = (newest_state(path)[1]["parts"] for path in (run_dir, other))
     found = {}
     for name in COMPARED:
@@ -335,7 +391,8 @@ def tensors(value: Any) -> list[torch.Tensor]:
 
 
 def memory_growth(run_dir: Path, faults: list[Fault]) -> float:
-    """Resident memory over the last half of the longest stretch in one process: largest above smallest, as a fraction."""
+    """Resident memory over the last half of the longest stretch in one process: largest above smallest, as a
+    fraction."""
     stretches: dict[int, list[float]] = {}
     for tick in tick_means(run_dir):
         ended = sum(step * BATCH / 1000 < tick["Progress/kimg"] for step, _ in stretches_of(faults))
@@ -349,13 +406,15 @@ def report(result: dict[str, Any]) -> str:
     """The outcome as markdown."""
     faults = result["faults"]
     lines = [
-        f"{format_duration(result['minutes'] * 60)} with {len(faults)} faults, {result['steps']} steps of {BATCH} images.",
+        f"{format_duration(result['minutes'] * 60)} with {len(faults)} faults, {result['steps']} steps of "
+        f"{BATCH} images.",
         "",
         "| minute | fault | processes | exit status | lost (s) | lost (steps, about) | went on at step |",
         "|---:|---|---:|---:|---:|---:|---:|",
     ]
     lines += [
-        f"| {f['minute']:.1f} | {f['kind']} | {f['processes']} | {f['exit_status']} | {f['seconds_lost']:.1f} | {f['steps_lost']} "
+        f"| {f['minute']:.1f} | {f['kind']} | {f['processes']} | {f['exit_status']} | "
+        f"{f['seconds_lost']:.1f} | {f['steps_lost']} "
         f"| {f['went_on_at_step']} |"
         for f in faults
     ]
@@ -364,7 +423,10 @@ def report(result: dict[str, Any]) -> str:
         "",
         f"- Largest loss: {max((f['seconds_lost'] for f in faults), default=0):.1f} s.",
         "- Weights, averages, optimisers and p against the undisturbed run: "
-        + (", ".join(f"{name} differs by {value:.2g} of its norm" for name, value in different.items()) or "bit-identical")
+        + (
+            ", ".join(f"{name} differs by {value:.2g} of its norm" for name, value in different.items())
+            or "bit-identical"
+        )
         + ".",
         "- Resident memory over the last half of the undisturbed run's longest stretch in one process: "
         f"within {result['memory_growth_of_last_half'] * 100:.2f} %.",

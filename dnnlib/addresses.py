@@ -1,9 +1,9 @@
 """Addresses of files: what of one may be kept and shown, and the whole of it for the download.
 
-User name, password and query of an address may be credentials (``https://me:word@host/a.pkl``, ``?token=...``, signed
-addresses). Command lines therefore replace an address by its public form as soon as they read it (:func:`conceal`).
-Options, records, messages and files never see more. The whole address stays in this process, for the download alone
-(:func:`reveal`).
+User name, password and query of an address may be credentials (``https://me:word@host/a.pkl``,
+``?token=...``, signed addresses). Command lines therefore replace an address by its public form as soon as
+they read it (:func:`conceal`). Options, records, messages and files never see more. The whole address stays
+in this process, for the download alone (:func:`reveal`).
 """
 
 import os
@@ -53,8 +53,9 @@ def check_address(text: str) -> None:
 def public_address(text: str) -> str:
     """An address as it may be kept and shown: without user name, password, query and path parameters.
 
-    :data:`ELIDED` stands in place of a query. Of a fragment only ``#sha256=`` stays. An address whose host can't be made
-    out keeps its scheme alone. Other text, a path, comes back as it is. A public address is its own public form.
+    :data:`ELIDED` stands in place of a query. Of a fragment only ``#sha256=`` stays. An address whose host
+    can't be made out keeps its scheme alone. Other text, a path, comes back as it is. A public address is its
+    own public form.
     """
     found = _PARTS.fullmatch(text)
     if found is None:
@@ -64,7 +65,13 @@ def public_address(text: str) -> str:
     if _HOST.fullmatch(host) is None:
         return f"{scheme}..."
     path = re.sub(r";[^/]*", "", path)
-    return scheme + host + path + (ELIDED if len(query) > 1 else "") + (fragment if _DIGEST.fullmatch(fragment) else "")
+    return (
+        scheme
+        + host
+        + path
+        + (ELIDED if len(query) > 1 else "")
+        + (fragment if _DIGEST.fullmatch(fragment) else "")
+    )
 
 
 def public_text(text: str) -> str:
@@ -73,7 +80,8 @@ def public_text(text: str) -> str:
 
 
 def public_values(values: Any) -> Any:
-    """Nested dictionaries and lists with the public form of each address in them: what earlier versions recorded may have more."""
+    """Nested dictionaries and lists with the public form of each address in them: what earlier versions
+    recorded may have more."""
     if isinstance(values, dict):
         return {key: public_values(value) for key, value in values.items()}
     if isinstance(values, list):
@@ -82,7 +90,8 @@ def public_values(values: Any) -> Any:
 
 
 def conceal(text: str) -> str:
-    """The public form of an address, of which :func:`reveal` knows the whole for as long as this process lives.
+    """The public form of an address, of which :func:`reveal` knows the whole for as long as this process
+    lives.
 
     Raises:
         UserError: the address is not valid, or has the public form of another one that was concealed before.
@@ -93,7 +102,10 @@ def conceal(text: str) -> str:
     public = public_address(text)
     if public != text:
         if without_user(_whole.get(public, text)) != without_user(text):
-            raise UserError(f"two addresses differ only in their queries, which are not kept: {public}; download one, and give its path")
+            raise UserError(
+                f"two addresses differ only in their queries, which are not kept: {public}; download one, "
+                "and give its path"
+            )
         _whole[public] = text
     return public
 
@@ -118,12 +130,16 @@ def without_user(text: str) -> str:
 
 
 def suffix_of(address: str) -> str:
-    """The ending of the path in an address, such as ``.pkl``. Raises :class:`UserError` for one that is not valid."""
+    """The ending of the path in an address, such as ``.pkl``. Raises :class:`UserError` for one that is not
+    valid."""
     check_address(reveal(address))
     return PurePosixPath(urlsplit(public_address(address)).path).suffix
 
 
 def with_suffix(address: str, suffix: str) -> str:
-    """The concealed address of the file beside another that differs in its ending alone; the query stays, the fragment does not."""
+    """The concealed address of the file beside another that differs in its ending alone; the query stays, the
+    fragment does not."""
     parts = urlsplit(reveal(address))
-    return conceal(urlunsplit(parts._replace(path=str(PurePosixPath(parts.path).with_suffix(suffix)), fragment="")))
+    return conceal(
+        urlunsplit(parts._replace(path=str(PurePosixPath(parts.path).with_suffix(suffix)), fragment=""))
+    )

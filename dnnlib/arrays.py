@@ -20,10 +20,11 @@ KINDS = "biuf"  # of elements: booleans, integers, floating-point numbers
 def read_arrays(
     path: str | os.PathLike[str], name: str, *, limit: int = MAX_ARRAYS, packed: bool = True, advice: str = ""
 ) -> dict[str, np.ndarray]:
-    """The arrays of an ``.npz`` file by name; that of an ``.npy`` file under an empty name. The content decides which it is.
+    """The arrays of an ``.npz`` file by name; that of an ``.npy`` file under an empty name. The content
+    decides which it is.
 
-    ``numpy.load`` takes the memory that a header asks for before it knows whether the file has as much, and reads other
-    things than numbers. Here a header must agree with the bytes that follow it.
+    ``numpy.load`` takes the memory that a header asks for before it knows whether the file has as much, and
+    reads other things than numbers. Here a header must agree with the bytes that follow it.
 
     Args:
         path: of the file.
@@ -33,8 +34,8 @@ def read_arrays(
         advice: what to do about a faulty one, for the message.
 
     Raises:
-        UserError: the file can't be read, is none of the two, is damaged or too large, or has arrays of something other
-            than numbers.
+        UserError: the file can't be read, is none of the two, is damaged or too large, or has arrays of
+            something other than numbers.
     """
     with parsing(name, "is damaged, or no .npz or .npy file", advice), open_ordinary(path) as stream:
         size = os.fstat(stream.fileno()).st_size
@@ -47,7 +48,10 @@ def read_arrays(
             members = archive.infolist()
             if sum(member.file_size for member in members) > limit:
                 raise ValueError(f"its arrays have more than {limit} bytes")
-            return {Path(member.filename).stem: _member(archive, member, size, MAX_RATIO if packed else 1) for member in members}
+            return {
+                Path(member.filename).stem: _member(archive, member, size, MAX_RATIO if packed else 1)
+                for member in members
+            }
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, size: int, ratio: int) -> np.ndarray:

@@ -1,6 +1,8 @@
-"""Values from outside, checked for type, range and form by annotations: of single values, and of frozen dataclasses.
+"""Values from outside, checked for type, range and form by annotations: of single values, and of frozen
+dataclasses.
 
-:func:`check` is the one validator of the project. What comes out of a file passes it once, where the file is read::
+:func:`check` is the one validator of the project. What comes out of a file passes it once, where the file is
+read::
 
     class Counters(TypedDict):
         steps: Count
@@ -42,7 +44,10 @@ class Rule:
 
 def between(low: float, high: float = math.inf) -> Rule:
     """A number from ``low`` to ``high``, both included."""
-    return Rule(lambda value: low <= value <= high, f"a number from {low:g}" + (f" to {high:g}" if high < math.inf else ""))
+    return Rule(
+        lambda value: low <= value <= high,
+        f"a number from {low:g}" + (f" to {high:g}" if high < math.inf else ""),
+    )
 
 
 def form(pattern: str, meaning: str) -> Rule:
@@ -51,7 +56,11 @@ def form(pattern: str, meaning: str) -> Rule:
 
 
 def _is_real(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and (isinstance(value, float) or abs(value) <= LARGEST)
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and (isinstance(value, float) or abs(value) <= LARGEST)
+    )
 
 
 #: Halves of characters, but for those that stand for bytes in a name that is not UTF-8.
@@ -64,7 +73,9 @@ Count = Annotated[int, between(0)]
 Real = Annotated[object, Rule(_is_real, "a number")]
 
 #: The name of a file in a known folder: no path, nothing hidden, no control characters.
-FileName = Annotated[str, form(rf"(?![.])[^/\\\x00-\x1f\x7f-\x9f{_NO_TEXT}]{{1,255}}", "the plain name of a file")]
+FileName = Annotated[
+    str, form(rf"(?![.])[^/\\\x00-\x1f\x7f-\x9f{_NO_TEXT}]{{1,255}}", "the plain name of a file")
+]
 
 #: A path that the operating system takes.
 PathText = Annotated[str, form(rf"[^\x00{_NO_TEXT}]{{1,4096}}", "a path")]
@@ -73,14 +84,16 @@ PathText = Annotated[str, form(rf"[^\x00{_NO_TEXT}]{{1,4096}}", "a path")]
 def check(value: object, hint: type[T] | Any, where: str) -> T:
     """``value``, if it is what the annotation says; nothing is converted.
 
-    An annotation is a class, a ``Literal``, a union, ``list[...]``, ``tuple[..., ...]``, ``dict[str, ...]``, a
-    :class:`~typing.TypedDict` (whose other keys are let pass) or ``Annotated`` with a :class:`Rule`. A number is no bool, a
-    ``float`` is finite, an ``int`` has at most 64 bits.
+    An annotation is a class, a ``Literal``, a union, ``list[...]``, ``tuple[..., ...]``, ``dict[str, ...]``,
+    a
+    :class:`~typing.TypedDict` (whose other keys are let pass) or ``Annotated`` with a :class:`Rule`. A number
+    is no bool, a ``float`` is finite, an ``int`` has at most 64 bits.
 
     Args:
         value: from a file.
         hint: the annotation.
-        where: names the value at the start of messages, such as ``"state.pt:"``; names of what is inside follow.
+        where: names the value at the start of messages, such as ``"state.pt:"``; names of what is inside
+            follow.
 
     Raises:
         UserError: it is not; the line names the innermost value that is wrong.
@@ -109,9 +122,9 @@ def shown(value: object, limit: int = 80) -> str:
 class Checked:
     """Base of frozen dataclasses that are parts of a configuration.
 
-    The types of the fields are checked at construction, then :meth:`_validate`; :meth:`from_dict` is as strict. Types may be
-    int, float, bool, str, ``Literal`` of strings, tuples of strings or of whole numbers, another part, and unions of these with each
-    other or None.
+    The types of the fields are checked at construction, then :meth:`_validate`; :meth:`from_dict` is as
+    strict. Types may be int, float, bool, str, ``Literal`` of strings, tuples of strings or of whole numbers,
+    another part, and unions of these with each other or None.
     """
 
     #: The name under which messages speak of this part.
@@ -161,11 +174,15 @@ class Checked:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, lists, numbers and strings: what :func:`json.dump` takes."""
-        return {field.name: _to_plain(getattr(self, field.name)) for field in dataclasses.fields(typing.cast(Any, self))}
+        return {
+            field.name: _to_plain(getattr(self, field.name))
+            for field in dataclasses.fields(typing.cast(Any, self))
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`to_dict`. Unknown and missing keys raise :class:`UserError`, as wrong values do."""
+        """The inverse of :meth:`to_dict`. Unknown and missing keys raise :class:`UserError`, as wrong values
+        do."""
         return _from_dict(cls, values)
 
 
@@ -201,7 +218,8 @@ def _inside(where: str, name: str) -> str:
 
 
 def _matches(value: Any, hint: Any) -> bool:
-    """Is ``value`` of the annotated type? Stricter than ``isinstance``: a bool is no number, and numbers are finite."""
+    """Is ``value`` of the annotated type? Stricter than ``isinstance``: a bool is no number, and numbers are
+    finite."""
     origin = typing.get_origin(hint)
     if origin in (types.UnionType, typing.Union):
         return any(accepted(value, option) for option in typing.get_args(hint))
@@ -224,7 +242,11 @@ def _describe(hint: Any) -> str:
     if origin is Annotated:
         rules = [rule.meaning for rule in parts[1:] if isinstance(rule, Rule)]
         whole = parts[0] is int and rules and rules[0].startswith("a number")
-        return rules[0].replace("a number", "a whole number", 1) if whole else " and ".join(rules) or _describe(parts[0])
+        return (
+            rules[0].replace("a number", "a whole number", 1)
+            if whole
+            else " and ".join(rules) or _describe(parts[0])
+        )
     if origin in (types.UnionType, typing.Union):
         return " or ".join(_describe(option) for option in parts)
     if origin is Literal:
@@ -235,7 +257,13 @@ def _describe(hint: Any) -> str:
         return "a list"
     if origin is dict or typing.is_typeddict(hint) or hint is dict:
         return "a dictionary"
-    names = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a string", type(None): "null"}
+    names = {
+        int: "a whole number",
+        float: "a finite number",
+        bool: "true or false",
+        str: "a string",
+        type(None): "null",
+    }
     section = isinstance(hint, type) and issubclass(hint, Checked)
     return names.get(hint) or ("a section of its own" if section else f"a {getattr(hint, '__name__', hint)}")
 
@@ -248,14 +276,21 @@ def _to_plain(value: Any) -> Any:
 
 def _from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
     if not isinstance(values, Mapping):
-        raise UserError(f"the section '{cls._part}' of the configuration must be a dictionary, not {shown(values)}")
+        raise UserError(
+            f"the section '{cls._part}' of the configuration must be a dictionary, not {shown(values)}"
+        )
     fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))}
-    unknown = sorted(one_line(key, 80) if isinstance(key, str) else shown(key) for key in values if key not in fields)
+    unknown = sorted(
+        one_line(key, 80) if isinstance(key, str) else shown(key) for key in values if key not in fields
+    )
     if unknown:
         raise UserError(
-            f"the section '{cls._part}' of the configuration has unknown keys ({one_line(', '.join(unknown), 200)}); remove them"
+            f"the section '{cls._part}' of the configuration has unknown keys "
+            f"({one_line(', '.join(unknown), 200)}); remove them"
         )
-    missing = [name for name, field in fields.items() if name not in values and field.default is dataclasses.MISSING]
+    missing = [
+        name for name, field in fields.items() if name not in values and field.default is dataclasses.MISSING
+    ]
     if missing:
         raise UserError(f"the section '{cls._part}' of the configuration lacks {', '.join(missing)}")
     hints = typing.get_type_hints(cls, include_extras=True)
@@ -266,6 +301,8 @@ def _from_plain(value: Any, hint: Any) -> Any:
     for option in typing.get_args(hint) or (hint,):
         if isinstance(option, type) and issubclass(option, Checked) and value is not None:
             return _from_dict(option, value)
-    if isinstance(value, list) and any(typing.get_origin(option) is tuple for option in (hint, *typing.get_args(hint))):
+    if isinstance(value, list) and any(
+        typing.get_origin(option) is tuple for option in (hint, *typing.get_args(hint))
+    ):
         return tuple(value)
     return value

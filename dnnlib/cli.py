@@ -27,11 +27,14 @@ MAX_LIST = 1_000_000  # numbers in one list; more is a mistake that would fill t
 MAX_FLOAT = 3.4e38  # what float32 holds
 MAX_USAGE = 500  # characters of click's own messages, which repeat what was typed
 MAX_MESSAGE = 2000  # characters of any other message
-DIGITS = r"[0-9]{1,18}"  # a whole number in a regular expression: Python refuses to convert thousands of digits
+DIGITS = (
+    r"[0-9]{1,18}"  # a whole number in a regular expression: Python refuses to convert thousands of digits
+)
 
 
 def environment_option(*names: str, variable: str, **attrs: Any) -> Callable[[F], F]:
-    """An option that sets an environment variable, for what a whole process and those that it starts share."""
+    """An option that sets an environment variable, for what a whole process and those that it starts
+    share."""
 
     def set_variable(_context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
         if value is not None:
@@ -58,12 +61,17 @@ host_memory_option = environment_option(
 
 
 def picture_options(function: F) -> F:
-    """``--max-pixels`` and ``--range`` (``value_range``): how pictures are decoded (:class:`training.data.decode.DecodeOptions`)."""
+    """``--max-pixels`` and ``--range`` (``value_range``): how pictures are decoded
+    (:class:`training.data.decode.DecodeOptions`)."""
     range_help = "Values of images with more than 8 bits that become black and white  [default: full]"
-    function = click.option("--range", "value_range", type=ValueRange(), metavar="LOW-HIGH|auto|full", help=range_help)(function)
+    function = click.option(
+        "--range", "value_range", type=ValueRange(), metavar="LOW-HIGH|auto|full", help=range_help
+    )(function)
     size = click.IntRange(1, 2**40)
     pixels_help = "Refuse images of more pixels; each takes 4 bytes"
-    return click.option("--max-pixels", type=size, default=500_000_000, show_default=True, metavar="N", help=pixels_help)(function)
+    return click.option(
+        "--max-pixels", type=size, default=500_000_000, show_default=True, metavar="N", help=pixels_help
+    )(function)
 
 
 def counted(number: int, noun: str) -> str:
@@ -81,9 +89,9 @@ def print_notes(notes: Iterable[str]) -> None:
 class Command(click.Command):
     """A click command whose options may be typed with ``-`` or ``_`` (``--reg_type`` = ``--reg-type``).
 
-    It starts with standard streams that can be used (:func:`dnnlib.streams.steady_streams`) and an environment that was
-    checked (:func:`dnnlib.environment.check_environment`). Where standard output could not be written, it ends with a line
-    that says so and status 1.
+    It starts with standard streams that can be used (:func:`dnnlib.streams.steady_streams`) and an
+    environment that was checked (:func:`dnnlib.environment.check_environment`). Where standard output could
+    not be written, it ends with a line that says so and status 1.
     """
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
@@ -98,7 +106,12 @@ class Command(click.Command):
         return result
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        declared = {name.replace("_", "-"): name for param in self.params for name in param.opts if name.startswith("--")}
+        declared = {
+            name.replace("_", "-"): name
+            for param in self.params
+            for name in param.opts
+            if name.startswith("--")
+        }
         spelled = []
         for arg in args:
             name, equals, value = arg.partition("=")
@@ -120,7 +133,10 @@ def _check_output() -> None:
     sys.stdout.flush()
     failure = lost_output()
     if failure is not None:
-        click.echo(f"Error: standard output cannot be written ({failure.strerror}); make room, or send it elsewhere", err=True)
+        click.echo(
+            f"Error: standard output cannot be written ({failure.strerror}); make room, or send it elsewhere",
+            err=True,
+        )
         raise SystemExit(1)
 
 
@@ -137,7 +153,8 @@ def _one_line() -> Iterator[None]:
 
 
 def friendly_errors(function: F) -> F:
-    """Turn :class:`UserError`, and memory that does not suffice, into click's one-line error with exit status 1.
+    """Turn :class:`UserError`, and memory that does not suffice, into click's one-line error with exit status
+    1.
 
     Addresses in the line have their public form (:mod:`dnnlib.addresses`).
     """
@@ -151,7 +168,8 @@ def friendly_errors(function: F) -> F:
 
 
 def _message(text: str, limit: int) -> str:
-    """A message as one line: addresses in their public form, control characters and broken Unicode as escapes."""
+    """A message as one line: addresses in their public form, control characters and broken Unicode as
+    escapes."""
     line = addresses.public_text(" ".join(text.split("\n")))
     line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line[: limit + 1])
     return line if len(line) <= limit else line[:limit] + "..."
@@ -162,7 +180,11 @@ def distinct(numbers: Sequence[int], option: str) -> list[int]:
     counts = Counter(numbers)
     repeated = [str(number) for number, count in counts.items() if count > 1]
     if repeated:
-        click.echo(f"Note: {option} names {', '.join(repeated[:5])}{'…' * (len(repeated) > 5)} more than once; each is made once", err=True)
+        click.echo(
+            f"Note: {option} names {', '.join(repeated[:5])}{'…' * (len(repeated) > 5)} more than once; each "
+            "is made once",
+            err=True,
+        )
     return list(counts)
 
 
@@ -177,7 +199,9 @@ def parse_int_list(text: str) -> list[int]:
         if last < first:
             raise UserError(f"the range '{part.strip()}' in '{one_line(text, 60)}' runs backwards")
         if len(numbers) + last - first >= MAX_LIST:
-            raise UserError(f"the range '{part.strip()}' in '{one_line(text, 60)}' has more than {MAX_LIST} numbers")
+            raise UserError(
+                f"the range '{part.strip()}' in '{one_line(text, 60)}' has more than {MAX_LIST} numbers"
+            )
         numbers.extend(range(first, last + 1))
     return numbers
 
@@ -194,9 +218,11 @@ def parse_float_list(text: str) -> list[float]:
 
 
 class PathType(click.ParamType):
-    """A path, with ``~`` at its start expanded, which a shell leaves to us behind ``=``. Every option that takes a path has this type.
+    """A path, with ``~`` at its start expanded, which a shell leaves to us behind ``=``. Every option that
+    takes a path has this type.
 
-    ``addresses``: an http(s) address too, of which the public form comes back; :mod:`dnnlib.addresses` knows the whole.
+    ``addresses``: an http(s) address too, of which the public form comes back; :mod:`dnnlib.addresses` knows
+    the whole.
     """
 
     name = "path"
@@ -235,11 +261,14 @@ LABELLED_PATH, LABELLED_PATH_OR_URL = LabelledPath(), LabelledPath(addresses=Tru
 
 
 class FiniteFloat(click.ParamType):
-    """A number that 32 bits can hold: neither infinite nor "not a number", and within limits if there are any."""
+    """A number that 32 bits can hold: neither infinite nor "not a number", and within limits if there are
+    any."""
 
     name = "float"
 
-    def __init__(self, *, min: float | None = None, above: float | None = None, max: float | None = None) -> None:
+    def __init__(
+        self, *, min: float | None = None, above: float | None = None, max: float | None = None
+    ) -> None:
         self.min, self.above, self.max = min, above, max
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
@@ -271,7 +300,8 @@ class ClassNumber(click.ParamType):
             return int(value)
         except ValueError:
             self.fail(
-                f"'{value}' is not a class number such as 0. Labels that are lists of numbers cannot be given here;"
+                f"'{value}' is not a class number such as 0. Labels that are lists of numbers cannot be "
+                "given here;"
                 " in Python, G(z, c) takes them",
                 param,
                 ctx,
@@ -295,24 +325,33 @@ class IntOrList(click.ParamType):
 
     name = "integer"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | tuple[int, ...]:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | tuple[int, ...]:
         if isinstance(value, int | tuple):
             return value
         try:
             numbers = sorted(int(part) for part in value.split(","))
         except ValueError:
-            self.fail(f"'{one_line(value, 60)}' is not a valid integer, or several by comma such as 16,32", param, ctx)
+            self.fail(
+                f"'{one_line(value, 60)}' is not a valid integer, or several by comma such as 16,32",
+                param,
+                ctx,
+            )
         if len(set(numbers)) < len(numbers):
             self.fail(f"'{one_line(value, 60)}' has a number twice", param, ctx)
         return numbers[0] if len(numbers) == 1 else tuple(numbers)
 
 
 class ValueRange(click.ParamType):
-    """``"0-4095"`` to ``(0.0, 4095.0)``: two finite numbers, the second one larger. ``auto`` and ``full`` stay as they are."""
+    """``"0-4095"`` to ``(0.0, 4095.0)``: two finite numbers, the second one larger. ``auto`` and ``full``
+    stay as they are."""
 
     name = "range"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float] | str:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float] | str:
         if isinstance(value, tuple) or value in ("auto", "full"):
             return value
         number = r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
@@ -321,7 +360,9 @@ class ValueRange(click.ParamType):
             self.fail(f"'{value}' is not of the form LOW-HIGH, such as 0-4095, nor auto or full", param, ctx)
         low, high = float(match[1]), float(match[2])
         if not (low < high and math.isfinite(low) and math.isfinite(high)):
-            self.fail(f"'{value}': the first number must be less than the second, and both finite", param, ctx)
+            self.fail(
+                f"'{value}': the first number must be less than the second, and both finite", param, ctx
+            )
         return low, high
 
 
@@ -330,7 +371,9 @@ class GridSize(click.ParamType):
 
     name = "grid"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
         if isinstance(value, tuple):
             return value
         match = re.fullmatch(rf"({DIGITS})[x×]({DIGITS})", value.strip().lower())
@@ -340,7 +383,8 @@ class GridSize(click.ParamType):
 
 
 def output_folder(path: str | Path, option: str = "--outdir") -> Path:
-    """Make a folder unless it is there, and see that files can be written to it. Raises :class:`UserError` naming ``option``."""
+    """Make a folder unless it is there, and see that files can be written to it. Raises :class:`UserError`
+    naming ``option``."""
     try:
         return _writable_folder(Path(path))
     except OSError as error:
@@ -348,7 +392,8 @@ def output_folder(path: str | Path, option: str = "--outdir") -> Path:
 
 
 def output_file(path: str | Path, option: str = "--out", *, same: bool = False) -> Path:
-    """The path of a file to write, after the same for its folder and :func:`refuse_existing`. Raises :class:`UserError`."""
+    """The path of a file to write, after the same for its folder and :func:`refuse_existing`. Raises
+    :class:`UserError`."""
     refuse_existing(path, option, same=same)
     try:
         return _writable_folder(Path(path).parent) / Path(path).name

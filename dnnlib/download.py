@@ -20,7 +20,8 @@ __all__ = ["cache_root", "cached_path", "fetch", "is_address", "local_file"]
 
 
 def cached_path(url: str, cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Where :func:`fetch` keeps the file of ``url``: the file's own name, with a few digits that stand for the address.
+    """Where :func:`fetch` keeps the file of ``url``: the file's own name, with a few digits that stand for
+    the address.
 
     User name and password have no part in it. Raises :class:`UserError` for an address that is not valid.
     """
@@ -36,7 +37,8 @@ def _downloads(cache_dir: str | os.PathLike[str] | None) -> Path:
 
 
 def forbid_downloads() -> None:
-    """From now on nothing is downloaded, by this process and those that it starts: what ``--offline`` does."""
+    """From now on nothing is downloaded, by this process and those that it starts: what ``--offline``
+    does."""
     os.environ[OFFLINE] = "1"
 
 
@@ -54,20 +56,29 @@ def local_file(
     offline: bool = False,
     progress: bool = True,
 ) -> Path:
-    """The local path of a file that is given by its path or by an http(s) address. Arguments as for :func:`fetch`.
+    """The local path of a file that is given by its path or by an http(s) address. Arguments as for
+    :func:`fetch`.
 
-    Raises :class:`UserError` when there is no such file, when it is not the expected one, and as :func:`fetch` does.
+    Raises :class:`UserError` when there is no such file, when it is not the expected one, and as
+    :func:`fetch` does.
     """
     text = os.fspath(source)
     if is_address(text):
         return fetch(text, cache_dir, sha256=sha256, size=size, offline=offline, progress=progress)
     if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
         raise UserError(
-            f"'{public_address(text)}' can't be read: {scheme[0]} is not supported; give a path or an address with http:// or https://"
+            f"'{public_address(text)}' can't be read: {scheme[0]} is not supported; give a path or an "
+            "address with http:// or https://"
         )
     path = Path(text)
     if not path.is_file():
-        problem = "is a folder, not a file" if path.is_dir() else "is no ordinary file" if path.exists() else "does not exist"
+        problem = (
+            "is a folder, not a file"
+            if path.is_dir()
+            else "is no ordinary file"
+            if path.exists()
+            else "does not exist"
+        )
         raise UserError(f"'{text}' {problem}; give the path of a file or an http(s) address")
     if wrong := Expected(sha256 and sha256.lower(), size).mismatch(path):
         raise UserError(f"'{text}' is not the expected file: {wrong}")
@@ -85,26 +96,27 @@ def fetch(
 ) -> Path:
     """The local path of the file at ``url``, downloaded unless the cache has it.
 
-    The bytes go to ``<name>.part``, which is renamed when the length that the server announced, and what is known of
-    the file, have been checked. What came before a connection broke or the process ended is continued if the server
-    can do that and the file is still the same there. Of several processes that ask for one address, one downloads
-    and the others wait. ``<name>.json`` beside the file records where it came from and its SHA-256, so that a later
-    change of the cached file is noticed; a file put there by hand needs none.
+    The bytes go to ``<name>.part``, which is renamed when the length that the server announced, and what is
+    known of the file, have been checked. What came before a connection broke or the process ended is
+    continued if the server can do that and the file is still the same there. Of several processes that ask
+    for one address, one downloads and the others wait. ``<name>.json`` beside the file records where it came
+    from and its SHA-256, so that a later change of the cached file is noticed; a file put there by hand needs
+    none.
 
-    User name, password and query of the address may be credentials: messages and the record have its public form
-    (:mod:`dnnlib.addresses`). A public form without its query, as an earlier run recorded it, stands for the file in the
-    cache that came from such an address.
+    User name, password and query of the address may be credentials: messages and the record have its public
+    form (:mod:`dnnlib.addresses`). A public form without its query, as an earlier run recorded it, stands for
+    the file in the cache that came from such an address.
 
     Args:
-        url: http(s), whole or as :func:`dnnlib.addresses.conceal` gave it; may end in ``#sha256=<hexadecimal>``, as in
-            Python package indices.
+        url: http(s), whole or as :func:`dnnlib.addresses.conceal` gave it; may end in
+            ``#sha256=<hexadecimal>``, as in Python package indices.
         cache_dir: in place of ``<cache_root()>/downloads``.
         sha256, size: what the file has to have (hexadecimal; bytes). A cached file that differs is replaced.
         offline: raise instead of downloading, as with ``$GGDR_OFFLINE``.
         progress: a bar on a terminal.
 
-    Raises :class:`Unavailable` that names address, cache path and the way to put the file there by hand, and :class:`UserError` for
-    an address or a digest that is none.
+    Raises :class:`Unavailable` that names address, cache path and the way to put the file there by hand, and
+    :class:`UserError` for an address or a digest that is none.
     """
     address, expected = _parse(reveal(url), sha256, size)
     public = public_address(address)
@@ -115,7 +127,9 @@ def fetch(
         return target
     by_hand = f"fetch it some other way and put the file at {target}"
     if offline or downloads_forbidden():
-        raise Unavailable(f"cannot download {public} (downloads are switched off by --offline or {OFFLINE}); {by_hand}")
+        raise Unavailable(
+            f"cannot download {public} (downloads are switched off by --offline or {OFFLINE}); {by_hand}"
+        )
     try:
         make_cache_folder(target.parent)
         with claimed_part(target) as part:
@@ -128,7 +142,9 @@ def fetch(
                     stream.write(record)
     except (DownloadError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        kept = "; the part that has come is kept and continued next time" if part_path(target).is_file() else ""
+        kept = (
+            "; the part that has come is kept and continued next time" if part_path(target).is_file() else ""
+        )
         raise Unavailable(f"cannot download {public} ({reason}); {by_hand}{kept}") from error
     return target
 
@@ -139,23 +155,37 @@ def _parse(url: str, sha256: str | None, size: int | None) -> tuple[str, Expecte
     address, fragment = urldefrag(url)
     digest = sha256 or parse_qs(fragment).get("sha256", [None])[0]
     if digest is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
-        raise UserError(f"'{digest[:80]}', given as the SHA-256 of {public_address(address)}, is not 64 hexadecimal digits")
+        raise UserError(
+            f"'{digest[:80]}', given as the SHA-256 of {public_address(address)}, is not 64 hexadecimal "
+            "digits"
+        )
     return address, Expected(digest and digest.lower(), size)
 
 
 def _of_public_address(public: str, folder: Path, expected: Expected) -> Path:
-    """The one cached file that came from an address of this public form. Raises :class:`Unavailable` when there is none."""
+    """The one cached file that came from an address of this public form. Raises :class:`Unavailable` when
+    there is none."""
     records = sorted(folder.glob("*.json")) if folder.is_dir() else []
     files = [path.with_name(path.name.removesuffix(".json")) for path in records]
-    found = [path for path in files if _recorded(path, "address") == public and _is_cached(path, public, expected)]
+    found = [
+        path for path in files if _recorded(path, "address") == public and _is_cached(path, public, expected)
+    ]
     if len(found) == 1:
         return found[0]
-    state = f"{len(found)} files in {folder} came from such addresses" if found else f"no file in {folder} came from it"
-    raise Unavailable(f"the address {public} was kept without its query, and {state}; give the whole address again, or a path")
+    state = (
+        f"{len(found)} files in {folder} came from such addresses"
+        if found
+        else f"no file in {folder} came from it"
+    )
+    raise Unavailable(
+        f"the address {public} was kept without its query, and {state}; give the whole address again, or a "
+        "path"
+    )
 
 
 def _is_cached(target: Path, public: str, expected: Expected) -> bool:
-    """Whether the file is there, as expected. Raises :class:`UserError` when it has changed since it was downloaded.
+    """Whether the file is there, as expected. Raises :class:`UserError` when it has changed since it was
+    downloaded.
 
     A record that is damaged says nothing of the file: it is written anew from it, with a warning.
     """
@@ -167,12 +197,15 @@ def _is_cached(target: Path, public: str, expected: Expected) -> bool:
     if expected.sha256 is None and record.is_file():
         recorded = _recorded(target, "sha256")
         if recorded is None or not re.fullmatch(r"[0-9a-f]{64}", recorded):
-            print(f"Warning: {record} is damaged; it is written anew for the file as it is now", file=sys.stderr)
+            print(
+                f"Warning: {record} is damaged; it is written anew for the file as it is now", file=sys.stderr
+            )
             with writing(target.parent), atomic_write(record, "w", encoding="utf-8") as stream:
                 stream.write(_record(public, target))
         elif wrong := Expected(recorded).mismatch(target):
             raise UserError(
-                f"{target} is not what was downloaded from {public} ({wrong}); delete it to download it again, "
+                f"{target} is not what was downloaded from {public} ({wrong}); delete it to download it "
+                "again, "
                 f"or delete {record} to use it as it is"
             )
     return True
@@ -194,4 +227,10 @@ def _record_path(target: Path) -> Path:
 
 def _record(public: str, path: Path) -> str:
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return json.dumps({"address": public, "sha256": file_sha256(path), "size": path.stat().st_size, "downloaded": now}, indent=1) + "\n"
+    return (
+        json.dumps(
+            {"address": public, "sha256": file_sha256(path), "size": path.stat().st_size, "downloaded": now},
+            indent=1,
+        )
+        + "\n"
+    )

@@ -22,7 +22,8 @@ NAME = "stylegan2-ada-ggdr"
 def check_environment() -> None:
     """Look at every variable that begins with ``GGDR_``, and at torchrun's. Raises :class:`UserError`.
 
-    Rank 0 says on standard error which of them are unknown, and where the cache is when there is no home folder.
+    Rank 0 says on standard error which of them are unknown, and where the cache is when there is no home
+    folder.
     """
     torchrun.check()
     for name, words in CHOICES.items():
@@ -35,14 +36,17 @@ def check_environment() -> None:
             known = ", ".join((CACHE, OFFLINE, *CHOICES))
             print(f"Note: the environment variable {name} has no effect; known are {known}", file=sys.stderr)
     if not _chosen() and _home() is None:
-        print(f"Note: this user has no home folder, so the cache is {root}; {CACHE} sets another", file=sys.stderr)
+        print(
+            f"Note: this user has no home folder, so the cache is {root}; {CACHE} sets another",
+            file=sys.stderr,
+        )
 
 
 def cache_root() -> Path:
     """The folder for everything that is cached, as an absolute path.
 
-    That is ``$GGDR_CACHE_DIR``, or ``~/.cache/stylegan2-ada-ggdr``, or without a home folder one for this user among the
-    system's temporary files.
+    That is ``$GGDR_CACHE_DIR``, or ``~/.cache/stylegan2-ada-ggdr``, or without a home folder one for this
+    user among the system's temporary files.
 
     Raises:
         UserError: the variable holds no path, or the folder among the temporary files
@@ -52,7 +56,9 @@ def cache_root() -> Path:
         try:
             return Path(expand_path(chosen)).absolute()
         except UserError as error:
-            raise UserError(f"{CACHE}={ascii(chosen[:100])[1:-1]}: {error}; set {CACHE} to a folder that can be written") from error
+            raise UserError(
+                f"{CACHE}={ascii(chosen[:100])[1:-1]}: {error}; set {CACHE} to a folder that can be written"
+            ) from error
     home = _home()
     return _temporary_cache() if home is None else home / ".cache" / NAME
 
@@ -98,7 +104,12 @@ def _temporary_cache() -> Path:
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
     except OSError as error:
-        raise UserError(f"this user has no home folder, and no temporary file can be made ({error.strerror}); set {CACHE}") from error
+        raise UserError(
+            f"this user has no home folder, and no temporary file can be made ({error.strerror}); set {CACHE}"
+        ) from error
     if found.st_uid != os.getuid() or folder.is_symlink():
-        raise UserError(f"this user has no home folder, and {folder} belongs to another; set {CACHE} to a folder for the cache")
+        raise UserError(
+            f"this user has no home folder, and {folder} belongs to another; set {CACHE} to a folder for the "
+            "cache"
+        )
     return folder

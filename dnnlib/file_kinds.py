@@ -62,8 +62,11 @@ ZIP_MEMBERS = [
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 
 
-def refuse_other_kinds(path: str | os.PathLike[str], name: str, *, wanted: Collection[str], advice: str = "") -> None:
-    """Raise :class:`UserError` that says what a file is, if that can be told and is none of the ``wanted`` kinds.
+def refuse_other_kinds(
+    path: str | os.PathLike[str], name: str, *, wanted: Collection[str], advice: str = ""
+) -> None:
+    """Raise :class:`UserError` that says what a file is, if that can be told and is none of the ``wanted``
+    kinds.
 
     Args:
         path: of the file.
@@ -78,10 +81,11 @@ def refuse_other_kinds(path: str | os.PathLike[str], name: str, *, wanted: Colle
 
 
 def kind_of(stream: IO[bytes]) -> tuple[str, str]:
-    """A short name of a file's kind and the kind in words; ``unknown`` for what has no mark. The position does not change.
+    """A short name of a file's kind and the kind in words; ``unknown`` for what has no mark. The position
+    does not change.
 
-    The names are those of :data:`SIGNATURES` and :data:`ZIP_MEMBERS`, and ``empty``, ``zeros``, ``html``, ``json``,
-    ``text``, ``safetensors``, ``onnx``, ``pickle``, ``npz``, ``images``, ``zip`` and ``state``.
+    The names are those of :data:`SIGNATURES` and :data:`ZIP_MEMBERS`, and ``empty``, ``zeros``, ``html``,
+    ``json``, ``text``, ``safetensors``, ``onnx``, ``pickle``, ``npz``, ``images``, ``zip`` and ``state``.
     """
     start = stream.tell()
     head = stream.read(HEAD)
@@ -132,7 +136,11 @@ def _zip_kind(stream: IO[bytes], head: bytes) -> tuple[str, str]:
                             return _checkpoint_kind(member.read(MAX_NAMES))
                     return kind, words
     except Exception:  # noqa: BLE001  zipfile raises nearly anything; what cannot be listed is called what its start says
-        return "zip", f"a {'checkpoint of torch.save' if b'data.pkl' in head[:100] else 'zip'} that is damaged or truncated"
+        return (
+            "zip",
+            f"a {'checkpoint of torch.save' if b'data.pkl' in head[:100] else 'zip'} that is damaged or "
+            "truncated",
+        )
     if names and all(name.endswith(".npy") for name in names):
         return "npz", "an archive of numpy arrays (.npz)"
     if any(name.lower().endswith(IMAGES) for name in names):

@@ -25,10 +25,10 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp", re.DOTALL)
 def atomic_write(path: str | os.PathLike[str], mode: str = "wb", **kwargs: Any) -> Iterator[IO[Any]]:
     """Open a temporary neighbour of ``path`` for writing; flush it and rename it over ``path`` on success.
 
-    The content is on the disk before the name changes, and the name before this returns, so that even a machine that
-    loses its power has either the old file or the new one. On any exception, ``KeyboardInterrupt`` included, the temporary
-    file is removed and ``path`` is untouched; only a killed process leaves one (:func:`remove_temporaries`).
-    A file that is replaced passes its permissions on.
+    The content is on the disk before the name changes, and the name before this returns, so that even a
+    machine that loses its power has either the old file or the new one. On any exception,
+    ``KeyboardInterrupt`` included, the temporary file is removed and ``path`` is untouched; only a killed
+    process leaves one (:func:`remove_temporaries`). A file that is replaced passes its permissions on.
     ``kwargs`` go to :func:`open`.
 
     Raises:
@@ -37,7 +37,9 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb", **kwargs: Any) 
     """
     target = Path(path)
     if target.exists() and not target.is_file() and not target.is_dir():
-        raise UserError(f"{path} is a device, a pipe or a socket, which no file may replace; give another path")
+        raise UserError(
+            f"{path} is a device, a pipe or a socket, which no file may replace; give another path"
+        )
     name = target.parent / f".{target.name}.{secrets.token_hex(8)}.tmp"
     try:  # with the file's creation in it: an interrupt may come right after
         with open(name, mode.replace("w", "x"), **kwargs) as stream:
@@ -55,24 +57,34 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb", **kwargs: Any) 
 
 @contextlib.contextmanager
 def writing(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Around what cannot go on without writing to a folder: a failure becomes a :class:`UserError` that names it."""
+    """Around what cannot go on without writing to a folder: a failure becomes a :class:`UserError` that names
+    it."""
     try:
         yield
     except OSError as error:
         name = error.filename2 or error.filename or folder  # the second is the new name of a renaming
-        raise UserError(f"cannot write {name} ({error.strerror}); make room on the disk, or give a folder that can be written") from error
+        raise UserError(
+            f"cannot write {name} ({error.strerror}); make room on the disk, or give a folder that can be "
+            "written"
+        ) from error
 
 
 def discard_output(descriptor: int) -> None:
-    """Let what is written to a file descriptor go nowhere from now on: its terminal or pipe is gone, and every write would fail."""
+    """Let what is written to a file descriptor go nowhere from now on: its terminal or pipe is gone, and
+    every write would fail."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)
 
 
 def remove_temporaries(folder: str | os.PathLike[str]) -> list[str]:
-    """Remove what killed processes left of :func:`atomic_write` in a folder that nobody else writes to; gives the names."""
-    names = [entry.name for entry in os.scandir(folder) if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)]
+    """Remove what killed processes left of :func:`atomic_write` in a folder that nobody else writes to; gives
+    the names."""
+    names = [
+        entry.name
+        for entry in os.scandir(folder)
+        if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
+    ]
     for name in names:
         (Path(folder) / name).unlink(missing_ok=True)
     return sorted(names)
@@ -87,7 +99,9 @@ def open_inside(path: str | os.PathLike[str], flags: int) -> int:
     """
     folder, real = Path(path).parent.resolve(), Path(os.path.realpath(path))
     if not real.is_relative_to(folder):
-        raise UserError(f"{path} is a link out of its folder, to {real}, and is not written to; remove the link")
+        raise UserError(
+            f"{path} is a link out of its folder, to {real}, and is not written to; remove the link"
+        )
     if real.exists() and not real.is_file():
         raise UserError(f"{path} is no ordinary file and cannot be written to; move it away")
     return os.open(real, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
@@ -115,9 +129,9 @@ def sync_folder(folder: Path) -> None:
 class AppendFile:
     """A text file that only ever grows, by whole pieces.
 
-    A piece that can't be written, because the disk is full, is kept in memory and tried again before the next one, so that
-    the disk never holds half of it; standard error is told once. Raises :class:`OSError` if the file can't be opened,
-    and :class:`UserError` for a link out of its folder.
+    A piece that can't be written, because the disk is full, is kept in memory and tried again before the next
+    one, so that the disk never holds half of it; standard error is told once. Raises :class:`OSError` if the
+    file can't be opened, and :class:`UserError` for a link out of its folder.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -134,7 +148,11 @@ class AppendFile:
                 self._append(self._waiting[0])
             except OSError as error:
                 if not self._told:
-                    print(f"Warning: cannot write {self.path} ({error.strerror}); kept in memory and tried again", file=sys.stderr)
+                    print(
+                        f"Warning: cannot write {self.path} ({error.strerror}); kept in memory and tried "
+                        "again",
+                        file=sys.stderr,
+                    )
                 self._told = True
                 return
             del self._waiting[0]
@@ -159,8 +177,9 @@ class AppendFile:
 class FolderLock:
     """Keeps other processes from locking a folder while this one does, for a ``with`` block.
 
-    The lock lies on the folder itself: it stays when files in it are removed, moved or replaced. It ends with the process,
-    however that ends, and processes that it forks do not keep it. Where a file system locks files only (NFS), it is a file ``.lock``.
+    The lock lies on the folder itself: it stays when files in it are removed, moved or replaced. It ends with
+    the process, however that ends, and processes that it forks do not keep it. Where a file system locks
+    files only (NFS), it is a file ``.lock``.
 
     Args:
         folder: that exists.
@@ -182,11 +201,16 @@ class FolderLock:
         while not self._try():
             if time.monotonic() >= deadline:
                 self.release()
-                raise UserError(f"another process is writing in {self.folder}; stop that one first, or give another folder")
+                raise UserError(
+                    f"another process is writing in {self.folder}; stop that one first, or give another "
+                    "folder"
+                )
             time.sleep(min(0.2, self._patience))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.release()
 
     def release(self) -> None:
@@ -211,7 +235,10 @@ class FolderLock:
                 self.release()
                 self._open(open_inside(self.folder / ".lock", os.O_WRONLY | os.O_CREAT))
                 return self._try()
-            print(f"Warning: cannot lock {self.folder} ({error.strerror}); start no second process on it", file=sys.stderr)
+            print(
+                f"Warning: cannot lock {self.folder} ({error.strerror}); start no second process on it",
+                file=sys.stderr,
+            )
         return True
 
 

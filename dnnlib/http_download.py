@@ -52,7 +52,8 @@ class _Transient(Exception):
 
 @dataclass(frozen=True)
 class Expected:
-    """What is known beforehand of a file: SHA-256 in lower-case hexadecimal, size in bytes; None where it is not."""
+    """What is known beforehand of a file: SHA-256 in lower-case hexadecimal, size in bytes; None where it is
+    not."""
 
     sha256: str | None = None
     size: int | None = None
@@ -69,7 +70,8 @@ class Expected:
 
 @dataclass(frozen=True)
 class PartialFile:
-    """The beginning of a file, and beside it which version of the file at the server it is the beginning of."""
+    """The beginning of a file, and beside it which version of the file at the server it is the beginning
+    of."""
 
     path: Path
 
@@ -80,7 +82,8 @@ class PartialFile:
 
     @property
     def version(self) -> str:
-        """What the server calls the version (ETag or date); empty when it is unknown or damaged, so that it can't be continued."""
+        """What the server calls the version (ETag or date); empty when it is unknown or damaged, so that it
+        can't be continued."""
         try:
             with open(self._version_path, encoding="ascii", opener=_own_file) as stream:
                 version = stream.read(MAX_VERSION + 1)
@@ -112,7 +115,8 @@ class PartialFile:
 
 
 def _own_file(path: str, flags: int) -> int:
-    """For :func:`open`: an ordinary file of that one name. Raises :class:`OSError` for a link, a pipe or a device, and does not wait."""
+    """For :func:`open`: an ordinary file of that one name. Raises :class:`OSError` for a link, a pipe or a
+    device, and does not wait."""
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
@@ -134,9 +138,9 @@ def part_path(target: Path) -> Path:
 def claimed_part(target: Path) -> Iterator[PartialFile]:
     """The beginning of ``target``, for this process alone, as soon as no other process is downloading it.
 
-    The claim is a lock that the system drops with its process, so that none can be left behind. Where the process
-    that has it hangs, on file systems without locks, and where something else than an ordinary file has the part's name (a
-    link, a pipe), the part is a file of this process's own instead.
+    The claim is a lock that the system drops with its process, so that none can be left behind. Where the
+    process that has it hangs, on file systems without locks, and where something else than an ordinary file
+    has the part's name (a link, a pipe), the part is a file of this process's own instead.
     Raises :class:`OSError` when the folder can't be written.
     """
     with contextlib.ExitStack() as stack:
@@ -153,9 +157,11 @@ def claimed_part(target: Path) -> Iterator[PartialFile]:
 
 
 def _lock(path: Path, stack: contextlib.ExitStack) -> bool:
-    """Make the file at ``path`` if need be, and lock it until the stack unwinds; wait for another process that has it.
+    """Make the file at ``path`` if need be, and lock it until the stack unwinds; wait for another process
+    that has it.
 
-    False when the other process brings nothing for PATIENCE seconds, where there are no locks, and where the path is no ordinary file.
+    False when the other process brings nothing for PATIENCE seconds, where there are no locks, and where the
+    path is no ordinary file.
     """
     size, since = -1, time.monotonic()
     while time.monotonic() - since <= PATIENCE:
@@ -188,10 +194,11 @@ def _lock(path: Path, stack: contextlib.ExitStack) -> bool:
 
 
 def download(address: str, part: PartialFile, expected: Expected, title: str, progress: bool) -> None:
-    """Bring ``part`` to its end and check it, in as many attempts as it takes while each brings something new.
+    """Bring ``part`` to its end and check it, in as many attempts as it takes while each brings something
+    new.
 
-    All attempts together take at most MAX_SECONDS. Raises :class:`DownloadError` (what came is kept in ``part`` unless it is
-    wrong) and :class:`OSError`.
+    All attempts together take at most MAX_SECONDS. Raises :class:`DownloadError` (what came is kept in
+    ``part`` unless it is wrong) and :class:`OSError`.
     """
     failures, most, reason = 0, part.size, ""
     deadline = time.monotonic() + MAX_SECONDS
@@ -208,7 +215,9 @@ def download(address: str, part: PartialFile, expected: Expected, title: str, pr
         except requests.Timeout:
             reason = "the server does not answer"
         except requests.exceptions.SSLError:
-            raise DownloadError("the server's certificate is not one that this machine trusts, or the encryption failed") from None
+            raise DownloadError(
+                "the server's certificate is not one that this machine trusts, or the encryption failed"
+            ) from None
         except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
             reason = "there is no connection to the server, or it broke"
         except _Transient as error:
@@ -238,24 +247,31 @@ class _Session(requests.Session):
         self.max_redirects = MAX_REDIRECTS
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """The address that an answer redirects to, None if it does not. Raises :class:`DownloadError` where it is not followed."""
+        """The address that an answer redirects to, None if it does not. Raises :class:`DownloadError` where
+        it is not followed."""
         target = super().get_redirect_target(resp)
         if target is None:
             return None
-        before, after = (urlsplit(address).scheme.lower() for address in (resp.url, urljoin(resp.url, target)))
+        before, after = (
+            urlsplit(address).scheme.lower() for address in (resp.url, urljoin(resp.url, target))
+        )
         if after not in ("http", "https") or (before, after) == ("https", "http"):
             resp.close()
         if after not in ("http", "https"):
             raise DownloadError(f"it redirects to {one_line(after, 20)}://, which is not followed")
         if (before, after) == ("https", "http"):
-            raise DownloadError("it redirects from https to http, which anybody on the way could change; that is not followed")
+            raise DownloadError(
+                "it redirects from https to http, which anybody on the way could change; that is not followed"
+            )
         return target
 
 
 def _by(deadline: float, function: Callable[[], T]) -> T:
-    """The result of a call that waits for the server. Raises :class:`DownloadError` when it takes until ``deadline``.
+    """The result of a call that waits for the server. Raises :class:`DownloadError` when it takes until
+    ``deadline``.
 
-    The library's own limits are of the time between two bytes; a server that sends one now and then never reaches them.
+    The library's own limits are of the time between two bytes; a server that sends one now and then never
+    reaches them.
     """
     results: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 
@@ -292,16 +308,24 @@ def _closing(response: requests.Response) -> Iterator[None]:
             response.close()
 
 
-def _receive(address: str, part: PartialFile, expected_size: int | None, title: str, progress: bool, deadline: float) -> None:
-    """One request, for what is still missing if the version is known. Raises :class:`_Transient` when not all came."""
+def _receive(
+    address: str, part: PartialFile, expected_size: int | None, title: str, progress: bool, deadline: float
+) -> None:
+    """One request, for what is still missing if the version is known. Raises :class:`_Transient` when not all
+    came."""
     start, version = part.size, part.version
     headers = {"Accept-Encoding": "identity"}  # without an encoding, the length announced is that of the file
     if start and version:
-        headers |= {"Range": f"bytes={start}-", "If-Range": version}  # RFC 9110, 13.1.5: all of it if it is another version by now
+        headers |= {
+            "Range": f"bytes={start}-",
+            "If-Range": version,
+        }  # RFC 9110, 13.1.5: all of it if it is another version by now
     with _Session() as session:
         response = _by(deadline, lambda: session.get(address, stream=True, timeout=TIMEOUT, headers=headers))
         with _closing(response):
-            if response.status_code == 416 or (response.status_code == 206 and not _continues(response, start, version)):
+            if response.status_code == 416 or (
+                response.status_code == 206 and not _continues(response, start, version)
+            ):
                 part.begin("")
                 raise _Transient("the server does not continue the download where it broke off")
             _refuse_failures(response)
@@ -312,21 +336,35 @@ def _receive(address: str, part: PartialFile, expected_size: int | None, title: 
             total = None if announced is None else start + announced
             _check_size(part, start, total, expected_size)
             hidden = None if progress else True  # None: shown on a terminal only
-            bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=f"download {title}", leave=False, disable=hidden)
+            bar = tqdm(
+                total=total,
+                initial=start,
+                unit="B",
+                unit_scale=True,
+                desc=f"download {title}",
+                leave=False,
+                disable=hidden,
+            )
             with bar:
                 _store(response, part, total, bar, deadline)
     if part.size == 0 or (total is not None and part.size != total):
         raise _Transient(f"{part.size} bytes came, {total} were announced")
 
 
-def _store(response: requests.Response, part: PartialFile, total: int | None, bar: "tqdm[Any]", deadline: float) -> None:
-    """Append the body of an answer to the part, up to ``total`` or MAX_UNANNOUNCED bytes. Raises :class:`DownloadError` for more."""
+def _store(
+    response: requests.Response, part: PartialFile, total: int | None, bar: "tqdm[Any]", deadline: float
+) -> None:
+    """Append the body of an answer to the part, up to ``total`` or MAX_UNANNOUNCED bytes. Raises
+    :class:`DownloadError` for more."""
     blocks, limit = response.iter_content(BLOCK), MAX_UNANNOUNCED if total is None else total
     with open(part.path, "ab", buffering=0, opener=_own_file) as stream:
         while block := _by(deadline, lambda: next(blocks, b"")):
             if part.size + len(block) > limit:
                 part.begin("")
-                raise DownloadError(f"more than {limit} bytes came" + (", without an announced length" if total is None else ""))
+                raise DownloadError(
+                    f"more than {limit} bytes came"
+                    + (", without an announced length" if total is None else "")
+                )
             rest = memoryview(block)
             while rest:
                 rest = rest[stream.write(rest) :]
@@ -334,18 +372,22 @@ def _store(response: requests.Response, part: PartialFile, total: int | None, ba
 
 
 def _length(response: requests.Response) -> int | None:
-    """Bytes that the server announces, None where it does not say. Raises :class:`DownloadError` for a length that is none."""
+    """Bytes that the server announces, None where it does not say. Raises :class:`DownloadError` for a length
+    that is none."""
     text = response.headers.get("Content-Length")
     if text is None or _encoded(response):
         return None
-    values = {value.strip() for value in text.split(",")}  # RFC 9110, 8.6: the same one may come several times
+    values = {
+        value.strip() for value in text.split(",")
+    }  # RFC 9110, 8.6: the same one may come several times
     if len(values) != 1 or not re.fullmatch("[0-9]{1,18}", only := values.pop()):
         raise DownloadError(f"the server announces a length that is none, '{one_line(text, 40)}'")
     return int(only)
 
 
 def _check_size(part: PartialFile, start: int, total: int | None, expected_size: int | None) -> None:
-    """Raise :class:`DownloadError` for a file of another size than expected, or one too large for this program or the disk."""
+    """Raise :class:`DownloadError` for a file of another size than expected, or one too large for this
+    program or the disk."""
     if total is None:
         return
     if expected_size is not None and total != expected_size:
@@ -367,11 +409,14 @@ def _refuse_failures(response: requests.Response) -> None:
     if response.headers.get("Content-Type", "").startswith("text/html"):
         raise DownloadError("the server sends a web page, not a file")
     if _encoded(response) and _encoding(response) not in ("gzip", "deflate"):
-        raise DownloadError(f"the server sends it encoded ({one_line(_encoding(response), 40)}), which was not asked for")
+        raise DownloadError(
+            f"the server sends it encoded ({one_line(_encoding(response), 40)}), which was not asked for"
+        )
 
 
 def _continues(response: requests.Response, start: int, version: str) -> bool:
-    """Whether a partial answer begins at ``start`` of the version that was asked for; not every server heeds If-Range."""
+    """Whether a partial answer begins at ``start`` of the version that was asked for; not every server heeds
+    If-Range."""
     begins = re.match(rf"bytes {start}-", response.headers.get("Content-Range", ""))
     return start > 0 and begins is not None and _version(response) in ("", version) and not _encoded(response)
 

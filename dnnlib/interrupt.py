@@ -15,14 +15,14 @@ from typing import Any, Self
 
 from dnnlib.files import discard_output
 
-#: Ctrl-C, the end that a scheduler or a system sends, the warning that a scheduler can be told to send before it (SLURM:
-#: ``--signal=USR1@120``), and a terminal that is closed.
+#: Ctrl-C, the end that a scheduler or a system sends, the warning that a scheduler can be told to send before
+#: it (SLURM: ``--signal=USR1@120``), and a terminal that is closed.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 def end_with_parent(number: signal.Signals) -> Callable[[], None]:
-    """A function for a child to call, between fork and exec: then the kernel sends it ``number`` when its parent ends, however that
-    happens. On Linux; elsewhere it does nothing.
+    """A function for a child to call, between fork and exec: then the kernel sends it ``number`` when its
+    parent ends, however that happens. On Linux; elsewhere it does nothing.
 
     All is looked up here, because a child at that point had better do little.
     """
@@ -38,9 +38,11 @@ def end_with_parent(number: signal.Signals) -> Callable[[], None]:
 
 @contextmanager
 def unwinding(announce: bool = True) -> Iterator[None]:
-    """While open, SIGTERM and SIGHUP end the program by an exception, as Ctrl-C does, so that what was begun is cleared away.
+    """While open, SIGTERM and SIGHUP end the program by an exception, as Ctrl-C does, so that what was begun
+    is cleared away.
 
-    :class:`SystemExit` with the status that a shell gives such an end. Nothing changes outside the main thread.
+    :class:`SystemExit` with the status that a shell gives such an end. Nothing changes outside the main
+    thread.
 
     Args:
         announce: say so on standard error.
@@ -50,7 +52,10 @@ def unwinding(announce: bool = True) -> Iterator[None]:
     def leave(number: int, frame: FrameType | None) -> None:
         with suppress(OSError):  # a terminal that is gone
             if announce:
-                os.write(2, f"\nStopped by {signal.Signals(number).name}; what was not finished is removed\n".encode())
+                os.write(
+                    2,
+                    f"\nStopped by {signal.Signals(number).name}; what was not finished is removed\n".encode(),
+                )
         raise SystemExit(128 + number)
 
     if threading.current_thread() is threading.main_thread():
@@ -69,10 +74,11 @@ class Interrupted(BaseException):
 
 
 def end_processes(processes: Iterable[BaseProcess], seconds: float = 5.0) -> list[BaseProcess]:
-    """Kill child processes, whatever they are blocked in, and wait until they are gone, ``seconds`` at most in all.
+    """Kill child processes, whatever they are blocked in, and wait until they are gone, ``seconds`` at most
+    in all.
 
-    Returns those that are still there: the kernel ends a process that waits for a file system or a device only when that
-    answers.
+    Returns those that are still there: the kernel ends a process that waits for a file system or a device
+    only when that answers.
     """
     ending = list(processes)
     for process in ending:
@@ -92,8 +98,8 @@ class StoppedInOrder(KeyboardInterrupt):
 class InterruptFlag:
     """While open, a signal of :data:`SIGNALS` is only noted; a second Ctrl-C interrupts at once, as usual.
 
-    It does nothing outside the main thread, where Python has no signals. A signal that is ignored stays so, such as Ctrl-C
-    in a shell's background jobs.
+    It does nothing outside the main thread, where Python has no signals. A signal that is ignored stays so,
+    such as Ctrl-C in a shell's background jobs.
 
     Args:
         announce: say on standard error that the current step is being finished.
@@ -115,12 +121,14 @@ class InterruptFlag:
         return self.received is not None
 
     def at_once(self) -> AbstractContextManager[None]:
-        """For work that need not be finished: a signal raises :class:`Interrupted` in the block, one that came before too."""
+        """For work that need not be finished: a signal raises :class:`Interrupted` in the block, one that
+        came before too."""
         return self.within(0)
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """For a wait that may never end: a signal raises :class:`Interrupted` in the block so many seconds after it came.
+        """For a wait that may never end: a signal raises :class:`Interrupted` in the block so many seconds
+        after it came.
 
         One that came before raises it so long after the block began.
         """
@@ -148,11 +156,16 @@ class InterruptFlag:
         self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # None: somebody's handler that is not Python's
+                if signal.getsignal(number) not in (
+                    signal.SIG_IGN,
+                    None,
+                ):  # None: somebody's handler that is not Python's
                     self._previous[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for number, previous in self._previous.items():
             signal.signal(number, previous)
         self._previous = {}
@@ -164,7 +177,9 @@ class InterruptFlag:
             return
         self.received = signal.Signals(number)
         for descriptor in self._terminals:
-            if not os.isatty(descriptor):  # closed, which SIGHUP may tell: neither bars nor last lines may end the run
+            if not os.isatty(
+                descriptor
+            ):  # closed, which SIGHUP may tell: neither bars nor last lines may end the run
                 discard_output(descriptor)
         if self._announce:
             advice = " (press Ctrl-C again to stop at once)" if number == signal.SIGINT else ""

@@ -13,11 +13,14 @@ from dnnlib.streams import forget_lost_output
 
 
 class LogTee:
-    """While open, everything written to standard output is also appended to a file, whose folder it locks (:class:`FolderLock`).
+    """While open, everything written to standard output is also appended to a file, whose folder it locks
+    (:class:`FolderLock`).
 
-    Progress bars go to standard error and so stay out of the file. When nobody reads standard output any more, the file alone
-    is written. Control characters are escaped. Raises :class:`OSError` if the file can't be opened, and
-    :class:`UserError` if another process holds the lock for more than ``patience`` seconds, or the file is a link out of its folder.
+    Progress bars go to standard error and so stay out of the file. When nobody reads standard output any
+    more, the file alone is written. Control characters are escaped. Raises :class:`OSError` if the file can't
+    be opened, and
+    :class:`UserError` if another process holds the lock for more than ``patience`` seconds, or the file is a
+    link out of its folder.
     """
 
     def __init__(self, path: Path, patience: float = 10.0) -> None:
@@ -33,7 +36,9 @@ class LogTee:
         sys.stdout = self
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         sys.stdout = self._stdout
         forget_lost_output()  # the file has it
         self._file.close()
@@ -52,7 +57,8 @@ class LogTee:
 
     @contextmanager
     def _without_reader(self) -> Iterator[None]:
-        """Where the terminal or the program at the other end is gone, the file has everything, and what is done goes on."""
+        """Where the terminal or the program at the other end is gone, the file has everything, and what is
+        done goes on."""
         try:
             yield
         except OSError:

@@ -7,7 +7,8 @@ from dnnlib.errors import UserError
 
 
 def optional_import(name: str, *, extra: str, purpose: str) -> ModuleType:
-    """The module ``name``. Raises :class:`UserError` that says what for and which extra to install where it is missing."""
+    """The module ``name``. Raises :class:`UserError` that says what for and which extra to install where it
+    is missing."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

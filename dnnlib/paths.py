@@ -21,7 +21,9 @@ def expand_path(text: str) -> str:
     path = os.path.expanduser(text) if "\0" not in text else text
     first = text.split("/")[0]
     if text.startswith("~") and path == text:
-        raise UserError(f"there is no home folder for '{first}'; write ./{first} for a name that begins with ~")
+        raise UserError(
+            f"there is no home folder for '{first}'; write ./{first} for a name that begins with ~"
+        )
     try:
         encoded = os.fsencode(path)
     except UnicodeEncodeError:
@@ -29,5 +31,7 @@ def expand_path(text: str) -> str:
     if b"\0" in encoded:
         raise UserError(f"{text[:100]!a} can't be a path: it has a character that no file name can have")
     if len(encoded) > MAX_PATH or max(map(len, encoded.split(b"/"))) > MAX_NAME:
-        raise UserError(f"'{text[:50]}...' can't be a path: names have at most {MAX_NAME} bytes, and paths {MAX_PATH}")
+        raise UserError(
+            f"'{text[:50]}...' can't be a path: names have at most {MAX_NAME} bytes, and paths {MAX_PATH}"
+        )
     return path

@@ -1,7 +1,7 @@
 """Standard streams that do not end a command, whatever is at their other end.
 
-A stream may be closed from the start, its reader or terminal may go away, its disk may be full, and its encoding may not
-have the characters of a name.
+A stream may be closed from the start, its reader or terminal may go away, its disk may be full, and its
+encoding may not have the characters of a name.
 """
 
 import errno
@@ -23,8 +23,8 @@ NO_READER = (errno.EPIPE, errno.EIO, errno.ENXIO, errno.EBADF)
 class _Outlet(io.FileIO):
     """A file descriptor for writing that takes everything.
 
-    Without a reader, output goes nowhere from then on. What cannot be written for another reason is dropped, and
-    ``failure`` keeps the first such error.
+    Without a reader, output goes nowhere from then on. What cannot be written for another reason is dropped,
+    and ``failure`` keeps the first such error.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -54,11 +54,12 @@ _outlets: dict[str, _Outlet] = {}
 
 
 def steady_streams() -> None:
-    """Make standard input, output and error of this process, and of those that it starts, ones that can be used.
+    """Make standard input, output and error of this process, and of those that it starts, ones that can be
+    used.
 
-    A closed one becomes the null device, so that no file that is opened later takes its number. The others keep their
-    encoding; a character that it does not have is written as an escape. Streams that something else has put in place of
-    the process's own stay as they are.
+    A closed one becomes the null device, so that no file that is opened later takes its number. The others
+    keep their encoding; a character that it does not have is written as an escape. Streams that something
+    else has put in place of the process's own stay as they are.
     """
     for descriptor in range(3):
         _open_descriptor(descriptor)
@@ -72,7 +73,8 @@ def steady_streams() -> None:
 
 
 def lost_output() -> OSError | None:
-    """The first error but a missing reader by which standard output lost something; None where there was none."""
+    """The first error but a missing reader by which standard output lost something; None where there was
+    none."""
     return _outlets["stdout"].failure if "stdout" in _outlets else None
 
 
@@ -99,4 +101,6 @@ def _text(stream: TextIO | None, outlet: _Outlet) -> TextIO:
         stream.flush()
         encoding, lines, at_once = stream.encoding, stream.line_buffering, stream.write_through
     buffer: Any = outlet if at_once else io.BufferedWriter(outlet)
-    return io.TextIOWrapper(buffer, encoding, "backslashreplace", newline="\n", line_buffering=lines, write_through=at_once)
+    return io.TextIOWrapper(
+        buffer, encoding, "backslashreplace", newline="\n", line_buffering=lines, write_through=at_once
+    )

@@ -1,6 +1,7 @@
 """What torchrun tells a process about itself, in the environment. Nothing here imports torch.
 
-Every function raises :class:`UserError` for a variable that is no whole number; :func:`check` looks at all of them.
+Every function raises :class:`UserError` for a variable that is no whole number; :func:`check` looks at all of
+them.
 """
 
 import os
@@ -9,7 +10,8 @@ from dnnlib.errors import UserError
 
 
 def is_worker() -> bool:
-    """Whether this is one of the processes that torchrun started (or anything else that sets the same variables)."""
+    """Whether this is one of the processes that torchrun started (or anything else that sets the same
+    variables)."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
@@ -45,7 +47,11 @@ def check() -> None:
     if not 0 <= rank() < world_size():
         raise UserError(_wrong(f"RANK={rank()} and WORLD_SIZE={world_size()} do not fit"))
     if (local_world_size() or 0) < 1 or not 0 <= _number("LOCAL_RANK", 0) < (local_world_size() or 0):
-        raise UserError(_wrong(f"LOCAL_RANK={_number('LOCAL_RANK', 0)} and LOCAL_WORLD_SIZE={local_world_size()} do not fit"))
+        raise UserError(
+            _wrong(
+                f"LOCAL_RANK={_number('LOCAL_RANK', 0)} and LOCAL_WORLD_SIZE={local_world_size()} do not fit"
+            )
+        )
     if restarts() < 0:
         raise UserError(_wrong(f"TORCHELASTIC_RESTART_COUNT={restarts()} is negative"))
     if not os.environ.get("MASTER_ADDR"):

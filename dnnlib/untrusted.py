@@ -1,4 +1,5 @@
-"""Files that somebody else may have made: what goes wrong in reading one becomes a single line that names it."""
+"""Files that somebody else may have made: what goes wrong in reading one becomes a single line that names
+it."""
 
 import contextlib
 import errno
@@ -18,7 +19,8 @@ MAX_JSON = 2**24  # bytes of a document; parsed it takes up to 25 times as much
 BLOCK = 2**20  # bytes that are unpacked at once
 MAX_NESTING = 64  # lists and objects inside each other
 
-#: Operating system errors that a file's content causes, by a senseless offset or length. All others are the disk's.
+#: Operating system errors that a file's content causes, by a senseless offset or length. All others are the
+#: disk's.
 _CONTENT_ERRORS = {None, errno.EINVAL, errno.EOVERFLOW, errno.EFBIG}
 
 #: Exceptions that only a fault of the program raises. They keep their traceback.
@@ -27,13 +29,14 @@ _PROGRAM_FAULTS = (ImportError, NameError)
 
 @contextlib.contextmanager
 def parsing(what: str, fault: str = "cannot be read", advice: str = "") -> Iterator[None]:
-    """Around the parsing of outside content: whatever the parser raises becomes ``{what} {fault}: reason; {advice}``.
+    """Around the parsing of outside content: whatever the parser raises becomes ``{what} {fault}: reason;
+    {advice}``.
 
-    Parsers (Pillow, numpy, zipfile, lmdb, protobuf, ...) raise nearly any exception on damaged or hostile bytes, so the
-    kinds are told apart by what they are not. A :class:`UserError` passes as it is. An error of the disk (no such file, no
-    permission, no space, a read error) does not blame the content: it becomes ``cannot read {what}: reason``.
-    A fault of the program (:class:`ImportError`, :class:`NameError`) keeps its traceback.
-    Put as little as possible into the block: the parser and the checks of what it gave.
+    Parsers (Pillow, numpy, zipfile, lmdb, protobuf, ...) raise nearly any exception on damaged or hostile
+    bytes, so the kinds are told apart by what they are not. A :class:`UserError` passes as it is. An error of
+    the disk (no such file, no permission, no space, a read error) does not blame the content: it becomes
+    ``cannot read {what}: reason``. A fault of the program (:class:`ImportError`, :class:`NameError`) keeps
+    its traceback. Put as little as possible into the block: the parser and the checks of what it gave.
 
     Args:
         what: names the file, or the part of one, at the start of the line.
@@ -61,23 +64,31 @@ def reason(error: BaseException) -> str:
         return "it is nested too deeply"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if isinstance(error, MemoryError):
-        return f"it asks for more memory than there is ({one_line(text)})" if text else "it asks for more memory than there is"
+        return (
+            f"it asks for more memory than there is ({one_line(text)})"
+            if text
+            else "it asks for more memory than there is"
+        )
     if isinstance(error, KeyError):  # whose text is the bare key
         text = f"it lacks {text}"
     return one_line(_without_addresses(text)) or type(error).__name__
 
 
 def one_line(text: str, limit: int = MAX_REASON) -> str:
-    """``text`` on one line of at most ``limit`` characters, with control characters and broken Unicode as escapes.
+    """``text`` on one line of at most ``limit`` characters, with control characters and broken Unicode as
+    escapes.
 
-    Use it for whatever a file holds before it reaches a terminal: escapes cannot move the cursor or forge a line.
+    Use it for whatever a file holds before it reaches a terminal: escapes cannot move the cursor or forge a
+    line.
     """
     line = " ".join(text[: 4 * limit].split())
     line = printable(line)
     return line if len(line) <= limit else line[:limit] + "..."
 
 
-def parse_json(content: bytes | str, what: str, *, limit: int = MAX_JSON, finite: bool = True, advice: str = "") -> Any:
+def parse_json(
+    content: bytes | str, what: str, *, limit: int = MAX_JSON, finite: bool = True, advice: str = ""
+) -> Any:
     """The value of a JSON document from outside, in bounded memory.
 
     Args:
@@ -88,25 +99,31 @@ def parse_json(content: bytes | str, what: str, *, limit: int = MAX_JSON, finite
         advice: what to do about a faulty one.
 
     Raises:
-        UserError: it is too large, no JSON, nested deeper than :data:`MAX_NESTING`, has a key twice in one object, or
-            numbers that are not finite where they must be.
+        UserError: it is too large, no JSON, nested deeper than :data:`MAX_NESTING`, has a key twice in one
+            object, or numbers that are not finite where they must be.
     """
     with parsing(what, "is no valid JSON", advice):
         if len(content) > limit:
             raise ValueError(f"it has {len(content)} bytes, more than the {limit} that are read")
-        numbers: dict[str, Any] = {"parse_constant": _refuse_constant, "parse_float": _finite_float} if finite else {}
+        numbers: dict[str, Any] = (
+            {"parse_constant": _refuse_constant, "parse_float": _finite_float} if finite else {}
+        )
         value = json.loads(content, object_pairs_hook=_object, **numbers)
         _check_nesting(value)
     return value
 
 
-def read_json(path: str | os.PathLike[str], *, limit: int = MAX_JSON, finite: bool = True, advice: str = "") -> Any:
-    """The value of a JSON file, see :func:`parse_json`. Raises :class:`UserError` when it can't be read, too."""
+def read_json(
+    path: str | os.PathLike[str], *, limit: int = MAX_JSON, finite: bool = True, advice: str = ""
+) -> Any:
+    """The value of a JSON file, see :func:`parse_json`. Raises :class:`UserError` when it can't be read,
+    too."""
     return parse_json(read_bytes(path, limit=limit), str(path), limit=limit, finite=finite, advice=advice)
 
 
 def read_bytes(path: str | os.PathLike[str], *, limit: int) -> bytes:
-    """The content of an ordinary file of at most ``limit`` bytes. Raises :class:`UserError`; waits for no pipe or device."""
+    """The content of an ordinary file of at most ``limit`` bytes. Raises :class:`UserError`; waits for no
+    pipe or device."""
     with parsing(str(path)):
         with open_ordinary(path) as stream:
             size = os.fstat(stream.fileno()).st_size
@@ -117,7 +134,8 @@ def read_bytes(path: str | os.PathLike[str], *, limit: int) -> bytes:
 
 
 def open_ordinary(path: str | os.PathLike[str]) -> IO[bytes]:
-    """Open a file for reading bytes. Raises :class:`ValueError` for a pipe, device or socket, and :class:`OSError`."""
+    """Open a file for reading bytes. Raises :class:`ValueError` for a pipe, device or socket, and
+    :class:`OSError`."""
     stream = open(path, "rb", opener=_without_waiting)  # noqa: SIM115  the caller closes it
     if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
         stream.close()
@@ -154,7 +172,9 @@ class BoundedReader(io.RawIOBase):
         room = self._limit - self.tell()
         wanted = room + 1 if size is None or size < 0 else min(size, room + 1)
         blocks: list[bytes] = []
-        while wanted > 0 and (block := self._stream.read(min(wanted, BLOCK))):  # a read takes the memory that it asks for
+        while wanted > 0 and (
+            block := self._stream.read(min(wanted, BLOCK))
+        ):  # a read takes the memory that it asks for
             blocks.append(block)
             wanted -= len(block)
             room -= len(block)
@@ -202,6 +222,10 @@ def _check_nesting(value: Any) -> None:
     while level:
         if depth > MAX_NESTING:
             raise ValueError(f"it is nested deeper than {MAX_NESTING} levels")
-        inner = (part.values() if isinstance(part, dict) else part for part in level if isinstance(part, dict | list))
+        inner = (
+            part.values() if isinstance(part, dict) else part
+            for part in level
+            if isinstance(part, dict | list)
+        )
         level = [item for items in inner for item in items if isinstance(item, dict | list)]
         depth += 1

@@ -1,5 +1,5 @@
-"""What GGDR costs: parameters and time a step, without and with it (table 4c of Lee et al. 2022), its variants (tables 4a and
-4b) and segmentation (figure 2) included.
+"""What GGDR costs: parameters and time a step, without and with it (table 4c of Lee et al. 2022), its
+variants (tables 4a and 4b) and segmentation (figure 2) included.
 
     python experiments/cost.py --cfg=paper256 --resolution=256 --repeats=0
     python experiments/cost.py --repeats=0 --ggdr-kernel=3 --ggdr-act=lrelu
@@ -70,10 +70,16 @@ class Candidate:
         return {"G": g, "D": d, "G and D": g + d}
 
     def fastest(self) -> dict[str, float]:
-        """Seconds of each phase's fastest repeat, which other work on the machine disturbs least, and of a step: the phases in
-        proportion to how often they run (lazy regularisation: Karras et al. 2020, StyleGAN2, section 3.1)."""
-        phases = {phase.name: (min(self.seconds[phase.name]), phase.interval) for phase in build_phases(self.state)}
-        return {**{name: value for name, (value, _) in phases.items()}, "step": sum(value / every for value, every in phases.values())}
+        """Seconds of each phase's fastest repeat, which other work on the machine disturbs least, and of a
+        step: the phases in proportion to how often they run (lazy regularisation: Karras et al. 2020,
+        StyleGAN2, section 3.1)."""
+        phases = {
+            phase.name: (min(self.seconds[phase.name]), phase.interval) for phase in build_phases(self.state)
+        }
+        return {
+            **{name: value for name, (value, _) in phases.items()},
+            "step": sum(value / every for value, every in phases.values()),
+        }
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -82,20 +88,26 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def stand_in_data(folder: Path, resolution: int, channels: int) -> DataConfig:
-    """A data set of one grey image in ``folder``, described as for training. Neither parameters nor time depend on what is in it."""
+    """A data set of one grey image in ``folder``, described as for training. Neither parameters nor time
+    depend on what is in it."""
     folder.mkdir()
     save_png(torch.full([channels, resolution, resolution], 127, dtype=torch.uint8), folder / "grey.png")
     return inspect_data(str(folder), cond=False, subset=None, mirror=False, seed=0)[0]
 
 
-def measure(candidates: list[Candidate], dataset: ImageFolderDataset, repeats: int, device: torch.device, clock: Clock) -> None:
-    """Time every phase ``repeats`` times after one that does not count, the candidates taking turns, the first one alternating."""
+def measure(
+    candidates: list[Candidate], dataset: ImageFolderDataset, repeats: int, device: torch.device, clock: Clock
+) -> None:
+    """Time every phase ``repeats`` times after one that does not count, the candidates taking turns, the
+    first one alternating."""
     for repeat in range(repeats + 1):
         order = candidates if repeat % 2 == 0 else candidates[::-1]
         for number in range(len(build_phases(candidates[0].state))):
             for candidate in order:
                 phase = build_phases(candidate.state)[number]
-                seconds = timed(lambda state=candidate.state, phase=phase: one_phase(state, phase, dataset), device, clock)  # type: ignore[misc]
+                seconds = timed(
+                    lambda state=candidate.state, phase=phase: one_phase(state, phase, dataset), device, clock
+                )  # type: ignore[misc]
                 if repeat > 0:
                     candidate.seconds[phase.name].append(seconds)
 
@@ -105,7 +117,10 @@ def one_phase(state: RunState, phase: Phase, dataset: ImageFolderDataset) -> Non
     image, label = dataset[0]
     n, resolution = state.config.schedule.batch_size, state.config.data.resolution
     annotations = torch.zeros([n, resolution, resolution], dtype=torch.uint8, device=state.device)
-    real, labels = torch.from_numpy(image).expand(n, -1, -1, -1), torch.from_numpy(np.broadcast_to(label, [n, len(label)]).copy())
+    real, labels = (
+        torch.from_numpy(image).expand(n, -1, -1, -1),
+        torch.from_numpy(np.broadcast_to(label, [n, len(label)]).copy()),
+    )
     run_phase(state, phase, from_uint8(real, state.device), labels.to(state.device), dataset, annotations)
 
 
@@ -148,19 +163,45 @@ def describe_decoder(config: TrainConfig) -> str:
 @click.command(cls=Command)
 @click.option("--cfg", type=click.Choice(list(RECIPES)), default="paper256", show_default=True, help="Recipe")
 @click.option("--resolution", type=int, default=256, show_default=True, help="Of the images")
-@click.option("--channels", type=click.Choice(["1", "3"]), default="3", show_default=True, help="Of the images")
+@click.option(
+    "--channels", type=click.Choice(["1", "3"]), default="3", show_default=True, help="Of the images"
+)
 @click.option("--batch", type=int, help="Images a step  [default: by --cfg]")
 @click.option("--cbase", type=int, help="As in train.py")
 @click.option("--cmax", type=int, help="As in train.py")
-@click.option("--aug", type=click.Choice(["noaug", "ada", "fixed"]), default="ada", show_default=True, help="As in train.py; ada: at p = 0")
+@click.option(
+    "--aug",
+    type=click.Choice(["noaug", "ada", "fixed"]),
+    default="ada",
+    show_default=True,
+    help="As in train.py; ada: at p = 0",
+)
 @click.option("--p", type=FiniteFloat(), metavar="FLOAT", help="Of --aug=fixed")
-@click.option("--reg_type", type=click.Choice(["ggdr", "seg"]), default="ggdr", show_default=True, help="What is compared with none")
+@click.option(
+    "--reg_type",
+    type=click.Choice(["ggdr", "seg"]),
+    default="ggdr",
+    show_default=True,
+    help="What is compared with none",
+)
 @click.option("--ggdr_res", type=IntOrList(), help="As in train.py")
 @click.option("--ggdr-kernel", type=int, help="As in train.py")
 @click.option("--ggdr-act", type=click.Choice(["linear", "lrelu"]), help="As in train.py")
-@click.option("--classes", type=click.IntRange(2, MAX_CLASSES), default=150, show_default=True, help="Of --reg_type=seg")
-@click.option("--repeats", type=click.IntRange(min=0), default=10, show_default=True, help="Of every phase; 0 counts parameters only")
-@click.option("--cpu-time", is_flag=True, help="CPU seconds of this process, for a busy machine  [default: the wall clock]")
+@click.option(
+    "--classes", type=click.IntRange(2, MAX_CLASSES), default=150, show_default=True, help="Of --reg_type=seg"
+)
+@click.option(
+    "--repeats",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    help="Of every phase; 0 counts parameters only",
+)
+@click.option(
+    "--cpu-time",
+    is_flag=True,
+    help="CPU seconds of this process, for a busy machine  [default: the wall clock]",
+)
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
 @ops_option
 @friendly_errors
@@ -177,10 +218,11 @@ def main(
     device: Literal["auto", "cuda", "cpu"],
     **options: Any,
 ) -> None:
-    """Print parameters and time a training step without and with GGDR or segmentation, measured by turns in one process.
+    """Print parameters and time a training step without and with GGDR or segmentation, measured by turns in
+    one process.
 
-    Times are those of each phase's fastest repeat; a step has each phase as often as it runs (path length every 4 steps, R1
-    every 16).
+    Times are those of each phase's fastest repeat; a step has each phase as often as it runs (path length
+    every 4 steps, R1 every 16).
     """
     if not is_resolution(resolution):
         raise UserError(f"--resolution={resolution} must be a power of two, {MIN_RESOLUTION} or larger")
@@ -191,14 +233,27 @@ def main(
         data = stand_in_data(Path(folder, "images"), resolution, int(channels))
         plain = resolve(TrainOptions(device=device, reg_type="none", **options), data)
         annotated = dataclasses.replace(data, annotation_classes=classes if reg_type == "seg" else 0)
-        decoder: dict[str, Any] = dict(reg_type=reg_type, ggdr_res=ggdr_res, ggdr_kernel=ggdr_kernel, ggdr_act=ggdr_act)
+        decoder: dict[str, Any] = dict(
+            reg_type=reg_type, ggdr_res=ggdr_res, ggdr_kernel=ggdr_kernel, ggdr_act=ggdr_act
+        )
         supervised = resolve(TrainOptions(device=device, **decoder, **options), annotated)
         if where.type == "cuda":
             set_up_gpu(plain)
         candidates = [Candidate.build(config, where) for config in (plain, supervised)]
         if repeats:
-            measure(candidates, open_dataset(data), repeats, where, time.process_time if cpu_time else time.perf_counter)
-    timing = f", batch {plain.schedule.batch_size} on {where}, fastest of {repeats}{' in CPU time' if cpu_time else ''}" if repeats else ""
+            measure(
+                candidates,
+                open_dataset(data),
+                repeats,
+                where,
+                time.process_time if cpu_time else time.perf_counter,
+            )
+    timing = (
+        f", batch {plain.schedule.batch_size} on {where}, fastest of "
+        f"{repeats}{' in CPU time' if cpu_time else ''}"
+        if repeats
+        else ""
+    )
     print(f"--cfg={options['cfg']} at {resolution}x{resolution}, {describe_decoder(supervised)}{timing}")
     print(table(*candidates))
     print(FACTS)

@@ -16,9 +16,9 @@ PATIENCE = 10
 def run_program(arguments: Sequence[str], folder: Path | None = None) -> int:
     """Run ``python arguments…`` in ``folder``, or where this program runs, and return its exit status.
 
-    A signal that asks to stop is passed on, and the program is waited for however long it takes to finish its step and save;
-    after a second Ctrl-C it gets :data:`PATIENCE` seconds. Where a signal came, nothing that follows should run, whatever the
-    program returned:
+    A signal that asks to stop is passed on, and the program is waited for however long it takes to finish its
+    step and save; after a second Ctrl-C it gets :data:`PATIENCE` seconds. Where a signal came, nothing that
+    follows should run, whatever the program returned:
 
     Raises:
         KeyboardInterrupt: after Ctrl-C.
@@ -27,7 +27,10 @@ def run_program(arguments: Sequence[str], folder: Path | None = None) -> int:
     with InterruptFlag(announce=False) as interrupt:
         # A session of its own: Ctrl-C reaches it through this process alone, once.
         process = subprocess.Popen(
-            [sys.executable, *arguments], cwd=folder, start_new_session=True, preexec_fn=end_with_parent(signal.SIGTERM)
+            [sys.executable, *arguments],
+            cwd=folder,
+            start_new_session=True,
+            preexec_fn=end_with_parent(signal.SIGTERM),
         )
         try:
             _wait(process, interrupt)

@@ -1,4 +1,5 @@
-"""The experiments of figure 2 and tables 1 to 4 of Lee et al. 2022 (GGDR): how to redo each, and what the paper reports for it."""
+"""The experiments of figure 2 and tables 1 to 4 of Lee et al. 2022 (GGDR): how to redo each, and what the
+paper reports for it."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,7 +16,8 @@ class Comparison:
     Attributes:
         baseline: its name in the paper.
         aug: ``--aug`` of it.
-        without, with_ggdr: what the paper reports, by score. Figures after ± are standard deviations over three trainings.
+        without, with_ggdr: what the paper reports, by score. Figures after ± are standard deviations over
+            three trainings.
     """
 
     baseline: str
@@ -36,7 +38,8 @@ class Variant:
     Attributes:
         slug: its name for folders.
         title: for people.
-        options: options of ``train.py`` beside the experiment's, as fields of :class:`training.config.options.TrainOptions`.
+        options: options of ``train.py`` beside the experiment's, as fields of
+            :class:`training.config.options.TrainOptions`.
         scores: what the paper reports.
     """
 
@@ -55,10 +58,12 @@ class Experiment:
         source: what has to be there before, under the folder for originals.
         annotations: the same of the images' annotations, where it is a paired data set.
         origin: where people get it.
-        convert: options beside source and destination of ``dataset_tool.py``, or of ``tools.make_paired_dataset`` for pairs.
+        convert: options beside source and destination of ``dataset_tool.py``, or of
+            ``tools.make_paired_dataset`` for pairs.
         data: name of the data set made of it.
         resolution: of its images.
-        options: options of ``train.py``, as fields of :class:`training.config.options.TrainOptions`, the same with and without GGDR.
+        options: options of ``train.py``, as fields of :class:`training.config.options.TrainOptions`, the same
+            with and without GGDR.
         mirror, subset: the same two of ``train.py``.
         ggdr_res: resolution of the target map in ``comparisons``.
         metrics: measured at the end.
@@ -88,7 +93,8 @@ class Experiment:
 PAPER256: Mapping[str, Any] = dict(cfg="paper256", gpus=8)
 SQUARE256 = ("--transform=center-crop", "--resolution=256x256")
 COUNTING = (
-    "140k is 70,000 images and their mirror images. The paper does not say whether 2k and 10k count mirror images too; here they "
+    "140k is 70,000 images and their mirror images. The paper does not say whether 2k and 10k count mirror "
+    "images too; here they "
     "do, as 140k does (1,000 and 5,000 images). The other reading is --subset=2000 and --subset=10000."
 )
 UNSAID_CROP = "The paper says that images are resized to 256x256, not how the longer side is treated; here the centre is cut out."
@@ -117,7 +123,12 @@ def _ffhq(title: str, table: str, *comparisons: Comparison, subset: int | None) 
 
 
 def _ablation(slug: str, title: str, fid: str | None, **options: Any) -> Variant:
-    return Variant(slug=slug, title=title, options={"reg_type": "ggdr", **options}, scores={} if fid is None else _scores(fid))
+    return Variant(
+        slug=slug,
+        title=title,
+        options={"reg_type": "ggdr", **options},
+        scores={} if fid is None else _scores(fid),
+    )
 
 
 def _lsun(title: str, folder: str, without: Scores, with_ggdr: Scores, *notes: str) -> Experiment:
@@ -132,7 +143,10 @@ def _lsun(title: str, folder: str, without: Scores, with_ggdr: Scores, *notes: s
         resolution=256,
         options=PAPER256,
         comparisons=(Comparison(baseline="StyleGAN2", aug="noaug", without=without, with_ggdr=with_ggdr),),
-        notes=("Which 200,000 images the paper took is not said; here the first ones of the database.", *notes),
+        notes=(
+            "Which 200,000 images the paper took is not said; here the first ones of the database.",
+            *notes,
+        ),
     )
 
 
@@ -155,15 +169,29 @@ EXPERIMENTS: dict[str, Experiment] = {
     "ffhq-2k": _ffhq(
         "FFHQ, 2k images",
         "table 1",
-        Comparison(baseline="StyleGAN2", aug="noaug", without=_scores("78.80 ± 2.31"), with_ggdr=_scores("70.59 ± 5.16")),
-        Comparison(baseline="ADA", aug="ada", without=_scores("16.49 ± 0.65"), with_ggdr=_scores("18.28 ± 0.77")),
+        Comparison(
+            baseline="StyleGAN2",
+            aug="noaug",
+            without=_scores("78.80 ± 2.31"),
+            with_ggdr=_scores("70.59 ± 5.16"),
+        ),
+        Comparison(
+            baseline="ADA", aug="ada", without=_scores("16.49 ± 0.65"), with_ggdr=_scores("18.28 ± 0.77")
+        ),
         subset=1000,
     ),
     "ffhq-10k": _ffhq(
         "FFHQ, 10k images",
         "table 1",
-        Comparison(baseline="StyleGAN2", aug="noaug", without=_scores("30.73 ± 0.48"), with_ggdr=_scores("24.44 ± 0.63")),
-        Comparison(baseline="ADA", aug="ada", without=_scores("8.29 ± 0.31"), with_ggdr=_scores("6.11 ± 0.15")),
+        Comparison(
+            baseline="StyleGAN2",
+            aug="noaug",
+            without=_scores("30.73 ± 0.48"),
+            with_ggdr=_scores("24.44 ± 0.63"),
+        ),
+        Comparison(
+            baseline="ADA", aug="ada", without=_scores("8.29 ± 0.31"), with_ggdr=_scores("6.11 ± 0.15")
+        ),
         subset=5000,
     ),
     "ffhq-140k": _ffhq(
@@ -175,7 +203,9 @@ EXPERIMENTS: dict[str, Experiment] = {
             without=_scores("3.66 ± 0.10", "0.69", "0.44"),
             with_ggdr=_scores("3.14 ± 0.03", "0.69", "0.50"),
         ),
-        Comparison(baseline="ADA", aug="ada", without=_scores("3.88 ± 0.13"), with_ggdr=_scores("3.57 ± 0.10")),
+        Comparison(
+            baseline="ADA", aug="ada", without=_scores("3.88 ± 0.13"), with_ggdr=_scores("3.57 ± 0.10")
+        ),
         subset=None,
     ),
     "cifar10": Experiment(
@@ -200,7 +230,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         notes=("Without labels: the paper's subject is unconditional generation.",),
     ),
     "lsun-cat": _lsun("LSUN Cat", "cat", _scores("7.98", "0.60", "0.27"), _scores("5.28", "0.58", "0.38")),
-    "lsun-horse": _lsun("LSUN Horse", "horse", _scores("3.62", "0.63", "0.36"), _scores("2.50", "0.64", "0.43")),
+    "lsun-horse": _lsun(
+        "LSUN Horse", "horse", _scores("3.62", "0.63", "0.36"), _scores("2.50", "0.64", "0.43")
+    ),
     "lsun-church": _lsun(
         "LSUN Church",
         "church_outdoor_train_lmdb",
@@ -222,7 +254,12 @@ EXPERIMENTS: dict[str, Experiment] = {
         options=PAPER256,
         mirror=True,
         comparisons=(
-            Comparison(baseline="ADA", aug="ada", without=_scores("13.87", "0.72", "0.20"), with_ggdr=_scores("10.38", "0.69", "0.29")),
+            Comparison(
+                baseline="ADA",
+                aug="ada",
+                without=_scores("13.87", "0.72", "0.20"),
+                with_ggdr=_scores("10.38", "0.69", "0.29"),
+            ),
         ),
         notes=(UNSAID_CROP,),
     ),
@@ -237,13 +274,15 @@ EXPERIMENTS: dict[str, Experiment] = {
         resolution=256,
         options={**PAPER256, "aug": "ada"},
         variants=(
-            Variant(slug="without", title="ADA without ground truth", options=dict(reg_type="none"), scores={}),
+            Variant(
+                slug="without", title="ADA without ground truth", options=dict(reg_type="none"), scores={}
+            ),
             Variant(slug="with", title="ADA with ground truth", options=dict(reg_type="seg"), scores={}),
         ),
         notes=(
             "The paper draws its FIDs as curves, without figures; those with ground truth are lower.",
-            "It says neither the weight of the cross-entropy (here 1) nor the recipe and the mirroring (here paper256 without). "
-            + UNSAID_CROP,
+            "It says neither the weight of the cross-entropy (here 1) nor the recipe and the mirroring (here "
+            "paper256 without). " + UNSAID_CROP,
         ),
     ),
     "ablations": dataclasses.replace(
@@ -262,6 +301,9 @@ EXPERIMENTS: dict[str, Experiment] = {
             _ablation("kernel3", "target 64x64, 3x3 convolutions", "5.25", ggdr_res=64, ggdr_kernel=3),
             _ablation("target32and64", "targets 32x32 and 64x64, not in the paper", None, ggdr_res=(32, 64)),
         ),
-        notes=(*_lsun("LSUN Cat", "cat", {}, {}).notes, "As far as the paper's text can be read, it has no value for 8x8."),
+        notes=(
+            *_lsun("LSUN Cat", "cat", {}, {}).notes,
+            "As far as the paper's text can be read, it has no value for 8x8.",
+        ),
     ),
 }

@@ -19,7 +19,15 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import LABELLED_PATH, PATH, Command, FiniteFloat, friendly_errors, output_file, overwrite_option
+from dnnlib.cli import (
+    LABELLED_PATH,
+    PATH,
+    Command,
+    FiniteFloat,
+    friendly_errors,
+    output_file,
+    overwrite_option,
+)
 from dnnlib.errors import UserError
 from experiments.plotting import COLOURS, panels, save_figure
 from metrics.results import snapshot_values
@@ -34,31 +42,46 @@ MOST_PANELS = 60
 
 
 def read_run(run_dir: Path, max_kimg: float = float("inf")) -> dict[str, Curve]:
-    """Every curve of a run by name: the values in ``metric-*.jsonl`` (``fid50k_full``) and in ``stats.jsonl`` (``Loss/D/loss``).
+    """Every curve of a run by name: the values in ``metric-*.jsonl`` (``fid50k_full``) and in ``stats.jsonl``
+    (``Loss/D/loss``).
 
-    Of several lines for one kimg the last counts; those beyond ``max_kimg`` and those that were cut off are left out. A value
-    that is not finite, or too large to draw, is a gap.
+    Of several lines for one kimg the last counts; those beyond ``max_kimg`` and those that were cut off are
+    left out. A value that is not finite, or too large to draw, is a gap.
     Raises :class:`UserError` when nothing remains.
     """
     curves: dict[str, Curve] = {}
-    for kimg, values in [*snapshot_values(run_dir), *((tick.pop("Progress/kimg"), tick) for tick in tick_means(run_dir))]:
+    for kimg, values in [
+        *snapshot_values(run_dir),
+        *((tick.pop("Progress/kimg"), tick) for tick in tick_means(run_dir)),
+    ]:
         for name, value in values.items():
             curves.setdefault(name, {})[kimg] = value if abs(value) <= LARGEST else math.nan
     last = min(max_kimg, LARGEST)
-    shown = {name: {at: value for at, value in sorted(curve.items()) if 0 <= at <= last} for name, curve in curves.items()}
+    shown = {
+        name: {at: value for at, value in sorted(curve.items()) if 0 <= at <= last}
+        for name, curve in curves.items()
+    }
     if not any(shown.values()):
-        raise UserError(f"'{run_dir}' has no value in metric-*.jsonl or stats.jsonl up to {max_kimg:g} kimg; give a run directory")
+        raise UserError(
+            f"'{run_dir}' has no value in metric-*.jsonl or stats.jsonl up to {max_kimg:g} kimg; give a run "
+            "directory"
+        )
     return {name: curve for name, curve in shown.items() if curve}
 
 
 def mean_and_spread(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and sample standard deviation over runs, where all of them have a value: kimg, mean and deviation, ``[K]`` each.
+    """Mean and sample standard deviation over runs, where all of them have a value: kimg, mean and deviation,
+    ``[K]`` each.
 
-    The deviation is 0 for a single run. Raises :class:`UserError` when there is no kimg at which all have a value.
+    The deviation is 0 for a single run. Raises :class:`UserError` when there is no kimg at which all have a
+    value.
     """
     kimg = sorted(set.intersection(*(set(curve) for curve in curves)))
     if not kimg:
-        raise UserError("the runs of one label have no kimg in common; give runs with equal --tick and --snap one label, others another")
+        raise UserError(
+            "the runs of one label have no kimg in common; give runs with equal --tick and --snap one label, "
+            "others another"
+        )
     values = np.array([[curve[at] for at in kimg] for curve in curves], dtype=np.float64)
     deviation = values.std(axis=0, ddof=1) if len(curves) > 1 else np.zeros(len(kimg))
     return np.array(kimg), values.mean(axis=0), deviation
@@ -73,7 +96,9 @@ def parse_runs(texts: Sequence[str]) -> dict[str, list[Path]]:
     for text in texts:
         label, equals, pattern = text.partition("=")
         if not (label and equals and pattern):
-            raise UserError(f"--run={text} is not of the form LABEL=DIR, such as ggdr=runs/ggdr-seed0/00000-*")
+            raise UserError(
+                f"--run={text} is not of the form LABEL=DIR, such as ggdr=runs/ggdr-seed0/00000-*"
+            )
         found = [Path(name) for name in sorted(glob.glob(pattern)) if Path(name).is_dir()]
         if not found:
             raise UserError(f"--run={text}: no directory matches '{pattern}'")
@@ -82,7 +107,8 @@ def parse_runs(texts: Sequence[str]) -> dict[str, list[Path]]:
 
 
 def choose_curves(runs: Mapping[str, Sequence[Mapping[str, Curve]]], wanted: Sequence[str]) -> list[str]:
-    """The curves to draw: those wanted, or all that come from metrics. Raises :class:`UserError` when nobody has one."""
+    """The curves to draw: those wanted, or all that come from metrics. Raises :class:`UserError` when nobody
+    has one."""
     known = {name for members in runs.values() for curves in members for name in curves}
     for name in wanted:
         if name not in known:
@@ -91,12 +117,16 @@ def choose_curves(runs: Mapping[str, Sequence[Mapping[str, Curve]]], wanted: Seq
     if not chosen:
         raise UserError(f"the runs have no metrics; name what to draw with --curve, such as {min(known)}")
     if len(chosen) > MOST_PANELS:
-        raise UserError(f"the runs have {len(chosen)} curves of metrics, too many for one picture; name those to draw with --curve")
+        raise UserError(
+            f"the runs have {len(chosen)} curves of metrics, too many for one picture; name those to draw "
+            "with --curve"
+        )
     return chosen
 
 
 def draw(axis: Any, name: str, runs: Mapping[str, Sequence[Mapping[str, Curve]]]) -> None:
-    """One panel: each run as a thin line, each group's mean as a thick one in a band of ± one standard deviation."""
+    """One panel: each run as a thin line, each group's mean as a thick one in a band of ± one standard
+    deviation."""
     for number, (label, members) in enumerate(runs.items()):
         curves = [curves[name] for curves in members if name in curves]
         if not curves:
@@ -108,7 +138,15 @@ def draw(axis: Any, name: str, runs: Mapping[str, Sequence[Mapping[str, Curve]]]
                 axis.plot(list(curve), list(curve.values()), color=colour, linewidth=0.6, alpha=0.5)
             axis.fill_between(kimg, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0)
         marker = "o" if len(kimg) <= 30 else None
-        axis.plot(kimg, mean, color=colour, linewidth=1.8, marker=marker, markersize=3, label=f"{label} ({_runs(len(curves))})")
+        axis.plot(
+            kimg,
+            mean,
+            color=colour,
+            linewidth=1.8,
+            marker=marker,
+            markersize=3,
+            label=f"{label} ({_runs(len(curves))})",
+        )
     axis.set_title(name, fontsize=10)
     axis.set_xlabel("kimg")
     for text in axis.legend(fontsize=8).get_texts():
@@ -130,7 +168,11 @@ def _runs(count: int) -> str:
     help="Run directory or pattern; equal labels are seeds",
 )
 @click.option(
-    "--curve", "wanted", multiple=True, metavar="NAME", help="fid2k_full, Loss/D/loss, …; repeat for more  [default: all metrics]"
+    "--curve",
+    "wanted",
+    multiple=True,
+    metavar="NAME",
+    help="fid2k_full, Loss/D/loss, …; repeat for more  [default: all metrics]",
 )
 @click.option("--out", required=True, type=PATH, metavar="PNG", help="Picture to write")
 @overwrite_option
@@ -138,7 +180,8 @@ def _runs(count: int) -> str:
 @click.option("--log", is_flag=True, help="Logarithmic values")
 @friendly_errors
 def main(runs: tuple[str, ...], wanted: tuple[str, ...], out: str, max_kimg: float | None, log: bool) -> None:
-    """Draw metrics and statistics of runs over kimg, a panel for each; runs of one label become a mean with its spread.
+    """Draw metrics and statistics of runs over kimg, a panel for each; runs of one label become a mean with
+    its spread.
 
     \b
     python experiments/plot_runs.py --run=none='runs/none-*/0*' --run=ggdr='runs/ggdr-*/0*' --curve=fid50k_full --out=fid.png
@@ -156,7 +199,10 @@ def main(runs: tuple[str, ...], wanted: tuple[str, ...], out: str, max_kimg: flo
         if log:
             axis.set_yscale("log")
     save_figure(figure, out, mark)
-    print(f"{out}: {', '.join(names)} of {', '.join(f'{len(members)} x {label}' for label, members in read.items())}")
+    print(
+        f"{out}: {', '.join(names)} of "
+        f"{', '.join(f'{len(members)} x {label}' for label, members in read.items())}"
+    )
 
 
 if __name__ == "__main__":

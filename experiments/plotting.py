@@ -13,7 +13,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 
 
 def panels(count: int) -> tuple[Any, list[Any]]:
-    """A matplotlib figure and ``count`` axes in rows of at most three. Raises :class:`UserError` without matplotlib."""
+    """A matplotlib figure and ``count`` axes in rows of at most three. Raises :class:`UserError` without
+    matplotlib."""
     figures = optional_import("matplotlib.figure", extra="plots", purpose="drawing plots")
     columns = min(count, 3)
     rows = -(-count // columns)
@@ -25,7 +26,8 @@ def panels(count: int) -> tuple[Any, list[Any]]:
 
 
 def save_figure(figure: Any, out: str | Path, mark: str | None = None) -> None:
-    """Write a PNG file; it appears complete or not at all. Raises :class:`UserError` where it can't be written.
+    """Write a PNG file; it appears complete or not at all. Raises :class:`UserError` where it can't be
+    written.
 
     ``mark`` says what made it (:func:`training.data.outputs.mark_of`).
     """
@@ -33,6 +35,8 @@ def save_figure(figure: Any, out: str | Path, mark: str | None = None) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as stream:
-            figure.savefig(stream, format="png", metadata={"Software": None, **({} if mark is None else {MARK: mark})})
+            figure.savefig(
+                stream, format="png", metadata={"Software": None, **({} if mark is None else {MARK: mark})}
+            )
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}") from error

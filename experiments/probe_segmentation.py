@@ -4,8 +4,8 @@ Usage:
 
     python experiments/probe_segmentation.py --network=none=none.pkl --network=ggdr=ggdr.pkl --data=emoji32-pairs --out=probe
 
-``--data`` is a folder with ``images/`` and ``annotations/`` (:class:`training.data.paired.PairedDataset`); the paper uses
-ADE20K with 150 classes.
+``--data`` is a folder with ``images/`` and ``annotations/`` (:class:`training.data.paired.PairedDataset`);
+the paper uses ADE20K with 150 classes.
 """
 
 import json
@@ -45,12 +45,15 @@ from training.networks import Discriminator
 
 
 def parse_networks(texts: Sequence[str]) -> dict[str, str]:
-    """``["none=a.pkl", "ggdr=b.pkl"]`` to ``{"none": "a.pkl", …}``. Raises :class:`UserError` for other forms and for a label twice."""
+    """``["none=a.pkl", "ggdr=b.pkl"]`` to ``{"none": "a.pkl", …}``. Raises :class:`UserError` for other forms
+    and for a label twice."""
     networks: dict[str, str] = {}
     for text in texts:
         label, equals, path = text.partition("=")
         if not (label and equals and path):
-            raise UserError(f"--network={text} is not of the form LABEL=PKL, such as ggdr=network-snapshot-000100.pkl")
+            raise UserError(
+                f"--network={text} is not of the form LABEL=PKL, such as ggdr=network-snapshot-000100.pkl"
+            )
         if label in networks:
             raise UserError(f"--network: the label '{label}' comes twice; give each network its own")
         networks[label] = path
@@ -58,24 +61,29 @@ def parse_networks(texts: Sequence[str]) -> dict[str, str]:
 
 
 def parse_resolutions(text: str | None, discriminators: Sequence[Discriminator]) -> list[int]:
-    """The encoder's maps to read: those listed, or all from 8 that every discriminator has. Raises :class:`UserError` for none."""
+    """The encoder's maps to read: those listed, or all from 8 that every discriminator has. Raises
+    :class:`UserError` for none."""
     if text is not None:
         return parse_int_list(text)
     common = set.intersection(*({res // 2 for res in D.block_resolutions} for D in discriminators))
     resolutions = sorted(res for res in common if res >= 8)
     if not resolutions:
-        raise UserError("the discriminators have no encoder maps of 8x8 or more in common; name some with --resolutions")
+        raise UserError(
+            "the discriminators have no encoder maps of 8x8 or more in common; name some with --resolutions"
+        )
     return resolutions
 
 
 def mean_and_deviation(values: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and sample standard deviation (0 of a single one) over the first axis, ``[N, K]`` to ``[K]`` each."""
+    """Mean and sample standard deviation (0 of a single one) over the first axis, ``[N, K]`` to ``[K]``
+    each."""
     array = np.array(values)
     return array.mean(axis=0), array.std(axis=0, ddof=1) if len(array) > 1 else np.zeros(array.shape[1])
 
 
 def draw(results: dict[str, list[ProbeResult]], out: Path, mark: str | None = None) -> None:
-    """Accuracy over epochs: the mean over seeds and a band of ± one standard deviation for each discriminator."""
+    """Accuracy over epochs: the mean over seeds and a band of ± one standard deviation for each
+    discriminator."""
     figure, (axis,) = panels(1)
     for number, (label, repeats) in enumerate(results.items()):
         mean, deviation = mean_and_deviation([result.accuracy[1:] for result in repeats])
@@ -90,7 +98,8 @@ def draw(results: dict[str, list[ProbeResult]], out: Path, mark: str | None = No
 
 
 def record(results: dict[str, list[ProbeResult]], seeds: Sequence[int], **settings: Any) -> dict[str, Any]:
-    """What the JSON file holds: the settings, the accuracy of the most frequent class, and each network's accuracies by seed."""
+    """What the JSON file holds: the settings, the accuracy of the most frequent class, and each network's
+    accuracies by seed."""
     first = next(iter(results.values()))
     return {
         **settings,
@@ -117,28 +126,56 @@ def record(results: dict[str, list[ProbeResult]], seeds: Sequence[int], **settin
 @click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True)
 @click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True)
 @click.option("--lr", type=FiniteFloat(above=0), default=0.01, show_default=True, help="Of Adam")
-@click.option("--hidden", type=click.IntRange(min=1), default=32, show_default=True, help="Channels within the head")
-@click.option("--val-fraction", type=FiniteFloat(min=0, max=1), default=0.2, show_default=True, help="Part of the images held back")
-@click.option("--seeds", default="0-2", show_default=True, metavar="LIST", help="One head each: split, first weights and order")
+@click.option(
+    "--hidden", type=click.IntRange(min=1), default=32, show_default=True, help="Channels within the head"
+)
+@click.option(
+    "--val-fraction",
+    type=FiniteFloat(min=0, max=1),
+    default=0.2,
+    show_default=True,
+    help="Part of the images held back",
+)
+@click.option(
+    "--seeds",
+    default="0-2",
+    show_default=True,
+    metavar="LIST",
+    help="One head each: split, first weights and order",
+)
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
 @ops_option
 @friendly_errors
-def main(networks: tuple[str, ...], data: str, out: str, resolutions: str | None, seeds: str, device: str, **options: Any) -> None:
-    """Train a shallow segmentation head on the features of frozen discriminators and compare its pixel accuracy.
+def main(
+    networks: tuple[str, ...],
+    data: str,
+    out: str,
+    resolutions: str | None,
+    seeds: str,
+    device: str,
+    **options: Any,
+) -> None:
+    """Train a shallow segmentation head on the features of frozen discriminators and compare its pixel
+    accuracy.
 
-    The head reads the encoder, which all discriminators have; a decoder is left aside. Heads of one seed see the same
-    split, start from the same weights and get the images in the same order, whatever the discriminator.
+    The head reads the encoder, which all discriminators have; a decoder is left aside. Heads of one seed see
+    the same split, start from the same weights and get the images in the same order, whatever the
+    discriminator.
     """
     check_apart(out, data, "--out")
     paths, numbers = parse_networks(networks), parse_int_list(seeds)
-    how = dict(labels=list(paths), data=os.path.abspath(data), resolutions=resolutions, seeds=numbers, **options)
+    how = dict(
+        labels=list(paths), data=os.path.abspath(data), resolutions=resolutions, seeds=numbers, **options
+    )
     mark = mark_of("probe_segmentation.py", list(paths.values()), **how)
     same = has_mark(f"{out}.png", mark)
     for suffix in (".png", ".json"):
         output_file(f"{out}{suffix}", same=same)
     where = announce_device(device)
     discriminators = {label: load_networks(path, need=["D"])["D"] for label, path in paths.items()}
-    settings = ProbeOptions(resolutions=parse_resolutions(resolutions, list(discriminators.values())), **options)
+    settings = ProbeOptions(
+        resolutions=parse_resolutions(resolutions, list(discriminators.values())), **options
+    )
     pairs = PairedDataset(data)
     pairs.check_apart(out, "--out")
     print_notes(pairs.notes())
@@ -149,8 +186,14 @@ def main(networks: tuple[str, ...], data: str, out: str, resolutions: str | None
         results[label] = [train_probe(D, pairs, settings, seed=seed, device=where) for seed in numbers]
         mean, deviation = mean_and_deviation([result.accuracy for result in results[label]])
         majority = np.mean([result.majority_accuracy for result in results[label]])
-        print(f"{label}: {mean[-1]:.4f} ± {deviation[-1]:.4f} of the pixels right; always the same class: {majority:.4f}", flush=True)
-    known = dict(networks=paths, data=data, num_images=len(pairs), num_classes=pairs.num_classes, **vars(settings))
+        print(
+            f"{label}: {mean[-1]:.4f} ± {deviation[-1]:.4f} of the pixels right; always the same class: "
+            f"{majority:.4f}",
+            flush=True,
+        )
+    known = dict(
+        networks=paths, data=data, num_images=len(pairs), num_classes=pairs.num_classes, **vars(settings)
+    )
     try:
         with atomic_write(f"{out}.json", "w", encoding="utf-8") as stream:
             json.dump(record(results, numbers, **known), stream, indent=2)

@@ -1,4 +1,5 @@
-"""Print, or run, the command lines that redo figure 2, a row of tables 1 to 3, or tables 4a and 4b of Lee et al. 2022 (GGDR).
+"""Print, or run, the command lines that redo figure 2, a row of tables 1 to 3, or tables 4a and 4b of Lee et
+al. 2022 (GGDR).
 
 Usage:
 
@@ -68,9 +69,22 @@ class Training:
 def prepare_command(experiment: Experiment, places: Places) -> list[str]:
     """The arguments after ``python`` that make the data set."""
     if experiment.annotations is not None:
-        sources = [f"--images={places.raw}/{experiment.source}", f"--annotations={places.raw}/{experiment.annotations}"]
-        return ["tools/make_paired_dataset.py", *sources, f"--dest={data_path(experiment, places)}", *experiment.convert]
-    return ["dataset_tool.py", f"--source={places.raw}/{experiment.source}", f"--dest={data_path(experiment, places)}", *experiment.convert]
+        sources = [
+            f"--images={places.raw}/{experiment.source}",
+            f"--annotations={places.raw}/{experiment.annotations}",
+        ]
+        return [
+            "tools/make_paired_dataset.py",
+            *sources,
+            f"--dest={data_path(experiment, places)}",
+            *experiment.convert,
+        ]
+    return [
+        "dataset_tool.py",
+        f"--source={places.raw}/{experiment.source}",
+        f"--dest={data_path(experiment, places)}",
+        *experiment.convert,
+    ]
 
 
 def data_path(experiment: Experiment, places: Places) -> str:
@@ -82,7 +96,11 @@ def variants(experiment: Experiment) -> Iterator[Variant]:
     """Every training of an experiment; of a comparison, the baseline without and with GGDR."""
     for comparison in experiment.comparisons:
         for reg_type in REGULARISERS:
-            ggdr = dict(reg_type="ggdr", ggdr_res=experiment.ggdr_res) if reg_type == "ggdr" else dict(reg_type="none")
+            ggdr = (
+                dict(reg_type="ggdr", ggdr_res=experiment.ggdr_res)
+                if reg_type == "ggdr"
+                else dict(reg_type="none")
+            )
             yield Variant(
                 slug=f"{comparison.slug}-{reg_type}",
                 title=f"{comparison.baseline} {'with' if reg_type == 'ggdr' else 'without'} GGDR",
@@ -94,7 +112,11 @@ def variants(experiment: Experiment) -> Iterator[Variant]:
 
 def train_options(experiment: Experiment, variant: Variant, places: Places) -> TrainOptions:
     """The options of one training, but for those of the data."""
-    chosen = {name: value for name, value in (("gpus", places.gpus), ("kimg", places.kimg), ("seed", places.seed)) if value is not None}
+    chosen = {
+        name: value
+        for name, value in (("gpus", places.gpus), ("kimg", places.kimg), ("seed", places.seed))
+        if value is not None
+    }
     return TrainOptions(**{**experiment.options, **variant.options, **chosen})
 
 
@@ -102,7 +124,9 @@ def training(experiment: Experiment, name: str, variant: Variant, places: Places
     """One training as command lines; the name of its run directory comes from what the options resolve to."""
     options = train_options(experiment, variant, places)
     data = described_data(experiment, places, annotated=options.reg_type == "seg")
-    outdir = f"{places.outdir}/{name}/{variant.slug}" + (f"-seed{places.seed}" if places.seed is not None else "")
+    outdir = f"{places.outdir}/{name}/{variant.slug}" + (
+        f"-seed{places.seed}" if places.seed is not None else ""
+    )
     said = {**vars(options), "mirror": int(experiment.mirror) or None, "subset": experiment.subset}
     train = ["train.py", f"--outdir={outdir}", f"--data={data.path}"]
     train += [f"--{key}={_typed(value)}" for key, value in said.items() if value is not None]
@@ -111,7 +135,9 @@ def training(experiment: Experiment, name: str, variant: Variant, places: Places
     network = snapshot_name(config.schedule.total_images)
     measure = ["calc_metrics.py", f"--network={run_dir}/{network}", f"--metrics={experiment.metrics}"]
     measure += [f"--gpus={config.runtime.gpus}"] if config.runtime.gpus > 1 else []
-    return Training(variant.title, options.reg_type or "none", variant.scores, train, measure, run_dir, network)
+    return Training(
+        variant.title, options.reg_type or "none", variant.scores, train, measure, run_dir, network
+    )
 
 
 def _typed(value: object) -> str:
@@ -121,8 +147,8 @@ def _typed(value: object) -> str:
 
 
 def described_data(experiment: Experiment, places: Places, *, annotated: bool) -> DataConfig:
-    """The data set of an experiment as training would describe it, though it need not be there. The numbers of images and of
-    classes are stand-ins."""
+    """The data set of an experiment as training would describe it, though it need not be there. The numbers
+    of images and of classes are stand-ins."""
     path = data_path(experiment, places)
     return DataConfig(
         path=f"{path}/{IMAGES}" if experiment.annotations and not annotated else path,
@@ -146,7 +172,10 @@ def trainings(name: str, places: Places, only: str | None = None) -> list[Traini
     found = [training(EXPERIMENTS[name], name, variant, places) for variant in variants(EXPERIMENTS[name])]
     chosen = [one for one in found if only in (None, one.reg_type)]
     if not chosen:
-        raise UserError(f"--only={only}: recipe {name} trains with {' and '.join(dict.fromkeys(one.reg_type for one in found))} only")
+        raise UserError(
+            f"--only={only}: recipe {name} trains with "
+            f"{' and '.join(dict.fromkeys(one.reg_type for one in found))} only"
+        )
     return chosen
 
 
@@ -156,7 +185,8 @@ def shell(arguments: list[str]) -> str:
 
 
 def recipe_text(name: str, places: Places, only: str | None = None) -> str:
-    """The command lines of an experiment, with the paper's values, as a shell script; ``only`` as in :func:`trainings`."""
+    """The command lines of an experiment, with the paper's values, as a shell script; ``only`` as in
+    :func:`trainings`."""
     experiment = EXPERIMENTS[name]
     lines = [
         f"# {experiment.title} ({experiment.table})",
@@ -177,11 +207,22 @@ def score_text(scores: Scores) -> str:
 
 def overview() -> str:
     """All experiments with the paper's values, as a Markdown table."""
-    lines = ["| recipe | data | baseline | FID | with GGDR | precision | with GGDR | recall | with GGDR |", "|---|---|---|" + "---:|" * 6]
+    lines = [
+        "| recipe | data | baseline | FID | with GGDR | precision | with GGDR | recall | with GGDR |",
+        "|---|---|---|" + "---:|" * 6,
+    ]
     for name, experiment in EXPERIMENTS.items():
         for comparison in experiment.comparisons:
-            pairs = [(comparison.without.get(score, ""), comparison.with_ggdr.get(score, "")) for score in ("FID", "precision", "recall")]
-            cells = [f"`{name}`", experiment.title, comparison.baseline, *(value for pair in pairs for value in pair)]
+            pairs = [
+                (comparison.without.get(score, ""), comparison.with_ggdr.get(score, ""))
+                for score in ("FID", "precision", "recall")
+            ]
+            cells = [
+                f"`{name}`",
+                experiment.title,
+                comparison.baseline,
+                *(value for pair in pairs for value in pair),
+            ]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -190,7 +231,10 @@ def ablations() -> str:
     """All experiments with variants, with the paper's values, as a Markdown table."""
     lines = ["| recipe | table | training | FID |", "|---|---|---|---:|"]
     for name, experiment in EXPERIMENTS.items():
-        lines += [f"| `{name}` | {experiment.table} | {one.title} | {one.scores.get('FID', '')} |" for one in experiment.variants]
+        lines += [
+            f"| `{name}` | {experiment.table} | {one.title} | {one.scores.get('FID', '')} |"
+            for one in experiment.variants
+        ]
     return "\n".join(lines)
 
 
@@ -225,7 +269,8 @@ def markdown() -> str:
 
 
 def run_recipe(name: str, places: Places, only: str | None) -> None:
-    """Make the data set unless it is there, train or go on with a training that was stopped, measure; ``only`` as in
+    """Make the data set unless it is there, train or go on with a training that was stopped, measure;
+    ``only`` as in
     :func:`trainings`.
 
     Raises :class:`UserError` when one of the commands fails and where a training ended before its time.
@@ -242,13 +287,17 @@ def run_recipe(name: str, places: Places, only: str | None) -> None:
 
 
 def trained_network(one: Training) -> Path:
-    """The last network pickle of a training's newest run, whatever its number. Raises :class:`UserError` where it ended too early."""
+    """The last network pickle of a training's newest run, whatever its number. Raises :class:`UserError`
+    where it ended too early."""
     first = Path(one.run_dir)
     description = first.name.partition("-")[2]
     runs = sorted(path for path in first.parent.glob("[0-9]*") if path.name.partition("-")[2] == description)
     network = (runs[-1] if runs else first) / one.network
     if not network.exists():
-        raise UserError(f"the training has not reached its end: there is no {network}; the same command line goes on with it")
+        raise UserError(
+            f"the training has not reached its end: there is no {network}; the same command line goes on "
+            "with it"
+        )
     return network
 
 
@@ -265,10 +314,18 @@ def call(arguments: list[str]) -> None:
 @click.option("--list", "list_", is_flag=True, help="Name the recipes, with the paper's values")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print docs/recipes.md")
 @click.option("--run", "run_", is_flag=True, help="Run the command lines instead of printing them")
-@click.option("--only", type=click.Choice([*REGULARISERS, "seg"]), help="Only the trainings with this --reg_type")
-@click.option("--raw", default="raw", show_default=True, type=PATH, metavar="DIR", help="Where the originals are")
-@click.option("--datasets", default="datasets", show_default=True, type=PATH, metavar="DIR", help="Where data sets go")
-@click.option("--outdir", default="training-runs", show_default=True, type=PATH, metavar="DIR", help="Where runs go")
+@click.option(
+    "--only", type=click.Choice([*REGULARISERS, "seg"]), help="Only the trainings with this --reg_type"
+)
+@click.option(
+    "--raw", default="raw", show_default=True, type=PATH, metavar="DIR", help="Where the originals are"
+)
+@click.option(
+    "--datasets", default="datasets", show_default=True, type=PATH, metavar="DIR", help="Where data sets go"
+)
+@click.option(
+    "--outdir", default="training-runs", show_default=True, type=PATH, metavar="DIR", help="Where runs go"
+)
 @click.option("--gpus", type=int, metavar="INT", help="In place of the recipe's number")
 @click.option("--kimg", type=FiniteFloat(above=0), metavar="KIMG", help="In place of the recipe's length")
 @click.option("--seed", type=int, metavar="INT", help="Random seed  [default: 0]")

@@ -15,7 +15,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import PATH, PATH_OR_URL, Command, friendly_errors, ops_option, output_file, overwrite_option, print_notes
+from dnnlib.cli import (
+    PATH,
+    PATH_OR_URL,
+    Command,
+    friendly_errors,
+    ops_option,
+    output_file,
+    overwrite_option,
+    print_notes,
+)
 from dnnlib.errors import UserError
 from dnnlib.files import writing
 from experiments.analysis.clustering import PALETTE, Labels
@@ -34,7 +43,8 @@ BATCH, AT_ONCE = 64, 16
 
 
 def open_pairs(networks: Mapping[str, Any], data: str | None) -> PairedDataset:
-    """``data``, or the pairs that a network was trained on. Raises :class:`UserError` where they are not known or there."""
+    """``data``, or the pairs that a network was trained on. Raises :class:`UserError` where they are not
+    known or there."""
     recorded = (networks["info"].get("config") or {}).get("data") or {}
     path = (recorded.get("path") if recorded.get("annotation_classes") else None) if data is None else data
     if path is None:
@@ -46,12 +56,16 @@ def check_network(D: Discriminator, pairs: PairedDataset, name: str) -> None:
     """Raises :class:`UserError` for other images and classes than a discriminator has."""
     if (pairs.num_channels, pairs.resolution) != (D.img_channels, D.img_resolution):
         raise UserError(
-            f"'{pairs.root}' has {pairs.num_channels}-channel images of {pairs.resolution}x{pairs.resolution}; "
-            f"the discriminator of {name} takes {D.img_channels}-channel images of {D.img_resolution}x{D.img_resolution}"
+            f"'{pairs.root}' has {pairs.num_channels}-channel images of "
+            f"{pairs.resolution}x{pairs.resolution}; "
+            f"the discriminator of {name} takes {D.img_channels}-channel images of "
+            f"{D.img_resolution}x{D.img_resolution}"
         )
     known = D.init_kwargs["decoder_kwargs"]["num_classes"]
     if pairs.num_classes > known:
-        raise UserError(f"'{pairs.root}' has {pairs.num_classes} classes, the discriminator of {name} knows {known}")
+        raise UserError(
+            f"'{pairs.root}' has {pairs.num_classes} classes, the discriminator of {name} knows {known}"
+        )
 
 
 @torch.no_grad()
@@ -65,7 +79,8 @@ def predict(D: Discriminator, images: Sequence[np.ndarray], device: torch.device
 
 
 def confusion(D: Discriminator, pairs: PairedDataset, device: torch.device) -> np.ndarray:
-    """Numbers of labelled pixels, int64 ``[K, K]``: of each class (rows), where each was predicted (columns)."""
+    """Numbers of labelled pixels, int64 ``[K, K]``: of each class (rows), where each was predicted
+    (columns)."""
     classes = D.init_kwargs["decoder_kwargs"]["num_classes"]
     counts = np.zeros([classes, classes], dtype=np.int64)
     for start in range(0, len(pairs), BATCH):
@@ -73,13 +88,15 @@ def confusion(D: Discriminator, pairs: PairedDataset, device: torch.device) -> n
         truth = np.stack([pairs.classes(i) for i in indices]).astype(np.int64)
         guess = predict(D, [pairs[i][0] for i in indices], device)
         labelled = truth != UNLABELLED
-        counts += np.bincount(truth[labelled] * classes + guess[labelled], minlength=classes**2).reshape(classes, classes)
+        counts += np.bincount(truth[labelled] * classes + guess[labelled], minlength=classes**2).reshape(
+            classes, classes
+        )
     return counts
 
 
 def scores(counts: np.ndarray) -> dict[str, float]:
-    """Pixel accuracy, that of always answering the most frequent class, and the mean of intersection over union over the
-    classes that are there, from :func:`confusion`."""
+    """Pixel accuracy, that of always answering the most frequent class, and the mean of intersection over
+    union over the classes that are there, from :func:`confusion`."""
     total, found, right = counts.sum(axis=1), counts.sum(axis=0), np.diag(counts)
     there = total > 0
     return {
@@ -107,18 +124,36 @@ def paint_classes(classes: Labels) -> torch.Tensor:
     help="pickle or .safetensors; repeat for several",
 )
 @click.option(
-    "--data", type=PATH, metavar="PATH", help="Folder or zip with images/ and annotations/  [default: what the first was trained on]"
+    "--data",
+    type=PATH,
+    metavar="PATH",
+    help="Folder or zip with images/ and annotations/  [default: what the first was trained on]",
 )
-@click.option("--out", required=True, type=PATH, metavar="PNG", help="Picture to write: images, annotations, predictions")
+@click.option(
+    "--out",
+    required=True,
+    type=PATH,
+    metavar="PNG",
+    help="Picture to write: images, annotations, predictions",
+)
 @overwrite_option
 @click.option("--num", type=click.IntRange(min=1), default=12, show_default=True, help="Images to show")
-@click.option("--cell", type=click.IntRange(min=16), default=64, show_default=True, help="Width of an image in the picture")
+@click.option(
+    "--cell",
+    type=click.IntRange(min=16),
+    default=64,
+    show_default=True,
+    help="Width of an image in the picture",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Chooses the images")
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
 @ops_option
 @friendly_errors
-def main(networks: tuple[str, ...], data: str | None, out: str, num: int, cell: int, seed: int, device: str) -> None:
-    """Print the pixel accuracy of discriminators on all pairs, and show some of the masks beside the annotations."""
+def main(
+    networks: tuple[str, ...], data: str | None, out: str, num: int, cell: int, seed: int, device: str
+) -> None:
+    """Print the pixel accuracy of discriminators on all pairs, and show some of the masks beside the
+    annotations."""
     if data is not None:
         check_apart(out, data, "--out")
     made_by: dict[str, Any] = dict(data=data and os.path.abspath(data), num=num, cell=cell, seed=seed)
@@ -128,13 +163,17 @@ def main(networks: tuple[str, ...], data: str | None, out: str, num: int, cell: 
     loaded = {name: load_networks(name, need=["D"]) for name in networks}
     for name, found in loaded.items():
         if found["D"].decoder_res != found["D"].img_resolution:
-            raise UserError(f"the discriminator of {name} does not segment; it has to be trained with --reg_type=seg")
+            raise UserError(
+                f"the discriminator of {name} does not segment; it has to be trained with --reg_type=seg"
+            )
     pairs = open_pairs(next(iter(loaded.values())), data)
     pairs.check_apart(out, "--out")
     print_notes(pairs.notes())
     for name, found in loaded.items():
         check_network(found["D"], pairs, name)
-    chosen = [int(i) for i in np.random.default_rng(derive_seed(seed, "shown pairs")).permutation(len(pairs))[:num]]
+    chosen = [
+        int(i) for i in np.random.default_rng(derive_seed(seed, "shown pairs")).permutation(len(pairs))[:num]
+    ]
     images = [pairs[i][0] for i in chosen]
     rows: list[Row] = [
         ("real", torch.from_numpy(np.stack(images))),
@@ -145,7 +184,12 @@ def main(networks: tuple[str, ...], data: str | None, out: str, num: int, cell: 
         values = scores(confusion(D, pairs, where))
         print(f"{name}: " + ", ".join(f"{what} {value:.4f}" for what, value in values.items()), flush=True)
         kimg = found["info"].get("kimg")
-        rows.append((Path(name).stem[-16:] if kimg is None else f"predicted,\n{kimg:.0f} kimg", paint_classes(predict(D, images, where))))
+        rows.append(
+            (
+                Path(name).stem[-16:] if kimg is None else f"predicted,\n{kimg:.0f} kimg",
+                paint_classes(predict(D, images, where)),
+            )
+        )
     size = -(-max(cell, pairs.resolution) // pairs.resolution) * pairs.resolution
     with writing(target.parent):
         save_png(picture_of_rows(rows, size), target, mark)

@@ -1,4 +1,5 @@
-"""Cluster the feature maps of a run's networks and show the clusters as colours: figures 3 and 8 of Lee et al. 2022 (GGDR).
+"""Cluster the feature maps of a run's networks and show the clusters as colours: figures 3 and 8 of Lee et
+al. 2022 (GGDR).
 
 Usage:
 
@@ -20,7 +21,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import DIGITS, PATH, PATH_OR_URL, Command, friendly_errors, ops_option, output_folder, overwrite_option, parse_int_list
+from dnnlib.cli import (
+    DIGITS,
+    PATH,
+    PATH_OR_URL,
+    Command,
+    friendly_errors,
+    ops_option,
+    output_folder,
+    overwrite_option,
+    parse_int_list,
+)
 from dnnlib.errors import UserError
 from dnnlib.files import writing
 from dnnlib.untrusted import one_line
@@ -51,8 +62,8 @@ class Snapshot:
     Attributes:
         title: for people.
         fakes, reals: uint8 ``[N, C, H, W]``.
-        maps: ``{kind: {resolution: feature maps}}``; ``generator`` of the fakes, ``encoder`` and ``decoder`` of D of the reals
-            followed by the fakes.
+        maps: ``{kind: {resolution: feature maps}}``; ``generator`` of the fakes, ``encoder`` and ``decoder``
+            of D of the reals followed by the fakes.
     """
 
     title: str
@@ -70,17 +81,21 @@ def parse_wanted(option: str, text: str | None) -> Wanted | None:
         match = re.fullmatch(rf"\s*({DIGITS})(?::({DIGITS}))?\s*", part)
         if match is None:
             raise UserError(
-                f"{option}={one_line(text, 60)} is no list of resolutions such as 8,16 or 8:3,16:6 (with the number of clusters)"
+                f"{option}={one_line(text, 60)} is no list of resolutions such as 8,16 or 8:3,16:6 (with the "
+                "number of clusters)"
             )
         clusters = int(match[2] or DEFAULT_CLUSTERS)
         if not 2 <= clusters <= len(PALETTE):
-            raise UserError(f"{option}={text}: between 2 and {len(PALETTE)} clusters can be shown, not {clusters}")
+            raise UserError(
+                f"{option}={text}: between 2 and {len(PALETTE)} clusters can be shown, not {clusters}"
+            )
         wanted[int(match[1])] = clusters
     return wanted
 
 
 def chosen_snapshots(network: Sequence[str], run: str | None, snapshots: str | None) -> list[str]:
-    """The network pickles to look at, in order: those named, or those of a run at some kimg (its last one by default).
+    """The network pickles to look at, in order: those named, or those of a run at some kimg (its last one by
+    default).
 
     Raises :class:`UserError` when neither or both are given and when one is missing.
     """
@@ -96,20 +111,27 @@ def chosen_snapshots(network: Sequence[str], run: str | None, snapshots: str | N
     wanted = [max(found)] if snapshots is None else parse_int_list(snapshots)
     for kimg in wanted:
         if kimg not in found:
-            raise UserError(f"--snapshots={snapshots}: the run has no snapshot at {kimg} kimg; it has {', '.join(map(str, found))}")
+            raise UserError(
+                f"--snapshots={snapshots}: the run has no snapshot at {kimg} kimg; it has "
+                f"{', '.join(map(str, found))}"
+            )
     return [found[kimg] for kimg in wanted]
 
 
 def real_batch(dataset: ImageFolderDataset, num: int, seed: int) -> torch.Tensor:
-    """``num`` real images, drawn by ``seed``, uint8 ``[num, C, H, W]``. Raises :class:`UserError` when there are fewer."""
+    """``num`` real images, drawn by ``seed``, uint8 ``[num, C, H, W]``. Raises :class:`UserError` when there
+    are fewer."""
     if num > len(dataset):
-        raise UserError(f"'{dataset.path}' has {len(dataset)} images, not {num}; give a smaller --num and --clustered")
+        raise UserError(
+            f"'{dataset.path}' has {len(dataset)} images, not {num}; give a smaller --num and --clustered"
+        )
     chosen = np.random.default_rng(derive_seed(seed, "shown reals")).permutation(len(dataset))[:num]
     return torch.from_numpy(np.stack([dataset[int(i)][0] for i in chosen]))
 
 
 def latents(G: Any, num: int, seed: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Latents of seeds ``seed``, ``seed + 1``, … as generate.py draws them, and labels that go through the classes in turn."""
+    """Latents of seeds ``seed``, ``seed + 1``, … as generate.py draws them, and labels that go through the
+    classes in turn."""
     z = np.concatenate([np.random.RandomState(seed + i).randn(1, G.z_dim) for i in range(num)])
     c = torch.zeros([num, G.c_dim])
     if G.c_dim:
@@ -117,15 +139,21 @@ def latents(G: Any, num: int, seed: int, device: torch.device) -> tuple[torch.Te
     return torch.from_numpy(z).float().to(device), c.to(device)
 
 
-def look(path: str, data: str | None, generator: Wanted | None, num: int, seed: int, device: torch.device) -> Snapshot:
-    """Open a network pickle and take its maps. Raises :class:`UserError` for what is wrong with it or with the data."""
+def look(
+    path: str, data: str | None, generator: Wanted | None, num: int, seed: int, device: torch.device
+) -> Snapshot:
+    """Open a network pickle and take its maps. Raises :class:`UserError` for what is wrong with it or with
+    the data."""
     networks = load_networks(path, need=["G_ema", "D"])
     G, D = networks["G_ema"].to(device), networks["D"].to(device)
     reals = real_batch(open_reals(networks["training_set_kwargs"], data, D, labels=False), num, seed)
     resolutions = list(generator or [res for res in G.synthesis.channels if res >= 8])
     unknown = set(resolutions) - set(G.synthesis.channels)
     if unknown:
-        raise UserError(f"--generator: there is no block at {min(unknown)}; {path} has {', '.join(map(str, G.synthesis.channels))}")
+        raise UserError(
+            f"--generator: there is no block at {min(unknown)}; {path} has "
+            f"{', '.join(map(str, G.synthesis.channels))}"
+        )
     fakes, maps = generator_maps(G, *latents(G, num, seed, device), resolutions)
     encoder, decoder = discriminator_maps(D, from_uint8(torch.cat([reals, fakes]), device))
     kimg = networks["info"].get("kimg")
@@ -133,10 +161,14 @@ def look(path: str, data: str | None, generator: Wanted | None, num: int, seed: 
     return Snapshot(title, fakes, reals, {"generator": maps, "encoder": encoder, "decoder": decoder})
 
 
-def clusters_of(snapshots: Sequence[Snapshot], kind: str, wanted: Wanted, seed: int) -> list[dict[int, Labels]]:
-    """Clusters of one kind of map, a dictionary by resolution for each snapshot, with equal colours for what covers equal places.
+def clusters_of(
+    snapshots: Sequence[Snapshot], kind: str, wanted: Wanted, seed: int
+) -> list[dict[int, Labels]]:
+    """Clusters of one kind of map, a dictionary by resolution for each snapshot, with equal colours for what
+    covers equal places.
 
-    At each resolution the snapshots are matched to the next one, the last to the clusters of the resolution before.
+    At each resolution the snapshots are matched to the next one, the last to the clusters of the resolution
+    before.
     """
     every: list[dict[int, Labels]] = [{} for _ in snapshots]
     before: Labels | None = None
@@ -157,7 +189,10 @@ def rows_of(snapshots: Sequence[Snapshot], kind: str, wanted: Wanted, seed: int,
     for snapshot, clusters in zip(snapshots, clusters_of(snapshots, kind, wanted, seed), strict=True):
         shown = snapshot.fakes if kind == "generator" else torch.cat([snapshot.reals, snapshot.fakes])
         rows.append((f"{snapshot.title}\n{'generated' if kind == 'generator' else 'real, generated'}", shown))
-        rows += [(f"{kind}\n{res}x{res}, k = {wanted[res]}", paint(labels, cell)) for res, labels in clusters.items()]
+        rows += [
+            (f"{kind}\n{res}x{res}, k = {wanted[res]}", paint(labels, cell))
+            for res, labels in clusters.items()
+        ]
     return rows
 
 
@@ -167,23 +202,72 @@ def check_resolutions(snapshots: Sequence[Snapshot], kind: str, wanted: Wanted) 
         known = snapshot.maps[kind]
         unknown = [res for res in wanted if res not in known]
         if unknown:
-            raise UserError(f"--{kind}: the networks have no {kind} map at {unknown[0]}; they have {', '.join(map(str, known)) or 'none'}")
+            raise UserError(
+                f"--{kind}: the networks have no {kind} map at {unknown[0]}; they have "
+                f"{', '.join(map(str, known)) or 'none'}"
+            )
 
 
 @click.command(cls=Command)
-@click.option("--network", multiple=True, type=PATH_OR_URL, metavar="PATH|URL", help="pickle or .safetensors; repeat for several")
+@click.option(
+    "--network",
+    multiple=True,
+    type=PATH_OR_URL,
+    metavar="PATH|URL",
+    help="pickle or .safetensors; repeat for several",
+)
 @click.option("--run", type=PATH, metavar="DIR", help="Run directory, in place of --network")
-@click.option("--snapshots", metavar="LIST", help="Kimg of the run's snapshots, such as 0,20,100  [default: the last]")
-@click.option("--data", type=PATH, metavar="PATH", help="Real images  [default: what the network was trained on]")
-@click.option("--outdir", required=True, type=PATH, metavar="DIR", help="Where generator.png, encoder.png and decoder.png go")
+@click.option(
+    "--snapshots", metavar="LIST", help="Kimg of the run's snapshots, such as 0,20,100  [default: the last]"
+)
+@click.option(
+    "--data", type=PATH, metavar="PATH", help="Real images  [default: what the network was trained on]"
+)
+@click.option(
+    "--outdir",
+    required=True,
+    type=PATH,
+    metavar="DIR",
+    help="Where generator.png, encoder.png and decoder.png go",
+)
 @overwrite_option
-@click.option("--generator", metavar="RES[:K],…", help="Resolutions of G's maps and numbers of clusters  [default: all from 8, 6]")
-@click.option("--encoder", metavar="RES[:K],…", default="8:3,16:6", show_default=True, help="The same of D's encoder")
+@click.option(
+    "--generator",
+    metavar="RES[:K],…",
+    help="Resolutions of G's maps and numbers of clusters  [default: all from 8, 6]",
+)
+@click.option(
+    "--encoder", metavar="RES[:K],…", default="8:3,16:6", show_default=True, help="The same of D's encoder"
+)
 @click.option("--decoder", metavar="RES[:K],…", help="The same of D's decoder  [default: its last map, 6]")
-@click.option("--num", type=click.IntRange(min=1), default=8, show_default=True, help="Real and generated images to show")
-@click.option("--clustered", type=click.IntRange(min=1), default=64, show_default=True, help="Images that k-means looks at, at least --num")
-@click.option("--cell", type=click.IntRange(min=16), default=64, show_default=True, help="Width of an image in the picture")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="First latent's seed; chooses the reals")
+@click.option(
+    "--num",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Real and generated images to show",
+)
+@click.option(
+    "--clustered",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Images that k-means looks at, at least --num",
+)
+@click.option(
+    "--cell",
+    type=click.IntRange(min=16),
+    default=64,
+    show_default=True,
+    help="Width of an image in the picture",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="First latent's seed; chooses the reals",
+)
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
 @ops_option
 @friendly_errors
@@ -202,10 +286,11 @@ def main(
     seed: int,
     device: str,
 ) -> None:
-    """Show which places feature maps tell apart, by k-means with cosine distance over the pixels of many images at once.
+    """Show which places feature maps tell apart, by k-means with cosine distance over the pixels of many
+    images at once.
 
-    One colour is one cluster in all images of a row. Colours of other rows are matched to agree in as many places as
-    possible. The generator is the average G_ema, with constant noise.
+    One colour is one cluster in all images of a row. Colours of other rows are matched to agree in as many
+    places as possible. The generator is the average G_ema, with constant noise.
     """
     wanted_g, wanted_d = parse_wanted("--generator", generator), parse_wanted("--decoder", decoder)
     count = max(num, clustered)
@@ -213,8 +298,12 @@ def main(
     if data is not None:
         check_apart(outdir, data, "--outdir")
     networks = chosen_snapshots(network, run, snapshots)
-    how: dict[str, Any] = dict(data=data and os.path.abspath(data), encoder=encoder, decoder=decoder, generator=generator)
-    mark = mark_of("visualize_features.py", networks, num=num, clustered=clustered, cell=cell, seed=seed, **how)
+    how: dict[str, Any] = dict(
+        data=data and os.path.abspath(data), encoder=encoder, decoder=decoder, generator=generator
+    )
+    mark = mark_of(
+        "visualize_features.py", networks, num=num, clustered=clustered, cell=cell, seed=seed, **how
+    )
     check_outputs(outdir, {f"{kind}.png": mark for kind in ("generator", "encoder", "decoder")})
     folder, where = output_folder(outdir), announce_device(device)
     taken = [look(path, data, wanted_g, count, seed, where) for path in networks]
@@ -232,7 +321,9 @@ def main(
             continue
         size = max(cell, taken[-1].reals.shape[-1])
         rows = rows_of(taken, kind, resolutions, seed, size)
-        picture = picture_of_rows([(title, first_of_each(images, num, count)) for title, images in rows], size)
+        picture = picture_of_rows(
+            [(title, first_of_each(images, num, count)) for title, images in rows], size
+        )
         with writing(folder):
             save_png(picture, folder / f"{kind}.png", mark)
         print(folder / f"{kind}.png")

@@ -1,4 +1,5 @@
-"""The worst and the best of many generated images: figure 6b of Lee et al. 2022 (GGDR), after Kumari et al. 2022.
+"""The worst and the best of many generated images: figure 6b of Lee et al. 2022 (GGDR), after Kumari et al.
+2022.
 
 Usage:
 
@@ -18,7 +19,15 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import PATH, PATH_OR_URL, Command, friendly_errors, ops_option, output_folder, overwrite_option
+from dnnlib.cli import (
+    PATH,
+    PATH_OR_URL,
+    Command,
+    friendly_errors,
+    ops_option,
+    output_folder,
+    overwrite_option,
+)
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from metrics.features import Detector, open_detector
@@ -55,7 +64,11 @@ class Extremes:
         images = torch.cat([self._images, images]) if len(self._numbers) else images
         numbers = np.concatenate([self._numbers, numbers])
         order = np.argsort(self.scores[numbers], kind="stable")
-        kept = order if len(order) <= 2 * self._size else np.concatenate([order[: self._size], order[-self._size :]])
+        kept = (
+            order
+            if len(order) <= 2 * self._size
+            else np.concatenate([order[: self._size], order[-self._size :]])
+        )
         self._images, self._numbers = images[kept], numbers[kept]
 
     def worst(self) -> tuple[torch.Tensor, list[int]]:
@@ -68,7 +81,8 @@ class Extremes:
 
 
 def fit_reals(dataset: ImageDataset, detector: Detector, batch: int) -> Gaussian:
-    """The Gaussian of a data set's features. Raises :class:`UserError` when it has too few images or all alike."""
+    """The Gaussian of a data set's features. Raises :class:`UserError` when it has too few images or all
+    alike."""
     if len(dataset) < 2:
         raise UserError(f"'{dataset.name}' has {len(dataset)} image; a Gaussian needs at least two")
     moments = MomentsCollector(len(dataset))
@@ -81,7 +95,8 @@ def fit_reals(dataset: ImageDataset, detector: Detector, batch: int) -> Gaussian
 
 
 def summary(found: Extremes, gaussian: Gaussian, **settings: Any) -> dict[str, Any]:
-    """What the JSON file holds: the settings, the distribution of log-likelihoods, and which images are shown."""
+    """What the JSON file holds: the settings, the distribution of log-likelihoods, and which images are
+    shown."""
     values = np.percentile(found.scores, PERCENTILES)
     return {
         **settings,
@@ -97,18 +112,45 @@ def summary(found: Extremes, gaussian: Gaussian, **settings: Any) -> dict[str, A
 
 
 @click.command(cls=Command)
-@click.option("--network", required=True, type=PATH_OR_URL, metavar="PATH|URL", help="network pickle, or .safetensors")
-@click.option("--data", type=PATH, metavar="PATH", help="Real images  [default: what the network was trained on]")
 @click.option(
-    "--detector", default="inception", show_default=True, type=PATH_OR_URL, metavar="NAME|PATH|URL", help="Detector whose features are used"
+    "--network", required=True, type=PATH_OR_URL, metavar="PATH|URL", help="network pickle, or .safetensors"
+)
+@click.option(
+    "--data", type=PATH, metavar="PATH", help="Real images  [default: what the network was trained on]"
+)
+@click.option(
+    "--detector",
+    default="inception",
+    show_default=True,
+    type=PATH_OR_URL,
+    metavar="NAME|PATH|URL",
+    help="Detector whose features are used",
 )
 @click.option("--num", type=click.IntRange(min=2), default=5000, show_default=True, help="Images to generate")
 @click.option("--show", type=click.IntRange(min=1), default=32, show_default=True, help="Images in each grid")
 @click.option("--columns", type=click.IntRange(min=1), default=8, show_default=True, help="Images a row")
-@click.option("--outdir", required=True, type=PATH, metavar="DIR", help="Where worst.png, best.png and log_likelihood.json go")
+@click.option(
+    "--outdir",
+    required=True,
+    type=PATH,
+    metavar="DIR",
+    help="Where worst.png, best.png and log_likelihood.json go",
+)
 @overwrite_option
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which latents, labels and noise, as in the metrics")
-@click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Images at a time; only a GPU's rounding changes")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Which latents, labels and noise, as in the metrics",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Images at a time; only a GPU's rounding changes",
+)
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
 @ops_option
 @friendly_errors
@@ -124,13 +166,16 @@ def main(
     batch: int,
     device: str,
 ) -> None:
-    """Sort generated images by their log-likelihood under a Gaussian of the real images' features; show both ends.
+    """Sort generated images by their log-likelihood under a Gaussian of the real images' features; show both
+    ends.
 
     The paper uses Inception's features. Likelihoods of different detectors or data sets are not comparable.
     """
     if data is not None:
         check_apart(outdir, data, "--outdir")
-    made_by: dict[str, Any] = dict(data=data and os.path.abspath(data), num=num, show=show, columns=columns, seed=seed)
+    made_by: dict[str, Any] = dict(
+        data=data and os.path.abspath(data), num=num, show=show, columns=columns, seed=seed
+    )
     mark = mark_of("worst_samples.py", [network, detector], **made_by)
     check_outputs(outdir, {"worst.png": mark, "best.png": mark}, ["log_likelihood.json"])
     folder, where = output_folder(outdir), announce_device(device)
@@ -146,7 +191,9 @@ def main(
     found = Extremes(min(show, num))
     for images in fake_images(G, dataset, num, seed=seed, device=where, batch_size=batch):
         found.add(images.cpu(), gaussian.log_likelihood(opened(images)))
-    settings: dict[str, Any] = dict(network=network, data=dataset.name, detector=opened.name, num=num, num_real=len(dataset), seed=seed)
+    settings: dict[str, Any] = dict(
+        network=network, data=dataset.name, detector=opened.name, num=num, num_real=len(dataset), seed=seed
+    )
     write(folder, found, columns, mark, summary(found, gaussian, **settings))
 
 
@@ -160,7 +207,10 @@ def write(folder: Path, found: Extremes, columns: int, mark: str, record: dict[s
     except OSError as error:
         raise UserError(f"cannot write to --outdir={folder}: {error.strerror}") from error
     spread = record["log_likelihood"]["percentiles"]
-    print(f"{folder}: log-likelihood from {spread['0']:.1f} (worst.png) over {spread['50']:.1f} (median) to {spread['100']:.1f} (best.png)")
+    print(
+        f"{folder}: log-likelihood from {spread['0']:.1f} (worst.png) over {spread['50']:.1f} (median) to "
+        f"{spread['100']:.1f} (best.png)"
+    )
 
 
 if __name__ == "__main__":

@@ -28,10 +28,11 @@ Statistics = Moments | FeatureSet
 
 
 def fingerprint(dataset: ImageDataset) -> str:
-    """SHA-256 of all pixels in order, mirrored copies included: the content of a data set, not its path or its time.
+    """SHA-256 of all pixels in order, mirrored copies included: the content of a data set, not its path or
+    its time.
 
-    Reads every image. A data set with a method ``fingerprint()`` of its own (a digest of all that decides its pixels:
-    file contents, choice, order, mirroring) is asked instead.
+    Reads every image. A data set with a method ``fingerprint()`` of its own (a digest of all that decides its
+    pixels: file contents, choice, order, mirroring) is asked instead.
     """
     own = getattr(dataset, "fingerprint", None)
     if own is not None:
@@ -44,7 +45,8 @@ def fingerprint(dataset: ImageDataset) -> str:
 
 
 class StatisticsCache:
-    """A folder of ``.npz`` files, one for each key. Files are written atomically, so that processes may share it.
+    """A folder of ``.npz`` files, one for each key. Files are written atomically, so that processes may share
+    it.
 
     Raises :class:`UserError` at construction when the folder can't be made, read or written.
     """
@@ -58,7 +60,8 @@ class StatisticsCache:
                 pass
         except OSError as error:
             raise UserError(
-                f"the cache folder {self.folder} can't be written or read ({error.strerror}); set {CACHE} to another"
+                f"the cache folder {self.folder} can't be written or read ({error.strerror}); set {CACHE} to "
+                "another"
             ) from error
 
     def path(self, key: Key) -> Path:
@@ -66,7 +69,8 @@ class StatisticsCache:
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
 
     def load(self, key: Key) -> Statistics | None:
-        """What :meth:`store` was given for the key; None when there is nothing, or (with a line to stderr) a damaged file."""
+        """What :meth:`store` was given for the key; None when there is nothing, or (with a line to stderr) a
+        damaged file."""
         path = self.path(key)
         if not path.exists():
             return None
@@ -79,7 +83,8 @@ class StatisticsCache:
             return None
 
     def store(self, key: Key, value: Statistics) -> None:
-        """Keep a value. Where the disk is full, a line to stderr says that it is not kept; the value itself is not lost by that."""
+        """Keep a value. Where the disk is full, a line to stderr says that it is not kept; the value itself
+        is not lost by that."""
         if isinstance(value, Moments):
             arrays = {"count": np.int64(value.count), "mean": value.mean, "covariance": value.covariance}
         else:
@@ -88,7 +93,11 @@ class StatisticsCache:
             with atomic_write(self.path(key), opener=open_cache_file) as stream:
                 np.savez(stream, **arrays)  # type: ignore[arg-type]
         except OSError as error:
-            print(f"Warning: {self.path(key)} can't be written ({error.strerror}); next time it is computed anew", file=sys.stderr)
+            print(
+                f"Warning: {self.path(key)} can't be written ({error.strerror}); next time it is computed "
+                "anew",
+                file=sys.stderr,
+            )
 
 
 class NoCache:
@@ -105,13 +114,22 @@ class NoCache:
 def _checked(arrays: dict[str, np.ndarray]) -> Statistics:
     if "features" in arrays:
         features = arrays["features"]
-        if features.ndim != 2 or features.size == 0 or features.dtype != np.float32 or not np.isfinite(features).all():
+        if (
+            features.ndim != 2
+            or features.size == 0
+            or features.dtype != np.float32
+            or not np.isfinite(features).all()
+        ):
             raise ValueError("its features are not finite float32 [N, F]")
         return FeatureSet(features)
     count, mean, covariance = arrays["count"], arrays["mean"], arrays["covariance"]
     if count.shape or count.dtype != np.int64 or count < 1:
         raise ValueError("its count is not a whole number from 1")
-    if mean.ndim != 1 or covariance.shape != mean.shape * 2 or (mean.dtype, covariance.dtype) != (np.float64, np.float64):
+    if (
+        mean.ndim != 1
+        or covariance.shape != mean.shape * 2
+        or (mean.dtype, covariance.dtype) != (np.float64, np.float64)
+    ):
         raise ValueError("its moments are not float64 [F] and [F, F]")
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all() and (covariance.diagonal() >= 0).all()):
         raise ValueError("its moments are not finite, or a variance is negative")

@@ -1,4 +1,5 @@
-"""From images to statistics: one pass over the reals (unless cached), one over the fakes, shared by all ranks of a group."""
+"""From images to statistics: one pass over the reals (unless cached), one over the fakes, shared by all ranks
+of a group."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,7 +27,8 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Need:
-    """A statistic of the first ``count`` images as one detector sees them; ``mirrored``: copies follow the images."""
+    """A statistic of the first ``count`` images as one detector sees them; ``mirrored``: copies follow the
+    images."""
 
     detector: str
     statistic: Statistic
@@ -40,7 +42,9 @@ class Need:
 
 
 Output = tuple[str, str]  # a detector's name; features or probabilities
-Found = dict[Need, Any]  # Moments, FeatureSet, or for PathSampling distances float64 [count]; empty but on rank 0
+Found = dict[
+    Need, Any
+]  # Moments, FeatureSet, or for PathSampling distances float64 [count]; empty but on rank 0
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,10 @@ class Collector:
             part = [need for need in missing if need.mirrored is mirrored]
             if part:
                 found.update(self._files(part, Mirrored(dataset) if mirrored else dataset, "real images"))
-        on_main(lambda: [cache.store(keys[need], found[need]) for need in missing], "keeping the statistics of real images")
+        on_main(
+            lambda: [cache.store(keys[need], found[need]) for need in missing],
+            "keeping the statistics of real images",
+        )
         return found
 
     def images(self, needs: Iterable[Need], images: ImageDataset) -> Found:
@@ -116,13 +123,20 @@ class Collector:
         }
 
     def _files(self, needs: list[Need], images: ImageDataset, title: str) -> Found:
-        return self._collect(needs, real_images(images, max(need.count for need in needs), **self._share()), title)
+        return self._collect(
+            needs, real_images(images, max(need.count for need in needs), **self._share()), title
+        )
 
     def _collect(self, needs: list[Need], batches: Iterator[Tensor], title: str) -> Found:
-        """Show the images to the detectors, each as far as it is needed, and gather the statistics on rank 0, in order."""
-        kinds = {need: MomentsCollector if need.statistic == "moments" else FeatureCollector for need in needs}
+        """Show the images to the detectors, each as far as it is needed, and gather the statistics on rank 0,
+        in order."""
+        kinds = {
+            need: MomentsCollector if need.statistic == "moments" else FeatureCollector for need in needs
+        }
         collectors = {need: kind(need.count) for need, kind in kinds.items() if is_main()}
-        enough = {need.output: max(other.count for other in needs if other.output == need.output) for need in needs}
+        enough = {
+            need.output: max(other.count for other in needs if other.output == need.output) for need in needs
+        }
 
         def look(images: Tensor, place: range) -> dict[Output, NDArray[np.float32]]:
             seen = {output: images[: max(0, count - place.start)] for output, count in enough.items()}
@@ -138,9 +152,13 @@ class Collector:
         detector = self.detectors[output[0]]
         return detector.probabilities(images) if output[1] == "probabilities" else detector(images)
 
-    def _paths(self, need: Need, paths: PathSampling, generator: Any, labels: ImageDataset, seed: int) -> Found:
+    def _paths(
+        self, need: Need, paths: PathSampling, generator: Any, labels: ImageDataset, seed: int
+    ) -> Found:
         detector = self.detectors[need.detector]
-        distances = path_distances(generator, labels, detector, paths, need.count, seed=seed, device=self.device, **self._share())
+        distances = path_distances(
+            generator, labels, detector, paths, need.count, seed=seed, device=self.device, **self._share()
+        )
         parts = list(self._rounds(distances, lambda part, place: part, need.count, "paths"))
         return {need: np.concatenate(parts)} if is_main() else {}
 
@@ -148,11 +166,20 @@ class Collector:
     def _turn(items: Iterator[T], places: list[range], look: Callable[[T, range], R]) -> list[R]:
         return [look(next(items), place) for place in places]
 
-    def _rounds(self, items: Iterator[T], look: Callable[[T, range], R], count: int, title: str) -> Iterator[R]:
-        """What ``look`` makes of the items and places of all ranks' portions, in the order of portions; on every rank."""
+    def _rounds(
+        self, items: Iterator[T], look: Callable[[T, range], R], count: int, title: str
+    ) -> Iterator[R]:
+        """What ``look`` makes of the items and places of all ranks' portions, in the order of portions; on
+        every rank."""
         shares = [portions(count, self.batch_size, r, world_size()) for r in range(world_size())]
         mine = shares[rank()]
-        with tqdm(total=count, desc=title, unit="img", leave=False, disable=None if self.progress and is_main() else True) as bar:
+        with tqdm(
+            total=count,
+            desc=title,
+            unit="img",
+            leave=False,
+            disable=None if self.progress and is_main() else True,
+        ) as bar:
             for turn in range(len(shares[0])):
                 place = mine[turn : turn + 1]
                 for part in together(functools.partial(self._turn, items, place, look), title):

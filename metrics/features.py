@@ -25,13 +25,15 @@ Function = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a loaded network computes from images float32 ``[N, 3, H, W]`` in 0..255 on the device it was loaded to.
+    """What a loaded network computes from images float32 ``[N, 3, H, W]`` in 0..255 on the device it was
+    loaded to.
 
     Attributes:
         digest: of everything that decides the features: weights, and code where the file does not hold it.
         features: ``[N, F]``.
         probabilities: ``[N, classes]``, rows that sum to 1; None where the network has no classes.
-        perceptual: ``[N, K]``, differentiable, whose squared L2 distance is a perceptual distance; None where there is none.
+        perceptual: ``[N, K]``, differentiable, whose squared L2 distance is a perceptual distance; None where
+            there is none.
     """
 
     digest: str
@@ -45,7 +47,8 @@ class DetectorEntry:
     """A detector known by name.
 
     Attributes:
-        load: gives the network's outputs on a device. Raises :class:`UserError` when the detector can't be had.
+        load: gives the network's outputs on a device. Raises :class:`UserError` when the detector can't be
+            had.
         features: the layer and the number of features F.
         input_range: what the network itself is given.
         resizing: what happens to the image size before the features, and where.
@@ -66,9 +69,10 @@ class DetectorEntry:
 class Detector:
     """A loaded detector.
 
-    Calling it with images uint8 ``[N, C, H, W]`` (C is 1 or 3; greyscale is repeated to RGB), on any device, gives
-    features float32 ``[N, F]`` as an array. Attributes: ``name`` as results show it, ``digest`` of weights and code,
-    ``device``. Raises :class:`UserError` on other images and when the network gives anything but finite ``[N, F]`` of one F.
+    Calling it with images uint8 ``[N, C, H, W]`` (C is 1 or 3; greyscale is repeated to RGB), on any device,
+    gives features float32 ``[N, F]`` as an array. Attributes: ``name`` as results show it, ``digest`` of
+    weights and code, ``device``. Raises :class:`UserError` on other images and when the network gives
+    anything but finite ``[N, F]`` of one F.
     """
 
     def __init__(self, name: str, outputs: Outputs, device: torch.device, cpu_batch: int = 8) -> None:
@@ -88,50 +92,75 @@ class Detector:
         Raises :class:`UserError` as a call does, and when the network has no classes.
         """
         if self._outputs.probabilities is None:
-            raise UserError(f"the detector '{self.name}' has no class probabilities; use {_known_with('probabilities')}")
+            raise UserError(
+                f"the detector '{self.name}' has no class probabilities; use {_known_with('probabilities')}"
+            )
         values = self._arrays(self._outputs.probabilities, images, "class probabilities [N, classes]")
         if (values < 0).any() or not np.allclose(values.sum(1), 1, atol=1e-3):
-            raise UserError(f"the detector '{self.name}' gave class probabilities that are negative or do not sum to 1")
+            raise UserError(
+                f"the detector '{self.name}' gave class probabilities that are negative or do not sum to 1"
+            )
         return values
 
     def perceptual(self, images: Tensor) -> Tensor:
-        """``[N, K]`` on the images' device, differentiable: the squared L2 distance of two rows is a perceptual distance.
+        """``[N, K]`` on the images' device, differentiable: the squared L2 distance of two rows is a
+        perceptual distance.
 
-        Args: images float32 ``[N, C, H, W]``, C 1 (repeated) or 3, in 0..255, all of one size: nothing is resized.
-        Raises :class:`UserError` on other images, when the network has no such output, and when it gives anything but
-        finite ``[N, K]``. Distances of different detectors are not comparable.
+        Args: images float32 ``[N, C, H, W]``, C 1 (repeated) or 3, in 0..255, all of one size: nothing is
+        resized. Raises :class:`UserError` on other images, when the network has no such output, and when it
+        gives anything but finite ``[N, K]``. Distances of different detectors are not comparable.
         """
         if self._outputs.perceptual is None:
-            raise UserError(f"the detector '{self.name}' has no perceptual distance; use {_known_with('perceptual')}")
+            raise UserError(
+                f"the detector '{self.name}' has no perceptual distance; use {_known_with('perceptual')}"
+            )
         _check_images(images, torch.float32, "a perceptual distance needs float32")
         what = "perceptual features [N, K]"
-        parts = [self._apply(self._outputs.perceptual, part, what) for part in images.split(self._step(images))]
+        parts = [
+            self._apply(self._outputs.perceptual, part, what) for part in images.split(self._step(images))
+        ]
         return torch.cat(parts).to(images.device)
 
     def _arrays(self, function: Function, images: Tensor, what: str) -> NDArray[np.float32]:
         _check_images(images, torch.uint8, "a detector needs 8-bit")
         with torch.inference_mode():
-            parts = [self._apply(function, part, what).to("cpu", torch.float32).numpy() for part in images.split(self._step(images))]
+            parts = [
+                self._apply(function, part, what).to("cpu", torch.float32).numpy()
+                for part in images.split(self._step(images))
+            ]
         for part in parts:
             if part.shape[1] != self._widths.setdefault(what, part.shape[1]):
-                raise UserError(f"the detector '{self.name}' gave {what} with {self._widths[what]} columns, and then with {part.shape[1]}")
+                raise UserError(
+                    f"the detector '{self.name}' gave {what} with {self._widths[what]} columns, and then "
+                    f"with {part.shape[1]}"
+                )
         return np.concatenate(parts)
 
     def _step(self, images: Tensor) -> int:
         return self._cpu_batch if self.device.type == "cpu" else max(len(images), 1)
 
     def _apply(self, function: Function, images: Tensor, what: str) -> Tensor:
-        """One output of the network, checked. Faults of the GPU, such as running out of memory, are passed on as PyTorch raises them."""
+        """One output of the network, checked. Faults of the GPU, such as running out of memory, are passed on
+        as PyTorch raises them."""
         rgb = images.to(self.device).to(torch.float32).expand(-1, 3, -1, -1).contiguous()
         try:
             values = function(rgb)
         except (torch.OutOfMemoryError, torch.AcceleratorError):  # faults of the GPU, not of the images
             raise
         except RuntimeError as error:
-            raise UserError(f"the detector '{self.name}' does not take images {list(rgb.shape)}: {_last_line(error)}") from error
-        if not isinstance(values, Tensor) or values.ndim != 2 or len(values) != len(images) or not values.shape[1]:
+            raise UserError(
+                f"the detector '{self.name}' does not take images {list(rgb.shape)}: {_last_line(error)}"
+            ) from error
+        if (
+            not isinstance(values, Tensor)
+            or values.ndim != 2
+            or len(values) != len(images)
+            or not values.shape[1]
+        ):
             got = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise UserError(f"the detector '{self.name}' must give {what} of N images, but gave {got} of {len(images)}")
+            raise UserError(
+                f"the detector '{self.name}' must give {what} of N images, but gave {got} of {len(images)}"
+            )
         if not values.isfinite().all():
             raise UserError(f"the detector '{self.name}' gave {what} that are not finite")
         return values
@@ -139,19 +168,24 @@ class Detector:
 
 def _check_images(images: Tensor, dtype: torch.dtype, needs: str) -> None:
     if images.dtype != dtype or images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise UserError(f"{needs} greyscale or RGB images [N, C, H, W], not {images.dtype} {list(images.shape)}")
+        raise UserError(
+            f"{needs} greyscale or RGB images [N, C, H, W], not {images.dtype} {list(images.shape)}"
+        )
 
 
 def check_detector(name: str) -> None:
-    """Raises :class:`UserError` for what is neither a detector's name nor a file nor an address. Nothing is opened."""
+    """Raises :class:`UserError` for what is neither a detector's name nor a file nor an address. Nothing is
+    opened."""
     if name not in DETECTORS and not is_address(name) and not Path(name).is_file():
         raise UserError(
-            f"no detector '{name}': it is neither one of {', '.join(DETECTORS)} nor the path or http(s) address of a TorchScript file"
+            f"no detector '{name}': it is neither one of {', '.join(DETECTORS)} nor the path or http(s) "
+            "address of a TorchScript file"
         )
 
 
 def open_detector(name: str, device: torch.device | str) -> Detector:
-    """A detector on ``device``: of that name in DETECTORS, or the TorchScript file at that path or http(s) address.
+    """A detector on ``device``: of that name in DETECTORS, or the TorchScript file at that path or http(s)
+    address.
 
     Loaded detectors are kept, so that evaluations during training load each once.
     Raises :class:`UserError` when there is none, or when it can't be had; the message says what to do.
@@ -180,24 +214,30 @@ def load_torchscript(path: Path, device: torch.device, advice: str = "") -> Outp
 
     Its forward method is called as the reference calls its own two files, as far as it has these arguments:
     ``return_features=True`` for features, ``no_output_bias=True`` for class probabilities, and
-    ``return_lpips=True, resize_images=False`` for the perceptual distance. Without ``no_output_bias`` there are no
-    probabilities, without ``return_lpips`` no distance.
+    ``return_lpips=True, resize_images=False`` for the perceptual distance. Without ``no_output_bias`` there
+    are no probabilities, without ``return_lpips`` no distance.
     Raises :class:`UserError`, ending in ``advice``, when the file is not TorchScript.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # PyTorch deprecates TorchScript; the reference's detectors are TorchScript
+            warnings.simplefilter(
+                "ignore", FutureWarning
+            )  # PyTorch deprecates TorchScript; the reference's detectors are TorchScript
             module: Any = torch.jit.load(path, map_location=device)
         arguments = {argument.name for argument in module.forward.schema.arguments}
         digest = file_sha256(path)
     except (RuntimeError, AttributeError, ValueError, OSError) as error:
-        raise UserError(f"the detector file {path} is not TorchScript that can be loaded: {_last_line(error)}{advice}") from error
+        raise UserError(
+            f"the detector file {path} is not TorchScript that can be loaded: {_last_line(error)}{advice}"
+        ) from error
     module.eval()
     for parameter in module.parameters():
         parameter.requires_grad_(False)
 
     def calling(**options: bool) -> Function:
-        return functools.partial(module, **{name: value for name, value in options.items() if name in arguments})
+        return functools.partial(
+            module, **{name: value for name, value in options.items() if name in arguments}
+        )
 
     return Outputs(
         digest,
@@ -208,11 +248,14 @@ def load_torchscript(path: Path, device: torch.device, advice: str = "") -> Outp
 
 
 def _from_address(file_name: str) -> Callable[[torch.device], Outputs]:
-    """A loader of one of the reference's files. Their SHA-256 is not published, so that none is checked here."""
+    """A loader of one of the reference's files. Their SHA-256 is not published, so that none is checked
+    here."""
     url = f"{NVIDIA_METRICS}/{file_name}"
 
     def load(device: torch.device) -> Outputs:
-        return load_torchscript(fetch(url), device, advice=f"; delete it, or put the file of {url} in its place")
+        return load_torchscript(
+            fetch(url), device, advice=f"; delete it, or put the file of {url} in its place"
+        )
 
     return load
 

@@ -24,7 +24,9 @@ def frechet_distance(mu1: ArrayLike, sigma1: ArrayLike, mu2: ArrayLike, sigma2: 
     m1, m2 = np.asarray(mu1, np.float64), np.asarray(mu2, np.float64)
     s1, s2 = np.asarray(sigma1, np.float64), np.asarray(sigma2, np.float64)
     if m1.ndim != 1 or m2.shape != m1.shape or s1.shape != (len(m1), len(m1)) or s2.shape != s1.shape:
-        raise ValueError(f"means and covariances do not belong together: {m1.shape}, {s1.shape}, {m2.shape}, {s2.shape}")
+        raise ValueError(
+            f"means and covariances do not belong together: {m1.shape}, {s1.shape}, {m2.shape}, {s2.shape}"
+        )
     if not all(np.isfinite(a).all() for a in (m1, s1, m2, s2)):
         raise ValueError("means and covariances must be finite")
     values, vectors = scipy.linalg.eigh(s1)

@@ -1,6 +1,7 @@
 """A Gaussian fitted to features, and how likely it finds others: what sorts samples from worst to best.
 
-Kumari et al. 2022 (Vision-aided GAN) sort generated images so, and Lee et al. 2022 (GGDR, figure 6b) after them.
+Kumari et al. 2022 (Vision-aided GAN) sort generated images so, and Lee et al. 2022 (GGDR, figure 6b) after
+them.
 """
 
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ class Gaussian:
         mean: ``[F]``.
         axes: ``[F, F]``, an eigenvector a column.
         variances: ``[F]``, above 0, along ``axes``.
-        shrinkage: 0 … 1, how far the covariance was moved towards a multiple of the identity (:func:`oas_shrinkage`).
+        shrinkage: 0 … 1, how far the covariance was moved towards a multiple of the identity
+            (:func:`oas_shrinkage`).
     """
 
     mean: Array
@@ -45,9 +47,10 @@ class Gaussian:
 def fit_gaussian(moments: Moments) -> Gaussian:
     """The Gaussian of some moments, its covariance shrunk so that it can be inverted.
 
-    With fewer samples than features (2048 of Inception's, 1,854 emoji) the covariance is singular, and long before that
-    its smallest eigenvalues are noise, which the likelihood divides by. It is therefore replaced by
-    ``(1 − ρ) S + ρ tr(S)/F I``, with ρ from :func:`oas_shrinkage`. All directions count, those the reals never vary in too.
+    With fewer samples than features (2048 of Inception's, 1,854 emoji) the covariance is singular, and long
+    before that its smallest eigenvalues are noise, which the likelihood divides by. It is therefore replaced
+    by ``(1 − ρ) S + ρ tr(S)/F I``, with ρ from :func:`oas_shrinkage`. All directions count, those the reals
+    never vary in too.
 
     Raises :class:`ValueError` when the samples do not vary at all.
     """
@@ -61,15 +64,16 @@ def fit_gaussian(moments: Moments) -> Gaussian:
 
 
 def oas_shrinkage(covariance: Array, count: int) -> float:
-    """The weight ρ of the identity in the oracle approximating shrinkage estimator (Chen et al. 2010, equation 23).
+    """The weight ρ of the identity in the oracle approximating shrinkage estimator (Chen et al. 2010,
+    equation 23).
 
     Args:
         covariance: ``[F, F]``, the maximum likelihood estimate S (divided by the number of samples).
         count: that number, n.
 
     Returns:
-        ``((1 − 2/F) tr(S²) + tr(S)²) / ((n + 1 − 2/F) (tr(S²) − tr(S)²/F))``, at most 1: the estimate with the least
-        expected squared error if the data are Gaussian. 1 where S is a multiple of the identity.
+        ``((1 − 2/F) tr(S²) + tr(S)²) / ((n + 1 − 2/F) (tr(S²) − tr(S)²/F))``, at most 1: the estimate with
+        the least expected squared error if the data are Gaussian. 1 where S is a multiple of the identity.
     """
     width = len(covariance)
     square_of_trace = float(np.trace(covariance)) ** 2

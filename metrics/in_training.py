@@ -31,19 +31,21 @@ def measure_snapshot(
 ) -> dict[str, float]:
     """Evaluate metrics of a snapshot, print and record the results, and give their values.
 
-    All metrics share one pass. When that fails, each is evaluated in a pass of its own, and those that fail again are
-    reported with the reason and left out. A result that can't be written is printed all the same. In a group of
-    processes every rank calls this, and rank 0 alone prints and writes.
+    All metrics share one pass. When that fails, each is evaluated in a pass of its own, and those that fail
+    again are reported with the reason and left out. A result that can't be written is printed all the same.
+    In a group of processes every rank calls this, and rank 0 alone prints and writes.
 
     Args: ``snapshot`` and ``images_seen`` as for :func:`metrics.results.append_result`, the others as for
-    :func:`metrics.runner.evaluate`. ``told`` has what the user was told of things that cannot be downloaded, and takes more: the
-    same is not said at every snapshot.
+    :func:`metrics.runner.evaluate`. ``told`` has what the user was told of things that cannot be downloaded,
+    and takes more: the same is not said at every snapshot.
     """
     told = set() if told is None else told
 
     def attempt(names: Sequence[str]) -> list[MetricResult] | None:
         try:
-            return evaluate(names, generator=generator, dataset=dataset, mirror=mirror, detector=detector, device=device)
+            return evaluate(
+                names, generator=generator, dataset=dataset, mirror=mirror, detector=detector, device=device
+            )
         except RankLost:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the training is worth more
@@ -65,7 +67,12 @@ def measure_snapshot(
     return values
 
 
-def _record(result: MetricResult, run_dir: str | os.PathLike[str], snapshot: str | os.PathLike[str], images_seen: int | None) -> str:
+def _record(
+    result: MetricResult,
+    run_dir: str | os.PathLike[str],
+    snapshot: str | os.PathLike[str],
+    images_seen: int | None,
+) -> str:
     try:
         return append_result(result, run_dir, snapshot, images_seen)
     except UserError as error:

@@ -7,7 +7,8 @@ from metrics.statistics import FeatureSet
 
 
 def _kernel(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """k(x, y) = (x·y / F + 1)^3 for all pairs: ``[N, F], [M, F] -> [N, M]`` (Bińkowski et al. 2018, section 4)."""
+    """k(x, y) = (x·y / F + 1)^3 for all pairs: ``[N, F], [M, F] -> [N, M]`` (Bińkowski et al. 2018, section
+    4)."""
     return np.asarray((a @ b.T / a.shape[1] + 1) ** 3)
 
 
@@ -22,7 +23,9 @@ def _unbiased_mmd2(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     return float(off_diagonal / (m * (m - 1)) - 2 * _kernel(x, y).mean())
 
 
-def kernel_distance(real: ArrayLike, gen: ArrayLike, num_subsets: int, max_subset_size: int, seed: int = 0) -> float:
+def kernel_distance(
+    real: ArrayLike, gen: ArrayLike, num_subsets: int, max_subset_size: int, seed: int = 0
+) -> float:
     """Mean unbiased MMD² over random subsets, dimensionless; may be slightly below zero.
 
     Each of ``num_subsets`` rounds draws ``m = min(len(real), len(gen), max_subset_size)`` rows of each set
@@ -46,5 +49,6 @@ def kernel_distance(real: ArrayLike, gen: ArrayLike, num_subsets: int, max_subse
 
 
 def kid(real: FeatureSet, fake: FeatureSet) -> dict[str, float]:
-    """The metric with the reference's 100 subsets of at most 1,000. The key is what follows the metric's name in the results."""
+    """The metric with the reference's 100 subsets of at most 1,000. The key is what follows the metric's name
+    in the results."""
     return {"": kernel_distance(real.features, fake.features, num_subsets=100, max_subset_size=1000)}

@@ -1,9 +1,11 @@
-"""Nearest neighbours and balls among many feature vectors: exact, in bounded memory, at the speed of float32 matrix products.
+"""Nearest neighbours and balls among many feature vectors: exact, in bounded memory, at the speed of float32
+matrix products.
 
-For rows x and y, shifted to a common centre and rounded to float32, ``|x|² + |y|² - 2 x·y`` misses their true squared distance
-by no more than ``η (|x|² + |y|²)``, in whatever order a matrix product sums (Higham 2002, *Accuracy and Stability of Numerical
-Algorithms*, section 3.1). That decides nearly every comparison of a distance with a radius. The few that it leaves open are
-decided by the distance in float64, of the rows as they were given.
+For rows x and y, shifted to a common centre and rounded to float32, ``|x|² + |y|² - 2 x·y`` misses their true
+squared distance by no more than ``η (|x|² + |y|²)``, in whatever order a matrix product sums (Higham 2002,
+*Accuracy and Stability of Numerical Algorithms*, section 3.1). That decides nearly every comparison of a
+distance with a radius. The few that it leaves open are decided by the distance in float64, of the rows as
+they were given.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,11 +26,12 @@ TILE = 1024
 # Candidates for the k-th neighbour kept beyond k, so that rounding in float32 can't push the right one out.
 SPARE = 4
 
-# Squared distances nearer to each other than this fraction of |x|² + |y|² are equal: they differ by float64 rounding
-# (a few 1e-16), far below the resolution of float32 features (1e-7).
+# Squared distances nearer to each other than this fraction of |x|² + |y|² are equal: they differ by float64
+# rounding (a few 1e-16), far below the resolution of float32 features (1e-7).
 TIE = 1e-12
 
-# Of the pairs in a tile, the fraction from which on one float64 matrix product is faster than a distance for each pair.
+# Of the pairs in a tile, the fraction from which on one float64 matrix product is faster than a distance for
+# each pair.
 CROWDED = 1 / 32
 
 # More than underflow can change in a squared distance of rows that are scaled to at most 1 an element.
@@ -41,7 +44,8 @@ class Points:
 
     Attributes:
         rows: as given, ``[N, F]``.
-        centre, scale: ``[F]`` float64, and the power of two that brings every element of ``rows - centre`` to at most 1.
+        centre, scale: ``[F]`` float64, and the power of two that brings every element of ``rows - centre`` to
+            at most 1.
         lean: ``(rows - centre) / scale`` in float32.
         norms: squared lengths of ``lean``, ``[N]`` float64.
     """
@@ -85,7 +89,9 @@ def points(first: Features, second: Features, fewest: int) -> tuple[Points, Poin
         if not all(block.isfinite().all() for block in rows.split(_rows_at_work(rows))):
             raise ValueError(f"{what} features must be finite")
     if sets[0].shape[1] != sets[1].shape[1]:
-        raise ValueError(f"real and generated features differ in width: {sets[0].shape[1]} and {sets[1].shape[1]}")
+        raise ValueError(
+            f"real and generated features differ in width: {sets[0].shape[1]} and {sets[1].shape[1]}"
+        )
     blocks = [block for rows in sets for block in rows.split(_rows_at_work(rows))]
     centre = torch.zeros(sets[0].shape[1], dtype=torch.float64, device=sets[0].device)
     for block in blocks:
@@ -113,7 +119,8 @@ def _rows_at_work(rows: Tensor) -> int:
 
 
 def squared_radii(a: Points, ks: Sequence[int]) -> Tensor:
-    """Squared distance of every row to its ``k``-th nearest other row, for each of ``ks``: ``[len(ks), N]`` float64.
+    """Squared distance of every row to its ``k``-th nearest other row, for each of ``ks``: ``[len(ks), N]``
+    float64.
 
     Each pair is looked at once. Duplicates count as neighbours, at distance 0.
     """
@@ -126,7 +133,9 @@ def squared_radii(a: Points, ks: Sequence[int]) -> Tensor:
     for number, rows in enumerate(a.blocks):
         for columns in a.blocks[number + 1 :]:
             bounds = _lower_bounds(a, rows, a, columns)
-            r, c = _pairs_below(bounds, low[rows.start : rows.stop, -1], low[columns.start : columns.stop, -1])
+            r, c = _pairs_below(
+                bounds, low[rows.start : rows.stop, -1], low[columns.start : columns.stop, -1]
+            )
             if len(r) < CROWDED * bounds.numel():
                 i, j, values = r + rows.start, c + columns.start, bounds[r, c]
                 _keep_nearest(low, who, i, j, values)
@@ -149,32 +158,44 @@ def _radii(a: Points, low: Tensor, who: Tensor, k: int) -> Tensor:
     return radii
 
 
-def pairs_within(a: Points, b: Points, radii_a: Tensor, radii_b: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+def pairs_within(
+    a: Points, b: Points, radii_a: Tensor, radii_b: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """All pairs nearer to each other than the radius of one of them, in parts.
 
-    A point on a ball's surface is inside. Args: squared radii of balls about ``a`` and, where those matter, about ``b``: ``[K, N]``
-    and ``[K, M]``. Yields ``(i, j, in_a, in_b)``: indices ``[P]`` into ``a`` and ``b``, whether j is in the balls about i, and i in
-    those about j, ``[K, P]``.
+    A point on a ball's surface is inside. Args: squared radii of balls about ``a`` and, where those matter,
+    about ``b``: ``[K, N]`` and ``[K, M]``. Yields ``(i, j, in_a, in_b)``: indices ``[P]`` into ``a`` and
+    ``b``, whether j is in the balls about i, and i in those about j, ``[K, P]``.
     """
     if radii_b is None:
         radii_b = radii_a.new_full((len(radii_a), len(b)), -torch.inf)
-    most_a, most_b = radii_a.amax(0).float(), radii_b.amax(0).float()  # rounding loses no pair: the bounds leave more room than that
+    most_a, most_b = (
+        radii_a.amax(0).float(),
+        radii_b.amax(0).float(),
+    )  # rounding loses no pair: the bounds leave more room than that
     for rows in a.blocks:
         for columns in b.blocks:
             bounds = _lower_bounds(a, rows, b, columns)
             r, c = _pairs_below(bounds, most_a[rows.start : rows.stop], most_b[columns.start : columns.stop])
             i, j = r + rows.start, c + columns.start
             low, sizes = bounds[r, c].double(), a.norms[i] + b.norms[j]
-            squared = low + 2 * a.error * sizes + 2 * UNDERFLOW  # an upper bound, which decides wherever both agree
+            squared = (
+                low + 2 * a.error * sizes + 2 * UNDERFLOW
+            )  # an upper bound, which decides wherever both agree
             limits_a, limits_b = radii_a[:, i], radii_b[:, j]
-            unsure = (((low <= limits_a) & (squared > limits_a)) | ((low <= limits_b) & (squared > limits_b))).any(0)
+            unsure = (
+                ((low <= limits_a) & (squared > limits_a)) | ((low <= limits_b) & (squared > limits_b))
+            ).any(0)
             if unsure.any():
-                squared[unsure] = _squared_distances(a, i[unsure], b, j[unsure], rows, columns) - TIE * sizes[unsure]
+                squared[unsure] = (
+                    _squared_distances(a, i[unsure], b, j[unsure], rows, columns) - TIE * sizes[unsure]
+                )
             yield i, j, squared <= limits_a, squared <= limits_b
 
 
 def _lower_bounds(a: Points, rows: range, b: Points, columns: range) -> Tensor:
-    """For all pairs of two blocks, a number that squared distance less TIE can't be below: float32 ``[R, C]``."""
+    """For all pairs of two blocks, a number that squared distance less TIE can't be below: float32 ``[R,
+    C]``."""
     x, y = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
     ours, theirs = (((1 - a.error) * norms - UNDERFLOW / 2).float() for norms in (a.norms[x], b.norms[y]))
     with full_float32():
@@ -182,15 +203,18 @@ def _lower_bounds(a: Points, rows: range, b: Points, columns: range) -> Tensor:
 
 
 def _pairs_below(bounds: Tensor, most_rows: Tensor, most_columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns, sorted by row, of the entries of a tile ``[R, C]`` that are at most the threshold of their row ``[R]`` or of
-    their column ``[C]``."""
-    places = (bounds <= torch.maximum(most_rows[:, None], most_columns[None, :])).flatten().nonzero().squeeze(1)
+    """Rows and columns, sorted by row, of the entries of a tile ``[R, C]`` that are at most the threshold of
+    their row ``[R]`` or of their column ``[C]``."""
+    places = (
+        (bounds <= torch.maximum(most_rows[:, None], most_columns[None, :])).flatten().nonzero().squeeze(1)
+    )
     rows = places // bounds.shape[1]
     return rows, places - rows * bounds.shape[1]
 
 
 def _keep_nearest_of_tile(low: Tensor, who: Tensor, bounds: Tensor, rows: range, columns: range) -> None:
-    """Merge a whole tile ``[R, C]`` into the candidates of its rows, which are sorted by ``low`` (``[N, K]``, in place)."""
+    """Merge a whole tile ``[R, C]`` into the candidates of its rows, which are sorted by ``low`` (``[N, K]``,
+    in place)."""
     kept = slice(rows.start, rows.stop)
     new = bounds.topk(min(low.shape[1], bounds.shape[1]), dim=1, largest=False)
     low[kept], who[kept] = _nearest(low[kept], who[kept], new.values, new.indices + columns.start)
@@ -217,8 +241,8 @@ def _nearest(low: Tensor, who: Tensor, new: Tensor, new_who: Tensor) -> tuple[Te
 def _kth_distance(a: Points, low: Tensor, who: Tensor, k: int) -> Tensor:
     """The k-th smallest squared distance among each row's candidates, given sorted lower bounds ``[N, K]``.
 
-    A candidate whose interval of possible distances lies wholly below or above that of the k-th keeps its bound: of it, only the
-    rank matters.
+    A candidate whose interval of possible distances lies wholly below or above that of the k-th keeps its
+    bound: of it, only the rank matters.
     """
     itself = torch.arange(len(a), device=low.device)[:, None].expand_as(who)
     high = low + 2 * a.error * (a.norms[itself] + a.norms[who]) + 2 * UNDERFLOW
@@ -243,7 +267,9 @@ def _squared_distances(a: Points, i: Tensor, b: Points, j: Tensor, rows: range, 
     """In float64, for pairs within a tile: one product of the whole tile when they are many."""
     if len(i) < CROWDED * len(rows) * len(columns):
         return _distances_of_pairs(a, i, b, j)
-    tile = _distance_products(a.exact(slice(rows.start, rows.stop)), b.exact(slice(columns.start, columns.stop)))
+    tile = _distance_products(
+        a.exact(slice(rows.start, rows.stop)), b.exact(slice(columns.start, columns.stop))
+    )
     return tile[i - rows.start, j - columns.start]
 
 

@@ -1,4 +1,5 @@
-"""How two sets of features lie in each other's k-nearest-neighbour balls: precision, recall, density and coverage together."""
+"""How two sets of features lie in each other's k-nearest-neighbour balls: precision, recall, density and
+coverage together."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -10,9 +11,11 @@ from metrics.neighbours import Features, pairs_within, points, squared_radii
 
 @dataclass(frozen=True)
 class Overlap:
-    """Fractions of generated samples (precision) and of reals (recall, coverage), and a mean number of balls over k (density).
+    """Fractions of generated samples (precision) and of reals (recall, coverage), and a mean number of balls
+    over k (density).
 
-    ``recall`` is None where balls about the generated samples were not looked at. For definitions and conventions see
+    ``recall`` is None where balls about the generated samples were not looked at. For definitions and
+    conventions see
     :func:`metrics.precision_recall.precision_recall` and :func:`metrics.density_coverage.density_coverage`.
     """
 
@@ -24,18 +27,21 @@ class Overlap:
 
 @dataclass(frozen=True)
 class FromOverlap:
-    """How a metric's values come from an :class:`Overlap`: of which neighbourhood, whether with recall, and which of its numbers."""
+    """How a metric's values come from an :class:`Overlap`: of which neighbourhood, whether with recall, and
+    which of its numbers."""
 
     nhood_size: int
     recall: bool
     values: Callable[[Overlap], dict[str, float]]
 
 
-def overlaps(real: Features, gen: Features, nhood_sizes: Collection[int], recall: bool = True) -> dict[int, Overlap]:
+def overlaps(
+    real: Features, gen: Features, nhood_sizes: Collection[int], recall: bool = True
+) -> dict[int, Overlap]:
     """One :class:`Overlap` for each neighbourhood; every pair of samples is looked at once for all of them.
 
-    Comparisons are exact (see :mod:`metrics.neighbours`) and made on the features' device. Beside the features, memory
-    is ``4 F (N + M)`` bytes and 0.1 to 0.4 GiB for tiles.
+    Comparisons are exact (see :mod:`metrics.neighbours`) and made on the features' device. Beside the
+    features, memory is ``4 F (N + M)`` bytes and 0.1 to 0.4 GiB for tiles.
 
     Args: arrays or tensors ``[N, F]`` and ``[M, F]`` with N and M above every neighbourhood.
     Raises :class:`ValueError` on other shapes, too few samples, and features that are not finite.

@@ -1,4 +1,5 @@
-"""Perceptual path length: how far images move, as LPIPS sees it, for a small step in latent space (Karras et al. 2019, section 4.1)."""
+"""Perceptual path length: how far images move, as LPIPS sees it, for a small step in latent space (Karras et
+al. 2019, section 4.1)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,7 +41,8 @@ class PerceptualDetector(Protocol):
 
 
 def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    """Points at fraction ``t`` of the great circles from ``a`` to ``b``, on the unit sphere: ``[N, F], [N, F], [N, 1] -> [N, F]``.
+    """Points at fraction ``t`` of the great circles from ``a`` to ``b``, on the unit sphere: ``[N, F], [N,
+    F], [N, 1] -> [N, F]``.
 
     ``(sin((1-t)θ) a + sin(tθ) b) / sin θ`` for the unit vectors a and b with angle θ (Shoemake 1985).
     """
@@ -50,7 +52,8 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 
 
 def path_length(distances: ArrayLike) -> float:
-    """Mean of the distances ``[N]`` from the 1st percentile (rounded down to a sample) to the 99th (rounded up), as in the reference.
+    """Mean of the distances ``[N]`` from the 1st percentile (rounded down to a sample) to the 99th (rounded
+    up), as in the reference.
 
     Raises :class:`ValueError` unless there are distances and all are finite.
     """
@@ -80,24 +83,34 @@ def path_distances(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[NDArray[np.float64]]:
-    """``|f(G(t)) - f(G(t + ε))|² / ε²`` of ``count`` random paths, float64 ``[N]`` for each portion of this rank.
+    """``|f(G(t)) - f(G(t + ε))|² / ε²`` of ``count`` random paths, float64 ``[N]`` for each portion of this
+    rank.
 
-    Both ends of a step have the same label and the same noise images, drawn anew for every CHUNK of paths as in the
-    reference; ``G`` renders in float32. f is the detector's perceptual embedding, of the image (of its crop:
-    rows 3/8 to 7/8, columns 2/8 to 6/8), averaged over squares down to 256 pixels where the network renders more, in
-    0 to 255. Everything random for paths ``16 k`` to ``16 k + 15`` comes from ``(seed, k)``.
+    Both ends of a step have the same label and the same noise images, drawn anew for every CHUNK of paths as
+    in the reference; ``G`` renders in float32. f is the detector's perceptual embedding, of the image (of its
+    crop: rows 3/8 to 7/8, columns 2/8 to 6/8), averaged over squares down to 256 pixels where the network
+    renders more, in 0 to 255. Everything random for paths ``16 k`` to ``16 k + 15`` comes from ``(seed, k)``.
     Raises :class:`UserError` when the generator renders values that are not finite, and as the detector does.
     """
     for portion in portions(count, batch_size, rank, world_size):
         chunks = [
-            _chunk(generator, labels, detector, paths, k, seed=seed, device=device)[: portion.stop - k * CHUNK]
+            _chunk(generator, labels, detector, paths, k, seed=seed, device=device)[
+                : portion.stop - k * CHUNK
+            ]
             for k in range(portion.start // CHUNK, -(-portion.stop // CHUNK))
         ]
         yield np.concatenate(chunks)
 
 
 def _chunk(
-    generator: Any, labels: ImageDataset, detector: PerceptualDetector, paths: PathSampling, k: int, *, seed: int, device: torch.device
+    generator: Any,
+    labels: ImageDataset,
+    detector: PerceptualDetector,
+    paths: PathSampling,
+    k: int,
+    *,
+    seed: int,
+    device: torch.device,
 ) -> NDArray[np.float64]:
     rng = np.random.RandomState(derive_seed(seed, "path lengths", k) % 2**32)
     start, end = (torch.from_numpy(rng.randn(CHUNK, generator.z_dim)).to(device) for _ in range(2))
@@ -115,8 +128,11 @@ def _chunk(
     return cast(NDArray[np.float64], torch.cat(distances).cpu().numpy())
 
 
-def _both_ends(generator: Any, start: Tensor, end: Tensor, t: Tensor, c: Tensor, paths: PathSampling) -> tuple[Tensor, Tensor]:
-    """The intermediate latents at ``t`` and at ``t + ε``. Interpolation is in float64: ε is close to float32's resolution."""
+def _both_ends(
+    generator: Any, start: Tensor, end: Tensor, t: Tensor, c: Tensor, paths: PathSampling
+) -> tuple[Tensor, Tensor]:
+    """The intermediate latents at ``t`` and at ``t + ε``. Interpolation is in float64: ε is close to
+    float32's resolution."""
     both = torch.cat([c, c])
     if paths.space == "z":
         z = torch.cat([slerp(start, end, t), slerp(start, end, t + paths.epsilon)])
@@ -129,7 +145,8 @@ def _both_ends(generator: Any, start: Tensor, end: Tensor, t: Tensor, c: Tensor,
 
 
 def _noise_images(synthesis: Any, seed: int) -> dict[str, Tensor]:
-    """Fresh values for the buffers that ``noise_mode='const'`` shows, drawn on the CPU, so that they do not depend on the device."""
+    """Fresh values for the buffers that ``noise_mode='const'`` shows, drawn on the CPU, so that they do not
+    depend on the device."""
     source = torch.Generator().manual_seed(seed)
     return {
         name: torch.randn(buffer.shape, generator=source).to(buffer)

@@ -15,12 +15,12 @@ from metrics.overlap import FromOverlap
 from metrics.perceptual_path_length import PathSampling, ppl
 from metrics.precision_recall import PR3
 
-# What of the generated images, and of the reals where they are looked at, is collected. PathSampling stands for distances along
-# paths in latent space, which need a network rather than images.
+# What of the generated images, and of the reals where they are looked at, is collected. PathSampling stands
+# for distances along paths in latent space, which need a network rather than images.
 Statistic = Literal["moments", "features", "probabilities"] | PathSampling
 
-# Which reals a metric compares with: nothing, all as they are, or at most as many as generated images, of the images as the
-# training saw them (mirrored copies included), which the reference's older metrics do.
+# Which reals a metric compares with: nothing, all as they are, or at most as many as generated images, of the
+# images as the training saw them (mirrored copies included), which the reference's older metrics do.
 Reals = Literal["none", "all", "as trained"]
 
 DEFAULT_COUNT = 50_000
@@ -32,15 +32,17 @@ class MetricFamily:
     """What metrics that differ in their count alone have in common.
 
     Attributes:
-        template: the name, with ``{count}`` in it, or with ``[{count}_]`` where the count may be left out (it is 50,000 then).
+        template: the name, with ``{count}`` in it, or with ``[{count}_]`` where the count may be left out (it
+            is 50,000 then).
         description: one line.
         reference_detector: what ``--detector=auto`` means.
         statistic: what is collected.
         reals: which reals are looked at.
         max_real: reals beyond this number are left out (as in the reference); None takes all.
         min_images: fewest reals, where there are any, and fewest fakes that the metric is defined for.
-        compute: from the statistics of reals (None without any) and fakes (see :mod:`metrics.statistics`) to results; a key is
-            appended to the metric's name. Or from the overlap of two sets of features, which metrics of the same images share.
+        compute: from the statistics of reals (None without any) and fakes (see :mod:`metrics.statistics`) to
+            results; a key is appended to the metric's name. Or from the overlap of two sets of features,
+            which metrics of the same images share.
     """
 
     template: str
@@ -55,7 +57,9 @@ class MetricFamily:
     def match(self, name: str) -> int | None:
         """The count in ``name``, if it is of this family: ``fid5k_full`` gives 5000."""
         pattern = re.escape(self.template)
-        pattern = pattern.replace(re.escape("[{count}_]"), f"(?:{COUNT}_)?").replace(re.escape("{count}"), COUNT)
+        pattern = pattern.replace(re.escape("[{count}_]"), f"(?:{COUNT}_)?").replace(
+            re.escape("{count}"), COUNT
+        )
         found = re.fullmatch(pattern, name)
         if found is None:
             return None
@@ -161,7 +165,8 @@ FAMILIES: tuple[MetricFamily, ...] = (
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric as it was asked for: ``name`` as typed, ``count`` generated images (pairs of them for path lengths)."""
+    """One metric as it was asked for: ``name`` as typed, ``count`` generated images (pairs of them for path
+    lengths)."""
 
     name: str
     family: MetricFamily
@@ -184,7 +189,8 @@ def known_names() -> str:
 
 
 def parse_metric(name: str) -> Metric:
-    """``fid5k_full`` to its family and count. Raises :class:`UserError` on an unknown name or too small a count."""
+    """``fid5k_full`` to its family and count. Raises :class:`UserError` on an unknown name or too small a
+    count."""
     for family in FAMILIES:
         count = family.match(name)
         if count is not None:
@@ -195,7 +201,8 @@ def parse_metric(name: str) -> Metric:
 
 
 def parse_metrics(names: str | Sequence[str]) -> list[Metric]:
-    """A comma-separated text or a list of names to metrics, in order, each once; ``none`` (in any case) and nothing give an empty list.
+    """A comma-separated text or a list of names to metrics, in order, each once; ``none`` (in any case) and
+    nothing give an empty list.
 
     Raises :class:`UserError` as :func:`parse_metric` does.
     """

@@ -1,4 +1,5 @@
-"""Results of metrics and the files that keep them: ``metric-<name>.jsonl`` in a run directory, a line for each evaluation."""
+"""Results of metrics and the files that keep them: ``metric-<name>.jsonl`` in a run directory, a line for
+each evaluation."""
 
 import json
 import math
@@ -28,7 +29,8 @@ ValueName = Annotated[str, form(r"[A-Za-z0-9_./+-]{1,100}", "the name of a value
 
 
 class Recorded(TypedDict):
-    """What a line of ``metric-<name>.jsonl`` must be for this program to use it; :meth:`MetricResult.record` has more."""
+    """What a line of ``metric-<name>.jsonl`` must be for this program to use it; :meth:`MetricResult.record`
+    has more."""
 
     results: dict[ValueName, Real]
     snapshot_pkl: NotRequired[PathText | None]
@@ -39,9 +41,9 @@ class Recorded(TypedDict):
 class MetricResult:
     """One evaluated metric.
 
-    ``values`` has the reference's keys (``fid50k_full``; ``pr50k3_full_precision``, ``pr50k3_full_recall``); ``count``
-    and ``num_real`` are numbers of images; ``mirror`` says whether the reals include mirrored copies; ``total_time`` is in
-    seconds from the start of the evaluation that the metric was part of.
+    ``values`` has the reference's keys (``fid50k_full``; ``pr50k3_full_precision``, ``pr50k3_full_recall``);
+    ``count`` and ``num_real`` are numbers of images; ``mirror`` says whether the reals include mirrored
+    copies; ``total_time`` is in seconds from the start of the evaluation that the metric was part of.
     """
 
     metric: str
@@ -87,22 +89,29 @@ def results_path(run_dir: str | os.PathLike[str], metric: str) -> Path:
 
 
 def append_result(
-    result: MetricResult, run_dir: str | os.PathLike[str], snapshot: str | os.PathLike[str], images_seen: int | None = None
+    result: MetricResult,
+    run_dir: str | os.PathLike[str],
+    snapshot: str | os.PathLike[str],
+    images_seen: int | None = None,
 ) -> str:
     """Append a result to ``metric-<name>.jsonl`` in a run directory. Gives the line, without its end.
 
-    The snapshot's path is recorded relative to the run directory, as in the reference. Training records ``images_seen``
-    too, which tells a record of its own from any other, and where in the run it belongs. Beside the record, the line has
-    ``best``: for each value in which more or less is better, whether none recorded before was as good under the same
-    CONDITIONS. The last line that is the best so far is thus the best of all.
-    A line that an earlier process left unfinished is ended first. Raises :class:`UserError` when the file can't be written.
+    The snapshot's path is recorded relative to the run directory, as in the reference. Training records
+    ``images_seen`` too, which tells a record of its own from any other, and where in the run it belongs.
+    Beside the record, the line has ``best``: for each value in which more or less is better, whether none
+    recorded before was as good under the same CONDITIONS. The last line that is the best so far is thus the
+    best of all. A line that an earlier process left unfinished is ended first. Raises :class:`UserError` when
+    the file can't be written.
     """
     path = results_path(run_dir, result.metric)
     record = result.record(os.path.relpath(snapshot, run_dir))
     if images_seen is not None:
         record["images_seen"] = images_seen
     earlier = _comparable(read_results(run_dir, result.metric), record)
-    best = {key: all(_better(key, value, other["results"].get(key)) for other in earlier) for key, value in ranked(record).items()}
+    best = {
+        key: all(_better(key, value, other["results"].get(key)) for other in earlier)
+        for key, value in ranked(record).items()
+    }
     line = json.dumps({**record, "best": best})
     try:
         with open(open_inside(path, os.O_RDWR | os.O_APPEND | os.O_CREAT), "ab+") as stream:
@@ -117,25 +126,31 @@ def append_result(
 def read_results(run_dir: str | os.PathLike[str], metric: str) -> list[Record]:
     """The records of a metric in a run directory, oldest first; none if it was never measured.
 
-    What is no :class:`Recorded` (a line that was cut off when a process was killed) is left out, with a warning on standard
-    error. Raises :class:`UserError` when the file can't be read.
+    What is no :class:`Recorded` (a line that was cut off when a process was killed) is left out, with a
+    warning on standard error. Raises :class:`UserError` when the file can't be read.
     """
     return read_records(results_path(run_dir, metric), Recorded, "result")
 
 
 def results_paths(run_dir: str | os.PathLike[str]) -> list[Path]:
     """The files of all metrics in a run directory, by name."""
-    return sorted(path for path in Path(run_dir).glob("metric-*.jsonl") if re.fullmatch(r"metric-[A-Za-z0-9_]+\.jsonl", path.name))
+    return sorted(
+        path
+        for path in Path(run_dir).glob("metric-*.jsonl")
+        if re.fullmatch(r"metric-[A-Za-z0-9_]+\.jsonl", path.name)
+    )
 
 
 def snapshot_kimg(record: Record) -> int | None:
-    """Thousands of images after which the network of a record was taken; None where it was no snapshot of a run."""
+    """Thousands of images after which the network of a record was taken; None where it was no snapshot of a
+    run."""
     found = re.search(r"network-snapshot-([0-9]{1,12})(?![0-9])", str(record.get("snapshot_pkl")))
     return None if found is None else int(found[1])
 
 
 def snapshot_values(run_dir: str | os.PathLike[str]) -> Iterator[tuple[float, dict[str, float]]]:
-    """Kimg and values of every record of a snapshot in a run directory's ``metric-*.jsonl``, file by file, oldest first.
+    """Kimg and values of every record of a snapshot in a run directory's ``metric-*.jsonl``, file by file,
+    oldest first.
 
     What is no record is left out with a warning, and other networks' records silently.
     Raises :class:`UserError` as :func:`read_results` does.
@@ -148,11 +163,12 @@ def snapshot_values(run_dir: str | os.PathLike[str]) -> Iterator[tuple[float, di
 
 
 def best_snapshot(run_dir: str | os.PathLike[str], metric: str) -> Path | None:
-    """The path of the snapshot with the best value of a metric in a run directory; None if there is no such value.
+    """The path of the snapshot with the best value of a metric in a run directory; None if there is no such
+    value.
 
-    Compared are the records of the same CONDITIONS as the last one's; of equal values the first counts. Where a metric
-    has several values, the first that can be ranked decides (precision of ``pr50k3_full``). Only files of the run directory
-    itself count, whatever a record names.
+    Compared are the records of the same CONDITIONS as the last one's; of equal values the first counts. Where
+    a metric has several values, the first that can be ranked decides (precision of ``pr50k3_full``). Only
+    files of the run directory itself count, whatever a record names.
     Raises :class:`UserError` as :func:`read_results` does.
     """
     records = read_results(run_dir, metric)
@@ -165,8 +181,13 @@ def best_snapshot(run_dir: str | os.PathLike[str], metric: str) -> Path | None:
 
 
 def ranked(record: Record) -> dict[str, float]:
-    """The values of a record in which more or less is better: not the standard deviation of an inception score."""
-    return {key: value for key, value in record["results"].items() if _letters(key) in LESS_IS_BETTER and not key.endswith("_std")}
+    """The values of a record in which more or less is better: not the standard deviation of an inception
+    score."""
+    return {
+        key: value
+        for key, value in record["results"].items()
+        if _letters(key) in LESS_IS_BETTER and not key.endswith("_std")
+    }
 
 
 def _comparable(records: Sequence[Record], record: Record) -> list[Record]:

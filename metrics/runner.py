@@ -1,4 +1,5 @@
-"""Evaluate metrics: which statistics they need, one pass over the reals (cached) and one over the fakes, values, records."""
+"""Evaluate metrics: which statistics they need, one pass over the reals (cached) and one over the fakes,
+values, records."""
 
 import functools
 import os
@@ -41,15 +42,18 @@ def preflight(
 ) -> None:
     """Find out before a training what would stop :func:`evaluate` in the middle of it.
 
-    Checks the metrics' names and counts, the number and kind of reals (and of ``images``, where those are measured), the
-    cache folder, and each detector: downloaded if need be, loaded on ``device``, run on an image for what the metrics ask
-    of it. In a group of processes every rank calls this, and rank 0 alone downloads. Raises :class:`UserError`.
+    Checks the metrics' names and counts, the number and kind of reals (and of ``images``, where those are
+    measured), the cache folder, and each detector: downloaded if need be, loaded on ``device``, run on an
+    image for what the metrics ask of it. In a group of processes every rank calls this, and rank 0 alone
+    downloads. Raises :class:`UserError`.
     """
     parsed = parse_metrics(metrics)
     if parsed:
         _check_images(parsed, dataset, images, mirror)
         _open_cache(cache_dir, use_cache)
-        pair = next(real_images(dataset, 1, 1)).repeat(2, 1, 1, 1)  # one image would not tell a detector that averages over images
+        pair = next(real_images(dataset, 1, 1)).repeat(
+            2, 1, 1, 1
+        )  # one image would not tell a detector that averages over images
         opened = _open_detectors(parsed, detector, device)
         for metric in parsed:
             _try_out(metric, opened[metric.detector_name(detector)], pair)
@@ -73,24 +77,29 @@ def evaluate(
 ) -> list[MetricResult]:
     """Evaluate ``metrics`` of a generator, or of image files, against a data set, in the order given.
 
-    Every metric of one detector shares one pass: each image is generated and seen by the detector once, and a metric
-    with a smaller count takes the first images. Values do not depend on ``batch_size`` (the detector's, in images). TF32 is off,
-    as in the reference's metrics, also where training allows it: statistics are shared through the cache.
+    Every metric of one detector shares one pass: each image is generated and seen by the detector once, and a
+    metric with a smaller count takes the first images. Values do not depend on ``batch_size`` (the
+    detector's, in images). TF32 is off, as in the reference's metrics, also where training allows it:
+    statistics are shared through the cache.
 
-    In a group of processes (see :mod:`torch_utils.distributed`) every rank calls this with the same arguments, each on its
-    device. They share the images; rank 0 gathers, computes and keeps statistics, and every rank gets the same results.
-    What fails on one rank fails on all.
+    In a group of processes (see :mod:`torch_utils.distributed`) every rank calls this with the same
+    arguments, each on its device. They share the images; rank 0 gathers, computes and keeps statistics, and
+    every rank gets the same results. What fails on one rank fails on all.
 
     Args:
         metrics: names, as a list or separated by commas.
         dataset: the reals, all of them and not mirrored; labels switched on if the generator is conditional.
-        generator: ``G(z, c)`` gives images -1..1 ``[N, C, H, W]``; with ``z_dim c_dim img_resolution img_channels``, and for
-            path lengths ``mapping`` and ``synthesis``. On ``device``. Either this or ``images`` is given.
-        images: measured in place of a generator's, the first ones in order. Where there are fewer than a metric's count,
-            all are taken, a line on standard error says so, and the result's ``count`` tells their number.
-        mirror: whether the training saw mirrored copies. Only the reference's older metrics (``fid50k``, ``kid50k``,
-            ``pr50k3``) ask; they take the images in order, then the copies, as many as their count.
-        detector: ``auto`` for each metric's reference detector, or what :func:`metrics.features.open_detector` takes.
+        generator: ``G(z, c)`` gives images -1..1 ``[N, C, H, W]``; with ``z_dim c_dim img_resolution
+            img_channels``, and for path lengths ``mapping`` and ``synthesis``. On ``device``. Either this or
+            ``images`` is given.
+        images: measured in place of a generator's, the first ones in order. Where there are fewer than a
+            metric's count, all are taken, a line on standard error says so, and the result's ``count`` tells
+            their number.
+        mirror: whether the training saw mirrored copies. Only the reference's older metrics (``fid50k``,
+            ``kid50k``, ``pr50k3``) ask; they take the images in order, then the copies, as many as their
+            count.
+        detector: ``auto`` for each metric's reference detector, or what
+            :func:`metrics.features.open_detector` takes.
         seed: which latents, labels and noise (see :func:`metrics.sampling.fake_images`).
         progress: bars on a terminal.
         cache_dir: where statistics of reals are kept; None for the usual folder.
@@ -110,17 +119,27 @@ def evaluate(
     else:
         parsed = [_limited(metric, images) for metric in parsed]
     cache = on_main(lambda: _open_cache(cache_dir, use_cache), "opening the cache of statistics")
-    collector = Collector(_open_detectors(parsed, detector, device), torch.device(device), batch_size, progress)
+    collector = Collector(
+        _open_detectors(parsed, detector, device), torch.device(device), batch_size, progress
+    )
     needs = [_needs(metric, metric.detector_name(detector), dataset, mirror) for metric in parsed]
     reals = collector.reals((real for real, _ in needs if real is not None), dataset, cache)
     wanted = [fake for _, fake in needs]
-    fakes = collector.fakes(wanted, generator, dataset, seed) if images is None else collector.images(wanted, images)
+    fakes = (
+        collector.fakes(wanted, generator, dataset, seed)
+        if images is None
+        else collector.images(wanted, images)
+    )
 
     def compute() -> list[dict[str, float]]:
         shared: dict[tuple[Need | None, Need], dict[int, Overlap]] = {}
         found = []
         for metric, (real, fake) in zip(parsed, needs, strict=True):
-            if real is not None and isinstance(metric.family.compute, FromOverlap) and (real, fake) not in shared:
+            if (
+                real is not None
+                and isinstance(metric.family.compute, FromOverlap)
+                and (real, fake) not in shared
+            ):
                 alike = [other for other, of in zip(parsed, needs, strict=True) if of == (real, fake)]
                 shared[real, fake] = _overlaps(alike, reals[real], fakes[fake], collector.device)
             overlap = shared.get((real, fake), {})
@@ -142,24 +161,38 @@ def evaluate(
             num_gpus=world_size(),
             timestamp=time.time(),
         )
-        for metric, (real, fake), values in zip(parsed, needs, on_main(compute, "computing the metrics"), strict=True)
+        for metric, (real, fake), values in zip(
+            parsed, needs, on_main(compute, "computing the metrics"), strict=True
+        )
     ]
 
 
-def _check_images(metrics: Sequence[Metric], dataset: ImageDataset, images: ImageDataset | None, mirror: bool) -> None:
+def _check_images(
+    metrics: Sequence[Metric], dataset: ImageDataset, images: ImageDataset | None, mirror: bool
+) -> None:
     for metric in metrics:
         if metric.family.reals != "none":
             _check_number(metric, metric.real_count(_available(metric, dataset, mirror)), "real", dataset)
         if images is not None:
             if isinstance(metric.family.statistic, PathSampling):
-                raise UserError(f"the metric '{metric.name}' walks through a network's latent space; image files have none: leave it out")
+                raise UserError(
+                    f"the metric '{metric.name}' walks through a network's latent space; image files have "
+                    "none: leave it out"
+                )
             _check_number(metric, len(images), "measured", images)
     if dataset.num_channels not in (1, 3):
-        raise UserError(f"metrics need greyscale or RGB images, but those of '{dataset.name}' have {dataset.num_channels} channels")
-    if images is not None and _size(images.resolution, images.num_channels) != _size(dataset.resolution, dataset.num_channels):
         raise UserError(
-            f"the images of '{images.name}' are {_size(images.resolution, images.num_channels)}, but those of the data set "
-            f"'{dataset.name}' are {_size(dataset.resolution, dataset.num_channels)}; make them alike with dataset_tool.py"
+            f"metrics need greyscale or RGB images, but those of '{dataset.name}' have "
+            f"{dataset.num_channels} channels"
+        )
+    if images is not None and _size(images.resolution, images.num_channels) != _size(
+        dataset.resolution, dataset.num_channels
+    ):
+        raise UserError(
+            f"the images of '{images.name}' are {_size(images.resolution, images.num_channels)}, but those "
+            "of the data set "
+            f"'{dataset.name}' are {_size(dataset.resolution, dataset.num_channels)}; make them alike with "
+            "dataset_tool.py"
         )
 
 
@@ -176,12 +209,18 @@ def _check_number(metric: Metric, number: int, kind: str, dataset: ImageDataset)
 
 
 def _check_generator(generator: Any, dataset: ImageDataset) -> None:
-    made, real = _size(generator.img_resolution, generator.img_channels), _size(dataset.resolution, dataset.num_channels)
+    made, real = (
+        _size(generator.img_resolution, generator.img_channels),
+        _size(dataset.resolution, dataset.num_channels),
+    )
     if made != real:
-        raise UserError(f"the network renders images of {made}, but those of the data set '{dataset.name}' are {real}")
+        raise UserError(
+            f"the network renders images of {made}, but those of the data set '{dataset.name}' are {real}"
+        )
     if generator.c_dim > 0 and generator.c_dim != dataset.label_dim:
         raise UserError(
-            f"the network takes labels of {generator.c_dim} numbers, but those of the data set '{dataset.name}' have {dataset.label_dim}"
+            f"the network takes labels of {generator.c_dim} numbers, but those of the data set "
+            f"'{dataset.name}' have {dataset.label_dim}"
         )
 
 
@@ -190,7 +229,10 @@ def _limited(metric: Metric, images: ImageDataset) -> Metric:
         return metric
     if is_main():
         available = "the one image" if len(images) == 1 else f"all {len(images)} images"
-        print(f"Note: {metric.name} measures {available} of '{images.name}', not {metric.count}", file=sys.stderr)
+        print(
+            f"Note: {metric.name} measures {available} of '{images.name}', not {metric.count}",
+            file=sys.stderr,
+        )
     return replace(metric, count=len(images))
 
 
@@ -212,7 +254,9 @@ def _open_cache(folder: str | os.PathLike[str] | None, use_cache: bool) -> Stati
     return StatisticsCache(None if folder is None else Path(folder))
 
 
-def _open_detectors(metrics: Sequence[Metric], detector: str, device: torch.device | str) -> dict[str, Detector]:
+def _open_detectors(
+    metrics: Sequence[Metric], detector: str, device: torch.device | str
+) -> dict[str, Detector]:
     names = dict.fromkeys(metric.detector_name(detector) for metric in metrics)
     found: dict[str, Detector] = {}
 
@@ -233,7 +277,9 @@ def _try_out(metric: Metric, detector: Detector, images: Tensor) -> None:
         detector(images)
 
 
-def _overlaps(metrics: Sequence[Metric], real: FeatureSet, fake: FeatureSet, device: torch.device) -> dict[int, Overlap]:
+def _overlaps(
+    metrics: Sequence[Metric], real: FeatureSet, fake: FeatureSet, device: torch.device
+) -> dict[int, Overlap]:
     """What those of the metrics that come from it share, by neighbourhood."""
     wanted = [metric.family.compute for metric in metrics if isinstance(metric.family.compute, FromOverlap)]
     recall = any(one.recall for one in wanted)
@@ -243,7 +289,11 @@ def _overlaps(metrics: Sequence[Metric], real: FeatureSet, fake: FeatureSet, dev
 def _values(metric: Metric, real: Any, fake: Any, shared: Mapping[int, Overlap]) -> dict[str, float]:
     compute = metric.family.compute
     try:
-        computed = compute.values(shared[compute.nhood_size]) if isinstance(compute, FromOverlap) else compute(real, fake)
+        computed = (
+            compute.values(shared[compute.nhood_size])
+            if isinstance(compute, FromOverlap)
+            else compute(real, fake)
+        )
     except (ValueError, np.linalg.LinAlgError) as error:
         raise UserError(f"the metric '{metric.name}' can't be computed: {error}") from error
     if isinstance(fake, Moments):
@@ -254,7 +304,8 @@ def _values(metric: Metric, real: Any, fake: Any, shared: Mapping[int, Overlap])
 def _warn_of_few_samples(metric: Metric, samples: int, dimensions: int) -> None:
     if samples <= dimensions:
         _say_once(
-            f"Warning: {metric.name} fits a covariance of {dimensions} features to {samples} images, so it is singular and the value "
+            f"Warning: {metric.name} fits a covariance of {dimensions} features to {samples} images, so it "
+            "is singular and the value "
             "high; compare it only with values of the same counts"
         )
 

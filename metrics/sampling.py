@@ -1,7 +1,8 @@
-"""The images that metrics look at: those of a data set, and a generator's, each a pure function of (seed, index).
+"""The images that metrics look at: those of a data set, and a generator's, each a pure function of (seed,
+index).
 
-Both come in portions of whole chunks, which the ranks of a group take in turns, so that neither the batch size nor the
-number of processes decides which images a detector sees together.
+Both come in portions of whole chunks, which the ranks of a group take in turns, so that neither the batch
+size nor the number of processes decides which images a detector sees together.
 """
 
 import os
@@ -19,12 +20,14 @@ from dnnlib.errors import UserError
 from torch_utils.pixels import to_uint8
 from torch_utils.seeding import derive_seed
 
-# Images are drawn, rendered and shown this many at a time or a multiple of it, so that no batch size and no count changes image i.
+# Images are drawn, rendered and shown this many at a time or a multiple of it, so that no batch size and no
+# count changes image i.
 CHUNK = 16
 
 
 class ImageDataset(Protocol):
-    """What metrics need of a data set (``training.data.dataset.ImageFolderDataset`` has it). Items are read from threads."""
+    """What metrics need of a data set (``training.data.dataset.ImageFolderDataset`` has it). Items are read
+    from threads."""
 
     @property
     def name(self) -> str: ...
@@ -46,7 +49,8 @@ class ImageDataset(Protocol):
 
 
 class Mirrored:
-    """A data set followed by a mirrored copy of everything: item ``len + i`` is item ``i``, flipped from left to right."""
+    """A data set followed by a mirrored copy of everything: item ``len + i`` is item ``i``, flipped from left
+    to right."""
 
     def __init__(self, plain: ImageDataset) -> None:
         self._plain = plain
@@ -72,19 +76,23 @@ class Mirrored:
 def portions(count: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[range]:
     """What of ``range(count)`` this rank takes: every ``world_size``-th portion, each of whole chunks.
 
-    A portion is ``batch_size`` rounded up to chunks, or less where otherwise some rank would get nothing. Portion ``i`` of
-    all belongs to rank ``i % world_size``; portion and rank together give the place, so that results can be put in order.
+    A portion is ``batch_size`` rounded up to chunks, or less where otherwise some rank would get nothing.
+    Portion ``i`` of all belongs to rank ``i % world_size``; portion and rank together give the place, so that
+    results can be put in order.
     """
     chunks = -(-count // CHUNK)
     size = CHUNK * max(1, min(-(-batch_size // CHUNK), -(-chunks // world_size)))
     return [range(start, min(start + size, count)) for start in range(rank * size, count, world_size * size)]
 
 
-def real_images(dataset: ImageDataset, count: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> Iterator[Tensor]:
-    """This rank's :func:`portions` of the first ``count`` images, in order: uint8 ``[N, C, H, W]`` on the CPU.
+def real_images(
+    dataset: ImageDataset, count: int, batch_size: int, *, rank: int = 0, world_size: int = 1
+) -> Iterator[Tensor]:
+    """This rank's :func:`portions` of the first ``count`` images, in order: uint8 ``[N, C, H, W]`` on the
+    CPU.
 
-    A data set that says it is ``in_memory`` is indexed directly; any other is decoded by a few threads, two portions ahead.
-    Raises whatever the data set raises, and :class:`UserError` when it has fewer images.
+    A data set that says it is ``in_memory`` is indexed directly; any other is decoded by a few threads, two
+    portions ahead. Raises whatever the data set raises, and :class:`UserError` when it has fewer images.
     """
     if count > len(dataset):
         raise UserError(f"the data set '{dataset.name}' has {len(dataset)} images, not {count}")
@@ -126,25 +134,32 @@ def fake_images(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Tensor]:
-    """This rank's :func:`portions` of ``count`` images of the generator: uint8 ``[N, C, H, W]`` on ``device``.
+    """This rank's :func:`portions` of ``count`` images of the generator: uint8 ``[N, C, H, W]`` on
+    ``device``.
 
-    Latents, labels (of uniformly drawn items of ``labels``, when the generator is conditional) and the generator's
-    noise inputs for images ``16 k`` to ``16 k + 15`` come from ``(seed, k)``. Global random states are left as they were.
-    Raises :class:`UserError` when the generator renders values that are not finite.
+    Latents, labels (of uniformly drawn items of ``labels``, when the generator is conditional) and the
+    generator's noise inputs for images ``16 k`` to ``16 k + 15`` come from ``(seed, k)``. Global random
+    states are left as they were. Raises :class:`UserError` when the generator renders values that are not
+    finite.
     """
     for portion in portions(count, batch_size, rank, world_size):
         chunks = []
         for k in range(portion.start // CHUNK, -(-portion.stop // CHUNK)):
-            rng = np.random.RandomState(derive_seed(seed, "metrics", k) % 2**32)  # NumPy promises never to change its streams
+            rng = np.random.RandomState(
+                derive_seed(seed, "metrics", k) % 2**32
+            )  # NumPy promises never to change its streams
             z = torch.from_numpy(rng.randn(CHUNK, generator.z_dim).astype(np.float32))
             c = draw_labels(labels, rng, CHUNK, generator.c_dim)
-            chunks.append(_render(generator, z.to(device), c.to(device), derive_seed(seed, "metrics noise", k)))
+            chunks.append(
+                _render(generator, z.to(device), c.to(device), derive_seed(seed, "metrics noise", k))
+            )
         # Every chunk is rendered whole, so that the last one's images are those of a longer run.
         yield torch.cat(chunks)[: len(portion)]
 
 
 def draw_labels(dataset: ImageDataset, rng: np.random.RandomState, n: int, c_dim: int) -> Tensor:
-    """Labels float32 ``[n, c_dim]`` of uniformly drawn items; nothing is drawn for an unconditional generator."""
+    """Labels float32 ``[n, c_dim]`` of uniformly drawn items; nothing is drawn for an unconditional
+    generator."""
     if c_dim == 0:
         return torch.zeros(n, 0)
     return torch.from_numpy(np.stack([dataset.get_label(int(i)) for i in rng.randint(len(dataset), size=n)]))
@@ -160,7 +175,9 @@ def _render(generator: Any, z: Tensor, c: Tensor, noise_seed: int) -> Tensor:
 def finite(images: Tensor) -> Tensor:
     """The images, which a diverged generator's are not. Raises :class:`UserError` then."""
     if not images.isfinite().all():
-        raise UserError("the generator renders values that are not finite (NaN or infinity): the training has diverged")
+        raise UserError(
+            "the generator renders values that are not finite (NaN or infinity): the training has diverged"
+        )
     return images
 
 

@@ -46,7 +46,8 @@ class _Collector:
         return self.count >= self.max_count
 
     def append(self, features: ArrayLike) -> None:
-        """Take a batch ``[N, F]``. Raises :class:`ValueError` when it is no matrix or of another width than the first."""
+        """Take a batch ``[N, F]``. Raises :class:`ValueError` when it is no matrix or of another width than
+        the first."""
         batch = np.asarray(features, np.float32)
         if batch.ndim != 2 or (self.width is not None and batch.shape[1] != self.width):
             raise ValueError(f"features must be [N, {self.width or 'F'}], not {list(batch.shape)}")
@@ -63,8 +64,8 @@ class _Collector:
 class MomentsCollector(_Collector):
     """Streaming mean and covariance of the first ``max_count`` rows, in float64.
 
-    Rows are summed in blocks of BLOCK, whatever the batches were, so that batch size changes no bit; and relative
-    to the first row, so that features far from zero lose no digits.
+    Rows are summed in blocks of BLOCK, whatever the batches were, so that batch size changes no bit; and
+    relative to the first row, so that features far from zero lose no digits.
     """
 
     BLOCK = 512

@@ -10,7 +10,8 @@ import pytest
 # The tests' tensors are small: one thread is faster, and does not spin for a core that another process has.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Plain PyTorch where a test does not ask for compiled ops: the processes that tests start need not build or load them.
+# Plain PyTorch where a test does not ask for compiled ops: the processes that tests start need not build or
+# load them.
 os.environ.setdefault("GGDR_OPS", "ref")
 
 # A shell's background job ignores Ctrl-C, and so would the processes that the tests start and interrupt.

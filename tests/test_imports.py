@@ -35,7 +35,9 @@ def test_imports_point_one_way(path):
     assert not {name.split(".")[0] for name in imported(path)} & above
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "torch_utils" / "ops").rglob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "torch_utils" / "ops").rglob("*.py")), ids=lambda path: path.name
+)
 def test_ops_import_torch_alone(path):
     """What builds them and keeps the builds may use the general helpers too."""
     helpers = {"dnnlib"} if path.name in ("build.py", "build_cache.py") else set()
@@ -58,15 +60,25 @@ def test_only_build_and_the_options_know_the_regularisers_as_options(module):
             assert not re.search(r"config\.(ggdr|seg)\b", path.read_text(encoding="utf-8")), path
 
 
-PROGRAMS = [path for folder in ("tools", "benchmarks") for path in sorted((ROOT / folder).glob("*.py")) if "__main__" in path.read_text()]
+PROGRAMS = [
+    path
+    for folder in ("tools", "benchmarks")
+    for path in sorted((ROOT / folder).glob("*.py"))
+    if "__main__" in path.read_text()
+]
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)
 def test_programs_start_by_their_path_without_an_installation(path):
-    """``python tools/x.py`` has tools/ in front of the import path: the root has to be put there before anything of ours is imported."""
+    """``python tools/x.py`` has tools/ in front of the import path: the root has to be put there before
+    anything of ours is imported."""
     ours = {*LAYERS, "tools", "benchmarks"}
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if "sys.path.insert(0, " in ast.unparse(node):
             break
-        names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in getattr(node, "names", [])]
+        names = (
+            [node.module]
+            if isinstance(node, ast.ImportFrom)
+            else [alias.name for alias in getattr(node, "names", [])]
+        )
         assert not {name.split(".")[0] for name in names} & ours

@@ -15,7 +15,15 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import PATH, Command, FiniteFloat, friendly_errors, output_file, overwrite_option, refuse_existing
+from dnnlib.cli import (
+    PATH,
+    Command,
+    FiniteFloat,
+    friendly_errors,
+    output_file,
+    overwrite_option,
+    refuse_existing,
+)
 from dnnlib.errors import UserError
 from tools import options
 
@@ -24,15 +32,34 @@ TARGETS = (".pkl", ".safetensors", ".onnx", ".pt2")
 
 @click.command(cls=Command)
 @options.any_network
-@click.option("--out", type=PATH, metavar="FILE", help=f"what to write; its ending tells the format: {' '.join(TARGETS)}")
+@click.option(
+    "--out",
+    type=PATH,
+    metavar="FILE",
+    help=f"what to write; its ending tells the format: {' '.join(TARGETS)}",
+)
 @overwrite_option
-@click.option("--trunc", "psi", type=FiniteFloat(), help="truncation psi to fix in an export  [default: an input of it]")
-@click.option("--noise", type=click.Choice(["const", "external"]), help="an export's noise: the network's own, or inputs  [default: const]")
+@click.option(
+    "--trunc", "psi", type=FiniteFloat(), help="truncation psi to fix in an export  [default: an input of it]"
+)
+@click.option(
+    "--noise",
+    type=click.Choice(["const", "external"]),
+    help="an export's noise: the network's own, or inputs  [default: const]",
+)
 @click.option("--info", is_flag=True, help="print what is in the file")
 @click.option("--json", "as_json", is_flag=True, help="print it as JSON")
 @options.offline
 @friendly_errors
-def main(network: str, out: str | None, psi: float | None, noise: str | None, info: bool, as_json: bool, offline: bool) -> None:
+def main(
+    network: str,
+    out: str | None,
+    psi: float | None,
+    noise: str | None,
+    info: bool,
+    as_json: bool,
+    offline: bool,
+) -> None:
     """Convert a network, or print what is in its file.
 
     \b
@@ -58,14 +85,20 @@ def convert(network: str, out: str, psi: float | None, noise: str | None, offlin
     """Write ``out``; the file appears complete and checked, or not at all."""
     suffix = Path(out).suffix.lower()
     if suffix in (".ts", ".pt"):
-        raise UserError(f"--out={out}: PyTorch has deprecated TorchScript; write a program of torch.export, with a name that ends in .pt2")
+        raise UserError(
+            f"--out={out}: PyTorch has deprecated TorchScript; write a program of torch.export, with a name "
+            "that ends in .pt2"
+        )
     if suffix not in TARGETS:
         raise UserError(f"--out={out}: the ending tells the format, and must be one of {' '.join(TARGETS)}")
     if Path(out).resolve() == Path(network).resolve():
         raise UserError(f"--out={out} is the network itself; give another name")
     exporting = suffix in (".onnx", ".pt2")
     if not exporting and (psi is not None or noise is not None):
-        raise UserError(f"--trunc and --noise have no effect on {suffix}, which holds the networks themselves; leave them out")
+        raise UserError(
+            f"--trunc and --noise have no effect on {suffix}, which holds the networks themselves; leave "
+            "them out"
+        )
 
     refuse_existing(out)
     if suffix == ".safetensors":
@@ -88,7 +121,10 @@ def convert(network: str, out: str, psi: float | None, noise: str | None, offlin
     with writing(target.parent), atomic_write(target) as stream:
         stream.write(content)
     print(f"{target}: takes {', '.join(graph.input_names())}")
-    print(f"checked: pictures differ from the network's by {worst:.2g} at most, where -1 is black and 1 is white")
+    print(
+        f"checked: pictures differ from the network's by {worst:.2g} at most, where -1 is black and 1 is "
+        "white"
+    )
 
 
 if __name__ == "__main__":

@@ -50,14 +50,23 @@ TRAIN = (
     metavar="DIR",
     help="where everything goes; what an earlier demo left there is replaced",
 )
-@click.option("--kimg", type=FiniteFloat(above=0), default=96.0, show_default=True, help="length of the training in thousands of images")
+@click.option(
+    "--kimg",
+    type=FiniteFloat(above=0),
+    default=96.0,
+    show_default=True,
+    help="length of the training in thousands of images",
+)
 @friendly_errors
 def main(outdir: str, kimg: float) -> None:
     """Train with GGDR on the bundled images, generate pictures and measure them."""
     root = Path(outdir).resolve()
     marker = root / ".demo"
     if root.exists() and (not root.is_dir() or (not marker.exists() and any(root.iterdir()))):
-        raise UserError(f"--outdir={outdir} has something in it that is not from a demo, or is a file; name another folder")
+        raise UserError(
+            f"--outdir={outdir} has something in it that is not from a demo, or is a file; name another "
+            "folder"
+        )
     output_folder(root)
     marker.touch()
     for old in set(root.iterdir()) - {marker}:
@@ -69,7 +78,12 @@ def main(outdir: str, kimg: float) -> None:
     (run_dir,) = (path for path in root.iterdir() if path.is_dir())
     network = max(run_dir.glob("network-snapshot-*.pkl"))
     call("generate.py", f"--network={network}", "--seeds=0-15", f"--outdir={root / 'generated'}")
-    call("calc_metrics.py", f"--network={network}", f"--metrics={','.join(METRICS)}", "--detector=efficientnet-lite0")
+    call(
+        "calc_metrics.py",
+        f"--network={network}",
+        f"--metrics={','.join(METRICS)}",
+        "--detector=efficientnet-lite0",
+    )
     summarise(run_dir, root)
 
 

@@ -1,4 +1,5 @@
-"""Says what this machine has of what the compiled ops need, tries each op, and says what to do about what is missing.
+"""Says what this machine has of what the compiled ops need, tries each op, and says what to do about what is
+missing.
 
 Usage:
 
@@ -53,8 +54,14 @@ def check_versions() -> list[Finding]:
     """Python, PyTorch, its CUDA, the driver, GPUs and their architectures."""
     findings = [
         Finding("python", f"{platform.python_version()} at {sys.executable}"),
-        Finding("torch", f"{torch.__version__}, {torch.get_num_threads()} CPU threads, {torch.backends.cpu.get_cpu_capability()}"),
-        Finding("cuda", f"{torch.version.cuda}" if torch.version.cuda else "this PyTorch is built without CUDA"),
+        Finding(
+            "torch",
+            f"{torch.__version__}, {torch.get_num_threads()} CPU threads, "
+            f"{torch.backends.cpu.get_cpu_capability()}",
+        ),
+        Finding(
+            "cuda", f"{torch.version.cuda}" if torch.version.cuda else "this PyTorch is built without CUDA"
+        ),
     ]
     if not torch.cuda.is_available():
         try:
@@ -71,7 +78,11 @@ def check_versions() -> list[Finding]:
     try:
         check_architecture()
     except UserError as error:
-        return [*findings, Finding("driver", state), Finding("gpus", ", ".join(gpus), *_parts(error), needed=True)]
+        return [
+            *findings,
+            Finding("driver", state),
+            Finding("gpus", ", ".join(gpus), *_parts(error), needed=True),
+        ]
     return [*findings, Finding("driver", state), Finding("gpus", ", ".join(gpus))]
 
 
@@ -99,7 +110,9 @@ def check_tools() -> list[Finding]:
             state = f"CUDA {build.nvcc_version(nvcc)} at {nvcc}"
         except build.BuildError as error:
             state = str(error)
-    obstacle = build.cuda_obstacle() if torch.cuda.is_available() else None  # without a GPU nothing needs nvcc
+    obstacle = (
+        build.cuda_obstacle() if torch.cuda.is_available() else None
+    )  # without a GPU nothing needs nvcc
     what, _, remedy = (obstacle or "").partition("; ")
     return [*findings, Finding("nvcc", state, what or None, remedy)]
 
@@ -113,7 +126,9 @@ def check_cache() -> Finding:
     builds = len(list(folder.glob(f"*/{build.NAME}.so"))) if folder.is_dir() else 0
     existing = next(path for path in [folder, *folder.parents] if path.exists())
     if not os.access(existing, os.W_OK) or not existing.is_dir():
-        return Finding("cache", str(folder), f"{existing} cannot be written", f"set {CACHE} to a folder that can")
+        return Finding(
+            "cache", str(folder), f"{existing} cannot be written", f"set {CACHE} to a folder that can"
+        )
     return Finding("cache", f"{folder}, {builds} build{'s' if builds != 1 else ''}")
 
 
@@ -124,8 +139,12 @@ def check_path(mode: dispatch.Impl, device: str) -> Finding:
     except UserError as error:
         return Finding("ops", "not available", str(error), "see above, or use --ops=auto", needed=True)
     fell_back = mode == "auto" and device not in dispatch.loaded_devices()
-    remedy = "plain PyTorch gives the same results, slower; the line says what is missing" if fell_back else ""
-    return Finding("ops", line.removeprefix("Ops: "), "compiled ops cannot be had" if fell_back else None, remedy)
+    remedy = (
+        "plain PyTorch gives the same results, slower; the line says what is missing" if fell_back else ""
+    )
+    return Finding(
+        "ops", line.removeprefix("Ops: "), "compiled ops cannot be had" if fell_back else None, remedy
+    )
 
 
 def relative(got: torch.Tensor, expected: torch.Tensor) -> float:
@@ -137,17 +156,26 @@ def results(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -
     """What an op gives, its gradient, and the derivatives of that, as R1 and path length take them."""
     leaf = x.clone().requires_grad_(True)
     y = function(leaf)
-    weights = torch.cos(torch.arange(y.numel(), device=y.device) % 7).reshape(y.shape).to(y.dtype).requires_grad_(True)
+    weights = (
+        torch.cos(torch.arange(y.numel(), device=y.device) % 7)
+        .reshape(y.shape)
+        .to(y.dtype)
+        .requires_grad_(True)
+    )
     (gradient,) = torch.autograd.grad((y * weights).sum(), leaf, create_graph=True)
     over = (weights, leaf)
-    second = torch.autograd.grad((gradient * torch.cos(leaf.detach())).sum(), over, allow_unused=True, materialize_grads=True)
+    second = torch.autograd.grad(
+        (gradient * torch.cos(leaf.detach())).sum(), over, allow_unused=True, materialize_grads=True
+    )
     return [value.detach().float() for value in (y, gradient, *second)]
 
 
 def tried_tensors(device: str) -> list[tuple[torch.Tensor, float]]:
-    """What the ops are tried on, and how far results may be apart: float32, and as training uses it, half precision in both layouts.
+    """What the ops are tried on, and how far results may be apart: float32, and as training uses it, half
+    precision in both layouts.
 
-    No value is near 0 or, whatever the activation, near the clamp of 2, where a rounding decides between two derivatives.
+    No value is near 0 or, whatever the activation, near the clamp of 2, where a rounding decides between two
+    derivatives.
     """
     uniform, sign, large = torch.rand([3, 2, 8, 32, 32], generator=torch.Generator().manual_seed(0))
     x = (torch.where(large < 0.5, 0.2 + 0.3 * uniform, 2.5 + uniform) * (sign - 0.5).sign()).to(device)
@@ -173,9 +201,21 @@ def try_ops(device: str) -> list[Finding]:
                     fault = f"differs from plain PyTorch by {max(apart, key=lambda value: (value != value, value)):.1e} in {x.dtype}"
                     break
         except RuntimeError as error:
-            findings.append(Finding(name, path, " ".join(str(error).split()), "use --ops=ref, and report this", needed=True))
+            findings.append(
+                Finding(
+                    name, path, " ".join(str(error).split()), "use --ops=ref, and report this", needed=True
+                )
+            )
             return
-        findings.append(Finding(name, f"{path}, {agreement}", fault, "use --ops=ref, and report this" if fault else "", fault is not None))
+        findings.append(
+            Finding(
+                name,
+                f"{path}, {agreement}",
+                fault,
+                "use --ops=ref, and report this" if fault else "",
+                fault is not None,
+            )
+        )
 
     for name, options in {
         "up 2": {"up": 2, "padding": [2, 1, 2, 1]},
@@ -184,7 +224,10 @@ def try_ops(device: str) -> list[Finding]:
     }.items():
         compare(f"upfirdn2d {name}", lambda x, impl, options=options: upfirdn2d(x, f, impl=impl, **options))  # type: ignore[misc]
     for act in ACTIVATIONS:
-        compare(f"bias_act {act}", lambda x, impl, act=act: bias_act(x, b.to(x.dtype), act=act, clamp=2.0, impl=impl))  # type: ignore[misc]
+        compare(
+            f"bias_act {act}",
+            lambda x, impl, act=act: bias_act(x, b.to(x.dtype), act=act, clamp=2.0, impl=impl),
+        )  # type: ignore[misc]
     return findings
 
 
@@ -205,11 +248,18 @@ def report(findings: list[Finding]) -> None:
     default="auto",
     help="The path that is asked for.  [default: $GGDR_OPS, else auto]",
 )
-@click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True, help="Where the ops shall run.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cuda", "cpu"]),
+    default="auto",
+    show_default=True,
+    help="Where the ops shall run.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @friendly_errors
 def main(ops: dispatch.Impl, device: str, as_json: bool) -> None:
-    """Say what this machine has of what the compiled ops need, try each op, and say what to do about faults."""
+    """Say what this machine has of what the compiled ops need, try each op, and say what to do about
+    faults."""
     allow_tf32(False)
     findings = [*check_versions(), *check_tools(), check_cache()]
     if not any(finding.needed for finding in findings):
@@ -219,7 +269,9 @@ def main(ops: dispatch.Impl, device: str, as_json: bool) -> None:
         findings += try_ops(where)
     broken = any(finding.needed for finding in findings)
     if as_json:
-        print(json.dumps({"works": not broken, "findings": [asdict(finding) for finding in findings]}, indent=1))
+        print(
+            json.dumps({"works": not broken, "findings": [asdict(finding) for finding in findings]}, indent=1)
+        )
     else:
         report(findings)
     sys.exit(1 if broken else 0)

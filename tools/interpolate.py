@@ -14,7 +14,17 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import PATH, Command, GridSize, friendly_errors, ops_option, output_file, overwrite_option, parse_int_list, refuse_existing
+from dnnlib.cli import (
+    PATH,
+    Command,
+    GridSize,
+    friendly_errors,
+    ops_option,
+    output_file,
+    overwrite_option,
+    parse_int_list,
+    refuse_existing,
+)
 from dnnlib.errors import UserError
 from dnnlib.files import writing
 from tools import options
@@ -24,17 +34,43 @@ MAX_FRAMES = 1_000_000  # of all walks together
 
 @click.command(cls=Command)
 @options.network
-@click.option("--seeds", metavar="LIST", required=True, help="seeds that the walk passes; with --grid, those of each cell in turn")
 @click.option(
-    "--frames", type=click.IntRange(1, MAX_FRAMES), default=60, show_default=True, metavar="INT", help="from one seed to the next"
+    "--seeds",
+    metavar="LIST",
+    required=True,
+    help="seeds that the walk passes; with --grid, those of each cell in turn",
 )
-@click.option("--fps", type=click.IntRange(1, 240), default=30, show_default=True, metavar="INT", help="frames a second")
-@click.option("--space", type=click.Choice(["z", "w"]), default="z", show_default=True, help="where the curve lies")
-@click.option("--grid", type=GridSize(), default=(1, 1), metavar="COLSxROWS", help="several walks side by side  [default: 1x1]")
+@click.option(
+    "--frames",
+    type=click.IntRange(1, MAX_FRAMES),
+    default=60,
+    show_default=True,
+    metavar="INT",
+    help="from one seed to the next",
+)
+@click.option(
+    "--fps", type=click.IntRange(1, 240), default=30, show_default=True, metavar="INT", help="frames a second"
+)
+@click.option(
+    "--space", type=click.Choice(["z", "w"]), default="z", show_default=True, help="where the curve lies"
+)
+@click.option(
+    "--grid",
+    type=GridSize(),
+    default=(1, 1),
+    metavar="COLSxROWS",
+    help="several walks side by side  [default: 1x1]",
+)
 @options.truncation
 @options.class_idx
 @click.option("--noise-mode", type=click.Choice(["const", "none"]), default="const", show_default=True)
-@click.option("--out", type=PATH, metavar="FILE.mp4|gif", required=True, help="the video to write; its folder is made if need be")
+@click.option(
+    "--out",
+    type=PATH,
+    metavar="FILE.mp4|gif",
+    required=True,
+    help="the video to write; its folder is made if need be",
+)
 @overwrite_option
 @options.batch
 @options.device
@@ -62,7 +98,10 @@ def main(
     """
     numbers, cells = parse_int_list(seeds), grid[0] * grid[1]
     if len(numbers) % cells:
-        raise UserError(f"--grid={grid[0]}x{grid[1]} has {cells} cells, and {len(numbers)} seeds do not share out among them evenly")
+        raise UserError(
+            f"--grid={grid[0]}x{grid[1]} has {cells} cells, and {len(numbers)} seeds do not share out among "
+            "them evenly"
+        )
 
     from tqdm import tqdm
 
@@ -74,7 +113,9 @@ def main(
     check_video_path(out)
     refuse_existing(out)
     if len(numbers) * frames > MAX_FRAMES:
-        raise UserError(f"{len(numbers)} seeds and --frames={frames} are more than {MAX_FRAMES} frames; ask for fewer")
+        raise UserError(
+            f"{len(numbers)} seeds and --frames={frames} are more than {MAX_FRAMES} frames; ask for fewer"
+        )
     renderer = open_generator(network, device=device, offline=offline)
     check_grid(*grid, renderer.G.img_resolution)
     walks = [numbers[i : i + len(numbers) // cells] for i in range(0, len(numbers), len(numbers) // cells)]

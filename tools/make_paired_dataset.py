@@ -1,9 +1,11 @@
-"""Make a paired data set, images with segmentation maps, for ``train.py --reg_type=seg`` and ``experiments/probe_segmentation.py``.
+"""Make a paired data set, images with segmentation maps, for ``train.py --reg_type=seg`` and
+``experiments/probe_segmentation.py``.
 
 Usage:
 
     python tools/make_paired_dataset.py --images=ADEChallengeData2016/images/training \\
-        --annotations=ADEChallengeData2016/annotations/training --zero=unlabelled --resolution=256 --dest=datasets/ade20k256.zip
+        --annotations=ADEChallengeData2016/annotations/training --zero=unlabelled --resolution=256
+        --dest=datasets/ade20k256.zip
 """
 
 import contextlib
@@ -43,24 +45,32 @@ from training.data.paired import FOLDERS, MAX_CLASSES, UNLABELLED
 
 
 def by_stem(tree: FileTree) -> dict[str, str]:
-    """Names of images without their ending, to the whole names. Raises :class:`UserError` where two differ in the ending alone."""
+    """Names of images without their ending, to the whole names. Raises :class:`UserError` where two differ in
+    the ending alone."""
     found: dict[str, str] = {}
     for name in tree.image_names:
         other = found.setdefault(os.path.splitext(name)[0], name)
         if other != name:
-            raise UserError(f"'{other}' and '{name}' in '{tree.path}' differ in their ending alone; remove one, or give it another name")
+            raise UserError(
+                f"'{other}' and '{name}' in '{tree.path}' differ in their ending alone; remove one, or give "
+                "it another name"
+            )
     return found
 
 
 def matched(images: FileTree, annotations: FileTree) -> list[tuple[str, str]]:
-    """The names of each image and of its annotation: the same but for the ending. Raises :class:`UserError` where one lacks the other."""
+    """The names of each image and of its annotation: the same but for the ending. Raises :class:`UserError`
+    where one lacks the other."""
     images.require_images("give the folder or zip of the images")
     first, second = by_stem(images), by_stem(annotations)
     odd = first.keys() ^ second.keys()
     if odd:
         name = min(odd)
         here, there = (images, annotations) if name in first else (annotations, images)
-        raise UserError(f"'{name}' is in '{here.path}' and not in '{there.path}'; each image needs one annotation of its name")
+        raise UserError(
+            f"'{name}' is in '{here.path}' and not in '{there.path}'; each image needs one annotation of its "
+            "name"
+        )
     return [(first[name], second[name]) for name in sorted(first)]
 
 
@@ -82,7 +92,8 @@ class PairReader:
     deep: DeepValues | None = None
 
     def read(self, image: bytes) -> PIL.Image.Image:
-        """An image in RGB. Raises :class:`ValueError` for one with an EXIF orientation, and as :func:`decode` does."""
+        """An image in RGB. Raises :class:`ValueError` for one with an EXIF orientation, and as :func:`decode`
+        does."""
         check_upright(load(image, max_pixels=self.options.max_pixels))
         picture = decode(image, self.options)
         self.more_frames += picture.more_frames
@@ -92,7 +103,8 @@ class PairReader:
         return picture.image.convert("RGB")
 
     def converted(self, images: FileTree, annotations: FileTree) -> Iterator[tuple[bytes, bytes]]:
-        """PNG files of each image, in RGB, and of its annotation. Raises :class:`UserError` that names a bad file."""
+        """PNG files of each image, in RGB, and of its annotation. Raises :class:`UserError` that names a bad
+        file."""
         nearest = dataclasses.replace(self.transform, resize_filter="nearest")
         for image_name, annotation_name in matched(images, annotations):
             with using(images.path / image_name):
@@ -100,30 +112,38 @@ class PairReader:
             with using(annotations.path / annotation_name):
                 classes = self.class_map(annotations.read(annotation_name))
                 if classes.size != image.size:
-                    raise ValueError(f"it is {classes.width}x{classes.height}, and its image {image.width}x{image.height}")
+                    raise ValueError(
+                        f"it is {classes.width}x{classes.height}, and its image {image.width}x{image.height}"
+                    )
             yield encode_png(self.transform.apply(image)), encode_png(nearest.apply(classes))
 
     def class_map(self, content: bytes) -> PIL.Image.Image:
-        """An annotation as class numbers, mode ``L``. Its values are classes, in greyscale or as places in a palette.
+        """An annotation as class numbers, mode ``L``. Its values are classes, in greyscale or as places in a
+        palette.
 
         Raises :class:`ValueError` for anything else.
         """
         loaded = load(content, max_pixels=self.options.max_pixels)
         check_upright(loaded)
         if loaded.image.mode not in ("L", "P", "1"):
-            raise ValueError(f"an annotation is 8-bit greyscale or has a palette, and this one is {loaded.image.mode}")
+            raise ValueError(
+                f"an annotation is 8-bit greyscale or has a palette, and this one is {loaded.image.mode}"
+            )
         self.more_frames += loaded.more_frames
         values = np.asarray(loaded.image).astype(np.uint8)
         if self.zero_unlabelled:
             values = values - np.uint8(1)  # 0 becomes 255
         wrong = values[(values >= MAX_CLASSES) & (values != UNLABELLED)]
         if wrong.size:
-            raise ValueError(f"it has class {wrong.max()}; classes are below {MAX_CLASSES}, and {UNLABELLED} is unlabelled")
+            raise ValueError(
+                f"it has class {wrong.max()}; classes are below {MAX_CLASSES}, and {UNLABELLED} is unlabelled"
+            )
         return PIL.Image.fromarray(values)
 
 
 def measured(images: FileTree, options: DecodeOptions) -> DecodeOptions:
-    """The options with the range of values that the images have, where any has more than 8 bits. Raises :class:`UserError`."""
+    """The options with the range of values that the images have, where any has more than 8 bits. Raises
+    :class:`UserError`."""
     found: DeepValues | None = None
     for name in tqdm(images.image_names, unit="img", desc="measuring", leave=False, disable=None):
         with using(images.path / name):
@@ -134,7 +154,8 @@ def measured(images: FileTree, options: DecodeOptions) -> DecodeOptions:
 
 @contextlib.contextmanager
 def using(path: Path) -> Iterator[None]:
-    """Around the decoding of one file: whatever is wrong with it becomes a :class:`UserError` that names it."""
+    """Around the decoding of one file: whatever is wrong with it becomes a :class:`UserError` that names
+    it."""
     with parsing(f"'{path}'", "cannot be used"):
         try:
             yield
@@ -143,10 +164,12 @@ def using(path: Path) -> Iterator[None]:
 
 
 def check_upright(loaded: Loaded) -> None:
-    """Raises :class:`ValueError` for a picture with an EXIF orientation: it does not say how its counterpart lies."""
+    """Raises :class:`ValueError` for a picture with an EXIF orientation: it does not say how its counterpart
+    lies."""
     if loaded.orientation != 1:
         raise ValueError(
-            f"it is to be turned for display (EXIF orientation {loaded.orientation}); turn it and its counterpart upright first"
+            f"it is to be turned for display (EXIF orientation {loaded.orientation}); turn it and its "
+            "counterpart upright first"
         )
 
 
@@ -161,24 +184,48 @@ def check_upright(loaded: Loaded) -> None:
 )
 @click.option("--dest", required=True, type=PATH, metavar="PATH", help="Zip to write, or a new folder")
 @overwrite_option
-@click.option("--resolution", type=int, required=True, metavar="INT", help="Side of the images; the centre is cut out")
-@click.option("--zero", type=click.Choice(["class", "unlabelled"]), default="class", show_default=True, help="What the value 0 means")
+@click.option(
+    "--resolution", type=int, required=True, metavar="INT", help="Side of the images; the centre is cut out"
+)
+@click.option(
+    "--zero",
+    type=click.Choice(["class", "unlabelled"]),
+    default="class",
+    show_default=True,
+    help="What the value 0 means",
+)
 @picture_options
 @friendly_errors
-def main(images: str, annotations: str, dest: str, resolution: int, zero: str, max_pixels: int, value_range: ValueRange) -> None:
-    """Cut, resize and number images and their annotations alike. Class numbers are never mixed: annotations are resized to the
-    nearest pixel."""
-    sources, transform = (FileTree(images), FileTree(annotations)), Transform("center-crop", resolution, resolution)
+def main(
+    images: str,
+    annotations: str,
+    dest: str,
+    resolution: int,
+    zero: str,
+    max_pixels: int,
+    value_range: ValueRange,
+) -> None:
+    """Cut, resize and number images and their annotations alike. Class numbers are never mixed: annotations
+    are resized to the nearest pixel."""
+    sources, transform = (
+        (FileTree(images), FileTree(annotations)),
+        Transform("center-crop", resolution, resolution),
+    )
     for tree in sources:
         tree.check_apart(dest, "--dest")
         print_notes(tree.note())
     refuse_existing_zip(dest)
     count = len(matched(*sources))
-    reader = PairReader(transform, DecodeOptions(max_pixels=max_pixels, value_range=value_range), zero == "unlabelled")
+    reader = PairReader(
+        transform, DecodeOptions(max_pixels=max_pixels, value_range=value_range), zero == "unlabelled"
+    )
     if value_range == "auto":
         reader.options = measured(sources[0], reader.options)
     with open_store(dest) as put:
-        writers = [DatasetWriter(lambda name, content, folder=folder: put(f"{folder}/{name}", content)) for folder in FOLDERS]  # type: ignore[misc]
+        writers = [
+            DatasetWriter(lambda name, content, folder=folder: put(f"{folder}/{name}", content))
+            for folder in FOLDERS
+        ]  # type: ignore[misc]
         for pair in tqdm(reader.converted(*sources), total=count, unit="pair", leave=False, disable=None):
             for writer, png in zip(writers, pair, strict=True):
                 writer.add(png, None)
@@ -186,7 +233,9 @@ def main(images: str, annotations: str, dest: str, resolution: int, zero: str, m
             writer.finish()
     for warning in dark_warning(reader.deep_images, reader.deep, value_range):
         click.echo(f"Warning: {warning}", err=True)
-    print_notes([*frames_note(reader.more_frames), *range_notes(reader.deep_images, reader.deep, value_range)])
+    print_notes(
+        [*frames_note(reader.more_frames), *range_notes(reader.deep_images, reader.deep, value_range)]
+    )
     print(f"{dest}: {counted(count, 'image')} and as many annotations")
 
 

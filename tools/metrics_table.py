@@ -21,9 +21,14 @@ from metrics.results import snapshot_values
 @click.argument("run_dirs", nargs=-1, required=True, type=PATH, metavar="RUN_DIR...")
 @friendly_errors
 def main(run_dirs: tuple[str, ...]) -> None:
-    """Print the metrics of runs as a Markdown table: a row for each snapshot, a column for each run and value."""
+    """Print the metrics of runs as a Markdown table: a row for each snapshot, a column for each run and
+    value."""
     runs = {name: read_run(Path(name)) for name in run_dirs}
-    columns = [(run, value) for run, rows in runs.items() for value in dict.fromkeys(key for row in rows.values() for key in row)]
+    columns = [
+        (run, value)
+        for run, rows in runs.items()
+        for value in dict.fromkeys(key for row in rows.values() for key in row)
+    ]
     names = short_names(list(runs))
     titles = [value if len(runs) == 1 else f"{names[run]}: {value}" for run, value in columns]
     print("| kimg | " + " | ".join(titles) + " |")
@@ -36,16 +41,26 @@ def main(run_dirs: tuple[str, ...]) -> None:
 def short_names(runs: list[str]) -> dict[str, str]:
     """The folder that each run lies in, where that tells them apart, else the names of their own folders."""
     outer = [Path(run).resolve().parent.name for run in runs]
-    return dict(zip(runs, outer if len(set(outer)) == len(runs) else [Path(run).resolve().name for run in runs], strict=True))
+    return dict(
+        zip(
+            runs,
+            outer if len(set(outer)) == len(runs) else [Path(run).resolve().name for run in runs],
+            strict=True,
+        )
+    )
 
 
 def read_run(run_dir: Path) -> dict[float, dict[str, float]]:
-    """``{kimg: {name: value}}`` of a run's snapshots; the last value of each counts. Raises :class:`UserError` if there is none."""
+    """``{kimg: {name: value}}`` of a run's snapshots; the last value of each counts. Raises
+    :class:`UserError` if there is none."""
     rows: dict[float, dict[str, float]] = {}
     for kimg, values in snapshot_values(run_dir):
         rows.setdefault(kimg, {}).update(values)
     if not rows:
-        raise UserError(f"{run_dir} has no metric-*.jsonl with values of a snapshot; give the directory of a run with metrics")
+        raise UserError(
+            f"{run_dir} has no metric-*.jsonl with values of a snapshot; give the directory of a run with "
+            "metrics"
+        )
     return rows
 
 

@@ -45,10 +45,28 @@ FPS = 30
 @click.command(cls=Command)
 @options.network
 @click.option(
-    "--target", type=PATH, metavar="FILE", required=True, help="the picture; its largest centred square is resized to the network's size"
+    "--target",
+    type=PATH,
+    metavar="FILE",
+    required=True,
+    help="the picture; its largest centred square is resized to the network's size",
 )
-@click.option("--num-steps", type=click.IntRange(min=2), default=1000, show_default=True, metavar="INT", help="steps of the search")
-@click.option("--seed", type=click.IntRange(min=0), default=303, show_default=True, metavar="INT", help="of everything that is drawn")
+@click.option(
+    "--num-steps",
+    type=click.IntRange(min=2),
+    default=1000,
+    show_default=True,
+    metavar="INT",
+    help="steps of the search",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=303,
+    show_default=True,
+    metavar="INT",
+    help="of everything that is drawn",
+)
 @click.option(
     "--detector",
     type=PATH_OR_URL,
@@ -57,7 +75,13 @@ FPS = 30
     show_default=True,
     help="whose distance; efficientnet-lite0 works offline",
 )
-@click.option("--save-video", type=click.Choice(["mp4", "gif", "none"]), default="gif", show_default=True, help="target beside search")
+@click.option(
+    "--save-video",
+    type=click.Choice(["mp4", "gif", "none"]),
+    default="gif",
+    show_default=True,
+    help="target beside search",
+)
 @picture_options
 @options.class_idx
 @options.outdir
@@ -82,8 +106,8 @@ def main(
 ) -> None:
     """Project an image into W (Karras et al. 2020, StyleGAN2, appendix D).
 
-    Writes target.png, proj.png, projected_w.npz (array w, for generate.py --projected-w) and the search as proj.gif or
-    proj.mp4. The same command gives the same result on the same machine.
+    Writes target.png, proj.png, projected_w.npz (array w, for generate.py --projected-w) and the search as
+    proj.gif or proj.mp4. The same command gives the same result on the same machine.
     """
     from dnnlib.download import forbid_downloads
     from metrics.features import open_detector
@@ -103,7 +127,9 @@ def main(
     check_target(target, outdir)
     sources, how = [network, target, detector], dict(steps=num_steps, seed=seed, label=class_idx)
     mark = mark_of("project.py", sources, offline=offline, **how)
-    check_outputs(outdir, {"target.png": mark, "proj.png": mark}, ["projected_w.npz", *([video] if video else [])])
+    check_outputs(
+        outdir, {"target.png": mark, "proj.png": mark}, ["projected_w.npz", *([video] if video else [])]
+    )
     renderer = open_generator(network, device=device)
     read = read_picture(target, DecodeOptions(max_pixels=max_pixels, value_range=value_range))
     for warning in dark_warning(1, read.deep, value_range):
@@ -122,7 +148,10 @@ def main(
         if video:
             save_video_of(picture, drawn, folder / video)
     before, after = (perceptual_distance(perceptual, image, picture) for image in (drawn[0], drawn[-1]))
-    print(f"distance to the target ({detector}): {before:.4g} at the start, from the average w; {after:.4g} at the end")
+    print(
+        f"distance to the target ({detector}): {before:.4g} at the start, from the average w; {after:.4g} at "
+        "the end"
+    )
     print(f"projected_w.npz, proj.png, target.png{f' and {video}' if video else ''} in {folder}")
 
 
@@ -131,10 +160,14 @@ def check_target(target: str, outdir: str) -> None:
     for name in ("target.png", "proj.png"):
         written = Path(outdir, name)
         if written.exists() and Path(target).exists() and written.samefile(target):
-            raise UserError(f"--target={target} would be overwritten by the result {name}; give another --outdir")
+            raise UserError(
+                f"--target={target} would be overwritten by the result {name}; give another --outdir"
+            )
 
 
-def search(first: "ProjectionStep", steps: Iterator["ProjectionStep"], num_steps: int) -> list["torch.Tensor"]:
+def search(
+    first: "ProjectionStep", steps: Iterator["ProjectionStep"], num_steps: int
+) -> list["torch.Tensor"]:
     """Run the search to its end: w ``[1, 1, w_dim]`` at its start, at every few steps and at its end."""
     every = -(-num_steps // VIDEO_FRAMES)
     kept, last = [first.start, first.w], first
@@ -148,7 +181,8 @@ def search(first: "ProjectionStep", steps: Iterator["ProjectionStep"], num_steps
 
 
 def images_of(renderer: "GeneratorRenderer", ws: list["torch.Tensor"]) -> list["torch.Tensor"]:
-    """Pictures of each ``[1, num_ws, w_dim]`` as ``generate.py --projected-w`` draws them: uint8 ``[C, H, W]``."""
+    """Pictures of each ``[1, num_ws, w_dim]`` as ``generate.py --projected-w`` draws them: uint8 ``[C, H,
+    W]``."""
     import torch
 
     from training.inference.generation import images_from_ws
@@ -156,7 +190,9 @@ def images_of(renderer: "GeneratorRenderer", ws: list["torch.Tensor"]) -> list["
     return [image for _, image in images_from_ws(renderer, torch.cat(ws))]
 
 
-def write_results(folder: Path, target: "torch.Tensor", found: "torch.Tensor", ws: "torch.Tensor", mark: str) -> None:
+def write_results(
+    folder: Path, target: "torch.Tensor", found: "torch.Tensor", ws: "torch.Tensor", mark: str
+) -> None:
     """``target.png``, ``proj.png`` and ``projected_w.npz``."""
     import numpy as np
 

@@ -13,7 +13,15 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import Command, distinct, friendly_errors, ops_option, output_folder, overwrite_option, parse_int_list
+from dnnlib.cli import (
+    Command,
+    distinct,
+    friendly_errors,
+    ops_option,
+    output_folder,
+    overwrite_option,
+    parse_int_list,
+)
 from dnnlib.errors import UserError
 from dnnlib.files import writing
 from tools import options
@@ -22,8 +30,16 @@ from tools import options
 @click.command(cls=Command)
 @options.network
 @click.option("--rows", metavar="LIST", required=True, help="seeds of the pictures to change, one a row")
-@click.option("--cols", metavar="LIST", required=True, help="seeds of the pictures to take styles from, one a column")
-@click.option("--styles", metavar="LIST", default="0-6", show_default=True, help="layers whose styles are taken: 0 is the coarsest")
+@click.option(
+    "--cols", metavar="LIST", required=True, help="seeds of the pictures to take styles from, one a column"
+)
+@click.option(
+    "--styles",
+    metavar="LIST",
+    default="0-6",
+    show_default=True,
+    help="layers whose styles are taken: 0 is the coarsest",
+)
 @options.truncation
 @options.class_idx
 @options.noise_mode
@@ -47,9 +63,11 @@ def main(
     device: str,
     offline: bool,
 ) -> None:
-    """Mix styles: row by row one seed's picture, with the styles of some layers taken from each column's seed.
+    """Mix styles: row by row one seed's picture, with the styles of some layers taken from each column's
+    seed.
 
-    Writes grid.png, with the seeds' own pictures in its first row and column, and each picture as ROW-COL.png.
+    Writes grid.png, with the seeds' own pictures in its first row and column, and each picture as
+    ROW-COL.png.
     """
     row_seeds, col_seeds = distinct(parse_int_list(rows), "--rows"), distinct(parse_int_list(cols), "--cols")
     layers = sorted(set(parse_int_list(styles)))
@@ -64,12 +82,19 @@ def main(
 
     renderer = open_generator(network, device=device, offline=offline)
     if layers[-1] >= renderer.G.num_ws:
-        raise UserError(f"--styles={styles}: this network has {renderer.G.num_ws} layers, numbered from 0 to {renderer.G.num_ws - 1}")
+        raise UserError(
+            f"--styles={styles}: this network has {renderer.G.num_ws} layers, numbered from 0 to "
+            f"{renderer.G.num_ws - 1}"
+        )
     check_grid(len(col_seeds) + 1, len(row_seeds) + 1, renderer.G.img_resolution)
-    row_ws, col_ws = (ws_from_seeds(renderer, seeds, class_idx, truncation_psi) for seeds in (row_seeds, col_seeds))
+    row_ws, col_ws = (
+        ws_from_seeds(renderer, seeds, class_idx, truncation_psi) for seeds in (row_seeds, col_seeds)
+    )
     mixed = row_ws[:, None].repeat(1, len(col_seeds), 1, 1)
     mixed[:, :, layers] = col_ws[None, :, layers]
-    ws = torch.cat([col_ws, *(torch.cat([row[None], cells]) for row, cells in zip(row_ws, mixed, strict=True))])
+    ws = torch.cat(
+        [col_ws, *(torch.cat([row[None], cells]) for row, cells in zip(row_ws, mixed, strict=True))]
+    )
     names = [f"{col}-{col}" for col in col_seeds]
     names += [f"{row}-{col}" for row in row_seeds for col in (row, *col_seeds)]
 
@@ -86,7 +111,10 @@ def main(
             drawn.append(image)
         corner = torch.zeros_like(drawn[0])
         save_grid(torch.stack([corner, *drawn]), folder / "grid.png", len(col_seeds) + 1, grid_mark)
-    print(f"{len(row_seeds)} rows of {len(col_seeds)} mixed pictures in {folder / 'grid.png'}, and singly in {folder}")
+    print(
+        f"{len(row_seeds)} rows of {len(col_seeds)} mixed pictures in {folder / 'grid.png'}, and singly in "
+        f"{folder}"
+    )
 
 
 if __name__ == "__main__":

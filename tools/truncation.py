@@ -13,7 +13,16 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dnnlib.cli import PATH, Command, friendly_errors, ops_option, output_file, overwrite_option, parse_float_list, parse_int_list
+from dnnlib.cli import (
+    PATH,
+    Command,
+    friendly_errors,
+    ops_option,
+    output_file,
+    overwrite_option,
+    parse_float_list,
+    parse_int_list,
+)
 from dnnlib.errors import UserError
 from dnnlib.files import writing
 from tools import options
@@ -22,10 +31,22 @@ from tools import options
 @click.command(cls=Command)
 @options.any_network
 @click.option("--seeds", metavar="LIST", required=True, help="random seeds, such as 0-5; one a row")
-@click.option("--psis", metavar="LIST", default="0,0.25,0.5,0.75,1", show_default=True, help="values of psi, one a column")
+@click.option(
+    "--psis",
+    metavar="LIST",
+    default="0,0.25,0.5,0.75,1",
+    show_default=True,
+    help="values of psi, one a column",
+)
 @options.class_idx
 @options.noise_mode
-@click.option("--out", type=PATH, metavar="FILE.png", required=True, help="the picture to write; its folder is made if need be")
+@click.option(
+    "--out",
+    type=PATH,
+    metavar="FILE.png",
+    required=True,
+    help="the picture to write; its folder is made if need be",
+)
 @overwrite_option
 @options.batch
 @options.device
@@ -43,7 +64,8 @@ def main(
     device: str,
     offline: bool,
 ) -> None:
-    """Draw the same seeds at several truncations: psi 0 is the average picture, 1 is no truncation, -1 the opposite."""
+    """Draw the same seeds at several truncations: psi 0 is the average picture, 1 is no truncation, -1 the
+    opposite."""
     numbers, values = parse_int_list(seeds), parse_float_list(psis)
     if Path(out).suffix.lower() != ".png":
         raise UserError(f"--out={out}: the picture is written as PNG; give a name that ends in .png")
@@ -59,7 +81,9 @@ def main(
     renderer = open_renderer(network, device=device, offline=offline)
     check_grid(len(values), len(numbers), max(renderer.noise_resolutions, default=4))
     sweeps = [
-        images_from_seeds(renderer, numbers, class_idx=class_idx, truncation_psi=psi, noise_mode=noise_mode, batch=batch)  # type: ignore[arg-type]
+        images_from_seeds(
+            renderer, numbers, class_idx=class_idx, truncation_psi=psi, noise_mode=noise_mode, batch=batch
+        )  # type: ignore[arg-type]
         for psi in values
     ]
     how: dict[str, Any] = dict(seeds=numbers, psis=values, label=class_idx, noise=noise_mode)
@@ -70,7 +94,12 @@ def main(
         for sweep in sweeps:
             columns.append([image for _, image in sweep if bar.update() or True])
     with writing(target.parent):
-        save_grid(torch.stack([image for row in zip(*columns, strict=True) for image in row]), target, len(values), mark)
+        save_grid(
+            torch.stack([image for row in zip(*columns, strict=True) for image in row]),
+            target,
+            len(values),
+            mark,
+        )
     print(f"{len(numbers)} seeds at psi {', '.join(f'{psi:g}' for psi in values)} in {target}")
 
 

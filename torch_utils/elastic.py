@@ -1,6 +1,8 @@
-"""Several processes on torch's elastic launcher: starting them on this machine, and how one of them lives and ends.
+"""Several processes on torch's elastic launcher: starting them on this machine, and how one of them lives and
+ends.
 
-``torchrun`` starts the processes on any number of machines; :func:`launch` does the same on one, without torchrun.
+``torchrun`` starts the processes on any number of machines; :func:`launch` does the same on one, without
+torchrun.
 """
 
 import contextlib
@@ -33,13 +35,15 @@ _ENDED_DIR = "ELASTIC_ENDED_DIR"  # where processes that ended in good order lea
 _GAVE_UP = "gave up"  # under which a failure is remembered that would only repeat itself
 
 
-def launch(command: Sequence[str], processes: int, *, max_restarts: int = 0, patience: float = distributed.TIMEOUT) -> int:
+def launch(
+    command: Sequence[str], processes: int, *, max_restarts: int = 0, patience: float = distributed.TIMEOUT
+) -> int:
     """Run ``python command...`` in several processes on this machine, with torch's elastic launcher.
 
     They meet at a free port of the loopback interface.
 
-    A signal (:data:`SIGNALS`) is passed on to them. When one of them fails, the others are ended, and all are started anew
-    up to ``max_restarts`` times.
+    A signal (:data:`SIGNALS`) is passed on to them. When one of them fails, the others are ended, and all are
+    started anew up to ``max_restarts`` times.
 
     Args:
         command: a script and its arguments.
@@ -47,8 +51,8 @@ def launch(command: Sequence[str], processes: int, *, max_restarts: int = 0, pat
         patience: seconds that they may take to end in good order after a signal.
 
     Returns:
-        the exit status: 0, or after Ctrl-C 130, when all ended in good order. Otherwise 1, or 128 and the number of the
-        signal; what failed has then been printed to standard error.
+        the exit status: 0, or after Ctrl-C 130, when all ended in good order. Otherwise 1, or 128 and the
+        number of the signal; what failed has then been printed to standard error.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -57,7 +61,10 @@ def launch(command: Sequence[str], processes: int, *, max_restarts: int = 0, pat
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // processes, 1)))
     _silence_launcher()
     rendezvous.register()
-    with tempfile.TemporaryDirectory(prefix="launch-") as folder, _environment({_ENDED_DIR: folder, **rendezvous.loopback_only()}):
+    with (
+        tempfile.TemporaryDirectory(prefix="launch-") as folder,
+        _environment({_ENDED_DIR: folder, **rendezvous.loopback_only()}),
+    ):
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -73,10 +80,21 @@ def launch(command: Sequence[str], processes: int, *, max_restarts: int = 0, pat
         try:
             elastic_launch(config, sys.executable)(*command)
         except ChildFailedError as error:
-            first = min(failure.timestamp for failure in error.failures.values())  # later ones are what the launcher did then
-            return _failure_status({rank: failure.exitcode for rank, failure in error.failures.items() if failure.timestamp == first})
+            first = min(
+                failure.timestamp for failure in error.failures.values()
+            )  # later ones are what the launcher did then
+            return _failure_status(
+                {
+                    rank: failure.exitcode
+                    for rank, failure in error.failures.items()
+                    if failure.timestamp == first
+                }
+            )
         except SignalException as error:
-            return _signal_status(error.sigval, sum(path.name.startswith("rank") for path in Path(folder).iterdir()) == processes)
+            return _signal_status(
+                error.sigval,
+                sum(path.name.startswith("rank") for path in Path(folder).iterdir()) == processes,
+            )
     return 0
 
 
@@ -105,7 +123,8 @@ def _silence_launcher() -> None:
 
 
 def _failure_status(statuses: Mapping[int, int]) -> int:
-    """Exit status after a failure, from those of the ranks that failed first. Names what was killed; all else has spoken itself."""
+    """Exit status after a failure, from those of the ranks that failed first. Names what was killed; all else
+    has spoken itself."""
     for rank, status in sorted(statuses.items()):
         if status < 0 and -status != signal.SIGTERM:
             print(f"Error: rank {rank} was killed by {_signal_name(-status)}", file=sys.stderr, flush=True)
@@ -126,18 +145,26 @@ def _signal_name(number: int) -> str:
 
 
 @contextmanager
-def worker(*, cuda: bool, timeout: float, prepare_timeout: float, one_line: tuple[type[Exception], ...] = (UserError,)) -> Iterator[None]:
-    """The life of one process: joins the others, prints on rank 0 only, and makes a failure of one the end of all.
+def worker(
+    *,
+    cuda: bool,
+    timeout: float,
+    prepare_timeout: float,
+    one_line: tuple[type[Exception], ...] = (UserError,),
+) -> Iterator[None]:
+    """The life of one process: joins the others, prints on rank 0 only, and makes a failure of one the end of
+    all.
 
-    What goes wrong is shown once: the traceback of the rank where it happened, with that rank's number, or one line for
-    exceptions that need no traceback; the other ranks end without a word.
+    What goes wrong is shown once: the traceback of the rank where it happened, with that rank's number, or
+    one line for exceptions that need no traceback; the other ranks end without a word.
 
     Args:
         cuda, timeout, prepare_timeout: see :func:`torch_utils.distributed.joined`.
         one_line: exceptions that the caller shows.
 
     Raises:
-        SystemExit: status 1 after a failure, unless it is one of ``one_line`` and this the first rank, or the only one, to fail.
+        SystemExit: status 1 after a failure, unless it is one of ``one_line`` and this the first rank, or the
+            only one, to fail.
     """
     with contextlib.ExitStack() as stack:
         if torchrun.rank() > 0:
@@ -166,7 +193,9 @@ def worker(*, cuda: bool, timeout: float, prepare_timeout: float, one_line: tupl
 
 
 def _begin(cuda: bool) -> None:
-    end_with_parent(signal.SIGTERM)()  # killed, the launcher ends nobody; and this process has a session of its own
+    end_with_parent(
+        signal.SIGTERM
+    )()  # killed, the launcher ends nobody; and this process has a session of its own
     if recall(_GAVE_UP) is not None:
         raise SystemExit(1)
     if torchrun.restarts():
@@ -176,7 +205,8 @@ def _begin(cuda: bool) -> None:
 
 
 def _take_gpu(number: int) -> None:
-    """Make the GPU of that number this process's own. Raises :class:`UserError` for the first that is missing, else SystemExit."""
+    """Make the GPU of that number this process's own. Raises :class:`UserError` for the first that is
+    missing, else SystemExit."""
     there = torch.cuda.device_count()
     if number > there:
         raise SystemExit(1)
@@ -200,7 +230,8 @@ def _note_good_end() -> None:
 
 
 def remember(key: str, value: str) -> None:
-    """Keep a value until the launcher ends, across restarts of the processes. Without a launcher that restarts, nothing is kept."""
+    """Keep a value until the launcher ends, across restarts of the processes. Without a launcher that
+    restarts, nothing is kept."""
     store = _lasting_store()
     if store is not None:
         store.set(key, value)
@@ -213,8 +244,11 @@ def recall(key: str) -> str | None:
 
 
 def _lasting_store() -> dist.Store | None:
-    """The launcher's own store. That of ``torch.distributed`` is a part of it that begins empty at each restart."""
+    """The launcher's own store. That of ``torch.distributed`` is a part of it that begins empty at each
+    restart."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return dist.PrefixStore("lasting", dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=30)))
+    return dist.PrefixStore(
+        "lasting", dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=30))
+    )

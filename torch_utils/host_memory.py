@@ -12,8 +12,8 @@ M_MMAP_MAX = -4
 def keep_freed_memory() -> str:
     """Tell glibc neither to map large blocks one by one nor to return the top of the heap.
 
-    Each fresh mapping is zeroed page by page on first use; a training step allocates the same sizes over and over, so
-    keeping them is faster and the peak is the same.
+    Each fresh mapping is zeroed page by page on first use; a training step allocates the same sizes over and
+    over, so keeping them is faster and the peak is the same.
 
     ``GGDR_HOST_MEMORY=system`` in the environment leaves everything as it is.
 

@@ -19,7 +19,8 @@ class _Failure:
 def together(work: Callable[[], T], what: str) -> list[T]:
     """What ``work`` gives on every rank, in the order of ranks; on every rank.
 
-    Raises whatever ``work`` raises here, and when it failed on another rank alone, the same :class:`UserError` or a
+    Raises whatever ``work`` raises here, and when it failed on another rank alone, the same
+    :class:`UserError` or a
     :class:`RuntimeError` with the same message: no rank is left waiting for one that has given up.
     """
     try:
@@ -31,12 +32,17 @@ def together(work: Callable[[], T], what: str) -> list[T]:
     gathered: list[Any] = distributed.all_gather(mine, what, patient=True)
     for part in gathered:
         if isinstance(part, _Failure):
-            raise RuntimeError(f"another process failed at {what}: {part.message}") if part.kind is None else part.kind(part.message)
+            raise (
+                RuntimeError(f"another process failed at {what}: {part.message}")
+                if part.kind is None
+                else part.kind(part.message)
+            )
     return gathered
 
 
 def on_main(work: Callable[[], T], what: str) -> T:
-    """What ``work`` gives on rank 0, where alone it is done; on every rank. Fails everywhere as :func:`together` does."""
+    """What ``work`` gives on rank 0, where alone it is done; on every rank. Fails everywhere as
+    :func:`together` does."""
     found: list[Any] = together(lambda: work() if distributed.is_main() else None, what)
     result: T = found[0]
     return result

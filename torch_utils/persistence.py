@@ -36,7 +36,10 @@ TENSORFLOW_CLASSES = ("dnnlib.tflib.network.Network", "tfutil.Network")
 PORTABLE_SOURCE = Path(__file__).with_name("pickles") / "portable.py"
 PERSISTENCE_VERSION = 6  # of the reference's protocol
 #: Defaults that differ between StyleGAN2-ADA-PyTorch (and this project) and StyleGAN3, so a file says them.
-EXPLICIT: dict[str, dict[str, Any]] = {"synthesis_kwargs": {"num_fp16_res": 0, "conv_clamp": None}, "mapping_kwargs": {"w_avg_beta": 0.995}}
+EXPLICIT: dict[str, dict[str, Any]] = {
+    "synthesis_kwargs": {"num_fp16_res": 0, "conv_clamp": None},
+    "mapping_kwargs": {"w_avg_beta": 0.995},
+}
 
 
 def save_network_pkl(
@@ -53,7 +56,8 @@ def save_network_pkl(
 
     Args:
         path: where to.
-        G, D: generator and discriminator; None leaves one out, and then the reference's programs can't open the file.
+        G, D: generator and discriminator; None leaves one out, and then the reference's programs can't open
+            the file.
         G_ema: the generator's average.
         augment_pipe: the augmentation pipe of the run, or None.
         training_set_kwargs: arguments that open the training set again.
@@ -61,12 +65,15 @@ def save_network_pkl(
 
     Raises:
         OSError: the file can't be written.
-        TypeError: a network of another class, or ``training_set_kwargs`` or ``info`` with values that are not plain.
+        TypeError: a network of another class, or ``training_set_kwargs`` or ``info`` with values that are not
+            plain.
     """
     networks = dict(zip(NETWORKS, (G, D, G_ema, augment_pipe), strict=True))
     source = PORTABLE_SOURCE.read_text(encoding="utf-8")
     data: dict[str, Any] = {"format": FORMAT, "version": VERSION}
-    data.update({name: None if module is None else _Packed(module, source) for name, module in networks.items()})
+    data.update(
+        {name: None if module is None else _Packed(module, source) for name, module in networks.items()}
+    )
     data.update(training_set_kwargs=plain(training_set_kwargs or {}), info=plain(info or {}))
     with atomic_write(path) as stream:
         pickle.dump(data, stream, protocol=4)
@@ -75,19 +82,21 @@ def save_network_pkl(
 def load_network_pkl(source: str | os.PathLike[str] | IO[bytes]) -> dict[str, Any]:
     """Open a network pickle of this project or of the reference without running anything in it.
 
-    Besides this project's files those of StyleGAN2-ADA-PyTorch, GGDR and StyleGAN3 (StyleGAN2 networks) can be opened.
+    Besides this project's files those of StyleGAN2-ADA-PyTorch, GGDR and StyleGAN3 (StyleGAN2 networks) can
+    be opened.
 
     Args:
         source: a path, or a file opened for reading bytes.
 
     Returns:
-        ``G``, ``D``, ``G_ema`` and ``augment_pipe`` as modules of this project in evaluation mode on the CPU, without
-        gradients, in float32 whatever the file has (``G_ema`` always, the others may be None); ``training_set_kwargs``
-        and ``info`` as dictionaries of plain values, ``info`` being empty in files of the reference.
+        ``G``, ``D``, ``G_ema`` and ``augment_pipe`` as modules of this project in evaluation mode on the CPU,
+        without gradients, in float32 whatever the file has (``G_ema`` always, the others may be None);
+        ``training_set_kwargs`` and ``info`` as dictionaries of plain values, ``info`` being empty in files of
+        the reference.
 
     Raises:
-        UserError: the file is missing, damaged, refers to anything but tensors, arrays, plain values and known classes,
-            or has networks of another kind.
+        UserError: the file is missing, damaged, refers to anything but tensors, arrays, plain values and
+            known classes, or has networks of another kind.
     """
     if isinstance(source, str | os.PathLike):
         path = Path(source)
@@ -114,7 +123,11 @@ def _load(stream: IO[bytes], name: str) -> dict[str, Any]:
     except ForbiddenName as error:
         raise UserError(f"{name} {_refusal(str(error))}") from error
     except DamagedPickle as error:
-        found = f"is not a network pickle but {words}" if kind == "text" else "is not a network pickle, or it is truncated or damaged"
+        found = (
+            f"is not a network pickle but {words}"
+            if kind == "text"
+            else "is not a network pickle, or it is truncated or damaged"
+        )
         raise UserError(f"{name} {found} ({reason(error)}); give a network-snapshot-*.pkl") from error
     _check_kind(data, name)
     loaded: dict[str, Any] = {}
@@ -139,7 +152,9 @@ def _check_kind(data: Any, name: str) -> None:
     version = data.get("version", VERSION)
     if type(version) is not int or not 1 <= version <= VERSION:
         shown = one_line(str(version), 40) if type(version) in (int, float, str) else type(version).__name__
-        raise UserError(f"{name} has format version {shown}, this program reads up to {VERSION}; update the program")
+        raise UserError(
+            f"{name} has format version {shown}, this program reads up to {VERSION}; update the program"
+        )
 
 
 def _record(stored: Any) -> NetworkRecord:
@@ -153,7 +168,11 @@ def _record(stored: Any) -> NetworkRecord:
     class_name = packed["class_name"] if isinstance(stored, PersistentObject) else packed["class"]
     if type(class_name) is not str:  # before anything looks it up: hashing a nested tuple can take for ever
         raise TypeError("a class name that is not text")
-    return NetworkRecord(class_name, _dictionary(packed["init_kwargs"]), {key: _tensor(value) for key, value in packed["tensors"].items()})
+    return NetworkRecord(
+        class_name,
+        _dictionary(packed["init_kwargs"]),
+        {key: _tensor(value) for key, value in packed["tensors"].items()},
+    )
 
 
 def _tensor(packed: Any) -> StoredTensor:
@@ -175,7 +194,8 @@ def _dictionary(value: Any) -> dict[str, Any]:
 def _refusal(name: str) -> str:
     if name in TENSORFLOW_CLASSES:
         return (
-            f"is a network pickle of StyleGAN's TensorFlow versions ({name}), which only they can open; convert it with "
+            f"is a network pickle of StyleGAN's TensorFlow versions ({name}), which only they can open; "
+            "convert it with "
             "stylegan2-ada-pytorch's legacy.py (--source, --dest) and open the result"
         )
     return f"was not opened: it refers to {one_line(name, 200)}, which no network pickle needs and which could run code"
@@ -193,7 +213,9 @@ class _Packed:
             kwargs.update({key: {**defaults, **kwargs[key]} for key, defaults in EXPLICIT.items()})
         tensors = {key: _pack_tensor(value) for key, value in module.state_dict().items()}
         state = {"class_name": name, "init_kwargs": plain(kwargs), "tensors": tensors}
-        self.meta = dict(type="class", version=PERSISTENCE_VERSION, module_src=source, class_name=name, state=state)
+        self.meta = dict(
+            type="class", version=PERSISTENCE_VERSION, module_src=source, class_name=name, state=state
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reconstruct_persistent_obj, (self.meta,)
@@ -204,9 +226,16 @@ def _pack_tensor(tensor: torch.Tensor) -> dict[str, Any]:
     dtype = array.dtype.newbyteorder("<").str
     if dtype not in TENSOR_TYPES:
         raise TypeError(f"tensors of type {tensor.dtype} cannot be stored in a network pickle")
-    return {"data": array.astype(dtype, copy=False).tobytes(order="C"), "dtype": dtype, "shape": list(array.shape)}
+    return {
+        "data": array.astype(dtype, copy=False).tobytes(order="C"),
+        "dtype": dtype,
+        "shape": list(array.shape),
+    }
 
 
 def _reconstruct_persistent_obj(meta: Any) -> None:
-    """What the reference's pickles, and so ours, call to make a network. Here nothing calls it: see :mod:`torch_utils.pickles`."""
-    raise UserError("open network pickles with torch_utils.persistence.load_network_pkl, which runs nothing in them")
+    """What the reference's pickles, and so ours, call to make a network. Here nothing calls it: see
+    :mod:`torch_utils.pickles`."""
+    raise UserError(
+        "open network pickles with torch_utils.persistence.load_network_pkl, which runs nothing in them"
+    )

@@ -1,4 +1,5 @@
-"""What files of networks and exports say beside the weights: the training set, the run, a network's class and arguments."""
+"""What files of networks and exports say beside the weights: the training set, the run, a network's class and
+arguments."""
 
 from collections.abc import Mapping
 from typing import Any, TypedDict
@@ -39,6 +40,7 @@ Described = TypedDict("Described", {"class": str, "init_kwargs": dict[str, objec
 
 
 def check_recorded(values: Mapping[str, Any], name: str) -> None:
-    """What a file says of its training set and its run. Raises :class:`dnnlib.errors.UserError`, which names the file ``name``."""
+    """What a file says of its training set and its run. Raises :class:`dnnlib.errors.UserError`, which names
+    the file ``name``."""
     for part, hint in (("training_set_kwargs", RecordedData), ("info", RecordedInfo)):
         check(values.get(part) or {}, hint, f"{name}: {part}")

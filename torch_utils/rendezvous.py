@@ -1,7 +1,8 @@
 """How the processes of one machine find each other: a store that listens on the loopback interface alone.
 
-torch's own rendezvous listens on every interface. Its store has neither password nor signature, so anybody who reaches
-the port can change what the processes tell each other. Here the socket is bound before the store gets it.
+torch's own rendezvous listens on every interface. Its store has neither password nor signature, so anybody
+who reaches the port can change what the processes tell each other. Here the socket is bound before the store
+gets it.
 """
 
 import socket
@@ -26,7 +27,8 @@ _INTERFACES = ("lo", "lo0")
 
 
 class LoopbackRendezvous(RendezvousHandler):
-    """The rendezvous of a launcher that is the only one: it hosts the store, and every round is complete at once.
+    """The rendezvous of a launcher that is the only one: it hosts the store, and every round is complete at
+    once.
 
     Args:
         run_id: what torch's launcher calls this run.
@@ -41,7 +43,12 @@ class LoopbackRendezvous(RendezvousHandler):
         listener.listen(128)
         port = listener.getsockname()[1]
         self._store = dist.TCPStore(
-            HOST, port, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60), master_listen_fd=listener.detach()
+            HOST,
+            port,
+            is_master=True,
+            wait_for_workers=False,
+            timeout=timedelta(seconds=60),
+            master_listen_fd=listener.detach(),
         )
 
     def get_backend(self) -> str:
@@ -53,7 +60,12 @@ class LoopbackRendezvous(RendezvousHandler):
 
     def next_rendezvous(self) -> RendezvousInfo:
         self._round += 1
-        return RendezvousInfo(dist.PrefixStore(f"round {self._round}", self._store), 0, 1, RendezvousStoreInfo(HOST, self._store.port))
+        return RendezvousInfo(
+            dist.PrefixStore(f"round {self._round}", self._store),
+            0,
+            1,
+            RendezvousStoreInfo(HOST, self._store.port),
+        )
 
     def is_closed(self) -> bool:
         return self._closed
@@ -78,7 +90,8 @@ def register() -> None:
 
 
 def loopback_only() -> dict[str, str]:
-    """Environment variables that keep gloo and nccl on the loopback interface too; empty where none has a known name."""
+    """Environment variables that keep gloo and nccl on the loopback interface too; empty where none has a
+    known name."""
     names = {name for _, name in socket.if_nameindex()}
     loopback = next((name for name in _INTERFACES if name in names), None)
     return {} if loopback is None else {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}

@@ -1,4 +1,5 @@
-"""Randomness as a function of (seed, what, when, who): nothing to save, any step can be repeated on its own."""
+"""Randomness as a function of (seed, what, when, who): nothing to save, any step can be repeated on its
+own."""
 
 import hashlib
 import random

@@ -22,9 +22,11 @@ class Summary:
 
 
 class StatsCollector:
-    """Collects count, sum, sum of squares and count of non-finite values of everything reported, without waiting for the device.
+    """Collects count, sum, sum of squares and count of non-finite values of everything reported, without
+    waiting for the device.
 
-    A name once reported stays: where nothing new came, its summary has the last mean and deviation, and ``num`` 0.
+    A name once reported stays: where nothing new came, its summary has the last mean and deviation, and
+    ``num`` 0.
 
     Args:
         device: where the sums live, in float64.
@@ -38,36 +40,52 @@ class StatsCollector:
     def report(self, name: str, value: torch.Tensor | float) -> None:
         """Add every element of ``value`` to the statistics of ``name``. Gradients are not tracked."""
         x = torch.as_tensor(value, dtype=torch.float64, device=self.device).detach().flatten()
-        moments = torch.stack([torch.full_like(x.sum(), x.numel()), x.sum(), x.square().sum(), (~x.isfinite()).sum()])
+        moments = torch.stack(
+            [torch.full_like(x.sum(), x.numel()), x.sum(), x.square().sum(), (~x.isfinite()).sum()]
+        )
         self._moments[name] = self._moments[name] + moments if name in self._moments else moments
 
     def flush(self) -> dict[str, Summary]:
-        """Summaries of all names, of what came since the last flush, sorted by name; starts anew. This waits for the device."""
+        """Summaries of all names, of what came since the last flush, sorted by name; starts anew. This waits
+        for the device."""
         rows = torch.stack(list(self._moments.values())).tolist() if self._moments else []
         new = {name: row for name, row in zip(self._moments, rows, strict=True) if row[0] > 0}
         self._last |= new
         self._moments = {}
         known = {name: _summary(*row) for name, row in sorted(self._last.items())}
-        return {name: summary if name in new else replace(summary, num=0, nonfinite=0) for name, summary in known.items()}
+        return {
+            name: summary if name in new else replace(summary, num=0, nonfinite=0)
+            for name, summary in known.items()
+        }
 
     def gather(self) -> None:
-        """Move what all ranks reported since the last flush to rank 0, in the order of ranks; the others keep nothing."""
+        """Move what all ranks reported since the last flush to rank 0, in the order of ranks; the others keep
+        nothing."""
         if distributed.world_size() == 1:
             return
-        parts = distributed.all_gather({name: moments.tolist() for name, moments in self._moments.items()}, "statistics")
+        parts = distributed.all_gather(
+            {name: moments.tolist() for name, moments in self._moments.items()}, "statistics"
+        )
         self._moments = {}
         if distributed.is_main():
             for name in sorted({name for part in parts for name in part}):
-                rows = torch.tensor([part[name] for part in parts if name in part], dtype=torch.float64, device=self.device)
+                rows = torch.tensor(
+                    [part[name] for part in parts if name in part], dtype=torch.float64, device=self.device
+                )
                 self._moments[name] = rows.sum(dim=0)
 
     def state_dict(self) -> dict[str, Any]:
         """What was reported since the last flush, and the last values of each name."""
-        return {"moments": {name: moments.clone() for name, moments in self._moments.items()}, "last": dict(self._last)}
+        return {
+            "moments": {name: moments.clone() for name, moments in self._moments.items()},
+            "last": dict(self._last),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned."""
-        self._moments = {name: row.to(self.device, torch.float64).clone() for name, row in state["moments"].items()}
+        self._moments = {
+            name: row.to(self.device, torch.float64).clone() for name, row in state["moments"].items()
+        }
         self._last = {name: list(row) for name, row in state["last"].items()}
 
 

@@ -1,4 +1,5 @@
-"""Where configuration meets constructors; of what trains, the only place that knows GGDR and segmentation as options."""
+"""Where configuration meets constructors; of what trains, the only place that knows GGDR and segmentation as
+options."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -45,11 +46,17 @@ def build_discriminator(config: TrainConfig) -> Discriminator:
     d: DiscriminatorConfig = config.discriminator
     decoder: dict[str, Any] = {}
     if config.ggdr is not None:
-        chosen = {"kernel_size": (config.ggdr.kernel_size, 1), "activation": (config.ggdr.activation, "linear")}
+        chosen = {
+            "kernel_size": (config.ggdr.kernel_size, 1),
+            "activation": (config.ggdr.activation, "linear"),
+        }
         variant = {name: value for name, (value, usual) in chosen.items() if value != usual}
         decoder = dict(decoder_res=max(config.ggdr.resolutions), decoder_kwargs=variant)
     if config.seg is not None:
-        decoder = dict(decoder_res=config.data.resolution, decoder_kwargs=dict(num_classes=config.data.annotation_classes))
+        decoder = dict(
+            decoder_res=config.data.resolution,
+            decoder_kwargs=dict(num_classes=config.data.annotation_classes),
+        )
     D = Discriminator(
         c_dim=config.data.label_dim,
         img_resolution=config.data.resolution,
@@ -68,8 +75,11 @@ def build_discriminator(config: TrainConfig) -> Discriminator:
     return D
 
 
-def compute_as_trained(network: nn.Module, info: Mapping[str, Any] | None, device: torch.device) -> str | None:
-    """Let the network of a run with ``--precision=bf16`` compute in bfloat16 again, as in the run; one that was opened does not.
+def compute_as_trained(
+    network: nn.Module, info: Mapping[str, Any] | None, device: torch.device
+) -> str | None:
+    """Let the network of a run with ``--precision=bf16`` compute in bfloat16 again, as in the run; one that
+    was opened does not.
 
     Args:
         info: what the network's file says of the run.
@@ -86,8 +96,8 @@ def compute_as_trained(network: nn.Module, info: Mapping[str, Any] | None, devic
 
 
 def build_augment_pipe(config: TrainConfig) -> AugmentPipe | None:
-    """The augmentation pipe at its initial probability; None without augmentation, a fixed probability of 0 included (as in the
-    reference: a pipe would displace GGDR's targets a little even then)."""
+    """The augmentation pipe at its initial probability; None without augmentation, a fixed probability of 0
+    included (as in the reference: a pipe would displace GGDR's targets a little even then)."""
     if config.augment.mode == "noaug" or (config.augment.mode == "fixed" and config.augment.initial_p == 0):
         return None
     pipe = AugmentPipe(**preset(config.augment.pipe))
@@ -105,7 +115,12 @@ def build_ada(config: TrainConfig, device: torch.device) -> AdaController | None
 
 
 def build_objective(
-    config: TrainConfig, G: Generator, D: Discriminator, pipe: AugmentPipe | None, ada: AdaController | None, stats: StatsCollector
+    config: TrainConfig,
+    G: Generator,
+    D: Discriminator,
+    pipe: AugmentPipe | None,
+    ada: AdaController | None,
+    stats: StatsCollector,
 ) -> Objective:
     """The objective of the run's loss and regulariser."""
     regularizer = real_regularizer = None
@@ -132,9 +147,9 @@ def build_objective(
 def build_optimizer(module: nn.Module, lr: float, reg_interval: int, optim: OptimConfig) -> torch.optim.Adam:
     """Adam for the main and the lazy regularisation phase of one network.
 
-    The regularisation phase adds one step to every ``interval`` steps, so learning rate and decays are scaled by
-    ``interval / (interval + 1)`` (also where that phase is off, as in the reference) to keep the speed per image
-    (Karras et al. 2020, appendix B).
+    The regularisation phase adds one step to every ``interval`` steps, so learning rate and decays are scaled
+    by ``interval / (interval + 1)`` (also where that phase is off, as in the reference) to keep the speed per
+    image (Karras et al. 2020, appendix B).
     """
     ratio = reg_interval / (reg_interval + 1)
     betas = (float(optim.beta1**ratio), float(optim.beta2**ratio))
@@ -152,5 +167,7 @@ def describe_precision(config: TrainConfig, device: torch.device) -> str:
 
 def describe_parameters(**modules: nn.Module) -> str:
     """One line with the number of parameters of each module, in millions."""
-    counts: dict[str, Any] = {name: sum(p.numel() for p in m.parameters()) / 1e6 for name, m in modules.items()}
+    counts: dict[str, Any] = {
+        name: sum(p.numel() for p in m.parameters()) / 1e6 for name, m in modules.items()
+    }
     return "Parameters: " + ", ".join(f"{name} {count:.3f} M" for name, count in counts.items())

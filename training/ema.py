@@ -7,8 +7,8 @@ from torch import nn
 def average_decay(batch_size: int, ema_kimg: float, rampup: float | None, images_seen: int) -> float:
     """Decay per batch for a half-life of ``ema_kimg`` thousand images; 0 copies.
 
-    With ``rampup``, the half-life is at most that fraction of the images seen, so that the average follows the fast
-    changes of early training (Karras et al. 2020, ADA, appendix C).
+    With ``rampup``, the half-life is at most that fraction of the images seen, so that the average follows
+    the fast changes of early training (Karras et al. 2020, ADA, appendix C).
     """
     half_life = ema_kimg * 1000
     if rampup is not None:

@@ -20,13 +20,16 @@ def cosine_distance(prediction: torch.Tensor, target: torch.Tensor) -> torch.Ten
         ValueError: the shapes differ.
     """
     if prediction.shape != target.shape:
-        raise ValueError(f"cosine distance needs equal shapes, got {tuple(prediction.shape)} and {tuple(target.shape)}")
+        raise ValueError(
+            f"cosine distance needs equal shapes, got {tuple(prediction.shape)} and {tuple(target.shape)}"
+        )
     return 1 - F.cosine_similarity(prediction, target, dim=1).mean(dim=[1, 2])
 
 
 @dataclass(frozen=True)
 class GuidedRegularizer:
-    """The fake-image term of D that makes its decoder predict the generator's feature map, or several of them.
+    """The fake-image term of D that makes its decoder predict the generator's feature map, or several of
+    them.
 
     Attributes:
         resolutions: of the maps.
@@ -51,12 +54,14 @@ class GuidedRegularizer:
     ) -> torch.Tensor:
         """``λ · (1 − cos)`` for each sample, ``[N]``.
 
-        Of several maps the distances are averaged, so that λ keeps its meaning (equation 2 has one map). The targets are
-        detached: the generator never learns from this term (it would collapse its features, section 3).
+        Of several maps the distances are averaged, so that λ keeps its meaning (equation 2 has one map). The
+        targets are detached: the generator never learns from this term (it would collapse its features,
+        section 3).
 
         Args:
             generator_features: ``{resolution: [N, C, resolution, resolution]}`` of the fake images.
-            decoder_maps: ``{resolution: [N, C, resolution, resolution]}`` that D predicts from the (augmented) images.
+            decoder_maps: ``{resolution: [N, C, resolution, resolution]}`` that D predicts from the
+                (augmented) images.
             pipe, params: how the images were augmented; None if they were not.
         """
         distances = []

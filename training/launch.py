@@ -1,4 +1,5 @@
-"""From options to a running training: look at the data, check what can be checked, make the run directory, go.
+"""From options to a running training: look at the data, check what can be checked, make the run directory,
+go.
 
 torch is imported inside the functions, so that ``train.py --help`` need not wait for it.
 """
@@ -29,7 +30,8 @@ RUN_DIR = "run directory"
 #: Processes for each core of a machine without GPU, at most.
 CPU_PROCESSES = 4
 
-#: Fields of the configuration, and options, in which the ranks may differ: where the data lie, and how many processes read them.
+#: Fields of the configuration, and options, in which the ranks may differ: where the data lie, and how many
+#: processes read them.
 OF_EACH_RANK = ("data.path", "data", "runtime.workers", "workers", "description")
 
 if TYPE_CHECKING:
@@ -37,7 +39,9 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def among_workers(device: str | None, timeout: float | None = None, prepare_timeout: float | None = None) -> Iterator[None]:
+def among_workers(
+    device: str | None, timeout: float | None = None, prepare_timeout: float | None = None
+) -> Iterator[None]:
     """Where torchrun started this process, join the others for the block; elsewhere do nothing.
 
     Args:
@@ -65,7 +69,10 @@ def process_count(gpus: int | None) -> int | None:
     if not torchrun.is_worker():
         return gpus
     if gpus not in (None, torchrun.world_size()):
-        raise UserError(f"--gpus={gpus}, but {torchrun.world_size()} processes were started; leave out --gpus under torchrun")
+        raise UserError(
+            f"--gpus={gpus}, but {torchrun.world_size()} processes were started; leave out --gpus under "
+            "torchrun"
+        )
     return torchrun.world_size()
 
 
@@ -84,7 +91,8 @@ def in_processes(count: int, device: str, max_restarts: int = 0, timeout: float 
 
 
 def interrupted_run(outdir: str | None) -> Path | None:
-    """The run directory of the processes before, where these were started again after a failure; None if it has no state yet.
+    """The run directory of the processes before, where these were started again after a failure; None if it
+    has no state yet.
 
     Raises :class:`UserError` for one that is not in ``outdir``: it is none that :func:`start` made.
     """
@@ -97,7 +105,10 @@ def interrupted_run(outdir: str | None) -> Path | None:
         return None
     run_dir = Path(recalled)
     if outdir is None or run_dir.is_symlink() or run_dir.parent.resolve() != Path(outdir).resolve():
-        raise UserError(f"the processes were told to go on in {run_dir}, which is not in --outdir={outdir}; start the command again")
+        raise UserError(
+            f"the processes were told to go on in {run_dir}, which is not in --outdir={outdir}; start the "
+            "command again"
+        )
     return run_dir if has_state(run_dir) else None
 
 
@@ -113,28 +124,44 @@ def compare_ranks(config: TrainConfig, run_dir: Path | None, *, dry_run: bool) -
     options = {spelled(name): value for name, value in as_options(config).items() if name not in OF_EACH_RANK}
     fields = {name: value for name, value in flat(config.to_dict()).items() if name not in OF_EACH_RANK}
     run = "a new run" if run_dir is None else f"to go on with {run_dir.resolve().name}"
-    check_same_options("train.py", {"the task": run, "--dry-run": dry_run, **options, **fields}, config.runtime.device)
+    check_same_options(
+        "train.py", {"the task": run, "--dry-run": dry_run, **options, **fields}, config.runtime.device
+    )
 
 
 def inspect_data(
-    path: str, *, cond: bool, subset: int | None, mirror: bool, seed: int, annotated: bool = False, outdir: str | None = None
+    path: str,
+    *,
+    cond: bool,
+    subset: int | None,
+    mirror: bool,
+    seed: int,
+    annotated: bool = False,
+    outdir: str | None = None,
 ) -> tuple[DataConfig, list[str]]:
-    """Look at a data set without decoding it: its configuration, and notes about what is left out or not used.
+    """Look at a data set without decoding it: its configuration, and notes about what is left out or not
+    used.
 
-    ``subset`` is how many images to keep, None for all. With ``annotated``, it is a paired data set, and its annotations are
-    decoded to count their classes. Raises :class:`UserError` for data that cannot be trained on, and where ``outdir`` lies in it.
+    ``subset`` is how many images to keep, None for all. With ``annotated``, it is a paired data set, and its
+    annotations are decoded to count their classes. Raises :class:`UserError` for data that cannot be trained
+    on, and where ``outdir`` lies in it.
     """
     from training.data.dataset import ImageFolderDataset
     from training.data.paired import PairedDataset, is_paired
 
     if not annotated and is_paired(path):
-        raise UserError(f"'{path}' has images and annotations; give --data={os.path.join(path, IMAGES)}, or --reg_type=seg to use both")
+        raise UserError(
+            f"'{path}' has images and annotations; give --data={os.path.join(path, IMAGES)}, or "
+            "--reg_type=seg to use both"
+        )
     source = (PairedDataset if annotated else ImageFolderDataset)(path, use_labels=cond, memory_budget_mb=0)
     if outdir is not None:
         source.check_apart(outdir, "--outdir")
     available = source.num_images
     if subset is not None and not 1 <= subset <= available:
-        raise UserError(f"--subset={subset} must lie between 1 and {available}, the number of images in '{path}'")
+        raise UserError(
+            f"--subset={subset} must lie between 1 and {available}, the number of images in '{path}'"
+        )
     data = DataConfig(
         path=os.path.abspath(path),
         resolution=source.resolution,
@@ -151,11 +178,16 @@ def inspect_data(
 
 
 def open_dataset(data: DataConfig) -> ImageFolderDataset:
-    """The data set that a configuration describes. Raises :class:`UserError` where it no longer looks like that."""
+    """The data set that a configuration describes. Raises :class:`UserError` where it no longer looks like
+    that."""
     from training.data.dataset import ImageFolderDataset
     from training.data.paired import PairedDataset
 
-    kind = functools.partial(PairedDataset, num_classes=data.annotation_classes) if data.annotation_classes else ImageFolderDataset
+    kind = (
+        functools.partial(PairedDataset, num_classes=data.annotation_classes)
+        if data.annotation_classes
+        else ImageFolderDataset
+    )
     dataset: ImageFolderDataset = kind(
         path=data.path,
         resolution=data.resolution,
@@ -170,7 +202,10 @@ def open_dataset(data: DataConfig) -> ImageFolderDataset:
         "num_images": len(dataset),
     }.items():
         if found != getattr(data, name):
-            raise UserError(f"'{data.path}' has changed: {name} is {found}, but the configuration says {getattr(data, name)}")
+            raise UserError(
+                f"'{data.path}' has changed: {name} is {found}, but the configuration says "
+                f"{getattr(data, name)}"
+            )
     return dataset
 
 
@@ -186,9 +221,9 @@ def check_same_data(dataset: ImageFolderDataset) -> None:
 def start(config: TrainConfig, outdir: str, *, insist_on_metrics: bool = True) -> Path:
     """Train, in a new run directory under ``outdir``; returns that directory when the training is over.
 
-    ``insist_on_metrics`` as in :func:`training.training_loop.run`. Raises :class:`UserError` for whatever is wrong with the
-    configuration on this machine. A run directory that nothing was written to by then, because a detector or a network pickle
-    proved unusable, is removed again.
+    ``insist_on_metrics`` as in :func:`training.training_loop.run`. Raises :class:`UserError` for whatever is
+    wrong with the configuration on this machine. A run directory that nothing was written to by then, because
+    a detector or a network pickle proved unusable, is removed again.
     """
     check_machine(config.runtime.gpus, config.runtime.device)
     if config.resume is not None:
@@ -216,7 +251,8 @@ def start(config: TrainConfig, outdir: str, *, insist_on_metrics: bool = True) -
 
 
 def go_on(config: TrainConfig, run_dir: Path) -> Path:
-    """Train on in a run directory, from its newest run state; returns it when the training is over. Raises :class:`UserError`."""
+    """Train on in a run directory, from its newest run state; returns it when the training is over. Raises
+    :class:`UserError`."""
     check_has_state(run_dir)
     check_machine(config.runtime.gpus, config.runtime.device)
     from training.data.file_tree import check_apart
@@ -232,7 +268,8 @@ def go_on(config: TrainConfig, run_dir: Path) -> Path:
 
 
 def check_machine(gpus: int, device: str) -> None:
-    """Raises :class:`UserError` where this machine has not the device, or cannot run its part of so many processes."""
+    """Raises :class:`UserError` where this machine has not the device, or cannot run its part of so many
+    processes."""
     import torch
 
     from torch_utils.device import pick_device
@@ -244,15 +281,21 @@ def check_machine(gpus: int, device: str) -> None:
         limit, what = max(CPU_PROCESSES * (os.cpu_count() or 1), 8), f"at most, {CPU_PROCESSES} a core"
     if here > limit:
         asked = f"--gpus={gpus}" if here == gpus else f"{here} processes on this machine"
-        raise UserError(f"{asked}, but this machine takes {limit} {what}; use fewer, or several machines (docs/distributed.md)")
+        raise UserError(
+            f"{asked}, but this machine takes {limit} {what}; use fewer, or several machines "
+            "(docs/distributed.md)"
+        )
 
 
 def make_run_dir(outdir: str, description: str) -> Path:
-    """Make ``outdir/NNNNN-description`` with the next free number, and ``outdir`` if need be. Raises :class:`UserError`."""
+    """Make ``outdir/NNNNN-description`` with the next free number, and ``outdir`` if need be. Raises
+    :class:`UserError`."""
     root = Path(outdir)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        taken = [int(match[0]) for name in os.listdir(root) if (match := re.match(r"\d+(?=-|$)", name)) is not None]
+        taken = [
+            int(match[0]) for name in os.listdir(root) if (match := re.match(r"\d+(?=-|$)", name)) is not None
+        ]
         number = max(taken, default=-1) + 1
         while True:
             run_dir = root / f"{number:05d}-{description}"
@@ -263,4 +306,7 @@ def make_run_dir(outdir: str, description: str) -> Path:
                 continue
             return run_dir
     except OSError as error:
-        raise UserError(f"cannot make a run directory in --outdir={outdir}: {error.strerror}; give a folder that can be written") from error
+        raise UserError(
+            f"cannot make a run directory in --outdir={outdir}: {error.strerror}; give a folder that can be "
+            "written"
+        ) from error

@@ -1,8 +1,8 @@
 """Which terms make up each training phase.
 
 A step consists of up to four phases. ``G_main`` and ``D_main`` run in every step, ``G_reg`` (path length) and
-``D_reg`` (R1) every few steps ("lazy regularisation", Karras et al. 2020, section 3.1). Each phase accumulates the
-gradients of one network only.
+``D_reg`` (R1) every few steps ("lazy regularisation", Karras et al. 2020, section 3.1). Each phase
+accumulates the gradients of one network only.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +19,8 @@ from training.networks import Generator
 
 
 class FakeRegularizer(Protocol):
-    """A further term of D on generated images that compares D's decoder maps with the generator's feature maps."""
+    """A further term of D on generated images that compares D's decoder maps with the generator's feature
+    maps."""
 
     @property
     def resolutions(self) -> tuple[int, ...]:
@@ -121,15 +122,22 @@ class Objective:
     def terms(self) -> dict[str, Callable[[Batch, float, int], None]]:
         """The phases that do something, in the order in which they run: ``term(batch, gain, images_seen)``.
 
-        ``gain`` multiplies the loss before its gradients are accumulated; ``images_seen`` is the run's progress.
+        ``gain`` multiplies the loss before its gradients are accumulated; ``images_seen`` is the run's
+        progress.
         """
-        phases = {"G_main": self.g_main, "G_reg": self.g_path_length, "D_main": self.d_main, "D_reg": self.d_r1}
+        phases = {
+            "G_main": self.g_main,
+            "G_reg": self.g_path_length,
+            "D_main": self.d_main,
+            "D_reg": self.d_r1,
+        }
         idle = {"G_reg": self.pl_weight == 0, "D_reg": self.r1_gamma == 0}
         return {name: term for name, term in phases.items() if not idle.get(name, False)}
 
     @property
     def running_means(self) -> list[torch.Tensor]:
-        """What the terms move in place besides gradients: the mean path length, and the mapping network's mean of w."""
+        """What the terms move in place besides gradients: the mean path length, and the mapping network's
+        mean of w."""
         return [self.pl_mean, self.G.mapping.w_avg]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -177,7 +185,9 @@ class Objective:
         n = batch.z.shape[0] // self.pl_batch_shrink
         images, ws = self.generate(batch.z[:n], batch.gen_labels[:n])
         lengths = loss.path_lengths(images, ws, loss.path_noise(images))
-        mean = self.pl_mean.lerp(lengths.mean(), self.pl_decay)  # gradients pass through this batch's share, as in the reference
+        mean = self.pl_mean.lerp(
+            lengths.mean(), self.pl_decay
+        )  # gradients pass through this batch's share, as in the reference
         self.pl_mean.copy_(mean.detach())
         penalty = loss.path_length_penalty(lengths, mean)
         self.stats.report("Loss/pl_penalty", penalty)
@@ -186,7 +196,8 @@ class Objective:
         value.mean().mul(gain).backward()
 
     def d_main(self, batch: Batch, gain: float, images_seen: int) -> None:
-        """Logistic loss of D on generated and on real images, and the further terms on either where there are any."""
+        """Logistic loss of D on generated and on real images, and the further terms on either where there are
+        any."""
         fake_value = self._d_fake(batch, gain, images_seen)
         real_value = self._d_real(batch, gain)
         self.stats.report("Loss/D/loss", fake_value + real_value)
@@ -209,12 +220,18 @@ class Objective:
         return value.detach()
 
     def _d_fake(self, batch: Batch, gain: float, images_seen: int) -> torch.Tensor:
-        regularizer = self.regularizer if self.regularizer is not None and self.regularizer.active(images_seen) else None
+        regularizer = (
+            self.regularizer
+            if self.regularizer is not None and self.regularizer.active(images_seen)
+            else None
+        )
         with torch.no_grad():
             if regularizer is None:
                 images, _ = self.generate(batch.z, batch.gen_labels)
             else:
-                (images, generator_features), _ = self.generate(batch.z, batch.gen_labels, capture=regularizer.resolutions)
+                (images, generator_features), _ = self.generate(
+                    batch.z, batch.gen_labels, capture=regularizer.resolutions
+                )
             images, params = self._augmented(images)
         if regularizer is None:
             logits = self.D(images, batch.gen_labels)

@@ -1,7 +1,9 @@
-"""One phase of a step: gradients over all portions of the global batch, averaged over the ranks, and an optimiser step.
+"""One phase of a step: gradients over all portions of the global batch, averaged over the ranks, and an
+optimiser step.
 
-The global batch is cut into portions (:attr:`training.config.schema.TrainConfig.portion`). Portion k shows the same images and makes the
-same random draws whichever rank works on it, so the number of processes changes a run by the order of its additions only.
+The global batch is cut into portions (:attr:`training.config.schema.TrainConfig.portion`). Portion k shows
+the same images and makes the same random draws whichever rank works on it, so the number of processes changes
+a run by the order of its additions only.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +24,8 @@ from training.run.state import RunState
 
 @dataclass(frozen=True)
 class Phase:
-    """One of the steps within a step: of ``module``'s parameters, by ``optimizer``, at every ``interval``-th step."""
+    """One of the steps within a step: of ``module``'s parameters, by ``optimizer``, at every ``interval``-th
+    step."""
 
     name: str
     module: nn.Module
@@ -103,9 +106,11 @@ def portions(
     dataset: ImageFolderDataset,
     annotations: torch.Tensor | None = None,
 ) -> Iterator[Batch]:
-    """This rank's portions (:attr:`training.config.schema.TrainConfig.portion`), with fresh latents and labels drawn from the data set's.
+    """This rank's portions (:attr:`training.config.schema.TrainConfig.portion`), with fresh latents and
+    labels drawn from the data set's.
 
-    Each is led by seeding the global generators for it, so it has to be used up before the next one is asked for.
+    Each is led by seeding the global generators for it, so it has to be used up before the next one is asked
+    for.
     """
     config, size = state.config, state.config.portion
     first = distributed.rank() * len(real) // size
@@ -117,15 +122,19 @@ def portions(
         gen_labels = torch.zeros([len(images), 0], device=state.device)
         if config.data.label_dim > 0:
             rng = np.random.default_rng(derive_seed(config.seed, "labels", state.steps, phase, k))
-            drawn = np.stack([dataset.get_label(int(i)) for i in rng.integers(len(dataset), size=len(images))])
+            drawn = np.stack(
+                [dataset.get_label(int(i)) for i in rng.integers(len(dataset), size=len(images))]
+            )
             gen_labels = to_device(torch.from_numpy(drawn), state.device)
         yield Batch(images, c, z, gen_labels, annotated)
 
 
 class PortionMeans:
-    """Running means that every portion of a phase moves from where the phase found them; the phase leaves the mean of the results.
+    """Running means that every portion of a phase moves from where the phase found them; the phase leaves the
+    mean of the results.
 
-    So it does not matter which rank works on which portion, and a single portion moves them as the reference does.
+    So it does not matter which rank works on which portion, and a single portion moves them as the reference
+    does.
 
     Args:
         tensors: changed in place by what runs between :meth:`rewind` and :meth:`collect`.
@@ -152,7 +161,8 @@ class PortionMeans:
 
 
 def filled_gradients(module: nn.Module) -> list[torch.Tensor]:
-    """The gradients of all parameters, in their order, after those that a phase did not reach have got a zero gradient.
+    """The gradients of all parameters, in their order, after those that a phase did not reach have got a zero
+    gradient.
 
     With it, Adam's second moment decays for them too, as in the reference.
     """

@@ -22,7 +22,9 @@ def pixel_cross_entropy(scores: torch.Tensor, classes: torch.Tensor) -> torch.Te
     """
     if scores.ndim != 4 or (len(scores), *scores.shape[2:]) != classes.shape:
         raise ValueError(f"scores {tuple(scores.shape)} do not go with classes {tuple(classes.shape)}")
-    losses = F.cross_entropy(scores, classes.long(), ignore_index=UNLABELLED, reduction="none").sum(dim=[1, 2])
+    losses = F.cross_entropy(scores, classes.long(), ignore_index=UNLABELLED, reduction="none").sum(
+        dim=[1, 2]
+    )
     return losses / (classes != UNLABELLED).sum(dim=[1, 2]).clamp(min=1)
 
 
@@ -47,12 +49,13 @@ class SegmentationRegularizer:
     ) -> torch.Tensor:
         """``weight ·`` :func:`pixel_cross_entropy` for each sample, ``[N]``.
 
-        Annotations are moved as their images were; what that brings in from beyond the border is unlabelled. Other
-        augmentations leave them alone.
+        Annotations are moved as their images were; what that brings in from beyond the border is unlabelled.
+        Other augmentations leave them alone.
 
         Args:
             annotations: ``[N, H, W]`` of the real images.
-            decoder_maps: ``{resolution: class scores [N, K, H, W]}`` that D predicts from the (augmented) images.
+            decoder_maps: ``{resolution: class scores [N, K, H, W]}`` that D predicts from the (augmented)
+                images.
             pipe, params: how the images were augmented; None if they were not.
         """
         if pipe is not None and params is not None:

@@ -1,4 +1,5 @@
-"""The training loop: sequence only. What a step computes is in ``objective.py``, what it changes in ``checkpoint.py``."""
+"""The training loop: sequence only. What a step computes is in ``objective.py``, what it changes in
+``checkpoint.py``."""
 
 import contextlib
 import json
@@ -37,11 +38,14 @@ from training.run.ticks import Maintenance
 PATIENCE = 20.0
 
 
-def run(config: TrainConfig, run_dir: Path, dataset: ImageFolderDataset, *, insist_on_metrics: bool = True) -> None:
-    """Train as ``config`` says and leave everything in ``run_dir``, or go on from the newest run state that is there.
+def run(
+    config: TrainConfig, run_dir: Path, dataset: ImageFolderDataset, *, insist_on_metrics: bool = True
+) -> None:
+    """Train as ``config`` says and leave everything in ``run_dir``, or go on from the newest run state that
+    is there.
 
-    Returns when the schedule has ended, and after a signal other than Ctrl-C, when the current step is finished and the
-    run state is saved.
+    Returns when the schedule has ended, and after a signal other than Ctrl-C, when the current step is
+    finished and the run state is saved.
 
     Args:
         insist_on_metrics: whether a detector that cannot be downloaded is an error, or a warning.
@@ -61,19 +65,33 @@ def run(config: TrainConfig, run_dir: Path, dataset: ImageFolderDataset, *, insi
         if going_on:  # this locks the run, so that no other process writes a newer state while this one reads
             with writing(run_dir):
                 stack.enter_context(log_file)
-        state = RunState.restore(config, device, run_dir, dataset.is_known_as) if going_on else RunState.fresh(config, device)
-        if state.finished and not on_main(lambda: is_owed(state, run_dir), "looking for what has yet to be measured"):
-            print(f"This run is finished: {state.images_seen / 1000:g} kimg in {run_dir}; a larger --kimg goes on")
+        state = (
+            RunState.restore(config, device, run_dir, dataset.is_known_as)
+            if going_on
+            else RunState.fresh(config, device)
+        )
+        if state.finished and not on_main(
+            lambda: is_owed(state, run_dir), "looking for what has yet to be measured"
+        ):
+            print(
+                f"This run is finished: {state.images_seen / 1000:g} kimg in {run_dir}; a larger --kimg goes "
+                "on"
+            )
             return
         check_same_start(state)
         reals = measured_images(config, dataset)
         warnings, unavailable = [], set()
         try:
-            preflight(config.metrics.names, config.metrics.detector, reals, mirror=config.data.xflip, device=device)
+            preflight(
+                config.metrics.names, config.metrics.detector, reals, mirror=config.data.xflip, device=device
+            )
         except Unavailable as error:
             if insist_on_metrics:
                 raise
-            warnings.append(f"Warning: nothing can be measured: {error}. Training goes on without; each snapshot tries again.")
+            warnings.append(
+                f"Warning: nothing can be measured: {error}. Training goes on without; each snapshot tries "
+                "again."
+            )
             unavailable.add(str(error))
         interrupt = stack.enter_context(InterruptFlag(announce=distributed.is_main()))
         with writing(run_dir):
@@ -82,7 +100,16 @@ def run(config: TrainConfig, run_dir: Path, dataset: ImageFolderDataset, *, insi
             if distributed.is_main():
                 prepare_folder(state, run_dir)
             log = stack.enter_context(RunLog(run_dir, state.images_seen)) if distributed.is_main() else None
-        print("\n".join([*warnings, *paths, describe_precision(config, device), describe_parameters(G=state.G, D=state.D)]))
+        print(
+            "\n".join(
+                [
+                    *warnings,
+                    *paths,
+                    describe_precision(config, device),
+                    describe_parameters(G=state.G, D=state.D),
+                ]
+            )
+        )
         train(state, run_dir, dataset, reals, log, interrupt, unavailable)
 
 
@@ -92,12 +119,17 @@ def is_owed(state: RunState, run_dir: Path) -> bool:
 
 
 def prepare_folder(state: RunState, run_dir: Path) -> None:
-    """Write the options; clear away what a killed process wrote after the state from which this one goes on."""
+    """Write the options; clear away what a killed process wrote after the state from which this one goes
+    on."""
     with atomic_write(run_dir / OPTIONS_FILE, "w", encoding="utf-8") as stream:
         json.dump(state.config.to_dict(), stream, indent=2)
     stale = [f"{printable(name)}: removed, it was left half-written" for name in remove_temporaries(run_dir)]
     dropped = rewind(run_dir, tick=state.tick, images_seen=state.images_seen)
-    place = [f"Going on at {state.images_seen / 1000:g} kimg, tick {state.tick}, step {state.steps}"] if state.steps else []
+    place = (
+        [f"Going on at {state.images_seen / 1000:g} kimg, tick {state.tick}, step {state.steps}"]
+        if state.steps
+        else []
+    )
     for line in [*place, *stale, *dropped]:
         print(line)
 
@@ -108,7 +140,10 @@ def measured_images(config: TrainConfig, dataset: ImageFolderDataset) -> ImageFo
         return dataset
     # Decoded when read: statistics of the reals are cached, so that happens once or never.
     return ImageFolderDataset(
-        config.data.image_path, resolution=config.data.resolution, use_labels=config.data.use_labels, memory_budget_mb=0
+        config.data.image_path,
+        resolution=config.data.resolution,
+        use_labels=config.data.use_labels,
+        memory_budget_mb=0,
     )
 
 
@@ -132,7 +167,9 @@ def train(
             grid.save_reals(run_dir / "reals.png")
             grid.save_fakes(run_dir / "fakes_init.png", state.G_ema, device, config.portion)
     keeper = StateKeeper(state, run_dir, on_main(dataset.identity, "reading the data"))
-    maintenance = Maintenance(state, run_dir, reals, grid, log, keeper, interrupt, MemoryMeter(device), unavailable)
+    maintenance = Maintenance(
+        state, run_dir, reals, grid, log, keeper, interrupt, MemoryMeter(device), unavailable
+    )
     maintenance.measure()
     phases = build_phases(state)
     ranks = distributed.world_size()
@@ -148,9 +185,14 @@ def train(
     )
     print(_loading(dataset, config.runtime.workers))
     print(f"Batch: {describe_batch(config)}")
-    together = f" in {ranks} processes, connected by {'nccl' if device.type == 'cuda' else 'gloo'}" if ranks > 1 else ""
+    together = (
+        f" in {ranks} processes, connected by {'nccl' if device.type == 'cuda' else 'gloo'}"
+        if ranks > 1
+        else ""
+    )
     print(f"Training for {schedule.total_kimg:g} kimg on {device}{together} ...", flush=True)
-    # A signal may have come while an owed snapshot was measured: stop before a step changes the weights that it is still owed for.
+    # A signal may have come while an owed snapshot was measured: stop before a step changes the weights that
+    # it is still owed for.
     (number,) = distributed.maxima([interrupt.received or 0], "the first step")
     stopped = number > 0
     if stopped:
@@ -180,7 +222,8 @@ def train(
 def take(batches: Iterator[Batch], interrupt: InterruptFlag, dataset: ImageFolderDataset) -> Batch | None:
     """The next batch; None where a signal came first, and no other rank waits for this one.
 
-    Raises :class:`UserError` where others do, and the batch has not come :data:`PATIENCE` seconds after the signal.
+    Raises :class:`UserError` where others do, and the batch has not come :data:`PATIENCE` seconds after the
+    signal.
     """
     alone = distributed.world_size() == 1
     try:
@@ -191,13 +234,14 @@ def take(batches: Iterator[Batch], interrupt: InterruptFlag, dataset: ImageFolde
             return None
         name = signal.Signals(interrupt.received or 0).name
         raise UserError(
-            f"no images came from '{dataset.path}' within {PATIENCE:g} seconds after {name}; go on from the last run state with --continue"
+            f"no images came from '{dataset.path}' within {PATIENCE:g} seconds after {name}; go on from the "
+            "last run state with --continue"
         ) from error
 
 
 def step(state: RunState, phases: list[Phase], batch: Batch, dataset: ImageFolderDataset) -> None:
-    """One training step on this rank's part of the global batch: images uint8 ``[n, C, H, W]``, labels ``[n, c_dim]``, and with
-    a paired data set annotations uint8 ``[n, H, W]``."""
+    """One training step on this rank's part of the global batch: images uint8 ``[n, C, H, W]``, labels ``[n,
+    c_dim]``, and with a paired data set annotations uint8 ``[n, H, W]``."""
     images, labels, *more = batch
     annotations = more[0].to(state.device, non_blocking=True) if more else None
     real, labels = from_uint8(images, state.device), labels.to(state.device, non_blocking=True)
@@ -214,10 +258,18 @@ def step(state: RunState, phases: list[Phase], batch: Batch, dataset: ImageFolde
 def _say_goodbye(state: RunState, run_dir: Path, received: signal.Signals | None) -> None:
     """The last line. Raises :class:`StoppedInOrder` after Ctrl-C."""
     if received is None:
-        print(f"Finished after {format_duration(state.timer.clock() - state.timer.start)}; everything is in {run_dir}", flush=True)
+        print(
+            f"Finished after {format_duration(state.timer.clock() - state.timer.start)}; everything is in "
+            f"{run_dir}",
+            flush=True,
+        )
         return
     saved = state_paths(run_dir)
-    advice = f"the run state is {saved[0].name}, go on with --continue={run_dir}" if saved else "there was no sound state to keep"
+    advice = (
+        f"the run state is {saved[0].name}, go on with --continue={run_dir}"
+        if saved
+        else "there was no sound state to keep"
+    )
     line = f"Stopped at {state.images_seen / 1000:g} kimg by {received.name}; {advice}"
     print(line, flush=True)
     if received == signal.SIGINT:
@@ -241,4 +293,6 @@ def _progress(state: RunState) -> tqdm:
     """A bar on standard error for the current tick; none where that is not a terminal."""
     total, initial = round(state.config.schedule.kimg_per_tick * 1000), state.images_seen - state.tick_start
     hidden = None if distributed.is_main() else True  # None: where it is not a terminal
-    return tqdm(total=total, initial=initial, unit="img", desc="tick", leave=False, disable=hidden, dynamic_ncols=True)
+    return tqdm(
+        total=total, initial=initial, unit="img", desc="tick", leave=False, disable=hidden, dynamic_ncols=True
+    )

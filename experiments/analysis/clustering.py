@@ -13,10 +13,20 @@ from torch_utils.seeding import derive_seed
 
 Labels = NDArray[np.int64]
 
-#: One colour a cluster, ``[K, 3]``: those of the Okabe-Ito palette, which stay apart for colour-blind readers, and four more.
+#: One colour a cluster, ``[K, 3]``: those of the Okabe-Ito palette, which stay apart for colour-blind
+#: readers, and four more.
 PALETTE = np.array(
     [
-        *([230, 159, 0], [86, 180, 233], [0, 158, 115], [240, 228, 66], [0, 114, 178], [213, 94, 0], [204, 121, 167], [0, 0, 0]),
+        *(
+            [230, 159, 0],
+            [86, 180, 233],
+            [0, 158, 115],
+            [240, 228, 66],
+            [0, 114, 178],
+            [213, 94, 0],
+            [204, 121, 167],
+            [0, 0, 0],
+        ),
         *([153, 153, 153], [136, 34, 85], [51, 34, 136], [221, 221, 221]),
     ],
     dtype=np.uint8,
@@ -30,13 +40,15 @@ _CHUNK = 2**16
 
 
 def cluster_pixels(maps: torch.Tensor, k: int, seed: int) -> Labels:
-    """k-means by cosine over all pixels of all samples together: ``[N, C, H, W]`` to cluster numbers ``[N, H, W]``.
+    """k-means by cosine over all pixels of all samples together: ``[N, C, H, W]`` to cluster numbers ``[N, H,
+    W]``.
 
-    Pixels become unit vectors; scikit-learn's k-means++ with 10 starts gives the first centres; then pixels go to the
-    centre of largest cosine and centres to the direction of their pixels' sum, until nothing moves (spherical k-means,
-    Dhillon and Modha 2001). Clusters are numbered by size, the largest first. A pixel without direction (all zero) goes to
-    the first centre, and a map with fewer different pixels than k has fewer clusters. The result depends on the arguments
-    alone. Of more than :data:`MAX_FITTED` pixels, centres are fitted to so many, drawn by ``seed``.
+    Pixels become unit vectors; scikit-learn's k-means++ with 10 starts gives the first centres; then pixels
+    go to the centre of largest cosine and centres to the direction of their pixels' sum, until nothing moves
+    (spherical k-means, Dhillon and Modha 2001). Clusters are numbered by size, the largest first. A pixel
+    without direction (all zero) goes to the first centre, and a map with fewer different pixels than k has
+    fewer clusters. The result depends on the arguments alone. Of more than :data:`MAX_FITTED` pixels, centres
+    are fitted to so many, drawn by ``seed``.
 
     Raises:
         UserError: scikit-learn is not installed, or a value is not finite.
@@ -46,10 +58,14 @@ def cluster_pixels(maps: torch.Tensor, k: int, seed: int) -> Labels:
         raise ValueError(f"between 2 and {len(PALETTE)} clusters can be shown, not {k}")
     n, _, height, width = maps.shape
     if not maps.isfinite().all():
-        raise UserError("a feature map has values that are not finite (NaN or infinity): the training has diverged")
+        raise UserError(
+            "a feature map has values that are not finite (NaN or infinity): the training has diverged"
+        )
     pixels = maps.permute(0, 2, 3, 1).reshape(n * height * width, -1)
     if len(pixels) > MAX_FITTED:
-        drawn = np.random.default_rng(derive_seed(seed, "clustered pixels")).permutation(len(pixels))[:MAX_FITTED]
+        drawn = np.random.default_rng(derive_seed(seed, "clustered pixels")).permutation(len(pixels))[
+            :MAX_FITTED
+        ]
         fitted = _directions(pixels[np.sort(drawn)])
     else:
         fitted = _directions(pixels)
@@ -64,8 +80,13 @@ def cluster_pixels(maps: torch.Tensor, k: int, seed: int) -> Labels:
 def _first_centres(pixels: NDArray[np.float64], k: int, seed: int) -> NDArray[np.float64]:
     kmeans = optional_import("sklearn.cluster", extra="analysis", purpose="clustering feature maps").KMeans
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optional_import("sklearn.exceptions", extra="analysis", purpose="clustering").ConvergenceWarning)
-        centres: NDArray[np.float64] = kmeans(n_clusters=k, n_init=10, random_state=seed).fit(pixels).cluster_centers_
+        warnings.simplefilter(
+            "ignore",
+            optional_import("sklearn.exceptions", extra="analysis", purpose="clustering").ConvergenceWarning,
+        )
+        centres: NDArray[np.float64] = (
+            kmeans(n_clusters=k, n_init=10, random_state=seed).fit(pixels).cluster_centers_
+        )
     return centres
 
 
@@ -80,7 +101,8 @@ def _nearest(pixels: NDArray[np.float64], centres: NDArray[np.float64]) -> Label
 
 
 def _spherical(pixels: NDArray[np.float64], centres: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Lloyd's steps on the unit sphere from some centres ``[K, C]``; the centre of an empty cluster has cosine 0 with all."""
+    """Lloyd's steps on the unit sphere from some centres ``[K, C]``; the centre of an empty cluster has
+    cosine 0 with all."""
     labels: Labels = np.full(len(pixels), -1, np.int64)
     for _ in range(_MAX_STEPS):
         before, labels = labels, _nearest(pixels, centres)
@@ -97,9 +119,10 @@ def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
 def match_clusters(labels: Labels, reference: Labels) -> Labels:
     """Rename the clusters of ``labels`` so that they agree with ``reference`` in as many pixels as possible.
 
-    Both are cluster numbers of the same samples, ``[N, H, W]``; the sizes may differ by a whole factor, and so may the
-    numbers of clusters: those without a counterpart take the numbers that are left. (Feature spaces of two snapshots, or
-    of two resolutions, have nothing in common that centres could be compared in; places have.)
+    Both are cluster numbers of the same samples, ``[N, H, W]``; the sizes may differ by a whole factor, and
+    so may the numbers of clusters: those without a counterpart take the numbers that are left. (Feature
+    spaces of two snapshots, or of two resolutions, have nothing in common that centres could be compared in;
+    places have.)
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -112,7 +135,8 @@ def match_clusters(labels: Labels, reference: Labels) -> Labels:
 
 
 def match_all(every: Sequence[Labels]) -> list[Labels]:
-    """Rename the clusters of each of a sequence to agree with the one after it, the last one being left as it is."""
+    """Rename the clusters of each of a sequence to agree with the one after it, the last one being left as it
+    is."""
     matched: list[Labels] = []
     for labels in reversed(every):
         matched.insert(0, match_clusters(labels, matched[0]) if matched else labels)
@@ -120,7 +144,8 @@ def match_all(every: Sequence[Labels]) -> list[Labels]:
 
 
 def paint(labels: Labels, size: int) -> torch.Tensor:
-    """Cluster numbers ``[N, H, W]`` in the colours of :data:`PALETTE`, uint8 ``[N, 3, size, size]``, without smoothing."""
+    """Cluster numbers ``[N, H, W]`` in the colours of :data:`PALETTE`, uint8 ``[N, 3, size, size]``, without
+    smoothing."""
     return torch.from_numpy(PALETTE[_enlarged(labels, size)]).permute(0, 3, 1, 2)
 
 

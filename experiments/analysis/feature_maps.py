@@ -1,4 +1,5 @@
-"""Feature maps of trained networks, a batch at a time: the generator's, and the discriminator's encoder's and decoder's."""
+"""Feature maps of trained networks, a batch at a time: the generator's, and the discriminator's encoder's and
+decoder's."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -16,10 +17,12 @@ Maps = dict[int, torch.Tensor]
 def generator_maps(
     G: Generator, z: torch.Tensor, c: torch.Tensor, resolutions: Collection[int], batch: int = 16
 ) -> tuple[torch.Tensor, Maps]:
-    """What ``G`` makes of latents ``z [N, z_dim]`` and labels ``c [N, c_dim]``, with its constant noise, in float32.
+    """What ``G`` makes of latents ``z [N, z_dim]`` and labels ``c [N, c_dim]``, with its constant noise, in
+    float32.
 
     Returns:
-        images uint8 ``[N, C, H, W]``, and ``{resolution: [N, C, resolution, resolution]}``, its block outputs; on the CPU.
+        images uint8 ``[N, C, H, W]``, and ``{resolution: [N, C, resolution, resolution]}``, its block
+        outputs; on the CPU.
 
     Raises:
         UserError: ``G`` gives values that are not finite.
@@ -38,8 +41,9 @@ def discriminator_maps(D: Discriminator, images: torch.Tensor, batch: int = 16) 
     """Encoder and decoder maps of images float32 ``[N, C, H, W]`` in [-1, 1], in float32.
 
     Returns:
-        ``{resolution: [N, C, resolution, resolution]}`` of the encoder, from half the images' resolution down to 4, and of
-        the decoder, from 8 to its target; the latter is empty where ``D`` has no decoder. On the CPU.
+        ``{resolution: [N, C, resolution, resolution]}`` of the encoder, from half the images' resolution down
+        to 4, and of the decoder, from 8 to its target; the latter is empty where ``D`` has no decoder. On the
+        CPU.
     """
     encoder, decoder = [], []
     for some in images.split(batch):

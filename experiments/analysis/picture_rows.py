@@ -15,7 +15,8 @@ _GAP = 2
 
 
 def picture_of_rows(rows: Sequence[Row], cell: int) -> torch.Tensor:
-    """One picture of titled rows of images uint8 ``[N, C, S, S]``, shown ``cell`` pixels wide without smoothing.
+    """One picture of titled rows of images uint8 ``[N, C, S, S]``, shown ``cell`` pixels wide without
+    smoothing.
 
     Args:
         rows: titles and images; greyscale ones are repeated to RGB, and rows may differ in N and S.
@@ -31,6 +32,8 @@ def picture_of_rows(rows: Sequence[Row], cell: int) -> torch.Tensor:
         top = y * (cell + _GAP)
         draw.multiline_text((4, top + cell // 2), title, fill="black", font=font, anchor="lm")
         for x, image in enumerate(images.expand(-1, 3, -1, -1)):
-            tile = PIL.Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).resize((cell, cell), PIL.Image.Resampling.NEAREST)
+            tile = PIL.Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).resize(
+                (cell, cell), PIL.Image.Resampling.NEAREST
+            )
             canvas.paste(tile, (_MARGIN + x * (cell + _GAP), top))
     return torch.from_numpy(np.asarray(canvas).copy()).permute(2, 0, 1)

@@ -1,4 +1,5 @@
-"""What a discriminator knows about places: a shallow segmentation head on its frozen features (Lee et al. 2022, figure 7b)."""
+"""What a discriminator knows about places: a shallow segmentation head on its frozen features (Lee et al.
+2022, figure 7b)."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -41,8 +42,8 @@ class ProbeOptions:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Pixel accuracy on the images held back, after each epoch (the first entry is before any training), and of always
-    answering the class that is most frequent in the training part."""
+    """Pixel accuracy on the images held back, after each epoch (the first entry is before any training), and
+    of always answering the class that is most frequent in the training part."""
 
     accuracy: list[float]
     majority_accuracy: float
@@ -56,8 +57,8 @@ class SegmentationHead(nn.Module):
         hidden: channels between.
         num_classes: of the scores.
 
-    The maps are first normalised channel by channel, without weights to train, so that no discriminator gains or loses by
-    the scale of its features.
+    The maps are first normalised channel by channel, without weights to train, so that no discriminator gains
+    or loses by the scale of its features.
     """
 
     def __init__(self, channels: int, hidden: int, num_classes: int) -> None:
@@ -67,15 +68,23 @@ class SegmentationHead(nn.Module):
         self.conv1 = nn.Conv2d(hidden, num_classes, 1)
 
     def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Maps ``[N, C_i, R_i, R_i]`` to scores ``[N, num_classes, R, R]`` with R the largest R_i; the others are enlarged."""
+        """Maps ``[N, C_i, R_i, R_i]`` to scores ``[N, num_classes, R, R]`` with R the largest R_i; the others
+        are enlarged."""
         size = max(values.shape[-1] for values in maps)
-        x = torch.cat([F.interpolate(values, size=(size, size), mode="bilinear", align_corners=False) for values in maps], dim=1)
+        x = torch.cat(
+            [
+                F.interpolate(values, size=(size, size), mode="bilinear", align_corners=False)
+                for values in maps
+            ],
+            dim=1,
+        )
         scores: torch.Tensor = self.conv1(F.relu(self.conv0(self.norm(x))))
         return scores
 
 
 class FrozenFeatures:
-    """Images uint8 ``[N, C, H, W]`` to the encoder's maps at some resolutions, without gradient and without changing ``D``."""
+    """Images uint8 ``[N, C, H, W]`` to the encoder's maps at some resolutions, without gradient and without
+    changing ``D``."""
 
     def __init__(self, D: Discriminator, resolutions: Sequence[int], device: torch.device) -> None:
         self._D = D.to(device)
@@ -84,7 +93,10 @@ class FrozenFeatures:
         known = [res // 2 for res in D.block_resolutions]
         unknown = sorted(set(resolutions) - set(known))
         if unknown or not resolutions:
-            raise UserError(f"the discriminator's encoder has maps at {known}, not at {unknown or 'none'}; choose among them")
+            raise UserError(
+                f"the discriminator's encoder has maps at {known}, not at {unknown or 'none'}; choose among "
+                "them"
+            )
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> list[torch.Tensor]:
@@ -97,16 +109,21 @@ def check_takes(D: Discriminator, data: PairedDataset) -> None:
     if (data.num_channels, data.resolution) != (D.img_channels, D.img_resolution):
         raise UserError(
             f"'{data.path}' has {data.num_channels}-channel images of {data.resolution}x{data.resolution}; "
-            f"the discriminator takes {D.img_channels}-channel images of {D.img_resolution}x{D.img_resolution}"
+            f"the discriminator takes {D.img_channels}-channel images of "
+            f"{D.img_resolution}x{D.img_resolution}"
         )
 
 
-def train_probe(D: Discriminator, data: PairedDataset, options: ProbeOptions, *, seed: int, device: torch.device) -> ProbeResult:
-    """Train a head on ``D``'s features of one part of the images and measure it on the other after every epoch.
+def train_probe(
+    D: Discriminator, data: PairedDataset, options: ProbeOptions, *, seed: int, device: torch.device
+) -> ProbeResult:
+    """Train a head on ``D``'s features of one part of the images and measure it on the other after every
+    epoch.
 
-    ``seed`` decides the split, the head's first weights and the order of the images; with it the result is the same on the
-    same CPU (some of a GPU's kernels add in no fixed order). ``D`` is read only. Raises :class:`UserError` for resolutions that
-    ``D`` has no map at, for images that it does not take, and for too few of them.
+    ``seed`` decides the split, the head's first weights and the order of the images; with it the result is
+    the same on the same CPU (some of a GPU's kernels add in no fixed order). ``D`` is read only. Raises
+    :class:`UserError` for resolutions that ``D`` has no map at, for images that it does not take, and for too
+    few of them.
     """
     check_takes(D, data)
     features = FrozenFeatures(D, options.resolutions, device)
@@ -122,7 +139,9 @@ def train_probe(D: Discriminator, data: PairedDataset, options: ProbeOptions, *,
     return ProbeResult(accuracy, majority_accuracy(data, train, val))
 
 
-def train_epoch(head: nn.Module, optimizer: torch.optim.Optimizer, features: FrozenFeatures, pairs: Iterable[Pair]) -> None:
+def train_epoch(
+    head: nn.Module, optimizer: torch.optim.Optimizer, features: FrozenFeatures, pairs: Iterable[Pair]
+) -> None:
     """One step of the optimiser for each batch of images and classes."""
     head.train()
     for images, classes in pairs:
@@ -141,10 +160,14 @@ def segmentation_loss(scores: torch.Tensor, classes: torch.Tensor) -> torch.Tens
 
 
 def split(count: int, val_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices to train on and to hold back, drawn by ``seed``. Raises :class:`UserError` unless both have some."""
+    """Indices to train on and to hold back, drawn by ``seed``. Raises :class:`UserError` unless both have
+    some."""
     held_back = round(count * val_fraction)
     if not 0 < held_back < count:
-        raise UserError(f"of {count} images {held_back} would be held back; both parts need some: change --val-fraction or the data")
+        raise UserError(
+            f"of {count} images {held_back} would be held back; both parts need some: change --val-fraction "
+            "or the data"
+        )
     order = np.random.default_rng(derive_seed(seed, "probe split")).permutation(count)
     return order[held_back:], np.sort(order[:held_back])
 
@@ -182,7 +205,8 @@ def _enlarged(scores: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
 
 
 def batches(data: PairedDataset, indices: np.ndarray, batch: int, device: torch.device) -> Iterator[Pair]:
-    """Images uint8 ``[N, C, H, W]`` and their classes int64 ``[N, H, W]`` on ``device``, in the order of ``indices``."""
+    """Images uint8 ``[N, C, H, W]`` and their classes int64 ``[N, H, W]`` on ``device``, in the order of
+    ``indices``."""
     for start in range(0, len(indices), batch):
         images, _, classes = zip(*(data.sample(int(i)) for i in indices[start : start + batch]), strict=True)
         yield torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(classes)).long().to(device)

@@ -1,4 +1,5 @@
-"""What ``experiments/cpu_study/reproduce.py`` runs: comparisons at CPU scale, fixed before any result is looked at (docs/reproduction.md)."""
+"""What ``experiments/cpu_study/reproduce.py`` runs: comparisons at CPU scale, fixed before any result is
+looked at (docs/reproduction.md)."""
 
 import dataclasses
 import json
@@ -13,7 +14,8 @@ class Images:
 
     Attributes:
         title: for people.
-        path: where it is, from the repository's root; ``{data}`` stands for the folder of those that are made.
+        path: where it is, from the repository's root; ``{data}`` stands for the folder of those that are
+            made.
         source: what ``dataset_tool.py`` makes it from, None for one that is there.
         convert: further arguments of ``dataset_tool.py``.
         advice: what to do where ``source`` is missing.
@@ -54,7 +56,8 @@ class Protocol:
         batch: images a step.
         kimg: length, a multiple of ``round_kimg``.
         round_kimg: all runs are trained this far before any goes on; and the time between snapshots.
-        metrics: measured at each snapshot; the first value of the first one is the primary outcome, at the last snapshot.
+        metrics: measured at each snapshot; the first value of the first one is the primary outcome, at the
+            last snapshot.
         detector: of the metrics.
     """
 
@@ -72,7 +75,8 @@ class Protocol:
 
     @property
     def runs(self) -> list[Run]:
-        """All trainings: seed by seed, the arms of one data set side by side, each arm first equally often."""
+        """All trainings: seed by seed, the arms of one data set side by side, each arm first equally
+        often."""
         found = []
         for i, seed in enumerate(self.seeds):
             for j, data in enumerate(self.data):
@@ -112,7 +116,11 @@ SMALL = (
     "--cfg=cifar", "--cbase=512", "--cmax=32", "--mbstd-group=8", "--glr=0.005", "--gamma=0.05",
     "--device=cpu", "--ops=ref", "--workers=0",
 )  # fmt: skip
-NONE, GGDR, GGDR16 = ("--reg_type=none",), ("--reg_type=ggdr", "--ggdr_res=8"), ("--reg_type=ggdr", "--ggdr_res=16")
+NONE, GGDR, GGDR16 = (
+    ("--reg_type=none",),
+    ("--reg_type=ggdr", "--ggdr_res=8"),
+    ("--reg_type=ggdr", "--ggdr_res=16"),
+)
 
 CLAIM = Protocol(
     title="Does GGDR lower FID at 32×32 with a small network?",
@@ -131,14 +139,22 @@ CLAIM = Protocol(
 
 def _exploratory(title: str, arms: Mapping[str, tuple[str, ...]], kimg: int = CLAIM.kimg) -> Protocol:
     """A variation of the claim; arms that both have are the same runs."""
-    return dataclasses.replace(CLAIM, title=title, confirmatory=False, arms={"none": NONE, "ggdr": GGDR, **arms}, kimg=kimg)
+    return dataclasses.replace(
+        CLAIM, title=title, confirmatory=False, arms={"none": NONE, "ggdr": GGDR, **arms}, kimg=kimg
+    )
 
 
 PROTOCOLS = {
     "claim": CLAIM,
-    "weight": _exploratory("Is λ = 10 too strong here?", {"weight1": (*GGDR, "--ggdr-weight=1"), "weight3": (*GGDR, "--ggdr-weight=3")}),
+    "weight": _exploratory(
+        "Is λ = 10 too strong here?",
+        {"weight1": (*GGDR, "--ggdr-weight=1"), "weight3": (*GGDR, "--ggdr-weight=3")},
+    ),
     "target": _exploratory("Is the target map too coarse?", {"target16": GGDR16}),
-    "start": _exploratory("Does GGDR set in before the generator's features mean anything?", {"start40": (*GGDR, "--ggdr-start-kimg=40")}),
+    "start": _exploratory(
+        "Does GGDR set in before the generator's features mean anything?",
+        {"start40": (*GGDR, "--ggdr-start-kimg=40")},
+    ),
     "length": _exploratory("Is the training too short?", {}, kimg=2 * CLAIM.kimg),
     "ablations": dataclasses.replace(
         _exploratory(

@@ -1,4 +1,5 @@
-"""What came out of a protocol, as markdown and a plot: means with their spread, pairs of equal seed, exact tests, a verdict."""
+"""What came out of a protocol, as markdown and a plot: means with their spread, pairs of equal seed, exact
+tests, a verdict."""
 
 import itertools
 import json
@@ -62,13 +63,16 @@ def collect(protocol: Protocol, root: Path) -> dict[str, Results]:
             if run.data == data:
                 values[run.arm][run.seed] = measured(find_run(root, run), protocol)
         values = {arm: {seed: seeds[seed] for seed in protocol.seeds} for arm, seeds in values.items()}
-        everywhere = [set(measured_up_to(curves, protocol)) for seeds in values.values() for curves in seeds.values()]
+        everywhere = [
+            set(measured_up_to(curves, protocol)) for seeds in values.values() for curves in seeds.values()
+        ]
         found[data] = Results(images.title, values, sorted(set.intersection(*everywhere)))
     return found
 
 
 def sign_flip_p(pairs: Sequence[float]) -> float:
-    """Two-sided p of paired differences: the fraction of the 2^n ways to choose their signs whose sum is as far from 0 (Fisher 1935).
+    """Two-sided p of paired differences: the fraction of the 2^n ways to choose their signs whose sum is as
+    far from 0 (Fisher 1935).
 
     NaN where a difference is not finite.
     """
@@ -80,10 +84,14 @@ def sign_flip_p(pairs: Sequence[float]) -> float:
 
 
 def verdict(means: Sequence[tuple[float, float]], p: float) -> str:
-    """The key of :data:`VERDICTS` for the mean FIDs (without, with) of every data set and the p of all pairs."""
+    """The key of :data:`VERDICTS` for the mean FIDs (without, with) of every data set and the p of all
+    pairs."""
     if not np.isfinite(means).all() or not math.isfinite(p):
         return "none"
-    lower, higher = (sum(with_ < without for without, with_ in means), sum(with_ > without for without, with_ in means))
+    lower, higher = (
+        sum(with_ < without for without, with_ in means),
+        sum(with_ > without for without, with_ in means),
+    )
     if lower == len(means):
         return "lower" if p <= LEVEL else "perhaps lower"
     if lower == 0:
@@ -91,11 +99,14 @@ def verdict(means: Sequence[tuple[float, float]], p: float) -> str:
     return "mixed"
 
 
-def write_report(name: str, protocol: Protocol, root: Path, folder: Path, commands: Sequence[str]) -> list[Path]:
-    """Write ``NAME.md`` and a plot of each metric's first value, ``NAME-VALUE.png``, of what all runs have reached.
+def write_report(
+    name: str, protocol: Protocol, root: Path, folder: Path, commands: Sequence[str]
+) -> list[Path]:
+    """Write ``NAME.md`` and a plot of each metric's first value, ``NAME-VALUE.png``, of what all runs have
+    reached.
 
-    Without matplotlib, or where nothing was measured, there is no plot, and the text says so. Gives the files.
-    Raises :class:`UserError` where they cannot be written.
+    Without matplotlib, or where nothing was measured, there is no plot, and the text says so. Gives the
+    files. Raises :class:`UserError` where they cannot be written.
     """
     results = collect(protocol, root)
     pictures, remark = draw_curves(name, protocol, results, folder)
@@ -103,8 +114,10 @@ def write_report(name: str, protocol: Protocol, root: Path, folder: Path, comman
         f"# Protocol `{name}`: {protocol.title}",
         "",
         f"{standing(protocol, results)} {provenance(name, protocol, root)} "
-        f"{sum(hours_so_far(find_run(root, run), protocol.kimg) for run in protocol.runs):.1f} hours of training and measuring. "
-        f"The detector is `{protocol.detector}`: values are comparable with each other, not with those of other detectors.",
+        f"{sum(hours_so_far(find_run(root, run), protocol.kimg) for run in protocol.runs):.1f} hours of "
+        "training and measuring. "
+        f"The detector is `{protocol.detector}`: values are comparable with each other, not with those of "
+        "other detectors.",
         "",
         *([] if complete(protocol, results) else [*progress(protocol, root), ""]),
         *(line for data in results.values() for line in [*data_section(protocol, data), ""]),
@@ -116,7 +129,8 @@ def write_report(name: str, protocol: Protocol, root: Path, folder: Path, comman
         "",
         "## Command lines",
         "",
-        f"Each training was run in rounds of {protocol.round_kimg} kimg, that is with `--kimg={protocol.round_kimg}` first, then with "
+        f"Each training was run in rounds of {protocol.round_kimg} kimg, that is with "
+        f"`--kimg={protocol.round_kimg}` first, then with "
         f"`--kimg={2 * protocol.round_kimg} --continue=RUN_DIR` added, and so on; `OMP_NUM_THREADS=1`.",
         "",
         "```bash",
@@ -143,12 +157,21 @@ def standing(protocol: Protocol, results: dict[str, Results]) -> str:
 
 
 def provenance(name: str, protocol: Protocol, root: Path) -> str:
-    """When it was begun, with what PyTorch, and at which commits its runs were trained. Raises :class:`UserError`."""
+    """When it was begun, with what PyTorch, and at which commits its runs were trained. Raises
+    :class:`UserError`."""
     runs = {run.name for run in protocol.runs}
     try:
         begun = json.loads((root / f"protocol-{name}.json").read_text(encoding="utf-8"))
-        lines = (root / "history.jsonl").read_text(encoding="utf-8").splitlines() if (root / "history.jsonl").exists() else []
-        starts = [start for start in map(json.loads, lines) if start["run"] in runs and start["to_kimg"] <= protocol.kimg]
+        lines = (
+            (root / "history.jsonl").read_text(encoding="utf-8").splitlines()
+            if (root / "history.jsonl").exists()
+            else []
+        )
+        starts = [
+            start
+            for start in map(json.loads, lines)
+            if start["run"] in runs and start["to_kimg"] <= protocol.kimg
+        ]
         day = np.datetime64(int(begun["time"]), "s").astype("datetime64[D]")
         commits = sorted({commit_text(start) for start in [begun, *starts]})
         torch = sorted({s["torch"] for s in [begun, *starts]})
@@ -170,7 +193,10 @@ def progress(protocol: Protocol, root: Path) -> list[str]:
     for run in protocol.runs:
         run_dir = find_run(root, run)
         count = len(measured_up_to(measured(run_dir, protocol), protocol))
-        lines.append(f"| {run.name} | {min(images_seen(run_dir) / 1000, protocol.kimg):g} | {count} of {len(protocol.snapshots)} |")
+        lines.append(
+            f"| {run.name} | {min(images_seen(run_dir) / 1000, protocol.kimg):g} | {count} of "
+            f"{len(protocol.snapshots)} |"
+        )
     return lines
 
 
@@ -181,7 +207,8 @@ def data_section(protocol: Protocol, data: Results) -> list[str]:
         return [*lines, "No snapshot has been measured in all runs."]
     baseline, *others = protocol.arms
     lines += [
-        f"Mean ± standard deviation over {len(protocol.seeds)} seeds; that of differences of equal seed, and how many are below 0.",
+        f"Mean ± standard deviation over {len(protocol.seeds)} seeds; that of differences of equal seed, and "
+        "how many are below 0.",
         "",
     ]
     for name in value_names(data):
@@ -194,14 +221,18 @@ def data_section(protocol: Protocol, data: Results) -> list[str]:
         for kimg in data.kimg:
             values = {arm: data.at(arm, name, kimg) for arm in protocol.arms}
             pairs = {arm: values[arm] - values[baseline] for arm in others}
-            cells = [*map(spread, values.values()), *(f"{spread(d)} ({int((d < 0).sum())} of {len(d)})" for d in pairs.values())]
+            cells = [
+                *map(spread, values.values()),
+                *(f"{spread(d)} ({int((d < 0).sum())} of {len(d)})" for d in pairs.values()),
+            ]
             lines.append(f"| {kimg} | " + " | ".join(cells) + " |")
         lines.append("")
     return [*lines, *seeds_table(protocol, data)]
 
 
 def seeds_table(protocol: Protocol, data: Results) -> list[str]:
-    """The first value of every run: at the last kimg that all have, its best up to there, and its mean over the later half."""
+    """The first value of every run: at the last kimg that all have, its best up to there, and its mean over
+    the later half."""
     name, last = value_names(data)[0], data.kimg[-1]
     late = [kimg for kimg in data.kimg if 2 * kimg > last] or [last]
     title = f"`{name}` of every run: at {last} kimg; the best up to there, and where; the mean of the snapshots from {late[0]} kimg on:"
@@ -209,7 +240,10 @@ def seeds_table(protocol: Protocol, data: Results) -> list[str]:
     for seed in protocol.seeds:
         for arm in protocol.arms:
             curve = {kimg: data.values[arm][seed][name][kimg] for kimg in data.kimg}
-            best, where = min(((value, kimg) for kimg, value in curve.items() if math.isfinite(value)), default=(math.nan, 0))
+            best, where = min(
+                ((value, kimg) for kimg, value in curve.items() if math.isfinite(value)),
+                default=(math.nan, 0),
+            )
             mean = np.mean([curve[kimg] for kimg in late])
             lines.append(f"| {seed} | {arm} | {curve[last]:.4g} | {best:.4g} ({where} kimg) | {mean:.4g} |")
     return lines
@@ -226,7 +260,8 @@ def spread(values: np.ndarray) -> str:
 
 
 def outcome(protocol: Protocol, results: dict[str, Results]) -> list[str]:
-    """The primary outcome of each arm against the first one, tested; the verdict of a complete confirmatory protocol."""
+    """The primary outcome of each arm against the first one, tested; the verdict of a complete confirmatory
+    protocol."""
     lines = ["## Outcome", ""]
     baseline, *others = protocol.arms
     level = len({data.kimg[-1] if data.kimg else None for data in results.values()}) == 1
@@ -238,13 +273,18 @@ def outcome(protocol: Protocol, results: dict[str, Results]) -> list[str]:
             with np.errstate(invalid="ignore"):  # inf / inf of runs that came to nothing
                 pairs += list(np.log(with_ / without))
             means.append((float(without.mean()), float(with_.mean())))
-            lines.append(f"- {data.title}: {name} at {last} kimg is {means[-1][0]:.4g} with `{baseline}`, {means[-1][1]:.4g} with `{arm}`.")
+            lines.append(
+                f"- {data.title}: {name} at {last} kimg is {means[-1][0]:.4g} with `{baseline}`, "
+                f"{means[-1][1]:.4g} with `{arm}`."
+            )
         if not level or not means:
             continue
         p, ratio = sign_flip_p(pairs), math.exp(float(np.mean(pairs)))
         lines.append(
-            f"- `{arm}` is lower in {sum(pair < 0 for pair in pairs)} of {len(pairs)} pairs of equal data set and seed; the geometric mean "
-            f"of the ratios is {ratio:.3f}. Exact sign-flip test of their logarithms: p = {p:.3g}, two-sided, of at least "
+            f"- `{arm}` is lower in {sum(pair < 0 for pair in pairs)} of {len(pairs)} pairs of equal data "
+            "set and seed; the geometric mean "
+            f"of the ratios is {ratio:.3f}. Exact sign-flip test of their logarithms: p = {p:.3g}, "
+            "two-sided, of at least "
             f"{2 ** (1 - len(pairs)):.2g} that {len(pairs)} pairs can give."
         )
         if complete(protocol, results) and protocol.confirmatory:
@@ -253,18 +293,30 @@ def outcome(protocol: Protocol, results: dict[str, Results]) -> list[str]:
 
 
 def reservations(protocol: Protocol, results: dict[str, Results], level: bool) -> list[str]:
-    """What keeps the outcome from being a verdict; ``level``: all data sets have reached the same snapshot."""
+    """What keeps the outcome from being a verdict; ``level``: all data sets have reached the same
+    snapshot."""
     if not level or not any(data.kimg for data in results.values()):
         return ["", "The data sets have no last snapshot in common yet, so nothing is tested."]
     if not protocol.confirmatory:
-        return ["", "This protocol is exploratory: its p values are not corrected for looking at several things, and it gives no verdict."]
+        return [
+            "",
+            "This protocol is exploratory: its p values are not corrected for looking at several things, and "
+            "it gives no verdict.",
+        ]
     if not complete(protocol, results):
-        return ["", "The protocol is not complete: there is no verdict, and the test above is not the one that was planned."]
+        return [
+            "",
+            "The protocol is not complete: there is no verdict, and the test above is not the one that was "
+            "planned.",
+        ]
     return []
 
 
-def draw_curves(name: str, protocol: Protocol, results: dict[str, Results], folder: Path) -> tuple[list[Path], str]:
-    """A picture for the first metric and one for the last value (recall), a panel for each data set; or why there is none."""
+def draw_curves(
+    name: str, protocol: Protocol, results: dict[str, Results], folder: Path
+) -> tuple[list[Path], str]:
+    """A picture for the first metric and one for the last value (recall), a panel for each data set; or why
+    there is none."""
     shown = {title: data for title, data in results.items() if data.kimg}
     if not shown:
         return [], "There is nothing to draw yet."
@@ -276,7 +328,10 @@ def draw_curves(name: str, protocol: Protocol, results: dict[str, Results], fold
             return [], f"There is no plot: {error}"
         for axis, (title, data) in zip(axes, shown.items(), strict=True):
             limited = {
-                arm: [{value: {float(kimg): curves[value][kimg] for kimg in data.kimg}} for curves in seeds.values()]
+                arm: [
+                    {value: {float(kimg): curves[value][kimg] for kimg in data.kimg}}
+                    for curves in seeds.values()
+                ]
                 for arm, seeds in data.values.items()
             }
             draw(axis, value, limited)
@@ -287,14 +342,20 @@ def draw_curves(name: str, protocol: Protocol, results: dict[str, Results], fold
 
 
 def option_check(protocol: Protocol, root: Path) -> list[str]:
-    """In which resolved options the runs differ, as their directories record them, beside seed, data set and length."""
+    """In which resolved options the runs differ, as their directories record them, beside seed, data set and
+    length."""
     lines, baseline = ["## Options in which the arms differ", ""], next(iter(protocol.arms))
     found: dict[str, dict[str, set[str]]] = {}
     for run in protocol.runs:
         first, other = (find_run(root, r) for r in (type(run)(run.data, baseline, run.seed), run))
         if run.arm == baseline or first is None or other is None:
             continue
-        for option, (before, after) in option_differences(read_options(first).to_dict(), read_options(other).to_dict()).items():
+        for option, (before, after) in option_differences(
+            read_options(first).to_dict(), read_options(other).to_dict()
+        ).items():
             found.setdefault(run.arm, {}).setdefault(option, set()).add(f"{before} → {after}")
-    lines += [f"- `{arm}`: " + ", ".join(f"{o}: {' or '.join(sorted(v))}" for o, v in options.items()) for arm, options in found.items()]
+    lines += [
+        f"- `{arm}`: " + ", ".join(f"{o}: {' or '.join(sorted(v))}" for o, v in options.items())
+        for arm, options in found.items()
+    ]
     return [*lines, *([] if found else ["No two runs to compare yet."])]

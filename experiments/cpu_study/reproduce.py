@@ -6,7 +6,8 @@ Usage:
     python experiments/cpu_study/reproduce.py --outdir=claim-runs --status
     python experiments/cpu_study/reproduce.py --outdir=claim-runs --report=docs/reproduction
 
-What is run and why: docs/reproduction.md. It may be stopped at any time, in any way; the same command goes on.
+What is run and why: docs/reproduction.md. It may be stopped at any time, in any way; the same command goes
+on.
 """
 
 import importlib.metadata
@@ -43,20 +44,42 @@ from experiments.cpu_study.runs import (
 
 @click.command(cls=Command)
 @click.argument("name", default="claim", type=click.Choice(list(PROTOCOLS)), metavar="[PROTOCOL]")
-@click.option("--outdir", required=True, type=PATH, metavar="DIR", help="Where data, runs and records of all protocols go")
-@click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Trainings at a time, one thread each")
-@click.option("--data", metavar="NAME", help="Go on with this data set alone, the others later  [default: all]")
+@click.option(
+    "--outdir",
+    required=True,
+    type=PATH,
+    metavar="DIR",
+    help="Where data, runs and records of all protocols go",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Trainings at a time, one thread each",
+)
+@click.option(
+    "--data", metavar="NAME", help="Go on with this data set alone, the others later  [default: all]"
+)
 @click.option("--hours", type=FiniteFloat(), metavar="H", help="Stop by itself after so many hours")
 @click.option("--commands", is_flag=True, help="Print the command lines and stop")
 @click.option("--status", is_flag=True, help="Print how far each run is, without results, and stop")
 @click.option("--report", type=PATH, metavar="DIR", help="Write tables and a plot of what is there, and stop")
 @friendly_errors
 def main(
-    name: str, outdir: str, jobs: int, data: str | None, hours: float | None, commands: bool, status: bool, report: str | None
+    name: str,
+    outdir: str,
+    jobs: int,
+    data: str | None,
+    hours: float | None,
+    commands: bool,
+    status: bool,
+    report: str | None,
 ) -> None:
     """Run a protocol with and without GGDR, or go on with it (docs/reproduction.md).
 
-    PROTOCOL is claim, one of the exploratory weight, target, start, length and ablations, or trial (the tool itself, in small).
+    PROTOCOL is claim, one of the exploratory weight, target, start, length and ablations, or trial (the tool
+    itself, in small).
 
     \b
     python experiments/cpu_study/reproduce.py --outdir=claim-runs --jobs=2 --hours=8
@@ -79,7 +102,9 @@ def main(
         click.echo(status_table(protocol, root))
     elif report is not None:
         check_definition(name, protocol, root, start=False)
-        for path in write_report(name, protocol, root, output_folder(report, "--report"), command_lines(protocol, outdir)):
+        for path in write_report(
+            name, protocol, root, output_folder(report, "--report"), command_lines(protocol, outdir)
+        ):
             click.echo(f"Written: {path}")
     else:
         output_folder(root)
@@ -89,12 +114,16 @@ def main(
 
 def command_lines(protocol: Protocol, outdir: str) -> list[str]:
     """Every command line of a protocol as one would type it in the repository's root."""
-    prepare = [prepare_command(images, outdir) for images in protocol.data.values() if images.source is not None]
+    prepare = [
+        prepare_command(images, outdir) for images in protocol.data.values() if images.source is not None
+    ]
     trainings = [train_command(protocol, run, outdir, protocol.kimg) for run in protocol.runs]
     return [shlex.join(["python", *arguments]) for arguments in [*prepare, *trainings]]
 
 
-def execute(name: str, protocol: Protocol, root: Path, workers: int, seconds: float, data: str | None = None) -> None:
+def execute(
+    name: str, protocol: Protocol, root: Path, workers: int, seconds: float, data: str | None = None
+) -> None:
     """Make the data, then train round by round what is not there yet, of all data sets or of one.
 
     Raises :class:`UserError`; ends with status 130 after Ctrl-C.
@@ -110,7 +139,10 @@ def execute(name: str, protocol: Protocol, root: Path, workers: int, seconds: fl
     history.close()
     click.echo(status_table(protocol, root))
     if outcome.failed:
-        raise UserError(f"runs failed ({', '.join(outcome.failed)}); {root / 'logs'} says why, and the same command tries again")
+        raise UserError(
+            f"runs failed ({', '.join(outcome.failed)}); {root / 'logs'} says why, and the same command "
+            "tries again"
+        )
     if outcome.received is not None or outcome.out_of_time:
         click.echo("Stopped; the same command goes on")
     if outcome.received is not None and outcome.received.name == "SIGINT":
@@ -122,11 +154,22 @@ def training_job(protocol: Protocol, run: Run, kimg: int, root: Path, history: A
 
     def command() -> list[str]:
         run_dir = find_run(root, run)
-        start = {"run": run.name, "from_images": images_seen(run_dir), "to_kimg": kimg, "time": time.time(), **program()}
+        start = {
+            "run": run.name,
+            "from_images": images_seen(run_dir),
+            "to_kimg": kimg,
+            "time": time.time(),
+            **program(),
+        }
         history.write(json.dumps(start) + "\n")
         return train_command(protocol, run, str(root), kimg, run_dir)
 
-    return Job(run.name, command, root / "logs" / f"{run.name.replace('/', '-')}.log", f"to {kimg} of {protocol.kimg} kimg")
+    return Job(
+        run.name,
+        command,
+        root / "logs" / f"{run.name.replace('/', '-')}.log",
+        f"to {kimg} of {protocol.kimg} kimg",
+    )
 
 
 def prepare_data(protocol: Protocol, root: str) -> None:
@@ -136,7 +179,10 @@ def prepare_data(protocol: Protocol, root: str) -> None:
         if path.exists():
             continue
         if images.source is None or not Path(images.source).exists():
-            raise UserError(f"there is no {images.source or path} ({images.title}){': ' * bool(images.advice)}{images.advice}")
+            raise UserError(
+                f"there is no {images.source or path} "
+                f"({images.title}){': ' * bool(images.advice)}{images.advice}"
+            )
         command = prepare_command(images, root)
         click.echo(f"$ {shlex.join(['python', *command])}")
         if subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode:
@@ -146,8 +192,8 @@ def prepare_data(protocol: Protocol, root: str) -> None:
 def check_definition(name: str, protocol: Protocol, root: Path, *, start: bool) -> None:
     """Hold the protocol against what it was when its first training began; with ``start``, write that down.
 
-    Raises :class:`UserError` where it was another one, where the folder has another protocol's runs of the same names and other
-    options, and without ``start`` where it never began.
+    Raises :class:`UserError` where it was another one, where the folder has another protocol's runs of the
+    same names and other options, and without ``start`` where it never began.
     """
     path, now = root / f"protocol-{name}.json", protocol.as_dict()
     if path.exists():
@@ -156,17 +202,32 @@ def check_definition(name: str, protocol: Protocol, root: Path, *, start: bool) 
         if changed:
             shown = ", ".join(f"{key}: {begun.get(key)} → {now.get(key)}" for key in changed)
             raise UserError(
-                f"protocol {name} was begun in {root} with another definition ({shown}); use the program of then or a new --outdir"
+                f"protocol {name} was begun in {root} with another definition ({shown}); use the program of "
+                "then or a new --outdir"
             )
         return
     if not start:
-        raise UserError(f"protocol {name} has not been begun in {root}; give the --outdir that its runs are in")
+        raise UserError(
+            f"protocol {name} has not been begun in {root}; give the --outdir that its runs are in"
+        )
     for other in sorted(root.glob("protocol-*.json")):
         theirs = read_definition(other)
-        clash = [key for key in ("options", "batch", "round_kimg", "metrics", "detector") if theirs.get(key) != now[key]]
-        clash += [key for part in ("arms", "data") for key, value in now[part].items() if theirs.get(part, {}).get(key, value) != value]
+        clash = [
+            key
+            for key in ("options", "batch", "round_kimg", "metrics", "detector")
+            if theirs.get(key) != now[key]
+        ]
+        clash += [
+            key
+            for part in ("arms", "data")
+            for key, value in now[part].items()
+            if theirs.get(part, {}).get(key, value) != value
+        ]
         if clash:
-            raise UserError(f"{root} has runs of another protocol, {other.stem}, with other {', '.join(clash)}; give another --outdir")
+            raise UserError(
+                f"{root} has runs of another protocol, {other.stem}, with other {', '.join(clash)}; give "
+                "another --outdir"
+            )
     with atomic_write(path, "w", encoding="utf-8") as stream:
         json.dump({"protocol": now, "time": time.time(), **program()}, stream, indent=1)
 
@@ -190,7 +251,11 @@ def program() -> dict[str, Any]:
         return done.stdout.strip()
 
     changes = git("status", "--porcelain", "--untracked-files=no")
-    return {"commit": git("rev-parse", "HEAD"), "changed": bool(changes), "torch": importlib.metadata.version("torch")}
+    return {
+        "commit": git("rev-parse", "HEAD"),
+        "changed": bool(changes),
+        "torch": importlib.metadata.version("torch"),
+    }
 
 
 def status_table(protocol: Protocol, root: Path) -> str:
@@ -204,7 +269,11 @@ def status_table(protocol: Protocol, root: Path) -> str:
         lines.append(f"{run.name:24s}{kimg:8.1f}{protocol.kimg:6d}{count:>20s}{hours:8.2f}")
         done, total = done + min(kimg, protocol.kimg), total + hours
     whole = protocol.kimg * len(protocol.runs)
-    left = f", about {total / done * (whole - done):.1f} hours of one process are left" if 0 < done < whole else ""
+    left = (
+        f", about {total / done * (whole - done):.1f} hours of one process are left"
+        if 0 < done < whole
+        else ""
+    )
     return "\n".join([*lines, f"{done:.0f} of {whole} kimg in {total:.1f} hours{left}"])
 
 

@@ -47,12 +47,16 @@ class Outcome:
     failed: dict[str, int] = field(default_factory=dict)
 
 
-def work_off(jobs: Sequence[Job], workers: int = 1, seconds: float = float("inf"), say: Callable[[str], None] = print) -> Outcome:
-    """Run jobs in their order, ``workers`` at a time, until all are done, the time is over, or a signal comes.
+def work_off(
+    jobs: Sequence[Job], workers: int = 1, seconds: float = float("inf"), say: Callable[[str], None] = print
+) -> Outcome:
+    """Run jobs in their order, ``workers`` at a time, until all are done, the time is over, or a signal
+    comes.
 
-    When it has to end, the running ones get SIGTERM, upon which a training finishes its step and saves its state, and are waited for.
-    A second Ctrl-C kills them and raises :class:`KeyboardInterrupt`; SIGTERM reaches them too when this process is killed. After a
-    failure the other names' jobs go on; the later ones of that name are left out.
+    When it has to end, the running ones get SIGTERM, upon which a training finishes its step and saves its
+    state, and are waited for. A second Ctrl-C kills them and raises :class:`KeyboardInterrupt`; SIGTERM
+    reaches them too when this process is killed. After a failure the other names' jobs go on; the later ones
+    of that name are left out.
     """
     outcome, waiting = Outcome(), list(jobs)
     running: dict[str, tuple[subprocess.Popen[bytes], Job]] = {}
@@ -82,12 +86,18 @@ def work_off(jobs: Sequence[Job], workers: int = 1, seconds: float = float("inf"
                 if status is None:
                     continue
                 del running[job.name]
-                if asked and status in (0, -signal.SIGTERM):  # whether it was finished shows next time; -15: it had not begun
+                if asked and status in (
+                    0,
+                    -signal.SIGTERM,
+                ):  # whether it was finished shows next time; -15: it had not begun
                     waiting.append(job)
                 elif status:
                     outcome.failed[job.name] = status
                     waiting = [other for other in waiting if other.name != job.name]
-                    say(f"{time.strftime('%H:%M:%S')}  {job.name}: failed with status {status}; see the end of {job.log}")
+                    say(
+                        f"{time.strftime('%H:%M:%S')}  {job.name}: failed with status {status}; see the end "
+                        f"of {job.log}"
+                    )
 
 
 @contextlib.contextmanager

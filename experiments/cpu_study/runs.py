@@ -1,4 +1,5 @@
-"""The runs of a protocol on disk: their command lines, how far they are, and what was measured. Nothing here imports torch."""
+"""The runs of a protocol on disk: their command lines, how far they are, and what was measured. Nothing here
+imports torch."""
 
 from pathlib import Path
 
@@ -20,11 +21,19 @@ def data_path(images: Images, outdir: str) -> str:
 
 def prepare_command(images: Images, outdir: str) -> list[str]:
     """The arguments after ``python`` that make a data set that has a source."""
-    return ["dataset_tool.py", f"--source={images.source}", f"--dest={data_path(images, outdir)}", *images.convert]
+    return [
+        "dataset_tool.py",
+        f"--source={images.source}",
+        f"--dest={data_path(images, outdir)}",
+        *images.convert,
+    ]
 
 
-def train_command(protocol: Protocol, run: Run, outdir: str, kimg: int, going_on: Path | None = None) -> list[str]:
-    """The arguments after ``python`` that train a run up to ``kimg``, from the state in ``going_on`` where that is given."""
+def train_command(
+    protocol: Protocol, run: Run, outdir: str, kimg: int, going_on: Path | None = None
+) -> list[str]:
+    """The arguments after ``python`` that train a run up to ``kimg``, from the state in ``going_on`` where
+    that is given."""
     return [
         "train.py",
         f"--outdir={outdir}/{run.name}",
@@ -50,7 +59,10 @@ def find_run(outdir: Path, run: Run) -> Path | None:
     """
     found = sorted(path for path in (outdir / run.name).glob("[0-9]*-*") if state_paths(path))
     if len(found) > 1:
-        raise UserError(f"{outdir / run.name} has several runs ({', '.join(path.name for path in found)}); keep one of them there")
+        raise UserError(
+            f"{outdir / run.name} has several runs ({', '.join(path.name for path in found)}); keep one of "
+            "them there"
+        )
     return found[0] if found else None
 
 
@@ -66,7 +78,12 @@ def measured(run_dir: Path | None, protocol: Protocol) -> dict[str, Curve]:
     Records that ``calc_metrics.py`` added are left out, and so are other detectors'.
     """
     curves: dict[str, Curve] = {}
-    for record in [record for metric in protocol.metrics if run_dir is not None for record in read_results(run_dir, metric)]:
+    for record in [
+        record
+        for metric in protocol.metrics
+        if run_dir is not None
+        for record in read_results(run_dir, metric)
+    ]:
         kimg = snapshot_kimg(record)
         trained = "images_seen" in record and record.get("detector") == protocol.detector
         if trained and kimg is not None:
@@ -78,17 +95,21 @@ def measured(run_dir: Path | None, protocol: Protocol) -> dict[str, Curve]:
 def measured_up_to(curves: dict[str, Curve], protocol: Protocol) -> list[int]:
     """The protocol's snapshots at which every metric has a value."""
     return [
-        kimg for kimg in protocol.snapshots if all(any(n.startswith(m) and kimg in curves[n] for n in curves) for m in protocol.metrics)
+        kimg
+        for kimg in protocol.snapshots
+        if all(any(n.startswith(m) and kimg in curves[n] for n in curves) for m in protocol.metrics)
     ]
 
 
 def is_due(run_dir: Path | None, protocol: Protocol, kimg: int) -> bool:
-    """Whether a run has to be trained to ``kimg``, or is just there and its snapshot has yet to be measured."""
+    """Whether a run has to be trained to ``kimg``, or is just there and its snapshot has yet to be
+    measured."""
     seen, goal = images_seen(run_dir), protocol.images_at(kimg)
     return seen < goal or (seen == goal and kimg not in measured_up_to(measured(run_dir, protocol), protocol))
 
 
 def hours_so_far(run_dir: Path | None, kimg: float = float("inf")) -> float:
-    """Hours of training and measuring at the end of a run's last tick, or of the last one up to ``kimg``; 0 before."""
+    """Hours of training and measuring at the end of a run's last tick, or of the last one up to ``kimg``; 0
+    before."""
     ticks = [] if run_dir is None else [tick for tick in tick_means(run_dir) if tick["Progress/kimg"] <= kimg]
     return next((tick["Timing/total_hours"] for tick in reversed(ticks) if "Timing/total_hours" in tick), 0.0)

@@ -13,7 +13,9 @@ from dnnlib.errors import UserError
 
 def run(folder: Path, *options: str) -> tuple[dict[str, Any], str]:
     file = folder / "report.json"
-    result = CliRunner().invoke(benchmark.main, [*options, f"--json={file}", "--rounds=2"], catch_exceptions=False)
+    result = CliRunner().invoke(
+        benchmark.main, [*options, f"--json={file}", "--rounds=2"], catch_exceptions=False
+    )
     assert result.exit_code == 0, result.output
     return json.loads(file.read_text()), result.output
 
@@ -27,13 +29,18 @@ def test_frechet(tmp_path: Path) -> None:
 
 def test_each_measurement_of_neighbours() -> None:
     pytest.importorskip("prdc")
-    found = {kind: benchmark.neighbours_once(kind, (150, 120, 8)) for kind in ("prdc", "precision and recall", "all four")}
+    found = {
+        kind: benchmark.neighbours_once(kind, (150, 120, 8))
+        for kind in ("prdc", "precision and recall", "all four")
+    }
     assert found["all four"]["values"] == pytest.approx(found["prdc"]["values"], rel=1e-5)
     assert found["precision and recall"]["values"].items() <= found["all four"]["values"].items()
     assert all(run["seconds"] > 0 and run["peak_mib"] >= run["base_mib"] > 10 for run in found.values())
 
 
-def test_a_peak_above_the_formula_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_peak_above_the_formula_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = {"seconds": 1, "base_mib": 500, "peak_mib": 3770}
     monkeypatch.setattr(benchmark, "apart", lambda kind, shape: dict(found))
     assert benchmark.measure_large((50_000, 50_000, 4096))["formula_mib"] == pytest.approx(3782, abs=1)

@@ -21,7 +21,10 @@ ROOT = Path(__file__).resolve().parents[2]
 def write(run_dir, images_seen=32, change=0.0):
     run_dir.mkdir(exist_ok=True)
     weights = torch.tensor([1.0, 4.0 + change])
-    parts = {name: {"w": weights, "state": {0: {"step": torch.tensor(2.0)}}, "groups": [{"lr": 0.1}]} for name in soak.COMPARED}
+    parts = {
+        name: {"w": weights, "state": {0: {"step": torch.tensor(2.0)}}, "groups": [{"lr": 0.1}]}
+        for name in soak.COMPARED
+    }
     write_state(state_path(run_dir, images_seen), {"parts": parts})
 
 
@@ -30,7 +33,9 @@ def test_states_are_compared_number_by_number(tmp_path):
     write(tmp_path / "b")
     write(tmp_path / "c", change=0.4)
     assert soak.differences(tmp_path / "a", tmp_path / "b") == dict.fromkeys(soak.COMPARED, 0)
-    assert soak.differences(tmp_path / "c", tmp_path / "a") == pytest.approx(dict.fromkeys(soak.COMPARED, 0.4 / 21**0.5))
+    assert soak.differences(tmp_path / "c", tmp_path / "a") == pytest.approx(
+        dict.fromkeys(soak.COMPARED, 0.4 / 21**0.5)
+    )
 
 
 def test_position_is_the_newest_states(tmp_path):
@@ -43,10 +48,14 @@ def test_memory_of_the_last_half(tmp_path):
     """Of the longest stretch: between step 10 and step 60 in two processes, which need more than one does."""
     memory = {5: 0.2, 10: 0.3, 20: 0.5, 30: 0.9, 40: 1.0, 50: 1.02, 60: 1.01, 70: 0.1}
     lines = [
-        {"Progress/kimg": {"mean": step * soak.BATCH / 1000}, "Resources/cpu_mem_gb": {"mean": value}} for step, value in memory.items()
+        {"Progress/kimg": {"mean": step * soak.BATCH / 1000}, "Resources/cpu_mem_gb": {"mean": value}}
+        for step, value in memory.items()
     ]
     (tmp_path / "stats.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    faults = [soak.Fault("SIGTERM", processes, 0, 0, 0, 0, step) for processes, step in ((1, 10), (2, 35), (2, 60), (1, 70))]
+    faults = [
+        soak.Fault("SIGTERM", processes, 0, 0, 0, 0, step)
+        for processes, step in ((1, 10), (2, 35), (2, 60), (1, 70))
+    ]
     assert soak.memory_growth(tmp_path, faults) == pytest.approx(0.02)
 
 
@@ -78,21 +87,40 @@ def test_all_processes_of_a_training_are_killed(tmp_path):
 
 
 def test_the_table():
-    fault = dict(kind="SIGKILL", processes=2, minute=1.25, exit_status=-9, seconds_lost=3.21, steps_lost=8, went_on_at_step=40)
-    result = dict(minutes=60, steps=100, faults=[fault], differences={"G": 0.0, "D": 0.0}, memory_growth_of_last_half=0.004)
+    fault = dict(
+        kind="SIGKILL",
+        processes=2,
+        minute=1.25,
+        exit_status=-9,
+        seconds_lost=3.21,
+        steps_lost=8,
+        went_on_at_step=40,
+    )
+    result = dict(
+        minutes=60,
+        steps=100,
+        faults=[fault],
+        differences={"G": 0.0, "D": 0.0},
+        memory_growth_of_last_half=0.004,
+    )
     text = soak.report(result)
     assert "1h 00m 00s with 1 faults, 100 steps of 16 images." in text
     assert "| 1.2 | SIGKILL | 2 | -9 | 3.2 | 8 | 40 |" in text
     assert "bit-identical" in text
     assert "within 0.40 %" in text
-    assert "undisturbed run: D differs by 0.25 of its norm." in soak.report({**result, "differences": {"G": 0.0, "D": 0.25}})
+    assert "undisturbed run: D differs by 0.25 of its norm." in soak.report(
+        {**result, "differences": {"G": 0.0, "D": 0.25}}
+    )
 
 
 def test_the_undisturbed_run_changes_its_processes_at_the_same_steps(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(soak, "finish", lambda arguments, log: calls.append(arguments))
     (tmp_path / "undisturbed" / "00000-run").mkdir(parents=True)
-    faults = [soak.Fault("SIGKILL", processes, 0, 0, 0, 0, step) for processes, step in ((1, 10), (1, 20), (2, 25), (1, 40))]
+    faults = [
+        soak.Fault("SIGKILL", processes, 0, 0, 0, 0, step)
+        for processes, step in ((1, 10), (1, 20), (2, 25), (1, 40))
+    ]
     assert soak.undisturbed(["train.py"], tmp_path, faults) == tmp_path / "undisturbed" / "00000-run"
     again = ["train.py", f"--continue={tmp_path / 'undisturbed' / '00000-run'}"]
     assert calls == [
@@ -116,7 +144,13 @@ def test_processes_that_cannot_share_the_batch(tmp_path, processes):
 
 @pytest.mark.slow
 def test_a_soak_in_miniature(tmp_path):
-    command = [sys.executable, "benchmarks/soak.py", f"--outdir={tmp_path / 'soak'}", "--minutes=0.5", "--every=5"]
+    command = [
+        sys.executable,
+        "benchmarks/soak.py",
+        f"--outdir={tmp_path / 'soak'}",
+        "--minutes=0.5",
+        "--every=5",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((tmp_path / "soak" / "soak.json").read_text())

@@ -1,4 +1,5 @@
-"""The benchmarks of training, generation and loading run, at sizes that mean nothing, and count what they say."""
+"""The benchmarks of training, generation and loading run, at sizes that mean nothing, and count what they
+say."""
 
 import json
 import subprocess
@@ -51,7 +52,12 @@ def test_rates_and_ratios() -> None:
         return SimpleNamespace(seconds=seconds, peak=peak, resident=100.0, lines=[])
 
     roofline = SimpleNamespace(seconds={"convolutions": 2.0})
-    variants = {"none": variant(1, 300), "ggdr": variant(1.1, 300), "bf16": variant(0.5, 200), "plain": variant(2, 500)}
+    variants = {
+        "none": variant(1, 300),
+        "ggdr": variant(1.1, 300),
+        "bf16": variant(0.5, 200),
+        "plain": variant(2, 500),
+    }
     variants["roofline"] = roofline
     config = train_step.described(**SETTINGS, cfg="auto", batch_gpu=2)
     found = train_step.evaluate(variants, config, rate(2, 1.0))
@@ -80,16 +86,31 @@ def test_operators_are_grouped_and_memory_is_summed_in_the_order_of_time() -> No
     def event(start: int, size: int, name: str = "[memory]") -> Any:
         return SimpleNamespace(name=lambda: name, start_ns=lambda: start, nbytes=lambda: size)
 
-    assert profile_step.live_peak([event(3, -5), event(1, 5), event(2, 4), event(2, 100, "aten::mul"), event(4, 3)]) == 9
+    assert (
+        profile_step.live_peak(
+            [event(3, -5), event(1, 5), event(2, 4), event(2, 100, "aten::mul"), event(4, 3)]
+        )
+        == 9
+    )
 
 
 def test_loading(tmp_path: Any) -> None:
     file = tmp_path / "found.json"
-    options = ["--resolution=16", "--images=8", "--batch=2", "--workers=0,1", "--seconds=0.1", "--train-rate=2", f"--json={file}"]
+    options = [
+        "--resolution=16",
+        "--images=8",
+        "--batch=2",
+        "--workers=0,1",
+        "--seconds=0.1",
+        "--train-rate=2",
+        f"--json={file}",
+    ]
     result = CliRunner().invoke(dataloader.main, options, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     found = json.loads(file.read_text())
-    assert set(found["images_per_second"]) == {f"{kind}, {n} workers" for kind in ("zip", "folder") for n in (0, 1)} | {"in memory"}
+    assert set(found["images_per_second"]) == {
+        f"{kind}, {n} workers" for kind in ("zip", "folder") for n in (0, 1)
+    } | {"in memory"}
     for name, speed in found["images_per_second"].items():
         assert found["times_train_rate"][name] == pytest.approx(speed / 2)
 

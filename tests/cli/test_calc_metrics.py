@@ -42,21 +42,27 @@ class WrongShape(torch.nn.Module):
         return images
 
 
-def write_images(folder: Path, count: int, resolution: int = RESOLUTION, mode: str = "RGB", labels: bool = False) -> Path:
+def write_images(
+    folder: Path, count: int, resolution: int = RESOLUTION, mode: str = "RGB", labels: bool = False
+) -> Path:
     folder.mkdir()
     rng = np.random.RandomState(0)
     shape = (resolution, resolution, 3) if mode == "RGB" else (resolution, resolution)
     for i in range(count):
         PIL.Image.fromarray(rng.randint(0, 256, shape).astype(np.uint8)).save(folder / f"{i:02d}.png")
     if labels:
-        (folder / "dataset.json").write_text(json.dumps({"labels": [[f"{i:02d}.png", i % 2] for i in range(count)]}))
+        (folder / "dataset.json").write_text(
+            json.dumps({"labels": [[f"{i:02d}.png", i % 2] for i in range(count)]})
+        )
     return folder
 
 
 def write_network(path: Path, /, c_dim: int = 0, diverged: bool = False, **training_set_kwargs: Any) -> Path:
     torch.manual_seed(0)
     shape = dict(img_resolution=RESOLUTION, img_channels=3)
-    G = Generator(z_dim=8, c_dim=c_dim, w_dim=8, **shape, synthesis_kwargs=dict(channel_base=128, channel_max=8))
+    G = Generator(
+        z_dim=8, c_dim=c_dim, w_dim=8, **shape, synthesis_kwargs=dict(channel_base=128, channel_max=8)
+    )
     if diverged:
         G.synthesis.b16.torgb.bias.data.fill_(torch.nan)
     D = Discriminator(c_dim=c_dim, **shape, channel_base=128, channel_max=8)
@@ -72,7 +78,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = root / "run"
     run.mkdir()
     (run / "training_options.json").write_text("{}")
-    write_network(run / "net.pkl", path=str(data), max_size=12, xflip=True, use_labels=False, resolution=RESOLUTION)
+    write_network(
+        run / "net.pkl", path=str(data), max_size=12, xflip=True, use_labels=False, resolution=RESOLUTION
+    )
     write_network(root / "alone.pkl")
     write_network(root / "conditional.pkl", c_dim=2)
     with warnings.catch_warnings():
@@ -87,9 +95,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def invoke(world: Path, *arguments: str, network: str | None = "alone.pkl", detector: str = "detector.pt") -> Any:
+def invoke(
+    world: Path, *arguments: str, network: str | None = "alone.pkl", detector: str = "detector.pt"
+) -> Any:
     measured = [] if network is None else [f"--network={world / network}"]
-    return CliRunner().invoke(calc_metrics.main, [*measured, f"--detector={world / detector}", "--device=cpu", *arguments])
+    return CliRunner().invoke(
+        calc_metrics.main, [*measured, f"--detector={world / detector}", "--device=cpu", *arguments]
+    )
 
 
 def lines(result: Any) -> list[dict[str, Any]]:
@@ -106,11 +118,22 @@ def refused(result: Any, message: str) -> None:
 
 
 def test_in_a_run_directory(world: Path) -> None:
-    """By default, against the whole training set, neither subset nor mirrored; results are also appended there."""
+    """By default, against the whole training set, neither subset nor mirrored; results are also appended
+    there."""
     found = lines(invoke(world, "--metrics=fid20_full,pr203_full", network="run/net.pkl"))
-    assert [set(line["results"]) for line in found] == [{"fid20_full"}, {"pr203_full_precision", "pr203_full_recall"}]
+    assert [set(line["results"]) for line in found] == [
+        {"fid20_full"},
+        {"pr203_full_precision", "pr203_full_recall"},
+    ]
     for line in found:
-        expected = {"num_real": 24, "mirror": False, "count": 20, "seed": 0, "dataset": "data", "resolution": RESOLUTION}
+        expected = {
+            "num_real": 24,
+            "mirror": False,
+            "count": 20,
+            "seed": 0,
+            "dataset": "data",
+            "resolution": RESOLUTION,
+        }
         assert expected.items() <= line.items()
         assert line["detector"] == str(world / "detector.pt")
         assert line["snapshot_pkl"] == "net.pkl"
@@ -140,12 +163,21 @@ def test_mirrored_reals(world: Path) -> None:
     assert reals("--mirror=0") == (False, 24)
     assert reals(f"--data={world / 'data'}") == (False, 24)
     assert reals(f"--data={world / 'data'}", "--mirror=1") == (True, 48)
-    assert "no effect" not in invoke(world, "--metrics=fid48,fid20_full", "--mirror=1", network="run/net.pkl").stderr
+    assert (
+        "no effect"
+        not in invoke(world, "--metrics=fid48,fid20_full", "--mirror=1", network="run/net.pkl").stderr
+    )
 
 
 def test_images_in_place_of_a_network(world: Path, tmp_path: Path) -> None:
     images = write_images(tmp_path / "generated", 30)
-    result = invoke(world, f"--images={images}", "--metrics=fid20_full,pr50k3_full", f"--data={world / 'data'}", network=None)
+    result = invoke(
+        world,
+        f"--images={images}",
+        "--metrics=fid20_full,pr50k3_full",
+        f"--data={world / 'data'}",
+        network=None,
+    )
     first, second = lines(result)
     assert (first["count"], first["num_real"], second["count"], second["dataset"]) == (20, 24, 30, "data")
     assert (first["snapshot_pkl"], first["images"]) == (None, str(images))
@@ -156,7 +188,12 @@ def test_images_in_place_of_a_network(world: Path, tmp_path: Path) -> None:
 def test_a_folder_against_its_copy_as_a_zip(world: Path, tmp_path: Path) -> None:
     """Identical images: no distance, and precision and recall are 1."""
     archive = shutil.make_archive(str(tmp_path / "images"), "zip", world / "data")
-    arguments = [f"--images={archive}", f"--data={world / 'data'}", "--metrics=fid24_full,pr243_full", "--verbose=0"]
+    arguments = [
+        f"--images={archive}",
+        f"--data={world / 'data'}",
+        "--metrics=fid24_full,pr243_full",
+        "--verbose=0",
+    ]
     first, second = lines(invoke(world, *arguments, network=None))
     assert first["results"]["fid24_full"] < 1e-6
     assert list(second["results"].values()) == [1, 1]
@@ -170,7 +207,13 @@ def test_the_bundled_images_against_themselves(tmp_path: Path) -> None:
         for name in names:
             archive.extract(name, tmp_path / "a")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
-    common = [f"--images={tmp_path / 'a'}", f"--data={tmp_path / 'b'}", "--device=cpu", "--detector=efficientnet-lite0", "--verbose=0"]
+    common = [
+        f"--images={tmp_path / 'a'}",
+        f"--data={tmp_path / 'b'}",
+        "--device=cpu",
+        "--detector=efficientnet-lite0",
+        "--verbose=0",
+    ]
     first, second = lines(CliRunner().invoke(calc_metrics.main, [*common, "--metrics=fid64_full,pr643_full"]))
     assert abs(first["results"]["fid64_full"]) < 1e-3
     assert second["results"] == {"pr643_full_precision": 1, "pr643_full_recall": 1}
@@ -178,12 +221,22 @@ def test_the_bundled_images_against_themselves(tmp_path: Path) -> None:
 
 def test_images_that_do_not_fit(world: Path, tmp_path: Path) -> None:
     def refused_images(images: Path, message: str, metric: str = "fid20_full", *, data: bool = True) -> None:
-        arguments = [f"--images={images}", f"--metrics={metric}", *([f"--data={world / 'data'}"] if data else [])]
+        arguments = [
+            f"--images={images}",
+            f"--metrics={metric}",
+            *([f"--data={world / 'data'}"] if data else []),
+        ]
         refused(invoke(world, *arguments, network=None), message)
 
     good = write_images(tmp_path / "good", 12)
-    refused_images(write_images(tmp_path / "grey", 12, mode="L"), "16x16 with 1 channel, but those of the data set 'data' are 16x16 with 3")
-    refused_images(write_images(tmp_path / "large", 12, resolution=32), "32x32 with 3 channels, but those of the data set 'data' are 16x16")
+    refused_images(
+        write_images(tmp_path / "grey", 12, mode="L"),
+        "16x16 with 1 channel, but those of the data set 'data' are 16x16 with 3",
+    )
+    refused_images(
+        write_images(tmp_path / "large", 12, resolution=32),
+        "32x32 with 3 channels, but those of the data set 'data' are 16x16",
+    )
     refused_images(tmp_path / "none", "none' does not exist")
     refused_images(good, "latent space; image files have none", metric="ppl2_wend")
     refused_images(good, "say where they are with --data", data=False)
@@ -205,12 +258,20 @@ def test_cache(world: Path, cache: Path) -> None:
 
 
 def test_offline(world: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GGDR_OFFLINE", "")  # set rather than deleted, so that monkeypatch takes --offline back at the end
+    monkeypatch.setenv(
+        "GGDR_OFFLINE", ""
+    )  # set rather than deleted, so that monkeypatch takes --offline back at the end
     data = f"--data={world / 'data'}"
-    refused(invoke(world, "--metrics=fid20_full", data, "--offline", "--detector=inception"), f"put the file at {cache / 'downloads'}")
+    refused(
+        invoke(world, "--metrics=fid20_full", data, "--offline", "--detector=inception"),
+        f"put the file at {cache / 'downloads'}",
+    )
     monkeypatch.setenv("GGDR_OFFLINE", "")
     address = "--network=https://example.org/net.pkl"
-    refused(invoke(world, "--metrics=fid20_full", data, "--offline", address), "cannot download https://example.org/net.pkl")
+    refused(
+        invoke(world, "--metrics=fid20_full", data, "--offline", address),
+        "cannot download https://example.org/net.pkl",
+    )
 
 
 def test_a_network_by_address(world: Path, cache: Path) -> None:
@@ -225,7 +286,9 @@ def test_a_network_by_address(world: Path, cache: Path) -> None:
 
 def test_seed_and_batch(world: Path) -> None:
     def value(*arguments: str) -> float:
-        return lines(invoke(world, "--metrics=fid20_full", f"--data={world / 'data'}", *arguments))[0]["results"]["fid20_full"]
+        return lines(invoke(world, "--metrics=fid20_full", f"--data={world / 'data'}", *arguments))[0][
+            "results"
+        ]["fid20_full"]
 
     first = value("--batch=3")
     assert value("--batch=64", "--verbose=0") == first
@@ -233,14 +296,19 @@ def test_seed_and_batch(world: Path) -> None:
 
 
 def test_conditional_network(world: Path) -> None:
-    (line,) = lines(invoke(world, "--metrics=fid20_full", f"--data={world / 'data'}", network="conditional.pkl"))
+    (line,) = lines(
+        invoke(world, "--metrics=fid20_full", f"--data={world / 'data'}", network="conditional.pkl")
+    )
     assert np.isfinite(line["results"]["fid20_full"])
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--metrics=kid50k_fill"], "unknown metric 'kid50k_fill'; known are fid50k_full, kid50k_full, pr50k3_full"),
+        (
+            ["--metrics=kid50k_fill"],
+            "unknown metric 'kid50k_fill'; known are fid50k_full, kid50k_full, pr50k3_full",
+        ),
         (["--metrics=none"], "names no metric"),
         (["--metrics=fid20_full", "--gpus=0"], "'--gpus'"),
         (["--metrics=fid20_full", "--batch=0"], "'--batch'"),
@@ -256,7 +324,10 @@ def test_conditional_network(world: Path) -> None:
     ],
 )
 def test_refusals(world: Path, arguments: list[str], message: str) -> None:
-    replaced = [a.replace("DATA", str(world / "data")).replace("DETECTOR", str(world / "detector.pt")) for a in arguments]
+    replaced = [
+        a.replace("DATA", str(world / "data")).replace("DETECTOR", str(world / "detector.pt"))
+        for a in arguments
+    ]
     refused(invoke(world, *replaced), message)
 
 
@@ -279,7 +350,13 @@ def test_nothing_is_recorded_when_one_metric_is_refused(world: Path, tmp_path: P
     (tmp_path / "training_options.json").write_text("{}")
     write_network(tmp_path / "net.pkl", path=str(write_images(tmp_path / "few", 3)))
     refused(
-        invoke(tmp_path, "--metrics=fid20_full,pr203_full", f"--detector={world / 'detector.pt'}", network="net.pkl"), "at least 4 real"
+        invoke(
+            tmp_path,
+            "--metrics=fid20_full,pr203_full",
+            f"--detector={world / 'detector.pt'}",
+            network="net.pkl",
+        ),
+        "at least 4 real",
     )
     assert not list(tmp_path.glob("metric-*"))
 
@@ -288,7 +365,11 @@ def test_nothing_is_recorded_when_one_metric_is_refused(world: Path, tmp_path: P
     ("broken", "metrics", "message"),
     [
         ("NotANumber", "fid20_full", "NotANumber.pt' gave features [N, F] that are not finite"),
-        ("WrongShape", "fid20_full", "WrongShape.pt' must give features [N, F] of N images, but gave [8, 3, 16, 16] of 8"),
+        (
+            "WrongShape",
+            "fid20_full",
+            "WrongShape.pt' must give features [N, F] of N images, but gave [8, 3, 16, 16] of 8",
+        ),
         ("network", "fid20_full", "renders values that are not finite"),
         (None, "fid20_full,ppl2_4_wend", "has no perceptual distance; use 'vgg16' or 'efficientnet-lite0'"),
         (None, "fid20_full,pr33_full", "the metric 'pr33_full' needs a count of at least 4"),
@@ -296,8 +377,11 @@ def test_nothing_is_recorded_when_one_metric_is_refused(world: Path, tmp_path: P
         (None, "fid20_full,is20", "has no class probabilities"),
     ],
 )
-def test_nothing_is_left_of_what_fails(world: Path, tmp_path: Path, cache: Path, broken: str, metrics: str, message: str) -> None:
-    """Neither on standard output nor in the run directory, nor statistics that a detector's faults went into."""
+def test_nothing_is_left_of_what_fails(
+    world: Path, tmp_path: Path, cache: Path, broken: str, metrics: str, message: str
+) -> None:
+    """Neither on standard output nor in the run directory, nor statistics that a detector's faults went
+    into."""
     (tmp_path / "training_options.json").write_text("{}")
     write_network(tmp_path / "net.pkl", diverged=broken == "network", path=str(world / "data"))
     detector = world / "detector.pt"
@@ -306,7 +390,10 @@ def test_nothing_is_left_of_what_fails(world: Path, tmp_path: Path, cache: Path,
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             torch.jit.script(globals()[broken]()).save(str(detector))
-    refused(invoke(tmp_path, f"--metrics={metrics}", "--verbose=0", network="net.pkl", detector=str(detector)), message)
+    refused(
+        invoke(tmp_path, f"--metrics={metrics}", "--verbose=0", network="net.pkl", detector=str(detector)),
+        message,
+    )
     assert not list(tmp_path.glob("metric-*"))
     assert detector == world / "detector.pt" or not list(cache.glob("statistics/*"))
 
@@ -314,11 +401,18 @@ def test_nothing_is_left_of_what_fails(world: Path, tmp_path: Path, cache: Path,
 def shell(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "calc_metrics.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 def test_as_a_program(world: Path) -> None:
-    common = [f"--network={world / 'alone.pkl'}", f"--data={world / 'data'}", f"--detector={world / 'detector.pt'}", "--device=cpu"]
+    common = [
+        f"--network={world / 'alone.pkl'}",
+        f"--data={world / 'data'}",
+        f"--detector={world / 'detector.pt'}",
+        "--device=cpu",
+    ]
     good = shell("--metrics=fid20_full", *common)
     assert good.returncode == 0, good.stderr
     assert json.loads(good.stdout)["metric"] == "fid20_full"
@@ -330,9 +424,22 @@ def test_as_a_program(world: Path) -> None:
 
 def test_help_does_not_wait_for_torch() -> None:
     source = "import sys, calc_metrics; calc_metrics.main(['--help'], standalone_mode=False); assert 'torch' not in sys.modules"
-    result = subprocess.run([sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
     assert result.returncode == 0, result.stderr
-    for option in ["network", "images", "metrics", "data", "mirror", "gpus", "verbose", "detector", "offline", "no-cache"]:
+    for option in [
+        "network",
+        "images",
+        "metrics",
+        "data",
+        "mirror",
+        "gpus",
+        "verbose",
+        "detector",
+        "offline",
+        "no-cache",
+    ]:
         assert f"--{option} " in result.stdout
 
 

@@ -17,7 +17,16 @@ from training.config.run_directory import state_paths
 from training.run.state_file import newest_state
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = ["--cbase=128", "--cmax=8", "--map-depth=1", "--batch=4", "--tick=0.016", "--workers=0", "--device=cpu", "--metrics=none"]
+SMALL = [
+    "--cbase=128",
+    "--cmax=8",
+    "--map-depth=1",
+    "--batch=4",
+    "--tick=0.016",
+    "--workers=0",
+    "--device=cpu",
+    "--metrics=none",
+]
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +48,19 @@ def refused(result, *messages):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
 def test_a_scheduler_ends_a_run_and_starts_it_again(images, tmp_path, number):
-    command = [sys.executable, "train.py", f"--data={images}", f"--outdir={tmp_path}", "--kimg=1000", "--continue=auto", *SMALL]
+    command = [
+        sys.executable,
+        "train.py",
+        f"--data={images}",
+        f"--outdir={tmp_path}",
+        "--kimg=1000",
+        "--continue=auto",
+        *SMALL,
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         try:
             assert process.stdout is not None
             for line in process.stdout:
@@ -54,7 +73,10 @@ def test_a_scheduler_ends_a_run_and_starts_it_again(images, tmp_path, number):
     assert process.returncode == 0, errors
     assert f"{number.name}: finishing the current step" in errors
     (run_dir,) = tmp_path.iterdir()
-    assert f"by {number.name}; the run state is {state_paths(run_dir)[0].name}, go on with --continue={run_dir}" in output
+    assert (
+        f"by {number.name}; the run state is {state_paths(run_dir)[0].name}, go on with --continue={run_dir}"
+        in output
+    )
     steps = newest_state(run_dir)[1]["counters"]["steps"]
     assert steps >= 5
     if number == signal.SIGTERM:  # once is enough
@@ -67,7 +89,10 @@ def test_a_scheduler_ends_a_run_and_starts_it_again(images, tmp_path, number):
         assert again.exit_code == 0
         assert "This run is finished" in again.stdout
         options = json.loads((run_dir / "training_options.json").read_text())
-        assert (options["schedule"]["snapshot_ticks"], options["schedule"]["total_kimg"]) == (3, (images_seen + 8) / 1000)
+        assert (options["schedule"]["snapshot_ticks"], options["schedule"]["total_kimg"]) == (
+            3,
+            (images_seen + 8) / 1000,
+        )
 
 
 @pytest.fixture
@@ -95,22 +120,37 @@ def test_overrides(images, runs, tmp_path):
     config, again = runs[1]
     assert again == run_dir
     assert (config.schedule.total_kimg, config.runtime.workers) == (3, 1)
-    assert config.upkeep.to_dict() == {"checkpoint_minutes": 2, "keep_snapshots": "last:2", "on_nonfinite": "ignore"}
-    assert (config.optim, config.data, config.description) == (original.optim, original.data, original.description)
+    assert config.upkeep.to_dict() == {
+        "checkpoint_minutes": 2,
+        "keep_snapshots": "last:2",
+        "on_nonfinite": "ignore",
+    }
+    assert (config.optim, config.data, config.description) == (
+        original.optim,
+        original.data,
+        original.description,
+    )
     assert str(run_dir) in result.stdout
 
 
 def test_the_whole_command_line_may_be_repeated(images, runs, tmp_path, monkeypatch):
     _, run_dir = runs[0]
     monkeypatch.chdir(images.parent)
-    result = invoke("--data=images", f"--outdir={tmp_path / 'runs'}", "--kimg=2", *SMALL, f"--continue={run_dir}")
+    result = invoke(
+        "--data=images", f"--outdir={tmp_path / 'runs'}", "--kimg=2", *SMALL, f"--continue={run_dir}"
+    )
     assert result.exit_code == 0, result.output
     assert runs[1] == runs[0]
 
 
 def test_what_must_stay_is_refused(images, runs, tmp_path):
     _, run_dir = runs[0]
-    refused(invoke(f"--continue={run_dir}", "--batch=8", "--reg_type=ggdr"), "--batch: 4 → 8", "--reg_type: none → ggdr", "--kimg --snap")
+    refused(
+        invoke(f"--continue={run_dir}", "--batch=8", "--reg_type=ggdr"),
+        "--batch: 4 → 8",
+        "--reg_type: none → ggdr",
+        "--kimg --snap",
+    )
     refused(invoke(f"--continue={run_dir}", f"--outdir={tmp_path}"), "is not where --continue=")
     refused(invoke(f"--continue={tmp_path / 'nothing'}"), "is not a folder")
     (run_dir / "training-state-0000000004.pt").unlink()
@@ -120,7 +160,10 @@ def test_what_must_stay_is_refused(images, runs, tmp_path):
 
 def test_data_that_changed(images, runs, tmp_path):
     _, run_dir = runs[0]
-    refused(invoke(f"--continue={run_dir}", f"--data={make_images(tmp_path / 'fewer', count=3, resolution=16)}"), "num_images is 3")
+    refused(
+        invoke(f"--continue={run_dir}", f"--data={make_images(tmp_path / 'fewer', count=3, resolution=16)}"),
+        "num_images is 3",
+    )
 
 
 def test_auto(images, runs, tmp_path):
@@ -146,7 +189,8 @@ def test_dry_run(runs):
 
 
 def test_processes_compute_where_the_run_that_goes_on_does(images, tmp_path):
-    """They join, each with its GPU or without, before anything else; the device of the run has to be known by then."""
+    """They join, each with its GPU or without, before anything else; the device of the run has to be known by
+    then."""
     invoke(f"--data={images}", f"--outdir={tmp_path}", "--kimg=0.008", *SMALL)
     (run_dir,) = tmp_path.iterdir()
     assert train.device_of(str(run_dir)) == "cpu"
@@ -154,7 +198,14 @@ def test_processes_compute_where_the_run_that_goes_on_does(images, tmp_path):
 
 
 def test_auto_needs_the_source_of_a_run_that_goes_on_no_more(images, runs, tmp_path, monkeypatch):
-    command = [f"--data={images}", f"--outdir={tmp_path / 'runs'}", *SMALL, "--continue=auto", "--kimg=2", f"--resume={tmp_path / 'a.pkl'}"]
+    command = [
+        f"--data={images}",
+        f"--outdir={tmp_path / 'runs'}",
+        *SMALL,
+        "--continue=auto",
+        "--kimg=2",
+        f"--resume={tmp_path / 'a.pkl'}",
+    ]
     (tmp_path / "a.pkl").touch()
     assert invoke(*command).exit_code == 0
     (tmp_path / "a.pkl").unlink()
@@ -168,7 +219,12 @@ def test_a_run_that_was_moved_and_linked_to(images, runs, tmp_path):
     (tmp_path / "disk").mkdir()
     run_dir.rename(tmp_path / "disk" / run_dir.name)
     run_dir.symlink_to(tmp_path / "disk" / run_dir.name)
-    assert invoke(f"--data={images}", f"--outdir={run_dir.parent}", *SMALL, "--kimg=2", "--continue=auto").exit_code == 0
+    assert (
+        invoke(
+            f"--data={images}", f"--outdir={run_dir.parent}", *SMALL, "--kimg=2", "--continue=auto"
+        ).exit_code
+        == 0
+    )
     assert runs[1] == runs[0]
 
 
@@ -189,7 +245,10 @@ def test_a_restart_into_a_run_of_other_options(images, tmp_path, monkeypatch):
     options = json.loads((run_dir / "training_options.json").read_text())
     options["metrics"] = {"names": ["fid5_full"], "detector": "/tmp/theirs.pt"}
     (run_dir / "training_options.json").write_text(json.dumps(options))
-    refused(invoke(*[option for option in command if option != "--metrics=none"], "--metrics=fid5_full"), "which has other options")
+    refused(
+        invoke(*[option for option in command if option != "--metrics=none"], "--metrics=fid5_full"),
+        "which has other options",
+    )
 
 
 def test_a_run_of_another_user(images, tmp_path, monkeypatch):

@@ -24,7 +24,9 @@ TOOL = str(ROOT / "dataset_tool.py")
 
 
 def run(*options: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-W", "error", TOOL, *options], cwd=cwd, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-W", "error", TOOL, *options], cwd=cwd, capture_output=True, text=True, timeout=60
+    )
 
 
 @pytest.fixture
@@ -39,10 +41,19 @@ def work(tmp_path: Path) -> Path:
 
 
 def test_folder_to_zip(work: Path) -> None:
-    options = ["--source=in", "--dest=out.zip", "--transform=center-crop", "--resolution=8x8", "--labels=subfolders"]
+    options = [
+        "--source=in",
+        "--dest=out.zip",
+        "--transform=center-crop",
+        "--resolution=8x8",
+        "--labels=subfolders",
+    ]
     done = run(*options, "--max-images=11", "--resize_filter=box", "--background=#00ff00", cwd=work)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "out.zip: 11 RGB images of 8x8, labels of 2\n  class 0 ('a'): 6 images\n  class 1 ('b'): 5 images\n"
+    assert (
+        done.stdout
+        == "out.zip: 11 RGB images of 8x8, labels of 2\n  class 0 ('a'): 6 images\n  class 1 ('b'): 5 images\n"
+    )
     with zipfile.ZipFile(work / "out.zip") as archive:
         labels = json.loads(archive.read("dataset.json"))["labels"]
         assert labels[0] == ["00000/img00000000.png", 0]
@@ -53,7 +64,9 @@ def test_folder_to_zip(work: Path) -> None:
 
 def test_resolution_is_width_and_height(work: Path) -> None:
     assert run("--source=in", "--dest=a.zip", "--resolution=8x8", cwd=work).returncode == 0
-    assert run("--source=in", "--dest=b.zip", "--width=8", "--height=8", "--workers=1", cwd=work).returncode == 0
+    assert (
+        run("--source=in", "--dest=b.zip", "--width=8", "--height=8", "--workers=1", cwd=work).returncode == 0
+    )
     assert (work / "a.zip").read_bytes() == (work / "b.zip").read_bytes()
     wide = run("--source=in", "--dest=c.zip", "--transform=center-crop-wide", "--resolution=16x8", cwd=work)
     assert wide.stdout == "c.zip: 12 RGB images of 16x16, no labels\n"
@@ -81,14 +94,34 @@ WRONG = {
     "bad colour": (["--source=in", "--dest=out.zip", "--background=whiteish"], 2, "is no colour"),
     "bad resolution": (["--source=in", "--dest=out.zip", "--resolution=256"], 2, "not of the form WxH"),
     "no workers": (["--source=in", "--dest=out.zip", "--workers=0"], 2, "--workers"),
-    "size said twice": (["--source=in", "--dest=out.zip", "--resolution=8x8", "--width=8"], 1, "one or the other"),
-    "crop without size": (["--source=in", "--dest=out.zip", "--transform=center-crop"], 1, "needs --width and --height"),
-    "no power of two": (["--source=in", "--dest=out.zip", "--resolution=12x12"], 1, "12x12; training needs squares"),
+    "size said twice": (
+        ["--source=in", "--dest=out.zip", "--resolution=8x8", "--width=8"],
+        1,
+        "one or the other",
+    ),
+    "crop without size": (
+        ["--source=in", "--dest=out.zip", "--transform=center-crop"],
+        1,
+        "needs --width and --height",
+    ),
+    "no power of two": (
+        ["--source=in", "--dest=out.zip", "--resolution=12x12"],
+        1,
+        "12x12; training needs squares",
+    ),
     "images not square": (["--source=in", "--dest=out.zip"], 1, "'a/00.png' in 'in' would come out 20x16"),
     "missing source": (["--source=nowhere", "--dest=out.zip"], 1, "'nowhere' does not exist"),
-    "no labels": (["--source=in", "--dest=out.zip", "--resolution=8x8", "--labels=dataset.json"], 1, "has no labels"),
+    "no labels": (
+        ["--source=in", "--dest=out.zip", "--resolution=8x8", "--labels=dataset.json"],
+        1,
+        "has no labels",
+    ),
     "dest not empty": (["--source=in/a", "--dest=in/b", "--resolution=8x8"], 1, "is not empty"),
-    "another archive": (["--source=in", "--dest=out.tar", "--resolution=8x8"], 1, ".tar files are not written; give a folder or"),
+    "another archive": (
+        ["--source=in", "--dest=out.tar", "--resolution=8x8"],
+        1,
+        ".tar files are not written; give a folder or",
+    ),
 }
 
 
@@ -105,12 +138,22 @@ def test_wrong_options_get_one_clear_line(work: Path, case: str) -> None:
     assert sorted(work.rglob("*")) == before
 
 
-def stop_in_the_middle(tmp_path: Path, dest: str, number: signal.Signals, whole_group: bool) -> tuple[int, str, str]:
-    """Status, output and errors of an import that is sent a signal; the output ends when the last process that holds it ends."""
+def stop_in_the_middle(
+    tmp_path: Path, dest: str, number: signal.Signals, whole_group: bool
+) -> tuple[int, str, str]:
+    """Status, output and errors of an import that is sent a signal; the output ends when the last process
+    that holds it ends."""
     images = struct.pack(">IIII", 0x803, 60000, 28, 28) + bytes(60000 * 28 * 28)
     (tmp_path / "t-images-idx3-ubyte.gz").write_bytes(gzip.compress(images, 1))
     process = subprocess.Popen(
-        [sys.executable, TOOL, "--source=t-images-idx3-ubyte.gz", f"--dest={dest}", "--labels=none", "--workers=2"],
+        [
+            sys.executable,
+            TOOL,
+            "--source=t-images-idx3-ubyte.gz",
+            f"--dest={dest}",
+            "--labels=none",
+            "--workers=2",
+        ],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -135,21 +178,37 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, dest: str) -> None:
 @pytest.mark.parametrize("whole_group", [False, True])
 def test_nor_does_sigterm(tmp_path: Path, whole_group: bool) -> None:
     said = "Stopped by SIGTERM; what was not finished is removed"
-    assert stop_in_the_middle(tmp_path, "out.zip", signal.SIGTERM, whole_group) == (128 + signal.SIGTERM, "", said)
+    assert stop_in_the_middle(tmp_path, "out.zip", signal.SIGTERM, whole_group) == (
+        128 + signal.SIGTERM,
+        "",
+        said,
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["t-images-idx3-ubyte.gz"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="there, nothing tells a process that its parent was killed")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="there, nothing tells a process that its parent was killed"
+)
 def test_workers_end_with_a_process_that_was_killed(tmp_path: Path) -> None:
-    assert stop_in_the_middle(tmp_path, "out.zip", signal.SIGKILL, whole_group=False) == (-signal.SIGKILL, "", "")
+    assert stop_in_the_middle(tmp_path, "out.zip", signal.SIGKILL, whole_group=False) == (
+        -signal.SIGKILL,
+        "",
+        "",
+    )
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"), [((), ("lanczos", (255, 255, 255))), (("--resize-filter=box", "--background=#0000ff"), ("box", (0, 0, 255)))]
+    ("options", "expected"),
+    [
+        ((), ("lanczos", (255, 255, 255))),
+        (("--resize-filter=box", "--background=#0000ff"), ("box", (0, 0, 255))),
+    ],
 )
 def test_options_reach_the_import(monkeypatch, options, expected):
     asked = {}
-    monkeypatch.setattr(dataset_tool, "import_dataset", lambda **given: asked.update(given) or ImportReport(1, 8, 3, 0, []))
+    monkeypatch.setattr(
+        dataset_tool, "import_dataset", lambda **given: asked.update(given) or ImportReport(1, 8, 3, 0, [])
+    )
     assert CliRunner().invoke(dataset_tool.main, ["--source=in", "--dest=out", *options]).exit_code == 0
     assert (asked["transform"].resize_filter, asked["background"]) == expected
 
@@ -160,13 +219,22 @@ def test_options_of_deep_and_of_large_images(tmp_path: Path) -> None:
     PIL.Image.fromarray(values).save(tmp_path / "in" / "a.png")
 
     def made(*options: str) -> tuple[int, str]:
-        arguments = [f"--source={tmp_path}/in", f"--dest={tmp_path}/out.zip", "--overwrite", "--workers=1", *options]
+        arguments = [
+            f"--source={tmp_path}/in",
+            f"--dest={tmp_path}/out.zip",
+            "--overwrite",
+            "--workers=1",
+            *options,
+        ]
         done = CliRunner().invoke(dataset_tool.main, arguments)
         return done.exit_code, done.output
 
     status, output = made()
     assert status == 0
-    assert "Warning: the values of 1 image with 16 bits lie between 0 and 4095, and 65535 would be white" in output
+    assert (
+        "Warning: the values of 1 image with 16 bits lie between 0 and 4095, and 65535 would be white"
+        in output
+    )
     status, output = made("--range=0-4095")
     assert (status, "Warning" in output) == (0, False)
     with zipfile.ZipFile(tmp_path / "out.zip") as archive, archive.open("00000/img00000000.png") as stream:

@@ -1,4 +1,5 @@
-"""The whole chain as subprocesses: images → data set → training with GGDR → pictures → metrics, and Ctrl-C in between."""
+"""The whole chain as subprocesses: images → data set → training with GGDR → pictures → metrics, and Ctrl-C in
+between."""
 
 import json
 import os
@@ -17,12 +18,24 @@ from training.run.state_file import newest_state
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-SMALL = ["--cbase=128", "--cmax=8", "--map-depth=1", "--batch=4", "--tick=0.016", "--workers=0", "--device=cpu"]
+SMALL = [
+    "--cbase=128",
+    "--cmax=8",
+    "--map-depth=1",
+    "--batch=4",
+    "--tick=0.016",
+    "--workers=0",
+    "--device=cpu",
+]
 
 
 def run(*arguments, cwd=ROOT):
     return subprocess.run(
-        [sys.executable, str(ROOT / arguments[0]), *map(str, arguments[1:])], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True
+        [sys.executable, str(ROOT / arguments[0]), *map(str, arguments[1:])],
+        cwd=cwd,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
     )
 
 
@@ -43,7 +56,9 @@ def detector(tmp_path_factory):
 
     path = tmp_path_factory.mktemp("detector") / "colours.pt"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # TorchScript is deprecated, and the reference's detectors are TorchScript
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # TorchScript is deprecated, and the reference's detectors are TorchScript
         torch.jit.save(torch.jit.trace(Colours(), torch.zeros([2, 3, 32, 32])), path)
     return path
 
@@ -59,14 +74,31 @@ def test_from_images_to_metrics(tmp_path, detector):
     (run_dir,) = (tmp_path / "runs").iterdir()
     assert run_dir.name == "00000-data-cond-mirror-auto1-kimg0.032-batch4-cbase128-cmax8-map1"
     lines = [json.loads(line) for line in (run_dir / "metric-fid16_full.jsonl").read_text().splitlines()]
-    contract = {"results", "metric", "total_time", "num_gpus", "snapshot_pkl", "timestamp", "detector", "count", "seed", "dataset"}
+    contract = {
+        "results",
+        "metric",
+        "total_time",
+        "num_gpus",
+        "snapshot_pkl",
+        "timestamp",
+        "detector",
+        "count",
+        "seed",
+        "dataset",
+    }
     assert contract <= set(lines[0])
     network = run_dir / lines[-1]["snapshot_pkl"]
 
     succeed("generate.py", f"--network={network}", "--seeds=0-2", "--class=1", f"--outdir={tmp_path / 'out'}")
     assert len(list((tmp_path / "out").glob("seed*.png"))) == 3
 
-    done = succeed("calc_metrics.py", f"--network={network}", "--metrics=fid16_full", f"--detector={detector}", "--device=cpu")
+    done = succeed(
+        "calc_metrics.py",
+        f"--network={network}",
+        "--metrics=fid16_full",
+        f"--detector={detector}",
+        "--device=cpu",
+    )
     again = json.loads(done.stdout.splitlines()[-1])
     assert again["results"]["fid16_full"] == pytest.approx(lines[-1]["results"]["fid16_full"], rel=1e-6)
 
@@ -85,7 +117,9 @@ def test_wrong_network_and_wrong_data_stop_before_anything_is_written(tmp_path):
         ([f"--detector={tmp_path / 'none.pt'}"], "none.pt"),
         (["--metrics=fid5x_full"], "unknown metric"),
     ):
-        done = run("train.py", f"--data={source}", f"--outdir={tmp_path / 'runs'}", "--kimg=0.004", *options, *SMALL)
+        done = run(
+            "train.py", f"--data={source}", f"--outdir={tmp_path / 'runs'}", "--kimg=0.004", *options, *SMALL
+        )
         assert done.returncode == 1
         assert message in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
@@ -95,9 +129,22 @@ def test_wrong_network_and_wrong_data_stop_before_anything_is_written(tmp_path):
 @pytest.mark.parametrize("presses", [1, 2])
 def test_ctrl_c(tmp_path, presses):
     source = make_images(tmp_path / "images")
-    command = ["train.py", f"--data={source}", f"--outdir={tmp_path / 'runs'}", "--kimg=1000", "--metrics=none", *SMALL, "--snap=100000"]
+    command = [
+        "train.py",
+        f"--data={source}",
+        f"--outdir={tmp_path / 'runs'}",
+        "--kimg=1000",
+        "--metrics=none",
+        *SMALL,
+        "--snap=100000",
+    ]
     process = subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         assert process.stdout is not None
@@ -112,7 +159,9 @@ def test_ctrl_c(tmp_path, presses):
         process.kill()
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert ("by SIGINT; the run state is" in output, "Interrupted" in errors) == ((True, False) if presses == 1 else (False, True))
+    assert ("by SIGINT; the run state is" in output, "Interrupted" in errors) == (
+        (True, False) if presses == 1 else (False, True)
+    )
     (run_dir,) = (tmp_path / "runs").iterdir()
     assert not list(run_dir.glob("*.tmp")) + list(run_dir.glob(".*"))
     for snapshot in run_dir.glob("*.pkl"):

@@ -1,4 +1,5 @@
-"""generate.py as a subprocess and in process: pictures from seeds and from projected latents, every format, wrong options."""
+"""generate.py as a subprocess and in process: pictures from seeds and from projected latents, every format,
+wrong options."""
 
 import os
 import signal
@@ -49,7 +50,14 @@ def drawn(G, seed, **kwargs):
 
 def test_seeds_as_a_subprocess(pkl, tmp_path):
     out = tmp_path / "deep" / "out"
-    command = [sys.executable, "generate.py", f"--network={pkl}", "--seeds=1,3-4", "--trunc=0.5", f"--outdir={out}"]
+    command = [
+        sys.executable,
+        "generate.py",
+        f"--network={pkl}",
+        "--seeds=1,3-4",
+        "--trunc=0.5",
+        f"--outdir={out}",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == f"3 images in {out}\n"
     assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["Ops", "Host memory"]
@@ -62,7 +70,15 @@ def test_seeds_as_a_subprocess(pkl, tmp_path):
 def test_a_seed_gives_the_same_picture_whatever_the_batch(pkl, tmp_path, noise_mode):
     G = load_network_pkl(pkl)["G_ema"]
     for batch in (1, 3, 16):
-        succeed("--network", pkl, "--seeds=5-9", f"--noise-mode={noise_mode}", f"--batch={batch}", "--outdir", tmp_path / str(batch))
+        succeed(
+            "--network",
+            pkl,
+            "--seeds=5-9",
+            f"--noise-mode={noise_mode}",
+            f"--batch={batch}",
+            "--outdir",
+            tmp_path / str(batch),
+        )
     succeed("--network", pkl, "--seeds=7", f"--noise-mode={noise_mode}", "--outdir", tmp_path / "alone")
     seed_everything(7, "noise")
     expected = drawn(G, 7, noise_mode=noise_mode)
@@ -78,7 +94,10 @@ def test_a_diverged_network_gives_no_black_pictures(tmp_path):
     np.savez(tmp_path / "w.npz", w=np.zeros([1, G.num_ws, G.w_dim], np.float32))
     for source in ("--seeds=1-3", f"--projected-w={tmp_path / 'w.npz'}"):
         result = invoke("--network", tmp_path / "net.pkl", source, "--outdir", tmp_path / "out")
-        assert (result.exit_code, "not finite (NaN or infinity): the training has diverged" in result.output) == (1, True)
+        assert (
+            result.exit_code,
+            "not finite (NaN or infinity): the training has diverged" in result.output,
+        ) == (1, True)
         assert not list((tmp_path / "out").glob("*"))
 
 
@@ -101,7 +120,9 @@ def test_classes_and_greyscale(conditional, tmp_path):
 def test_a_grid_is_one_picture_and_the_rest_of_it_black(tmp_path, channels):
     network = write_network(tmp_path / "net.pkl", channels=channels)
     out = tmp_path / "grid"
-    assert f"5 images in {out / 'grid.png'}" in succeed("--network", network, "--seeds=0-4", "--grid=3x2", "--outdir", out)
+    assert f"5 images in {out / 'grid.png'}" in succeed(
+        "--network", network, "--seeds=0-4", "--grid=3x2", "--outdir", out
+    )
     succeed("--network", network, "--seeds=0-4", "--outdir", tmp_path / "single")
     assert [path.name for path in out.iterdir()] == ["grid.png"]
     grid = pixels(out / "grid.png")
@@ -148,7 +169,9 @@ def test_projected_w(pkl, tmp_path):
 def test_ctrl_c_leaves_whole_files_only(pkl, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "generate.py", f"--network={pkl}", "--seeds=0-99999", f"--outdir={out}"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
         deadline = time.monotonic() + 60
         while not (out / "seed0009.png").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -213,9 +236,18 @@ def test_wrong_options_get_one_line_and_leave_nothing(args, message, pkl, condit
     np.savez(tmp_path / "shape.npz", w=np.zeros([1, 4, 8]))
     np.savez(tmp_path / "empty.npz", w=np.zeros([0, 6, 8]))
     np.savez(tmp_path / "nan.npz", w=np.full([1, 6, 8], np.nan))
-    files = dict(text="text", blank="blank.npz", wrong_name="name.npz", wrong_shape="shape.npz", empty="empty.npz", nan="nan.npz")
+    files = dict(
+        text="text",
+        blank="blank.npz",
+        wrong_name="name.npz",
+        wrong_shape="shape.npz",
+        empty="empty.npz",
+        nan="nan.npz",
+    )
     files = {name: tmp_path / file for name, file in files.items()}
-    result = invoke(*[arg.format(pkl=pkl, conditional=conditional, **files) for arg in args], "--outdir", tmp_path / "out")
+    result = invoke(
+        *[arg.format(pkl=pkl, conditional=conditional, **files) for arg in args], "--outdir", tmp_path / "out"
+    )
     assert result.exit_code != 0
     error = [line for line in result.output.splitlines() if line.startswith("Error:")]
     assert len(error) == 1
@@ -228,7 +260,9 @@ def test_an_outdir_that_cannot_be_made(pkl, tmp_path):
     (tmp_path / "file").write_text("")
     result = invoke("--network", pkl, "--seeds=0", "--outdir", tmp_path / "file" / "out")
     assert result.exit_code == 1
-    assert f"cannot write to the folder --outdir={tmp_path / 'file' / 'out'}: Not a directory" in result.output
+    assert (
+        f"cannot write to the folder --outdir={tmp_path / 'file' / 'out'}: Not a directory" in result.output
+    )
 
 
 def test_an_outdir_that_cannot_be_written(pkl, tmp_path, monkeypatch):

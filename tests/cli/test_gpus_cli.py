@@ -1,4 +1,5 @@
-"""train.py in several processes, from the command line: the result, torchrun, and what happens when a process goes."""
+"""train.py in several processes, from the command line: the result, torchrun, and what happens when a process
+goes."""
 
 import json
 import os
@@ -24,9 +25,26 @@ from training.config.run_directory import state_paths
 from training.run.state_file import newest_state
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SMALL = ["--cbase=128", "--cmax=8", "--map-depth=1", "--batch=4", "--batch-gpu=2", "--mbstd-group=2", "--gamma=1", "--workers=0"]
+SMALL = [
+    "--cbase=128",
+    "--cmax=8",
+    "--map-depth=1",
+    "--batch=4",
+    "--batch-gpu=2",
+    "--mbstd-group=2",
+    "--gamma=1",
+    "--workers=0",
+]
 STEPS = 12
-RUN = [*SMALL, "--device=cpu", "--metrics=none", "--reg_type=ggdr", f"--kimg={STEPS * 0.004}", "--tick=0.008", "--snap=1"]
+RUN = [
+    *SMALL,
+    "--device=cpu",
+    "--metrics=none",
+    "--reg_type=ggdr",
+    f"--kimg={STEPS * 0.004}",
+    "--tick=0.008",
+    "--snap=1",
+]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +57,9 @@ def started(*command: object) -> Iterator["subprocess.Popen[str]"]:
     arguments = [sys.executable, *map(str, command)]
     scratch = tempfile.TemporaryDirectory()  # launchers that are killed leave files
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TMPDIR": scratch.name}
-    process = subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     try:
         yield process
     finally:
@@ -87,7 +107,11 @@ def final(run_dir: Path) -> dict[str, torch.Tensor]:
     found = newest_state(run_dir)
     assert found is not None
     parts = found[1]["parts"]
-    flat = {f"{name}.{key}": value for name in ("G", "D", "G_ema", "pipe", "objective") for key, value in parts[name].items()}
+    flat = {
+        f"{name}.{key}": value
+        for name in ("G", "D", "G_ema", "pipe", "objective")
+        for key, value in parts[name].items()
+    }
     return {name: value for name, value in flat.items() if isinstance(value, torch.Tensor)}
 
 
@@ -97,7 +121,10 @@ def assert_same_run(run_dir: Path, other: Path, **tolerance: float) -> None:
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, msg=name, **tolerance)
     losses = [
-        [{name: entry for name, entry in json.loads(line).items() if name.startswith(("Loss", "Progress"))} for line in lines]
+        [
+            {name: entry for name, entry in json.loads(line).items() if name.startswith(("Loss", "Progress"))}
+            for line in lines
+        ]
         for lines in ((path / "stats.jsonl").read_text().splitlines() for path in (run_dir, other))
     ]
     for ours_line, theirs_line in zip(*losses, strict=True):
@@ -128,7 +155,10 @@ def pair(images, tmp_path_factory):
 def test_two_processes_train_what_one_does(alone, pair):
     run_dir, output = pair
     assert_same_run(run_dir, alone, **CLOSE)
-    kinds = [{re.sub(r"^events.*", "events", path.name) for path in folder.iterdir()} for folder in (run_dir, alone)]
+    kinds = [
+        {re.sub(r"^events.*", "events", path.name) for path in folder.iterdir()}
+        for folder in (run_dir, alone)
+    ]
     assert kinds[0] == kinds[1]
     assert len(re.findall("^tick 0 ", output, flags=re.MULTILINE)) == 1, "one of them speaks"
     assert "on cpu in 2 processes, connected by gloo ..." in output
@@ -137,7 +167,10 @@ def test_two_processes_train_what_one_does(alone, pair):
 
 def test_what_cannot_be_is_said_in_one_line(images, pair, tmp_path):
     for options, message in (
-        ([f"--outdir={tmp_path}", f"--data={images}", "--gpus=512", "--batch=1024"], "--gpus=512, but this machine takes"),
+        (
+            [f"--outdir={tmp_path}", f"--data={images}", "--gpus=512", "--batch=1024"],
+            "--gpus=512, but this machine takes",
+        ),
         ([f"--continue={pair[0]}", "--gpus=4"], "--gpus=4: the run's batch of 4 images"),
     ):
         with started("train.py", *options, *(["--device=cpu"])) as process:
@@ -177,7 +210,9 @@ def test_a_run_goes_on_in_another_number_of_processes(images, alone, tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c_at_the_launcher(images, tmp_path):
-    with started("train.py", f"--outdir={tmp_path}", f"--data={images}", "--gpus=2", *RUN, "--kimg=100") as process:
+    with started(
+        "train.py", f"--outdir={tmp_path}", f"--data={images}", "--gpus=2", *RUN, "--kimg=100"
+    ) as process:
         wait_for(process, "tick 2 ")
         process.send_signal(signal.SIGINT)
         output = process.communicate(timeout=60)[0]
@@ -190,7 +225,9 @@ def test_ctrl_c_at_the_launcher(images, tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_process_ends_the_run_and_restarts_go_on_exactly(images, pair, tmp_path):
-    with started("train.py", f"--outdir={tmp_path}", f"--data={images}", "--gpus=2", "--max-restarts=1", *RUN) as process:
+    with started(
+        "train.py", f"--outdir={tmp_path}", f"--data={images}", "--gpus=2", "--max-restarts=1", *RUN
+    ) as process:
         wait_for(process, "tick 2 ")
         children(process)[1].kill()
         output = wait_for(process, "Going on at")
@@ -212,14 +249,22 @@ def test_a_killed_process_ends_the_run_and_restarts_go_on_exactly(images, pair, 
 
 @pytest.mark.slow
 def test_a_process_that_stops_answering_is_named(images, tmp_path):
-    options = ["--gpus=2", "--dist-timeout=4", *RUN, "--kimg=100", "--tick=10"]  # longer waits are right between ticks
+    options = [
+        "--gpus=2",
+        "--dist-timeout=4",
+        *RUN,
+        "--kimg=100",
+        "--tick=10",
+    ]  # longer waits are right between ticks
     with started("train.py", f"--outdir={tmp_path}", f"--data={images}", *options) as process:
         wait_for(process, "tick 0 ")
         time.sleep(3)
         stopped = children(process)[1]
         stopped.suspend()
         output = wait_for(process, "Error: ")
-        assert re.search(r"Error: rank 0 gave up after waiting for .* for 4\.\d seconds: rank 1 does not answer", output), output
+        assert re.search(
+            r"Error: rank 0 gave up after waiting for .* for 4\.\d seconds: rank 1 does not answer", output
+        ), output
         stopped.kill()  # the launcher would do so after half a minute
         process.communicate(timeout=60)
     assert process.returncode == 1
@@ -260,8 +305,22 @@ def test_two_machines(images, pair, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    agent = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=two"]
-    agent += [f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1", "train.py", f"--outdir={tmp_path}", f"--data={images}", *RUN]
+    agent = [
+        "-m",
+        "torch.distributed.run",
+        "--nnodes=2",
+        "--nproc-per-node=1",
+        "--rdzv-backend=c10d",
+        "--rdzv-id=two",
+    ]
+    agent += [
+        f"--rdzv-endpoint=127.0.0.1:{port}",
+        "--local-addr=127.0.0.1",
+        "train.py",
+        f"--outdir={tmp_path}",
+        f"--data={images}",
+        *RUN,
+    ]
     with started(*agent) as first, started(*agent) as second:
         outputs = [process.communicate(timeout=200)[0] for process in (first, second)]
         assert (first.returncode, second.returncode) == (0, 0), outputs

@@ -19,13 +19,42 @@ MODULES = sorted(
 
 #: Options that take free text, and no path.
 TEXTS = {
-    *("metrics", "seeds", "rows", "cols", "styles", "psis", "snapshots", "generator", "encoder", "decoder", "resolutions"),
-    *("keep_snapshots", "background", "resolution", "wanted", "workers", "processes", "only", "neighbours", "large", "augpipe"),
+    *(
+        "metrics",
+        "seeds",
+        "rows",
+        "cols",
+        "styles",
+        "psis",
+        "snapshots",
+        "generator",
+        "encoder",
+        "decoder",
+        "resolutions",
+    ),
+    *(
+        "keep_snapshots",
+        "background",
+        "resolution",
+        "wanted",
+        "workers",
+        "processes",
+        "only",
+        "neighbours",
+        "large",
+        "augpipe",
+    ),
     "serve",
 }
 
 #: Commands whose files have names of their own each time, or that look after what is there themselves.
-OWN_FOLDERS = {"train", "tools.demo", "benchmarks.soak", "experiments.recipe", "experiments.cpu_study.reproduce"}
+OWN_FOLDERS = {
+    "train",
+    "tools.demo",
+    "benchmarks.soak",
+    "experiments.recipe",
+    "experiments.cpu_study.reproduce",
+}
 
 
 def command_of(module: str) -> click.Command:
@@ -35,7 +64,9 @@ def command_of(module: str) -> click.Command:
 
 
 def test_there_are_commands() -> None:
-    assert {"train", "generate", "calc_metrics", "dataset_tool", "tools.project", "benchmarks.ops"} <= set(MODULES)
+    assert {"train", "generate", "calc_metrics", "dataset_tool", "tools.project", "benchmarks.ops"} <= set(
+        MODULES
+    )
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -50,7 +81,9 @@ def test_every_path_has_the_type_of_paths(module: str) -> None:
 @pytest.mark.parametrize("module", sorted(set(MODULES) - OWN_FOLDERS))
 def test_what_writes_files_can_be_told_to_overwrite(module: str) -> None:
     options = {name for parameter in command_of(module).params for name in parameter.opts}
-    writes = options & {"--out", "--outdir", "--dest"} or "json_file" in {parameter.name for parameter in command_of(module).params}
+    writes = options & {"--out", "--outdir", "--dest"} or "json_file" in {
+        parameter.name for parameter in command_of(module).params
+    }
     assert bool(writes) == ("--overwrite" in options)
 
 
@@ -80,8 +113,17 @@ def output(*arguments: str) -> str:
 
 def test_home_folders_behind_an_equals_sign(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    assert output("--here=~/a", "--both=~/b", "--both=c", "--run=x=~/d") == "/home/me/a ('/home/me/b', 'c') x=/home/me/d None\n"
-    for argument in ("--here=~nobody-here/a", "--here=", "--here=" + "a" * 5000, "--run=x=~nobody-here", "--both=\0"):
+    assert (
+        output("--here=~/a", "--both=~/b", "--both=c", "--run=x=~/d")
+        == "/home/me/a ('/home/me/b', 'c') x=/home/me/d None\n"
+    )
+    for argument in (
+        "--here=~nobody-here/a",
+        "--here=",
+        "--here=" + "a" * 5000,
+        "--run=x=~nobody-here",
+        "--both=\0",
+    ):
         assert output(argument).count("Error: Invalid value for") == 1
 
 
@@ -103,4 +145,7 @@ def test_numbers_within_limits() -> None:
 
 def test_memory_that_runs_out_is_one_line() -> None:
     result = CliRunner().invoke(command, ["--here=raise"])
-    assert (result.exit_code, result.output.count("Error: the memory of this machine does not suffice")) == (1, 1)
+    assert (result.exit_code, result.output.count("Error: the memory of this machine does not suffice")) == (
+        1,
+        1,
+    )

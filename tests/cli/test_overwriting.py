@@ -55,9 +55,18 @@ def test_pictures_of_other_options_stay(net: Path, other: Path, tmp_path: Path) 
     made = contents(tmp_path)
     run(generate.main, *first, "--batch=2")  # its own results
     assert contents(tmp_path) == made
-    for change in (["--class=1"], ["--trunc=0.5"], ["--noise-mode=none"], ["--network", other], ["--seeds=2-4", "--class=2"]):
+    for change in (
+        ["--class=1"],
+        ["--trunc=0.5"],
+        ["--noise-mode=none"],
+        ["--network", other],
+        ["--seeds=2-4", "--class=2"],
+    ):
         line = refused(generate.main, *first, *change)
-        assert "would be replaced, and other options or networks made it; give another --outdir, or --overwrite" in line
+        assert (
+            "would be replaced, and other options or networks made it; give another --outdir, or --overwrite"
+            in line
+        )
         assert contents(tmp_path) == made
     run(generate.main, *first, "--class=1", "--seeds=3")  # beside them
     run(generate.main, *first, "--class=1", "--overwrite")
@@ -81,10 +90,29 @@ def test_repeated_seeds_are_made_once(net: Path, tmp_path: Path) -> None:
     said = run(generate.main, "--network", net, "--seeds=1,2,1,1", "--class=0", "--outdir", tmp_path)
     assert "Note: --seeds names 1 more than once; each is made once" in said
     assert "2 images in" in said
-    said = run(generate.main, "--network", net, "--seeds=1,1", "--class=0", "--grid=2x1", "--outdir", tmp_path / "grid")
+    said = run(
+        generate.main,
+        "--network",
+        net,
+        "--seeds=1,1",
+        "--class=0",
+        "--grid=2x1",
+        "--outdir",
+        tmp_path / "grid",
+    )
     assert "2 images in" in said
     assert "more than once" not in said
-    said = run(style_mixing.main, "--network", net, "--rows=1,1", "--cols=2", "--styles=0", "--class=0", "--outdir", tmp_path / "mixed")
+    said = run(
+        style_mixing.main,
+        "--network",
+        net,
+        "--rows=1,1",
+        "--cols=2",
+        "--styles=0",
+        "--class=0",
+        "--outdir",
+        tmp_path / "mixed",
+    )
     assert "1 rows of 1 mixed" in said
 
 
@@ -106,7 +134,9 @@ def test_tables_of_other_options_stay(net: Path, tmp_path: Path) -> None:
     sweep = ["--network", net, "--class=0", "--out", tmp_path / "sweep.png"]
     run(truncation.main, *sweep, "--seeds=0", "--psis=0,1")
     run(truncation.main, *sweep, "--seeds=0", "--psis=0,1")
-    assert "is there already; give another name, or --overwrite" in refused(truncation.main, *sweep, "--seeds=1", "--psis=0,1")
+    assert "is there already; give another name, or --overwrite" in refused(
+        truncation.main, *sweep, "--seeds=1", "--psis=0,1"
+    )
     run(truncation.main, *sweep, "--seeds=1", "--psis=0,1", "--overwrite")
 
 
@@ -116,7 +146,9 @@ def test_files_without_a_mark_need_the_option(net: Path, tmp_path: Path) -> None
     assert "is there already" in refused(interpolate.main, *walk)
     run(interpolate.main, *walk, "--overwrite")
     (tmp_path / "net.json").write_text("somebody's")
-    assert "net.json is there already" in refused(convert.main, "--network", net, "--out", tmp_path / "net.safetensors")
+    assert "net.json is there already" in refused(
+        convert.main, "--network", net, "--out", tmp_path / "net.safetensors"
+    )
     assert (tmp_path / "net.json").read_text() == "somebody's"
     assert not (tmp_path / "net.safetensors").exists()
 
@@ -142,7 +174,11 @@ def test_marks(tmp_path: Path) -> None:
     (tmp_path / "net.pkl").write_bytes(b"one")
     mark = mark_of("a", [str(tmp_path / "net.pkl"), "vgg16"], seed=1)
     assert mark == mark_of("a", [str(tmp_path / "net.pkl"), "vgg16"], seed=1)
-    others = [mark_of("b", [str(tmp_path / "net.pkl"), "vgg16"], seed=1), mark_of("a", ["vgg16"], seed=1), mark_of("a", seed=2)]
+    others = [
+        mark_of("b", [str(tmp_path / "net.pkl"), "vgg16"], seed=1),
+        mark_of("a", ["vgg16"], seed=1),
+        mark_of("a", seed=2),
+    ]
     assert len({mark, *others}) == 4
     save_png(image, tmp_path / "a.png", mark)
     assert np.array_equal(pixels(tmp_path / "a.png"), np.zeros([4, 4, 3]))

@@ -52,9 +52,28 @@ def refused(result: Any, message: str) -> None:
 @pytest.mark.parametrize(
     "spelling",
     [
-        ("--reg_type=ggdr", "--ggdr_res=8", "--map_depth=3", "--allow_tf32=1", "--mbstd_group=2", "--dry_run"),
+        (
+            "--reg_type=ggdr",
+            "--ggdr_res=8",
+            "--map_depth=3",
+            "--allow_tf32=1",
+            "--mbstd_group=2",
+            "--dry_run",
+        ),
         ("--reg-type=ggdr", "--ggdr-res=8", "--map-depth=3", "--allow-tf32=1", "--mbstd-group=2", "-n"),
-        ("--reg_type", "ggdr", "--ggdr-res", "8", "--map_depth", "3", "--allow-tf32", "true", "--mbstd-group", "2", "--dry-run"),
+        (
+            "--reg_type",
+            "ggdr",
+            "--ggdr-res",
+            "8",
+            "--map_depth",
+            "3",
+            "--allow-tf32",
+            "true",
+            "--mbstd-group",
+            "2",
+            "--dry-run",
+        ),
     ],
 )
 def test_options_may_be_spelled_with_either_dash(data: Path, spelling: tuple[str, ...]) -> None:
@@ -94,7 +113,8 @@ def test_data_options(data: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "names"), [("none", []), ("fid5k_full", ["fid5k_full"]), ("fid5k_full, pr5k3_full", ["fid5k_full", "pr5k3_full"])]
+    ("text", "names"),
+    [("none", []), ("fid5k_full", ["fid5k_full"]), ("fid5k_full, pr5k3_full", ["fid5k_full", "pr5k3_full"])],
 )
 def test_metrics(data: Path, text: str, names: list[str]) -> None:
     assert dry(data, f"--metrics={text}")["metrics"]["names"] == names
@@ -124,10 +144,16 @@ def test_labels_that_are_used_need_no_note(data: Path) -> None:
         (("--ggdr_res=4", "--reg_type=ggdr"), "8 or larger"),
         (("--ggdr_res=8,32", "--reg_type=ggdr"), "--ggdr_res=32 must be smaller than the images"),
         (("--ggdr_res=8,8", "--reg_type=ggdr"), "'8,8' has a number twice"),
-        (("--ggdr_res=8,x", "--reg_type=ggdr"), "'8,x' is not a valid integer, or several by comma such as 16,32"),
+        (
+            ("--ggdr_res=8,x", "--reg_type=ggdr"),
+            "'8,x' is not a valid integer, or several by comma such as 16,32",
+        ),
         (("--ggdr-kernel=5", "--reg_type=ggdr"), "--ggdr-kernel (ggdr.kernel_size) must be 1 or 3, not 5"),
         (("--ggdr-act=relu", "--reg_type=ggdr"), "'relu' is not one of 'linear', 'lrelu'"),
-        (("--reg_type=seg",), "images' is not there; a paired data set has the folders images and annotations"),
+        (
+            ("--reg_type=seg",),
+            "images' is not there; a paired data set has the folders images and annotations",
+        ),
         (("--p=0.2",), "--p=0.2 needs --aug=fixed"),
         (("--aug=fixed",), "--aug=fixed needs the probability"),
         (("--aug=noaug", "--augpipe=bg"), "contradicts"),
@@ -137,7 +163,11 @@ def test_labels_that_are_used_need_no_note(data: Path) -> None:
         (("--metrics=none,fid5k_full",), "unknown metric 'none'"),
         (("--metrics=fid5k_half",), "unknown metric 'fid5k_half'"),
         (("--resume=nowhere.pkl",), "--resume=nowhere.pkl does not exist"),
-        (("--resume=ffhq128",), "--resume=ffhq128 does not exist; give a network pickle by path or http(s) address, or one of ffhq256"),
+        (
+            ("--resume=ffhq128",),
+            "--resume=ffhq128 does not exist; give a network pickle by path or http(s) address, or one of "
+            "ffhq256",
+        ),
         (("--cfg=paper128",), "'paper128' is not one of"),
         (("--kimg=many",), "'many' is not a valid float"),
         (("--gamma=nan",), "--gamma (loss.r1_gamma) must be a finite number"),
@@ -153,7 +183,13 @@ def test_wrong_options(data: Path, arguments: tuple[str, ...], message: str) -> 
 
 def test_ablations_of_ggdr(data: Path) -> None:
     config = dry(data, "--reg_type=ggdr", "--ggdr_res=16,8", "--ggdr_kernel=3", "--ggdr-act=lrelu")
-    assert config["ggdr"] == {"resolution": [8, 16], "weight": 10, "start_kimg": 0, "kernel_size": 3, "activation": "lrelu"}
+    assert config["ggdr"] == {
+        "resolution": [8, 16],
+        "weight": 10,
+        "start_kimg": 0,
+        "kernel_size": 3,
+        "activation": "lrelu",
+    }
     assert config["description"] == "dots-auto1-ggdrres8+16-ggdrkernel3-ggdractlrelu"
     shown = invoke(f"--data={data}", "-n", "--reg_type=ggdr", "--ggdr_res=16,8", "--ggdr_kernel=3").stderr
     assert "feature maps at 8x8 and 16x16, weight 10, decoder of 3x3 convolutions, linear" in shown
@@ -161,17 +197,34 @@ def test_ablations_of_ggdr(data: Path) -> None:
 
 def test_segmentation(tmp_path: Path) -> None:
     pairs = make_pairs(tmp_path / "pairs", count=4)
-    result = invoke(f"--data={pairs}", "-n", "--reg-type=seg", "--seg_weight=2", "--mirror=1", "--subset=3", "--ggdr-weight=3")
+    result = invoke(
+        f"--data={pairs}",
+        "-n",
+        "--reg-type=seg",
+        "--seg_weight=2",
+        "--mirror=1",
+        "--subset=3",
+        "--ggdr-weight=3",
+    )
     assert result.exit_code == 0, result.output
     config = json.loads(result.stdout)
-    assert (config["seg"], config["ggdr"], config["description"]) == ({"weight": 2}, None, "pairs-subset3-mirror-auto1-seg-segweight2")
-    assert (config["data"]["path"], config["data"]["annotation_classes"], config["data"]["num_images"]) == (str(pairs), 2, 6)
+    assert (config["seg"], config["ggdr"], config["description"]) == (
+        {"weight": 2},
+        None,
+        "pairs-subset3-mirror-auto1-seg-segweight2",
+    )
+    assert (config["data"]["path"], config["data"]["annotation_classes"], config["data"]["num_images"]) == (
+        str(pairs),
+        2,
+        6,
+    )
     assert "2 classes, weight 2" in result.stderr
     assert "Note: --ggdr-weight without --reg_type=ggdr: no effect, GGDR is off." in result.stderr
 
 
 @pytest.mark.parametrize(
-    ("folder", "message"), [("annotations", "only one of images and annotations"), (None, "or --reg_type=seg to use both")]
+    ("folder", "message"),
+    [("annotations", "only one of images and annotations"), (None, "or --reg_type=seg to use both")],
 )
 def test_pairs_that_cannot_be_used(tmp_path: Path, folder: str | None, message: str) -> None:
     pairs = make_pairs(tmp_path / "pairs", count=3)
@@ -215,7 +268,9 @@ def make_bad_data(root: Path, kind: str) -> Path:
 @pytest.mark.parametrize("kind", ["missing", "empty", "no zip", "not square", "odd size", "no labels"])
 def test_bad_data(tmp_path: Path, kind: str) -> None:
     path = make_bad_data(tmp_path, kind)
-    result = invoke(f"--data={path}", f"--outdir={tmp_path / 'runs'}", *(["--cond=1"] if kind == "no labels" else []))
+    result = invoke(
+        f"--data={path}", f"--outdir={tmp_path / 'runs'}", *(["--cond=1"] if kind == "no labels" else [])
+    )
     refused(result, str(path))
     assert not (tmp_path / "runs").exists()
 
@@ -237,7 +292,9 @@ def install_loop(monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
 
 def test_training_starts(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    install_loop(monkeypatch, lambda config, run_dir, dataset, **options: seen.append((config, run_dir, dataset)))
+    install_loop(
+        monkeypatch, lambda config, run_dir, dataset, **options: seen.append((config, run_dir, dataset))
+    )
     result = invoke(f"--data={data}", f"--outdir={tmp_path}", "--reg_type=ggdr", "--kimg=1", "--metrics=none")
     assert result.exit_code == 0, result.output
     [(config, run_dir, dataset)] = seen
@@ -253,31 +310,44 @@ def test_metrics_that_were_asked_for_are_insisted_on(
 ) -> None:
     seen: list[bool] = []
     install_loop(monkeypatch, lambda *arguments, insist_on_metrics: seen.append(insist_on_metrics))
-    result = invoke(f"--data={data}", f"--outdir={tmp_path}", *([] if metrics is None else [f"--metrics={metrics}"]))
+    result = invoke(
+        f"--data={data}", f"--outdir={tmp_path}", *([] if metrics is None else [f"--metrics={metrics}"])
+    )
     assert result.exit_code == 0, result.output
     assert seen == [metrics is not None]
 
 
 def test_a_detector_that_is_not_there_is_named_at_once(data: Path, tmp_path: Path) -> None:
-    refused(invoke(f"--data={data}", f"--outdir={tmp_path / 'runs'}", "--detector=incepton", "--dry-run"), "no detector 'incepton'")
+    refused(
+        invoke(f"--data={data}", f"--outdir={tmp_path / 'runs'}", "--detector=incepton", "--dry-run"),
+        "no detector 'incepton'",
+    )
     assert invoke(f"--data={data}", "--detector=incepton", "--metrics=None", "--dry-run").exit_code == 0
 
 
 @pytest.mark.parametrize("said", [False, True])
-def test_ctrl_c_ends_with_130_and_one_line(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bool) -> None:
+def test_ctrl_c_ends_with_130_and_one_line(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bool
+) -> None:
     def run(*arguments: object, **options: object) -> None:
         raise StoppedInOrder("Stopped at ...") if said else KeyboardInterrupt
 
     install_loop(monkeypatch, run)
     result = invoke(f"--data={data}", f"--outdir={tmp_path}")
     assert result.exit_code == 130
-    assert result.stderr == ("" if said else "Interrupted. What was already saved stays in the run directory.\n")
+    assert result.stderr == (
+        "" if said else "Interrupted. What was already saved stays in the run directory.\n"
+    )
 
 
 def test_offline_forbids_downloads(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GGDR_OFFLINE", "")  # for monkeypatch to restore: --offline is for the rest of the process
+    monkeypatch.setenv(
+        "GGDR_OFFLINE", ""
+    )  # for monkeypatch to restore: --offline is for the rest of the process
     monkeypatch.setenv("GGDR_CACHE_DIR", str(tmp_path / "cache"))
-    result = invoke(f"--data={data}", f"--outdir={tmp_path / 'runs'}", "--offline", "--resume=ffhq256", "--metrics=none")
+    result = invoke(
+        f"--data={data}", f"--outdir={tmp_path / 'runs'}", "--offline", "--resume=ffhq256", "--metrics=none"
+    )
     assert result.exit_code == 1
     assert result.stderr.count("\n") == 1
     assert "switched off by --offline" in result.stderr
@@ -285,7 +355,9 @@ def test_offline_forbids_downloads(data: Path, tmp_path: Path, monkeypatch: pyte
 
 
 def shell(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=120, check=False
+    )
 
 
 def test_help_does_not_wait_for_torch() -> None:
@@ -296,7 +368,15 @@ def test_help_does_not_wait_for_torch() -> None:
 
 
 def test_as_a_program(data: Path, tmp_path: Path) -> None:
-    good = shell("train.py", f"--data={data}", "--dry-run", "--cfg=cifar", "--gpus=2", "--reg_type=ggdr", "--ggdr_res=8")
+    good = shell(
+        "train.py",
+        f"--data={data}",
+        "--dry-run",
+        "--cfg=cifar",
+        "--gpus=2",
+        "--reg_type=ggdr",
+        "--ggdr_res=8",
+    )
     assert good.returncode == 0, good.stderr
     assert json.loads(good.stdout)["schedule"]["batch_gpu"] == 32
     bad = shell("train.py", f"--data={tmp_path / 'missing'}", f"--outdir={tmp_path / 'runs'}")

@@ -21,11 +21,22 @@ DATA = Path(__file__).resolve().parents[2] / "data"
 
 
 def test_one_of_each_base_emoji() -> None:
-    names = ["0023-fe0f-20e3", "23-20e3", "1f44b", "1f44b-1f3fb", "1f431", "1f63a", "1f3f4-e0067_e0062", "1f9d1-1f3ff-200d-1f91d"]
+    names = [
+        "0023-fe0f-20e3",
+        "23-20e3",
+        "1f44b",
+        "1f44b-1f3fb",
+        "1f431",
+        "1f63a",
+        "1f3f4-e0067_e0062",
+        "1f9d1-1f3ff-200d-1f91d",
+    ]
     images = {f"{name}.webp": name.encode() for name in names}
     images["1f63a.webp"] = images["1f431.webp"]
     chosen = select_bases(images)
-    assert list(chosen) == [f"{name}.webp" for name in ("0023-fe0f-20e3", "1f3f4-e0067_e0062", "1f431", "1f44b")]
+    assert list(chosen) == [
+        f"{name}.webp" for name in ("0023-fe0f-20e3", "1f3f4-e0067_e0062", "1f431", "1f44b")
+    ]
     assert chosen["1f431.webp"] == b"1f431"
 
 
@@ -40,7 +51,12 @@ def test_another_package_is_refused(tmp_path: Path) -> None:
 def test_the_bundled_zip_is_the_one_that_its_readme_describes() -> None:
     path = DATA / "emoji32.zip"
     dataset = ImageFolderDataset(path)
-    assert (dataset.num_images, dataset.image_shape, dataset.in_memory, dataset.has_labels) == (1854, [3, 32, 32], True, False)
+    assert (dataset.num_images, dataset.image_shape, dataset.in_memory, dataset.has_labels) == (
+        1854,
+        [3, 32, 32],
+        True,
+        False,
+    )
     assert path.stat().st_size <= 4_000_000
     with zipfile.ZipFile(path) as archive:
         assert len(archive.namelist()) == 1855
@@ -53,7 +69,8 @@ def test_the_bundled_zip_is_the_one_that_its_readme_describes() -> None:
 
 
 def sticker(seed: int) -> bytes:
-    """A WebP picture 64 x 64: a dark rectangle somewhere, transparent around it, with white where it is transparent."""
+    """A WebP picture 64 x 64: a dark rectangle somewhere, transparent around it, with white where it is
+    transparent."""
     rng = np.random.default_rng(seed)
     pixels = np.full([64, 64, 4], 255, np.uint8)
     pixels[..., 3] = 0

@@ -5,7 +5,15 @@ from collections.abc import Iterator
 import pytest
 
 from dnnlib import addresses
-from dnnlib.addresses import check_address, conceal, public_address, public_text, public_values, reveal, with_suffix
+from dnnlib.addresses import (
+    check_address,
+    conceal,
+    public_address,
+    public_text,
+    public_values,
+    reveal,
+    with_suffix,
+)
 from dnnlib.errors import UserError
 
 
@@ -56,7 +64,9 @@ def test_the_whole_address_stays_in_the_process() -> None:
     assert conceal(public) == public
     assert reveal(with_suffix(public, ".json")) == "https://me:s3cret@host/a.json?token=s3cret"
     assert conceal("https://you:other@host/a.safetensors?token=s3cret") == public
-    with pytest.raises(UserError, match=r"differ only in their queries.*https://host/a.safetensors\?\.\.\.; download one"):
+    with pytest.raises(
+        UserError, match=r"differ only in their queries.*https://host/a.safetensors\?\.\.\.; download one"
+    ):
         conceal("https://host/a.safetensors?token=other")
     addresses.forget()
     assert reveal(public) == public
@@ -65,8 +75,24 @@ def test_the_whole_address_stays_in_the_process() -> None:
 @pytest.mark.parametrize(
     "address",
     [
-        *("http://", "http:///x", "http://[::1/x", "http://a:99999/x", "http://a:0/x", "http://a:b/x", "http://.a/x", "http://a..b/x"),
-        *("http://\0/x", "http://a/\n", "http://" + "a" * 300 + "/x", "http://\ud800/x", "http://a/\ud800", "http://a\x1b[31m/x"),
+        *(
+            "http://",
+            "http:///x",
+            "http://[::1/x",
+            "http://a:99999/x",
+            "http://a:0/x",
+            "http://a:b/x",
+            "http://.a/x",
+            "http://a..b/x",
+        ),
+        *(
+            "http://\0/x",
+            "http://a/\n",
+            "http://" + "a" * 300 + "/x",
+            "http://\ud800/x",
+            "http://a/\ud800",
+            "http://a\x1b[31m/x",
+        ),
     ],
 )
 def test_addresses_that_are_none(address: str) -> None:

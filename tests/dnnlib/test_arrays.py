@@ -55,7 +55,9 @@ def test_hostile_arrays_are_refused_in_little_memory(tmp_path, content, packed):
     (tmp_path / "a").write_bytes(npz(content, zipfile.ZIP_DEFLATED) if packed else content)
     tracemalloc.start()
     try:
-        with pytest.raises(UserError, match=r"^the file is damaged, or no \.npz or \.npy file: .+; get it anew$"):
+        with pytest.raises(
+            UserError, match=r"^the file is damaged, or no \.npz or \.npy file: .+; get it anew$"
+        ):
             read_arrays(tmp_path / "a", "the file", advice="get it anew")
         assert tracemalloc.get_traced_memory()[1] < 2**23
     finally:

@@ -1,4 +1,5 @@
-"""dnnlib.checked: types at construction, messages, JSON there and back. Whole configurations: tests/training/config/test_schema.py."""
+"""dnnlib.checked: types at construction, messages, JSON there and back. Whole configurations:
+tests/training/config/test_schema.py."""
 
 import json
 import math
@@ -37,7 +38,13 @@ class Bicycle(Checked):
     "bicycle",
     [
         Bicycle(wheel=Wheel(radius=0.3)),
-        Bicycle(wheel=Wheel(radius=1, spokes=(28, 32)), colour="blue", bell=True, owners=("a", "b"), spare=Wheel(radius=2)),
+        Bicycle(
+            wheel=Wheel(radius=1, spokes=(28, 32)),
+            colour="blue",
+            bell=True,
+            owners=("a", "b"),
+            spare=Wheel(radius=2),
+        ),
     ],
 )
 def test_json_there_and_back(bicycle: Bicycle) -> None:
@@ -51,7 +58,10 @@ def test_json_there_and_back(bicycle: Bicycle) -> None:
         ({"wheel": {"radius": float("inf")}}, "must be a finite number, not inf"),
         ({"wheel": {"radius": True}}, "must be a finite number, not True"),
         ({"wheel": {"radius": 0}}, r"^--radius \(wheel.radius\) must be greater than 0, not 0$"),
-        ({"wheel": {"radius": 1, "spokes": 1.5}}, "^wheel.spokes must be a whole number or a list of whole numbers, not 1.5$"),
+        (
+            {"wheel": {"radius": 1, "spokes": 1.5}},
+            "^wheel.spokes must be a whole number or a list of whole numbers, not 1.5$",
+        ),
         ({"wheel": {"radius": 1, "spokes": [1, "2"]}}, r"wheel.spokes must be .*, not \(1, '2'\)"),
         ({"wheel": {}}, "^the section 'wheel' of the configuration lacks radius$"),
         ({"wheel": {"radius": 1, "size": 2}}, r"'wheel' .* has unknown keys \(size\); remove them"),
@@ -78,7 +88,13 @@ class Crate(TypedDict):
     "crate",
     [
         {"name": "a b.png", "weight": 1},
-        {"name": "é.zip", "weight": 10.0, "marks": [0, 2**63 - 1], "values": {"a": math.nan, "b": -math.inf, "c": 1}, "more": object()},
+        {
+            "name": "é.zip",
+            "weight": 10.0,
+            "marks": [0, 2**63 - 1],
+            "values": {"a": math.nan, "b": -math.inf, "c": 1},
+            "more": object(),
+        },
     ],
 )
 def test_values_that_are_as_annotated_pass_unchanged(crate: dict[str, Any]) -> None:
@@ -106,7 +122,10 @@ def test_values_that_are_as_annotated_pass_unchanged(crate: dict[str, Any]) -> N
         ({"name": "a", "weight": 10**400}, "a finite number, not 1000"),
         ({"name": "a", "weight": 10**5000}, "a finite number, not a value of type int that cannot be shown"),
         ({"name": "a", "weight": True}, "a finite number, not True"),
-        ({"name": "a", "weight": 1, "marks": [1, -1]}, r"^crate.marks\[1\] must be a whole number from 0, not -1$"),
+        (
+            {"name": "a", "weight": 1, "marks": [1, -1]},
+            r"^crate.marks\[1\] must be a whole number from 0, not -1$",
+        ),
         ({"name": "a", "weight": 1, "marks": [2**63]}, r"marks\[0\] must be a whole number"),
         ({"name": "a", "weight": 1, "marks": (1,)}, "^crate.marks must be a list, not"),
         ({"name": "a", "weight": 1, "values": {"A": 1}}, "the key 'A' must be a word, not 'A'$"),

@@ -24,7 +24,15 @@ import pytest
 import requests
 
 from dnnlib import download, http_download
-from dnnlib.download import cache_root, cached_path, downloads_forbidden, fetch, forbid_downloads, is_address, local_file
+from dnnlib.download import (
+    cache_root,
+    cached_path,
+    downloads_forbidden,
+    fetch,
+    forbid_downloads,
+    is_address,
+    local_file,
+)
 from dnnlib.errors import UserError
 from dnnlib.http_download import part_path
 
@@ -35,7 +43,8 @@ CUT = 600_000  # where an answer of the kind "cut" breaks off
 
 
 class Server(ThreadingHTTPServer):
-    """Answers each request with the next of ``answers``: a status, or what to do with ``content``; then with "good"."""
+    """Answers each request with the next of ``answers``: a status, or what to do with ``content``; then with
+    "good"."""
 
     daemon_threads = True
 
@@ -78,19 +87,26 @@ class Handler(BaseHTTPRequestHandler):
             self.head(200, {"Content-Type": "text/html; charset=utf-8", "Content-Length": "5"})
             self.wfile.write(b"<html")
         elif answer == "wrong place":
-            self.head(206, {**server.marks, "Content-Length": "10", "Content-Range": f"bytes 0-9/{len(server.content)}"})
+            self.head(
+                206,
+                {**server.marks, "Content-Length": "10", "Content-Range": f"bytes 0-9/{len(server.content)}"},
+            )
             self.wfile.write(server.content[:10])
         else:
             self.send_content(answer, wanted, condition)
 
     def send_content(self, answer: str, wanted: str | None, condition: str | None) -> None:
         server = self.server
-        content = b"" if answer == "empty" else server.content[::-1] if answer == "reversed" else server.content
+        content = (
+            b"" if answer == "empty" else server.content[::-1] if answer == "reversed" else server.content
+        )
         current = server.marks.get("ETag") or server.marks.get("Last-Modified")
         heeded = wanted and answer != "no ranges" and (condition == current or answer == "ignores If-Range")
         start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted and heeded else 0  # type: ignore[index]
         place = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if heeded else {}
-        self.head(206 if heeded else 200, {**server.marks, **place, "Content-Length": str(len(content) - start)})
+        self.head(
+            206 if heeded else 200, {**server.marks, **place, "Content-Length": str(len(content) - start)}
+        )
         if answer in ("cut", "slow"):
             self.wfile.write(content[start : start + CUT])
             self.wfile.flush()
@@ -164,7 +180,9 @@ def test_a_file_put_there_by_hand_is_used(server: Server, tmp_path: Path) -> Non
 def test_a_file_that_changed_since_its_download_is_noticed(server: Server, tmp_path: Path) -> None:
     path = fetch(server.url, tmp_path)
     path.write_bytes(b"changed")
-    with pytest.raises(UserError, match=rf"{path} is not what was downloaded from {server.url} .*expected {DIGEST}.*delete"):
+    with pytest.raises(
+        UserError, match=rf"{path} is not what was downloaded from {server.url} .*expected {DIGEST}.*delete"
+    ):
         fetch(server.url, tmp_path)
     assert fetch(server.url, tmp_path, sha256=hashlib.sha256(b"changed").hexdigest()) == path
     path.with_name(path.name + ".json").unlink()
@@ -178,7 +196,9 @@ def test_an_empty_file_in_the_cache_is_none(server: Server, tmp_path: Path) -> N
     assert fetch(server.url, tmp_path).read_bytes() == CONTENT
 
 
-def test_a_record_never_belongs_to_an_earlier_file(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_never_belongs_to_an_earlier_file(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The process ends between the new file and its record."""
     fetch(server.url, tmp_path)
     server.content, server.marks = b"new", {}
@@ -224,7 +244,9 @@ def test_a_download_that_broke_off_is_continued_where_the_version_is_known(
     assert (0 < start <= CUT) if condition else wanted is None
 
 
-def test_a_connection_that_ends_early_without_an_error(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_that_ends_early_without_an_error(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain, calls = requests.Response.iter_content, []
 
     def iter_content(response: requests.Response, size: int) -> Iterator[bytes]:
@@ -237,7 +259,8 @@ def test_a_connection_that_ends_early_without_an_error(server: Server, tmp_path:
 
 
 def test_as_many_attempts_as_bring_something(server: Server, tmp_path: Path) -> None:
-    """Each answer but the last breaks off after a little more: five attempts, though three in vain are the limit."""
+    """Each answer but the last breaks off after a little more: five attempts, though three in vain are the
+    limit."""
     server.content = CONTENT * 3
     server.answers = ["cut"] * 4
     assert fetch(server.url, tmp_path).read_bytes() == CONTENT * 3
@@ -348,7 +371,9 @@ def test_no_server(tmp_path: Path) -> None:
         fetch(nobody.url, tmp_path)
 
 
-def test_a_server_that_does_not_answer(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(http_download, "TIMEOUT", (5, 0.1))
     server.answers = ["silent"] * 3
     with pytest.raises(UserError, match="the server does not answer"):
@@ -396,7 +421,9 @@ def test_a_digest_that_is_none(server: Server, tmp_path: Path, digest: str) -> N
 
 def test_offline(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(**options: Any) -> None:
-        with pytest.raises(UserError, match=r"switched off by --offline or GGDR_OFFLINE.*put the file at") as caught:
+        with pytest.raises(
+            UserError, match=r"switched off by --offline or GGDR_OFFLINE.*put the file at"
+        ) as caught:
             fetch(server.url, tmp_path, **options)
         assert server.url in str(caught.value)
         assert str(cached_path(server.url, tmp_path)) in str(caught.value)
@@ -447,11 +474,15 @@ def test_several_processes(server: Server, tmp_path: Path) -> None:
     source = "import sys; from dnnlib.download import fetch; print(fetch(sys.argv[1], sys.argv[2], sha256=sys.argv[3]))"
     command = [sys.executable, "-c", source, server.url, str(tmp_path), DIGEST]
     running = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    assert {process.communicate(timeout=60)[0].strip() for process in running} == {str(cached_path(server.url, tmp_path))}
+    assert {process.communicate(timeout=60)[0].strip() for process in running} == {
+        str(cached_path(server.url, tmp_path))
+    }
     assert server.requests == 1
 
 
-def test_who_waits_in_vain_downloads_by_itself(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_waits_in_vain_downloads_by_itself(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another process has the lock and hangs: nothing new comes."""
     monkeypatch.setattr(http_download, "PATIENCE", 0.1)
     part = leave_part(server, tmp_path)
@@ -463,7 +494,9 @@ def test_who_waits_in_vain_downloads_by_itself(server: Server, tmp_path: Path, m
     assert names(tmp_path) == {"net.pt", "net.pt.json", "net.pt.part", "net.pt.part.version"}
 
 
-def test_a_waiting_process_is_patient_while_something_comes(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_waiting_process_is_patient_while_something_comes(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(http_download, "PATIENCE", 0.3)
     part = leave_part(server, tmp_path, length=10)
     with open(part, "ab", buffering=0) as stream:
@@ -491,7 +524,9 @@ def test_a_file_system_without_locks(server: Server, tmp_path: Path, monkeypatch
     assert names(tmp_path) == {"net.pt", "net.pt.json"}
 
 
-def test_a_part_that_is_gone_when_it_is_locked(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_is_gone_when_it_is_locked(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its owner gave up, between our opening and locking it."""
     lock, calls = fcntl.flock, []
 
@@ -508,10 +543,10 @@ def test_a_part_that_is_gone_when_it_is_locked(server: Server, tmp_path: Path, m
 
 def test_a_lock_ends_with_its_process(server: Server, tmp_path: Path) -> None:
     part = leave_part(server, tmp_path)
-    source = (
-        "import fcntl, sys, time; s = open(sys.argv[1], 'ab'); fcntl.flock(s, fcntl.LOCK_EX); print('locked', flush=True); time.sleep(60)"
-    )
-    with subprocess.Popen([sys.executable, "-c", source, str(part)], stdout=subprocess.PIPE, text=True) as holder:
+    source = "import fcntl, sys, time; s = open(sys.argv[1], 'ab'); fcntl.flock(s, fcntl.LOCK_EX); print('locked', flush=True); time.sleep(60)"
+    with subprocess.Popen(
+        [sys.executable, "-c", source, str(part)], stdout=subprocess.PIPE, text=True
+    ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "locked\n"
         holder.kill()
@@ -526,7 +561,11 @@ def test_local_file(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert local_file(path) == local_file(str(path), sha256=DIGEST.upper(), size=len(CONTENT)) == path
     assert local_file(server.url).read_bytes() == CONTENT
     for source, options, message in [
-        (tmp_path / "none.pkl", {}, r"none\.pkl' does not exist; give the path of a file or an http\(s\) address"),
+        (
+            tmp_path / "none.pkl",
+            {},
+            r"none\.pkl' does not exist; give the path of a file or an http\(s\) address",
+        ),
         (tmp_path, {}, "is a folder, not a file"),
         ("s3://bucket/net.pkl", {}, "'s3://bucket/net.pkl' can't be read: s3:// is not supported"),
         (path, {"size": 3}, f"is not the expected file: it has {len(CONTENT)} bytes, expected 3"),
@@ -572,7 +611,9 @@ class Raw:
             while True:
                 with self.listener.accept()[0] as connection, contextlib.suppress(OSError):
                     connection.recv(1 << 16)
-                    connection.sendall(self.reply) if isinstance(self.reply, bytes) else self.reply(connection)
+                    connection.sendall(self.reply) if isinstance(self.reply, bytes) else self.reply(
+                        connection
+                    )
 
     def __enter__(self) -> "Raw":
         return self
@@ -588,19 +629,43 @@ def answer(*headers: str, status: str = "200 OK", body: bytes = b"abc") -> bytes
 @pytest.mark.parametrize(
     "headers",
     [
-        *(["Content-Length: abc"], ["Content-Length: -3"], ["Content-Length: +3"], ["Content-Length: \xb2"], ["Content-Length: 3, 4"]),
-        *(["Content-Length: " + "9" * 17], ["Content-Length: " + "9" * 5000], ["Content-Encoding: zstd"], ["Content-Encoding: gzip"]),
+        *(
+            ["Content-Length: abc"],
+            ["Content-Length: -3"],
+            ["Content-Length: +3"],
+            ["Content-Length: \xb2"],
+            ["Content-Length: 3, 4"],
+        ),
+        *(
+            ["Content-Length: " + "9" * 17],
+            ["Content-Length: " + "9" * 5000],
+            ["Content-Encoding: zstd"],
+            ["Content-Encoding: gzip"],
+        ),
         ["Transfer-Encoding: chunked"],
         ["X: " + "y" * 100_000],
         [f"X{number}: y" for number in range(300)],
-        *(["!Location: " + target] for target in ("file:///etc/passwd", "ftp://h/x", "http://[::1/x", "http://..a/x", "http://a:999999/x")),
+        *(
+            ["!Location: " + target]
+            for target in (
+                "file:///etc/passwd",
+                "ftp://h/x",
+                "http://[::1/x",
+                "http://..a/x",
+                "http://a:999999/x",
+            )
+        ),
         *(["!Location: " + target] for target in ("/\xff\xfe", "http://a\0b/", "", "http://" + "a" * 300)),
     ],
 )
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # urllib3 leaves sockets of bad answers to the collector
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # urllib3 leaves sockets of bad answers to the collector
 def test_odd_answers_are_one_line(tmp_path: Path, headers: list[str]) -> None:
     redirect = headers[0].startswith("!")
-    reply = answer(*(header.removeprefix("!") for header in headers), status="302 F" if redirect else "200 OK")
+    reply = answer(
+        *(header.removeprefix("!") for header in headers), status="302 F" if redirect else "200 OK"
+    )
     with Raw(reply) as server, pytest.raises(UserError, match="cannot download") as caught:
         fetch(f"{server.address}/a.pkl?token=s3cret", tmp_path)
     assert str(caught.value).isprintable()
@@ -612,7 +677,10 @@ def test_odd_answers_are_one_line(tmp_path: Path, headers: list[str]) -> None:
 
 
 def test_what_the_server_says_cannot_move_the_cursor(tmp_path: Path) -> None:
-    with Raw(answer("Content-Length: 0", status="404 \x1b[31mNot\x07")) as server, pytest.raises(UserError) as caught:
+    with (
+        Raw(answer("Content-Length: 0", status="404 \x1b[31mNot\x07")) as server,
+        pytest.raises(UserError) as caught,
+    ):
         fetch(f"{server.address}/a.pkl", tmp_path)
     assert r"404 \x1b[31mNot\x07" in str(caught.value)
 
@@ -620,7 +688,12 @@ def test_what_the_server_says_cannot_move_the_cursor(tmp_path: Path) -> None:
 def test_https_stays_https() -> None:
     response = requests.Response()
     response.status_code, response.url, response.raw = 302, "https://host/a", io.BytesIO()
-    for target, message in (("http://host/b", "from https to http"), ("//host/b", None), ("/b", None), ("ftp://host/b", "ftp://, which")):
+    for target, message in (
+        ("http://host/b", "from https to http"),
+        ("//host/b", None),
+        ("/b", None),
+        ("ftp://host/b", "ftp://, which"),
+    ):
         response.headers["Location"] = target
         with http_download._Session() as session:
             if message is None:
@@ -639,13 +712,17 @@ def test_a_file_that_is_too_large(server: Server, tmp_path: Path, monkeypatch: p
     with pytest.raises(UserError, match="more than 500000 bytes came, without an announced length"):
         fetch(server.url, tmp_path)
     monkeypatch.setattr(http_download, "MAX_BYTES", 1 << 40)
-    monkeypatch.setattr(http_download.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1000))
+    monkeypatch.setattr(
+        http_download.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1000)
+    )
     with pytest.raises(UserError, match="the disk has 1000 left"):
         fetch(server.url, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("start", [b"HTTP/1.1 200 OK\r\nX: ", answer("Content-Length: 1000"), answer("Transfer-Encoding: chunked")])
+@pytest.mark.parametrize(
+    "start", [b"HTTP/1.1 200 OK\r\nX: ", answer("Content-Length: 1000"), answer("Transfer-Encoding: chunked")]
+)
 def test_a_server_that_trickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: bytes) -> None:
     """A byte now and then, in the headers or in the body, never reaches the limit of the time without one."""
     monkeypatch.setattr(http_download, "MAX_SECONDS", 0.3)
@@ -689,14 +766,30 @@ def test_a_version_that_is_damaged_begins_anew(server: Server, tmp_path: Path, v
 
 
 @pytest.mark.parametrize(
-    "record", [b"", b"{", b"[]", b"{}", b'{"sha256": 5}', b'{"sha256": null}', b"\xff", b"[" * 100_000, b'{"sha256": "x"}']
+    "record",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b'{"sha256": 5}',
+        b'{"sha256": null}',
+        b"\xff",
+        b"[" * 100_000,
+        b'{"sha256": "x"}',
+    ],
 )
-def test_a_damaged_record_is_repaired(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], record: bytes) -> None:
+def test_a_damaged_record_is_repaired(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], record: bytes
+) -> None:
     path = fetch(server.url, tmp_path)
     beside = path.with_name(path.name + ".json")
     beside.write_bytes(record)
     assert fetch(server.url, tmp_path) == path
-    assert capsys.readouterr().err == f"Warning: {beside} is damaged; it is written anew for the file as it is now\n"
+    assert (
+        capsys.readouterr().err
+        == f"Warning: {beside} is damaged; it is written anew for the file as it is now\n"
+    )
     assert json.loads(beside.read_text())["sha256"] == DIGEST
     assert fetch(server.url, tmp_path) == path
     assert capsys.readouterr().err == ""
@@ -720,7 +813,9 @@ def test_credentials_are_kept_out_of_the_cache(server: Server, tmp_path: Path) -
     assert "s3cret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["..", "a/..", "%2e%2e%2fx", "x" * 5000, "界" * 100, "a\\..\\b", "?a=../../x", ""])
+@pytest.mark.parametrize(
+    "name", ["..", "a/..", "%2e%2e%2fx", "x" * 5000, "界" * 100, "a\\..\\b", "?a=../../x", ""]
+)
 def test_the_cached_name_stays_in_the_cache(tmp_path: Path, name: str) -> None:
     path = cached_path(f"http://host/{name}", tmp_path)
     assert path.parent == tmp_path

@@ -11,7 +11,14 @@ from dnnlib import environment, torchrun
 from dnnlib.cli import Command, friendly_errors, ops_option
 from dnnlib.errors import UserError
 
-WORKER = dict(RANK="1", WORLD_SIZE="2", LOCAL_RANK="1", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT="29500")
+WORKER = dict(
+    RANK="1",
+    WORLD_SIZE="2",
+    LOCAL_RANK="1",
+    LOCAL_WORLD_SIZE="2",
+    MASTER_ADDR="127.0.0.1",
+    MASTER_PORT="29500",
+)
 
 
 @click.command(cls=Command)
@@ -59,7 +66,9 @@ def test_torchruns_variables_are_checked_before_anything_starts(monkeypatch, cha
     set_all(monkeypatch, {**WORKER, **changes})
     result = CliRunner().invoke(command, [])
     assert result.exit_code == 1
-    assert result.stderr.startswith(f"Error: the environment says that this is one of several processes, but {message}")
+    assert result.stderr.startswith(
+        f"Error: the environment says that this is one of several processes, but {message}"
+    )
     assert result.stderr.count("\n") == 1
 
 
@@ -83,7 +92,11 @@ def test_sound_variables_pass(monkeypatch):
     [
         ("GGDR_OPS", "xx", "GGDR_OPS must be one of auto, native, ref, not 'xx'"),
         ("GGDR_HOST_MEMORY", "1", "GGDR_HOST_MEMORY must be one of keep, system, not '1'"),
-        ("GGDR_CACHE_DIR", "~nobody-of-this-name/x", "GGDR_CACHE_DIR=~nobody-of-this-name/x: there is no home folder"),
+        (
+            "GGDR_CACHE_DIR",
+            "~nobody-of-this-name/x",
+            "GGDR_CACHE_DIR=~nobody-of-this-name/x: there is no home folder",
+        ),
     ],
 )
 def test_our_own_variables_are_checked(monkeypatch, name, value, message):
@@ -104,7 +117,9 @@ def test_an_unknown_variable_is_noted(monkeypatch):
     monkeypatch.setenv("GGDR_OFLINE", "1")
     result = CliRunner().invoke(command, [])
     assert result.exit_code == 0
-    assert result.stderr.startswith("Note: the environment variable GGDR_OFLINE has no effect; known are GGDR_CACHE_DIR, ")
+    assert result.stderr.startswith(
+        "Note: the environment variable GGDR_OFLINE has no effect; known are GGDR_CACHE_DIR, "
+    )
 
 
 @pytest.mark.parametrize("value", [None, "", "  "])
@@ -136,7 +151,10 @@ def homeless(monkeypatch, tmp_path):
 def test_without_a_home_the_cache_is_a_private_temporary_folder_and_said(homeless):
     result = CliRunner().invoke(command, [])
     assert result.exit_code == 0
-    assert result.stderr == f"Note: this user has no home folder, so the cache is {homeless}; GGDR_CACHE_DIR sets another\n"
+    assert (
+        result.stderr
+        == f"Note: this user has no home folder, so the cache is {homeless}; GGDR_CACHE_DIR sets another\n"
+    )
     assert stat.S_IMODE(homeless.stat().st_mode) == 0o700
 
 

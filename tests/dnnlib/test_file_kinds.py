@@ -42,7 +42,10 @@ FILES = {
     "web page": (b"<!DOCTYPE html><html><title>Virus scan warning</title></html>", "a web page"),
     "web page in capitals": (b"\xef\xbb\xbf\n  <HTML><BODY>", "a web page"),
     "XML answer": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "a web page"),
-    "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 381673535\n", "git lfs pull"),
+    "Git LFS": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 381673535\n",
+        "git lfs pull",
+    ),
     "gzip": (gzip.compress(b"x"), "compressed with gzip; unpack it first"),
     "bzip2": (b"BZh91AY&SY", "compressed with bzip2"),
     "xz": (b"\xfd7zXZ\x00\x00", "compressed with xz"),
@@ -57,7 +60,10 @@ FILES = {
     "state": (saved(STATE) + b"SHA-256:" + bytes(32), "a run's training state, which --continue reads"),
     "truncated state": (saved(STATE)[:300], "a checkpoint of torch.save that is damaged"),
     "rosinality": (saved({"g_ema": {"w": torch.zeros(3)}}), "rosinality"),
-    "rosinality of before": (saved({"g_ema": {"w": torch.zeros(3)}}, _use_new_zipfile_serialization=False), "rosinality"),
+    "rosinality of before": (
+        saved({"g_ema": {"w": torch.zeros(3)}}, _use_new_zipfile_serialization=False),
+        "rosinality",
+    ),
     "Lightning": (saved({"pytorch-lightning_version": "2", "state_dict": {}}), "PyTorch Lightning"),
     "torch.save": (saved({"model": torch.zeros(3)}), "a checkpoint that torch.save wrote"),
     "torch.export": (zipped("archive/models/model.json"), "a program of torch.export"),

@@ -39,7 +39,11 @@ def test_the_folder_is_synced_after_the_file_and_the_name(tmp_path, monkeypatch)
     """In this order a machine that loses its power has the old or the new file."""
     calls = []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("folder" if os.path.isdir(f"/proc/self/fd/{fd}") else "file"), fsync(fd))[1])
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda fd: (calls.append("folder" if os.path.isdir(f"/proc/self/fd/{fd}") else "file"), fsync(fd))[1],
+    )
     monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("rename"), replace(a, b))[1])
     with atomic_write(tmp_path / "a") as stream:
         stream.write(b"x" * 100_000)
@@ -75,9 +79,15 @@ def test_temporaries_of_killed_processes_are_removed(tmp_path):
 
 
 def test_writing_names_the_file():
-    with pytest.raises(UserError, match=r"cannot write /proc/x \(No such file or directory\); make room"), writing("folder"):
+    with (
+        pytest.raises(UserError, match=r"cannot write /proc/x \(No such file or directory\); make room"),
+        writing("folder"),
+    ):
         Path("/proc/x").touch()
-    with pytest.raises(UserError, match=r"cannot write folder \(No space left on device\)"), writing("folder"):
+    with (
+        pytest.raises(UserError, match=r"cannot write folder \(No space left on device\)"),
+        writing("folder"),
+    ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -112,7 +122,12 @@ def other_process(folder):
     """Whether another process gets the lock."""
     code = "import sys\nfrom dnnlib.files import FolderLock\nwith FolderLock(sys.argv[1], 0.1): pass"
     environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(files.__file__))}
-    return subprocess.run([sys.executable, "-c", code, str(folder)], env=environment, check=False, capture_output=True).returncode == 0
+    return (
+        subprocess.run(
+            [sys.executable, "-c", code, str(folder)], env=environment, check=False, capture_output=True
+        ).returncode
+        == 0
+    )
 
 
 def no_folder_locks(*_):
@@ -135,7 +150,10 @@ def test_one_process_at_a_time(on_network, tmp_path, monkeypatch, capsys):
 def test_the_lock_does_not_hang_on_a_file(tmp_path):
     with LogTee(tmp_path / "log.txt"):
         (tmp_path / "log.txt").rename(tmp_path / "log.old")
-        with pytest.raises(UserError, match="another process is writing in"), LogTee(tmp_path / "log.txt", patience=0.1):
+        with (
+            pytest.raises(UserError, match="another process is writing in"),
+            LogTee(tmp_path / "log.txt", patience=0.1),
+        ):
             pass
     with LogTee(tmp_path / "log.txt", patience=0):
         pass
@@ -192,7 +210,13 @@ def test_a_file_that_is_replaced_keeps_its_mode(tmp_path):
 
 
 def test_only_temporaries_of_this_program_are_removed(tmp_path):
-    others = [".mynotes.tmp", ".a.0123456789abcdef.tmp.bak", ".a.0123456789ABCDEF.tmp", "a.0123456789abcdef.tmp", "..0123456789abcdef.tmp"]
+    others = [
+        ".mynotes.tmp",
+        ".a.0123456789abcdef.tmp.bak",
+        ".a.0123456789ABCDEF.tmp",
+        "a.0123456789abcdef.tmp",
+        "..0123456789abcdef.tmp",
+    ]
     for name in others:
         (tmp_path / name).write_text("")
     (tmp_path / ".folder.0123456789abcdef.tmp").mkdir()
@@ -217,11 +241,16 @@ def test_a_log_that_another_process_writes_is_refused(tmp_path):
     )
     environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(files.__file__))}
     command = [sys.executable, "-c", code, str(tmp_path / "log.txt")]
-    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         stdout = sys.stdout
-        with pytest.raises(UserError, match="another process is writing"), LogTee(tmp_path / "log.txt", patience=0.1):
+        with (
+            pytest.raises(UserError, match="another process is writing"),
+            LogTee(tmp_path / "log.txt", patience=0.1),
+        ):
             pass
         assert sys.stdout is stdout
         process.communicate("")
@@ -242,12 +271,19 @@ def test_an_interrupt_just_after_the_file_was_made(tmp_path, monkeypatch):
 
 
 def test_a_log_goes_on_when_nobody_reads_standard_output(tmp_path):
-    program = "import sys\nfrom dnnlib.log import LogTee\nwith LogTee(__import__('pathlib').Path(sys.argv[1])):\n" + (
-        "    for i in range(3): print('line', i, flush=True)\n    sys.stdin.read()\n    for i in range(3, 6): print('line', i, flush=True)"
+    program = (
+        "import sys\nfrom dnnlib.log import LogTee\nwith LogTee(__import__('pathlib').Path(sys.argv[1])):\n"
+        + (
+            "    for i in range(3): print('line', i, flush=True)\n    sys.stdin.read()\n    for i in "
+            "range(3, 6): print('line', i, flush=True)"
+        )
     )
     command = [sys.executable, "-c", program, str(tmp_path / "log.txt")]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}  # what stays in the buffer must not fail at the end either
+    buffered = {
+        **os.environ,
+        "PYTHONUNBUFFERED": "",
+    }  # what stays in the buffer must not fail at the end either
     with subprocess.Popen(command, cwd=ROOT, env=buffered, text=True, **pipes) as process:
         assert process.stdout.readline() == "line 0\n"
         process.stdout.close()

@@ -168,7 +168,9 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 def test_a_terminal_that_is_closed(tmp_path):
     """SIGHUP comes with it, and every write to it fails from then on."""
-    done = subprocess.run([sys.executable, "-c", DRIVER, TERMINAL, str(tmp_path)], cwd=ROOT, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, TERMINAL, str(tmp_path)], cwd=ROOT, timeout=120, check=False
+    )
     assert done.returncode == 0
     assert (tmp_path / "ended").read_text() == "SIGHUP"
     assert (tmp_path / "log.txt").read_text() == "saved\n"

@@ -46,5 +46,7 @@ def test_the_cache_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GGDR_CACHE_DIR", "~/elsewhere")
     assert cache_root() == home / "elsewhere"
     monkeypatch.setenv("GGDR_CACHE_DIR", "~nobody-here/x")
-    with pytest.raises(UserError, match=r"GGDR_CACHE_DIR=~nobody-here/x: there is no home folder.*set GGDR_CACHE_DIR"):
+    with pytest.raises(
+        UserError, match=r"GGDR_CACHE_DIR=~nobody-here/x: there is no home folder.*set GGDR_CACHE_DIR"
+    ):
         cache_root()

@@ -17,7 +17,14 @@ from dnnlib.log import LogTee
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.4, "0s"), (59.4, "59s"), (59.6, "1m 00s"), (200, "3m 20s"), (18100, "5h 01m 40s"), (184500, "2d 03h 15m")],
+    [
+        (0.4, "0s"),
+        (59.4, "59s"),
+        (59.6, "1m 00s"),
+        (200, "3m 20s"),
+        (18100, "5h 01m 40s"),
+        (184500, "2d 03h 15m"),
+    ],
 )
 def test_durations(seconds, text):
     assert format_duration(seconds) == text
@@ -33,7 +40,10 @@ def test_lists_of_numbers():
 @pytest.mark.parametrize("text", ["0.2,0.7,1", "cat", "1.5"])
 def test_a_class_is_a_number(text):
     assert ClassNumber().convert("3", None, None) == 3
-    with pytest.raises(click.BadParameter, match=f"'{text}' is not a class number such as 0. Labels that are lists of numbers"):
+    with pytest.raises(
+        click.BadParameter,
+        match=f"'{text}' is not a class number such as 0. Labels that are lists of numbers",
+    ):
         ClassNumber().convert(text, None, None)
 
 
@@ -48,7 +58,10 @@ def command(reg_type, allow_tf32, dry_run):
     click.echo(f"{reg_type} {allow_tf32} {dry_run}")
 
 
-@pytest.mark.parametrize("args", [["--reg_type=a_b", "--allow-tf32=1", "-n"], ["--reg-type", "a_b", "--allow_tf32", "1", "--dry_run"]])
+@pytest.mark.parametrize(
+    "args",
+    [["--reg_type=a_b", "--allow-tf32=1", "-n"], ["--reg-type", "a_b", "--allow_tf32", "1", "--dry_run"]],
+)
 def test_options_take_either_dash(args):
     assert CliRunner().invoke(command, args).output == "a_b 1 True\n"
 
@@ -83,7 +96,10 @@ def test_log_tee_writes_to_both(tmp_path, capsys):
 
 
 def test_messages_are_one_printable_line():
-    assert str(UserError("a\nb \x1b[31mred\x1b[0m é 日本 \u202e\udc80")) == r"a b \x1b[31mred\x1b[0m é 日本 \u202e\udc80"
+    assert (
+        str(UserError("a\nb \x1b[31mred\x1b[0m é 日本 \u202e\udc80"))
+        == r"a b \x1b[31mred\x1b[0m é 日本 \u202e\udc80"
+    )
 
 
 class OutOfMemoryError(RuntimeError):
@@ -96,14 +112,21 @@ class OutOfMemoryError(RuntimeError):
         (MemoryError(), "the memory of this machine does not suffice"),
         (
             RuntimeError(
-                "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
+                "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: "
+                "you tried to allocate 9"
             ),
             "the memory of this machine does not suffice",
         ),
         (RuntimeError("std::bad_alloc"), "the memory of this machine does not suffice"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "the memory of this machine does not suffice"),
-        (ImportError("libx.so: failed to map segment from shared object"), "the memory of this machine does not suffice"),
-        (OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB."), "the GPU's memory does not suffice: CUDA out of memory. Tried"),
+        (
+            ImportError("libx.so: failed to map segment from shared object"),
+            "the memory of this machine does not suffice",
+        ),
+        (
+            OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB."),
+            "the GPU's memory does not suffice: CUDA out of memory. Tried",
+        ),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
         (OSError(errno.ENOENT, "No such file"), None),
         (ValueError("not enough memory of the past"), None),

@@ -41,13 +41,20 @@ def run(redirection, folder, **environment):
     (folder / "program.py").write_text(PROGRAM)
     command = f'"{sys.executable}" program.py "{ROOT}" {redirection}; exit ${{PIPESTATUS[0]}}'
     done = subprocess.run(
-        ["bash", "-c", command], cwd=folder, env={**os.environ, **environment}, capture_output=True, stdin=subprocess.DEVNULL, timeout=60
+        ["bash", "-c", command],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
     )
     assert (folder / "opened-later").read_text() == "done"
     return done
 
 
-@pytest.mark.parametrize("redirection", [">&-", "2>&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-", "| true", "2>&1 | true", "2> /dev/full"])
+@pytest.mark.parametrize(
+    "redirection", [">&-", "2>&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-", "| true", "2>&1 | true", "2> /dev/full"]
+)
 def test_a_command_does_its_work_whatever_becomes_of_its_output(redirection, tmp_path):
     done = run(redirection, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -57,10 +64,16 @@ def test_a_command_does_its_work_whatever_becomes_of_its_output(redirection, tmp
 def test_output_that_is_lost_to_a_full_disk_is_told(tmp_path):
     done = run("> /dev/full", tmp_path)
     assert done.returncode == 1
-    assert done.stderr.endswith(b"Error: standard output cannot be written (No space left on device); make room, or send it elsewhere\n")
+    assert done.stderr.endswith(
+        b"Error: standard output cannot be written (No space left on device); make room, or send it elsewhere\n"
+    )
 
 
-@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}, {"LC_ALL": "POSIX", "PYTHONUTF8": "0"}], ids=str)
+@pytest.mark.parametrize(
+    "environment",
+    [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}, {"LC_ALL": "POSIX", "PYTHONUTF8": "0"}],
+    ids=str,
+)
 def test_a_name_that_the_terminal_cannot_show_is_escaped(environment, tmp_path):
     done = run("", tmp_path, **environment)
     assert done.returncode == 0, done.stderr
@@ -93,7 +106,11 @@ def test_a_full_disk_is_remembered():
 def test_a_descriptor_that_does_not_block_gets_everything():
     read, write = os.pipe()
     os.set_blocking(write, False)
-    child = subprocess.Popen([sys.executable, "-c", "import sys; print(len(sys.stdin.buffer.read()))"], stdin=read, stdout=subprocess.PIPE)
+    child = subprocess.Popen(
+        [sys.executable, "-c", "import sys; print(len(sys.stdin.buffer.read()))"],
+        stdin=read,
+        stdout=subprocess.PIPE,
+    )
     os.close(read)
     found = _Outlet(write)
     found.write(bytes(1_000_000))

@@ -20,7 +20,10 @@ CONTENT_ERRORS = [
 
 @pytest.mark.parametrize("error", CONTENT_ERRORS, ids=lambda error: type(error).__name__)
 def test_whatever_a_parser_raises_becomes_one_line_that_names_the_file(error):
-    with pytest.raises(UserError, match=r"^a\.npz is damaged: .+; get it anew$") as caught, parsing("a.npz", "is damaged", "get it anew"):
+    with (
+        pytest.raises(UserError, match=r"^a\.npz is damaged: .+; get it anew$") as caught,
+        parsing("a.npz", "is damaged", "get it anew"),
+    ):
         raise error
     assert caught.value.__cause__ is error
     assert "\n" not in str(caught.value)
@@ -34,7 +37,14 @@ def test_errors_of_the_disk_keep_their_own_words(number):
 
 
 @pytest.mark.parametrize(
-    "error", [UserError("as it is"), Unavailable("as it is"), NameError("a fault"), ImportError("a fault"), KeyboardInterrupt()]
+    "error",
+    [
+        UserError("as it is"),
+        Unavailable("as it is"),
+        NameError("a fault"),
+        ImportError("a fault"),
+        KeyboardInterrupt(),
+    ],
 )
 def test_what_is_no_fault_of_the_content_passes(error):
     with pytest.raises(type(error)) as caught, parsing("a.npz"):
@@ -69,7 +79,11 @@ def test_reasons_are_one_printable_line():
         (b"\xff\xfe\x00", "is no valid JSON"),
         ("[" + "1," * 600 + "1]", "more than the 1000 that are read"),
     ],
-    ids=lambda value: None if isinstance(value, str) and value.startswith(("[[", "[1,1", "[99", '{"a":{')) else str(value)[:20],
+    ids=lambda value: (
+        None
+        if isinstance(value, str) and value.startswith(("[[", "[1,1", "[99", '{"a":{'))
+        else str(value)[:20]
+    ),
 )
 def test_json_that_is_refused(document, message):
     with pytest.raises(UserError, match=message) as caught:
@@ -89,7 +103,12 @@ def test_json_that_is_read(tmp_path):
 def test_only_ordinary_files_within_the_limit_are_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "large").write_bytes(bytes(11))
-    for name, message in [("pipe", "no ordinary file"), ("large", "has 11 bytes"), ("none", "No such file"), (".", "Is a directory")]:
+    for name, message in [
+        ("pipe", "no ordinary file"),
+        ("large", "has 11 bytes"),
+        ("none", "No such file"),
+        (".", "Is a directory"),
+    ]:
         with pytest.raises(UserError, match=message):
             read_bytes(tmp_path / name, limit=10)
     assert read_bytes(tmp_path / "large", limit=11) == bytes(11)

@@ -19,7 +19,12 @@ def candidate(state: Any, **seconds: list[float]) -> Candidate:
 
 
 def test_a_step_has_each_phase_as_often_as_it_runs() -> None:
-    seconds = {"G_main": [3.0, 1.0, 2.0], "G_reg": [4.0, 9.0, 8.0], "D_main": [2.0, 2.0, 2.0], "D_reg": [32.0, 16.0, 16.0]}
+    seconds = {
+        "G_main": [3.0, 1.0, 2.0],
+        "G_reg": [4.0, 9.0, 8.0],
+        "D_main": [2.0, 2.0, 2.0],
+        "D_reg": [32.0, 16.0, 16.0],
+    }
     fastest = candidate(small_state(), **seconds).fastest()
     assert fastest == {"G_main": 1, "G_reg": 4, "D_main": 2, "D_reg": 16, "step": 1 + 4 / 4 + 2 + 16 / 16}
 
@@ -46,19 +51,46 @@ def test_the_table_compares_both() -> None:
 def test_the_candidates_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = stand_in_data(tmp_path / "images", 32, 3)
     assert (data.resolution, data.num_channels, data.num_images) == (32, 3, 1)
-    plain, guided = (Candidate.build(small_state(reg_type=name).config, torch.device("cpu")) for name in ("none", "ggdr"))
+    plain, guided = (
+        Candidate.build(small_state(reg_type=name).config, torch.device("cpu")) for name in ("none", "ggdr")
+    )
     order: list[tuple[str, str]] = []
     states = {id(plain.state): "none", id(guided.state): "ggdr"}
-    monkeypatch.setattr(cost, "one_phase", lambda state, phase, dataset: order.append((states[id(state)], phase.name)))
-    cost.measure([plain, guided], ImageFolderDataset(tmp_path / "images"), 2, torch.device("cpu"), time.perf_counter)
-    assert [name for name, phase in order if phase == "D_main"] == ["none", "ggdr", "ggdr", "none", "none", "ggdr"]
+    monkeypatch.setattr(
+        cost, "one_phase", lambda state, phase, dataset: order.append((states[id(state)], phase.name))
+    )
+    cost.measure(
+        [plain, guided], ImageFolderDataset(tmp_path / "images"), 2, torch.device("cpu"), time.perf_counter
+    )
+    assert [name for name, phase in order if phase == "D_main"] == [
+        "none",
+        "ggdr",
+        "ggdr",
+        "none",
+        "none",
+        "ggdr",
+    ]
     assert order[:2] == [("none", "G_main"), ("ggdr", "G_main")]
     for found in (plain, guided):
-        assert {phase: len(values) for phase, values in found.seconds.items()} == {"G_main": 2, "G_reg": 2, "D_main": 2, "D_reg": 2}
+        assert {phase: len(values) for phase, values in found.seconds.items()} == {
+            "G_main": 2,
+            "G_reg": 2,
+            "D_main": 2,
+            "D_reg": 2,
+        }
 
 
 def test_the_command_trains_for_real() -> None:
-    arguments = ["--cfg=auto", "--resolution=32", "--cbase=64", "--cmax=4", "--batch=2", "--repeats=1", "--device=cpu", "--cpu-time"]
+    arguments = [
+        "--cfg=auto",
+        "--resolution=32",
+        "--cbase=64",
+        "--cmax=4",
+        "--batch=2",
+        "--repeats=1",
+        "--device=cpu",
+        "--cpu-time",
+    ]
     result = CliRunner().invoke(cost.main, arguments)
     assert result.exit_code == 0, result.output
     assert "target 8x8, 1x1 linear decoder, batch 2 on cpu" in result.output
@@ -78,14 +110,23 @@ def test_parameters_of_the_paper() -> None:
 @pytest.mark.parametrize(
     ("arguments", "described", "decoder"),
     [
-        # D's channels at 4 … 256 are 512, 512, 512, 512, 256, 128, 64; a layer has in · out · k² weights and out biases.
+        # D's channels at 4 … 256 are 512, 512, 512, 512, 256, 128, 64; a layer has in · out · k² weights and
+        # out biases.
         (["--ggdr_res=16"], "target 16x16, 1x1", 512 * 512 + 512 + 1024 * 512 + 512),
         (["--ggdr_res=8,16"], "target 8x8 and 16x16, 1x1", 512 * 512 + 512 + 1024 * 512 + 512),
-        (["--ggdr_res=8", "--ggdr-kernel=3", "--ggdr-act=lrelu"], "target 8x8, 3x3 lrelu", 9 * 512 * 512 + 512),
+        (
+            ["--ggdr_res=8", "--ggdr-kernel=3", "--ggdr-act=lrelu"],
+            "target 8x8, 3x3 lrelu",
+            9 * 512 * 512 + 512,
+        ),
         (
             ["--reg_type=seg", "--classes=150"],
             "150 classes",
-            (512 * 512 + 512) + 2 * (1024 * 512 + 512) + (1024 * 256 + 256) + (512 * 128 + 128) + (256 * 150 + 150),
+            (512 * 512 + 512)
+            + 2 * (1024 * 512 + 512)
+            + (1024 * 256 + 256)
+            + (512 * 128 + 128)
+            + (256 * 150 + 150),
         ),
     ],
 )
@@ -98,7 +139,15 @@ def test_parameters_of_variants(arguments: list[str], described: str, decoder: i
 
 
 def test_segmentation_is_timed(tmp_path: Path) -> None:
-    arguments = ["--cfg=auto", "--resolution=16", "--cbase=64", "--cmax=4", "--batch=2", "--repeats=1", "--device=cpu"]
+    arguments = [
+        "--cfg=auto",
+        "--resolution=16",
+        "--cbase=64",
+        "--cmax=4",
+        "--batch=2",
+        "--repeats=1",
+        "--device=cpu",
+    ]
     result = CliRunner().invoke(cost.main, [*arguments, "--reg_type=seg", "--classes=3"])
     assert result.exit_code == 0, result.output
     assert "3 classes, batch 2 on cpu" in result.output

@@ -42,9 +42,12 @@ def send_when(file: Path, *numbers: signal.Signals) -> threading.Thread:
 
 
 @pytest.mark.parametrize(
-    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit), (signal.SIGUSR1, SystemExit)]
+    ("number", "error"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit), (signal.SIGUSR1, SystemExit)],
 )
-def test_a_signal_is_passed_on_and_the_end_waited_for(tmp_path: Path, number: signal.Signals, error: type[BaseException]) -> None:
+def test_a_signal_is_passed_on_and_the_end_waited_for(
+    tmp_path: Path, number: signal.Signals, error: type[BaseException]
+) -> None:
     thread = send_when(tmp_path / "ready", number)
     with pytest.raises(error) as caught:
         run_program(["-c", SAVES_WHEN_STOPPED, str(tmp_path), "0.7"], ROOT)

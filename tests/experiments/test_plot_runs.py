@@ -1,4 +1,5 @@
-"""experiments.plot_runs: curves are read whatever state a run's files are in, and seeds become a mean with its spread."""
+"""experiments.plot_runs: curves are read whatever state a run's files are in, and seeds become a mean with
+its spread."""
 
 import json
 from pathlib import Path
@@ -17,11 +18,19 @@ from experiments.plot_runs import choose_curves, mean_and_spread, parse_runs, re
 def write_run(folder: Path, fid: dict[int, float], loss: dict[float, float] | None = None) -> Path:
     folder.mkdir(parents=True)
     for kimg, value in fid.items():
-        line = {"results": {"fid5_full": value}, "metric": "fid5_full", "snapshot_pkl": f"network-snapshot-{kimg:06d}.pkl"}
+        line = {
+            "results": {"fid5_full": value},
+            "metric": "fid5_full",
+            "snapshot_pkl": f"network-snapshot-{kimg:06d}.pkl",
+        }
         with open(folder / "metric-fid5_full.jsonl", "a") as stream:
             stream.write(json.dumps(line) + "\n")
     for at, value in (loss or {}).items():
-        line = {"Loss/D/loss": {"num": 1, "mean": value, "std": 0}, "Progress/kimg": {"num": 1, "mean": at, "std": 0}, "timestamp": 1.0}
+        line = {
+            "Loss/D/loss": {"num": 1, "mean": value, "std": 0},
+            "Progress/kimg": {"num": 1, "mean": at, "std": 0},
+            "timestamp": 1.0,
+        }
         with open(folder / "stats.jsonl", "a") as stream:
             stream.write(json.dumps(line) + "\n")
     return folder
@@ -58,7 +67,9 @@ def test_the_last_of_several_values_counts(tmp_path: Path) -> None:
 
 
 def test_mean_and_sample_deviation_where_all_have_values() -> None:
-    kimg, mean, deviation = mean_and_spread([{0: 1.0, 10: 2.0, 20: 9.0}, {0: 3.0, 10: 6.0}, {0: 5.0, 10: 4.0, 30: 1.0}])
+    kimg, mean, deviation = mean_and_spread(
+        [{0: 1.0, 10: 2.0, 20: 9.0}, {0: 3.0, 10: 6.0}, {0: 5.0, 10: 4.0, 30: 1.0}]
+    )
     assert kimg.tolist() == [0, 10]
     np.testing.assert_allclose(mean, [3, 4])
     np.testing.assert_allclose(deviation, [2, 2])
@@ -74,7 +85,11 @@ def test_runs_are_found_by_pattern(tmp_path: Path) -> None:
     groups = parse_runs([f"a={tmp_path}/none-*", f"b={tmp_path}/ggdr-1", f"a={tmp_path}/ggdr-1"])
     names = {label: [path.name for path in paths] for label, paths in groups.items()}
     assert names == {"a": ["none-1", "none-2", "ggdr-1"], "b": ["ggdr-1"]}
-    for text, message in (("none", "LABEL=DIR"), ("=x", "LABEL=DIR"), (f"a={tmp_path}/x*", "no directory matches")):
+    for text, message in (
+        ("none", "LABEL=DIR"),
+        ("=x", "LABEL=DIR"),
+        (f"a={tmp_path}/x*", "no directory matches"),
+    ):
         with pytest.raises(UserError, match=message):
             parse_runs([text])
 
@@ -116,9 +131,15 @@ def test_no_run_no_picture(tmp_path: Path) -> None:
 
 
 def test_odd_and_huge_values_are_drawn_as_gaps(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", {0: 1e308, 10: 5.0, 20: float("nan"), 30: float("inf"), 40: 7.0}, {1: -1e308, 1e300: 1.0, 2: 3.0})
+    run = write_run(
+        tmp_path / "run",
+        {0: 1e308, 10: 5.0, 20: float("nan"), 30: float("inf"), 40: 7.0},
+        {1: -1e308, 1e300: 1.0, 2: 3.0},
+    )
     with open(run / "stats.jsonl", "a") as stream:
-        stream.write('{"Progress/kimg": {"mean": "x"}}\n{"Progress/kimg": 5}\n{"$\\\\frac{": {"mean": 1}}\n[]\n')
+        stream.write(
+            '{"Progress/kimg": {"mean": "x"}}\n{"Progress/kimg": 5}\n{"$\\\\frac{": {"mean": 1}}\n[]\n'
+        )
     fid = read_run(run)["fid5_full"]
     assert {at: value for at, value in fid.items() if np.isfinite(value)} == {10: 5.0, 40: 7.0}
     out = tmp_path / "plot.png"

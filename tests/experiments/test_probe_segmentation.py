@@ -16,7 +16,11 @@ from torch_utils.persistence import load_network_pkl
 
 def test_labels_of_networks() -> None:
     assert parse_networks(["none=a.pkl", "ggdr=b=c.pkl"]) == {"none": "a.pkl", "ggdr": "b=c.pkl"}
-    for texts, message in ((["a.pkl"], "LABEL=PKL"), (["=a.pkl"], "LABEL=PKL"), (["a=b", "a=c"], "comes twice")):
+    for texts, message in (
+        (["a.pkl"], "LABEL=PKL"),
+        (["=a.pkl"], "LABEL=PKL"),
+        (["a=b", "a=c"], "comes twice"),
+    ):
         with pytest.raises(UserError, match=message):
             parse_networks(texts)
 
@@ -40,9 +44,15 @@ def test_the_command(tmp_path: Path) -> None:
         assert result.exit_code == 0, result.output
     assert (tmp_path / "out" / "a.json").read_bytes() == (tmp_path / "out" / "b.json").read_bytes()
     record = json.loads((tmp_path / "out" / "a.json").read_text())
-    assert (record["seeds"], record["num_classes"], record["num_images"], record["resolutions"]) == ([0, 3], 2, 12, [8, 16])
+    assert (record["seeds"], record["num_classes"], record["num_images"], record["resolutions"]) == (
+        [0, 3],
+        2,
+        12,
+        [8, 16],
+    )
     assert list(record["accuracy"]) == ["none", "ggdr"]
-    # Untrained discriminators of one seed have equal encoders, with and without a decoder: equal heads come out.
+    # Untrained discriminators of one seed have equal encoders, with and without a decoder: equal heads come
+    # out.
     assert record["accuracy"]["none"] == record["accuracy"]["ggdr"]
     assert [len(values) for values in record["accuracy"]["none"]] == [3, 3]
     assert record["accuracy"]["none"][0] != record["accuracy"]["none"][1]
@@ -59,7 +69,11 @@ def test_resolutions(tmp_path: Path) -> None:
     assert parse_resolutions("4,16", [D]) == [4, 16]
     with pytest.raises(UserError, match="in common"):
         parse_resolutions(None, [D, small])
-    arguments = [f"--network=a={tmp_path / 'net.pkl'}", f"--data={make_pairs(tmp_path / 'pairs')}", f"--out={tmp_path / 'out'}"]
+    arguments = [
+        f"--network=a={tmp_path / 'net.pkl'}",
+        f"--data={make_pairs(tmp_path / 'pairs')}",
+        f"--out={tmp_path / 'out'}",
+    ]
     result = CliRunner().invoke(probe_segmentation.main, [*arguments, "--resolutions=64"])
     assert result.exit_code == 1
     assert "has maps at [16, 8, 4]" in result.output

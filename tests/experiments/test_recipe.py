@@ -1,4 +1,5 @@
-"""experiments.recipe: every command line that it prints is accepted, means what the paper says, and docs/recipes.md shows them."""
+"""experiments.recipe: every command line that it prints is accepted, means what the paper says, and
+docs/recipes.md shows them."""
 
 import json
 import shlex
@@ -32,7 +33,10 @@ def commands(text: str) -> list[list[str]]:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: Any) -> dict[int, Path]:
     root = tmp_path_factory.mktemp("stand-ins")
-    return {res: make_images(root / str(res), count=1 if res > 32 else 4, resolution=res) for res in (32, 256, 512)}
+    return {
+        res: make_images(root / str(res), count=1 if res > 32 else 4, resolution=res)
+        for res in (32, 256, 512)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +49,9 @@ def test_the_documentation_is_in_step() -> None:
 
 
 @pytest.mark.parametrize(("name", "one"), ALL, ids=[f"{name}-{one.title}" for name, one in ALL])
-def test_training_command_lines_resolve(name: str, one: recipe.Training, images: dict[int, Path], pairs: Path) -> None:
+def test_training_command_lines_resolve(
+    name: str, one: recipe.Training, images: dict[int, Path], pairs: Path
+) -> None:
     experiment = EXPERIMENTS[name]
     assert one.train[0] == "train.py"
     # The stand-in has too few images for --subset, which is checked against them.
@@ -54,11 +60,22 @@ def test_training_command_lines_resolve(name: str, one: recipe.Training, images:
     result = CliRunner().invoke(train.main, [*arguments, f"--data={stand_in}", "--dry-run"])
     assert result.exit_code == 0, result.output
     config = json.loads(result.stdout)
-    method = {"resolution": experiment.ggdr_res, "weight": 10, "start_kimg": 0, "kernel_size": 1, "activation": "linear"}
+    method = {
+        "resolution": experiment.ggdr_res,
+        "weight": 10,
+        "start_kimg": 0,
+        "kernel_size": 1,
+        "activation": "linear",
+    }
     assert config["ggdr"] == ({**method, **VARIANTS.get(one.title, {})} if one.reg_type == "ggdr" else None)
     assert config["seg"] == ({"weight": 1} if one.reg_type == "seg" else None)
-    assert f"--data={recipe.data_path(experiment, Places())}{'/images' if one.title == 'ADA without ground truth' else ''}" in one.train
-    assert config["augment"]["mode"] == ("noaug" if "StyleGAN2" in one.title or name == "ablations" else "ada")
+    assert (
+        f"--data={recipe.data_path(experiment, Places())}{'/images' if one.title == 'ADA without ground truth' else ''}"
+        in one.train
+    )
+    assert config["augment"]["mode"] == (
+        "noaug" if "StyleGAN2" in one.title or name == "ablations" else "ada"
+    )
     assert config["data"]["xflip"] == experiment.mirror
     assert config["schedule"]["total_kimg"] == (100000 if name == "cifar10" else 25000)
     assert config["loss"]["r1_gamma"] == {32: 0.01, 256: 1, 512: 0.5}[experiment.resolution]
@@ -67,7 +84,9 @@ def test_training_command_lines_resolve(name: str, one: recipe.Training, images:
     data = "images" if one.title == "ADA without ground truth" else experiment.data
     described = config["description"].replace(str(experiment.resolution), data + subset, 1)
     assert Path(one.run_dir).name == f"00000-{described}"
-    assert f"--network={one.run_dir}/network-snapshot-{config['schedule']['total_kimg']:06d}.pkl" in one.measure
+    assert (
+        f"--network={one.run_dir}/network-snapshot-{config['schedule']['total_kimg']:06d}.pkl" in one.measure
+    )
 
 
 #: What each ablation changes.
@@ -91,17 +110,23 @@ def test_the_other_command_lines_parse(name: str) -> None:
         if script == "dataset_tool.py":
             assert dataset_tool.main.make_context(script, list(arguments)).params["dest"].endswith(".zip")
         if script == "tools/make_paired_dataset.py":
-            assert make_paired_dataset.main.make_context(script, list(arguments)).params["dest"] == "datasets/ade20k256.zip"
+            assert (
+                make_paired_dataset.main.make_context(script, list(arguments)).params["dest"]
+                == "datasets/ade20k256.zip"
+            )
         if script == "calc_metrics.py":
             parse_metrics(calc_metrics.main.make_context(script, list(arguments)).params["metrics"])
 
 
 def test_the_paper_s_figures() -> None:
-    """Each comparison has both sides of the same scores; GGDR wins on FID everywhere but with ADA on 2k faces."""
+    """Each comparison has both sides of the same scores; GGDR wins on FID everywhere but with ADA on 2k
+    faces."""
     for name, experiment in EXPERIMENTS.items():
         for comparison in experiment.comparisons:
             assert list(comparison.without) == list(comparison.with_ggdr)
-            without, with_ggdr = (float(scores["FID"].split()[0]) for scores in (comparison.without, comparison.with_ggdr))
+            without, with_ggdr = (
+                float(scores["FID"].split()[0]) for scores in (comparison.without, comparison.with_ggdr)
+            )
             assert (with_ggdr < without) == ((name, comparison.baseline) != ("ffhq-2k", "ADA"))
     assert len(EXPERIMENTS) == 13
     fids = {one.title: one.scores.get("FID") for one in EXPERIMENTS["ablations"].variants}
@@ -109,10 +134,18 @@ def test_the_paper_s_figures() -> None:
 
 
 def test_printing(tmp_path: Path) -> None:
-    result = CliRunner().invoke(recipe.main, ["cifar10", "--gpus=1", "--kimg=10", "--seed=3", "--datasets=/data", "--outdir=out"])
+    result = CliRunner().invoke(
+        recipe.main, ["cifar10", "--gpus=1", "--kimg=10", "--seed=3", "--datasets=/data", "--outdir=out"]
+    )
     assert result.exit_code == 0, result.output
     line = next(line for line in result.output.splitlines() if "--reg_type=ggdr" in line)
-    said = {"--gpus=1", "--kimg=10", "--seed=3", "--data=/data/cifar10.zip", "--outdir=out/cifar10/ada-ggdr-seed3"}
+    said = {
+        "--gpus=1",
+        "--kimg=10",
+        "--seed=3",
+        "--data=/data/cifar10.zip",
+        "--outdir=out/cifar10/ada-ggdr-seed3",
+    }
     assert said <= set(shlex.split(line))
     assert "network-snapshot-000010.pkl" in result.output
     assert "FID 2.15 ± 0.02" in result.output
@@ -134,7 +167,9 @@ def test_running_stops_at_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     called: list[list[str]] = []
     monkeypatch.setattr(recipe, "call", called.append)
     places = Places(datasets=str(tmp_path), outdir=str(tmp_path / "runs"))
-    with pytest.raises(UserError, match=r"has not reached its end: there is no .*100000\.pkl; the same command line goes on"):
+    with pytest.raises(
+        UserError, match=r"has not reached its end: there is no .*100000\.pkl; the same command line goes on"
+    ):
         recipe.run_recipe("cifar10", places, "ggdr")
     assert [line[0] for line in called] == ["dataset_tool.py", "train.py"]
     assert "--reg_type=ggdr" in called[1]
@@ -153,7 +188,11 @@ def test_the_newest_run_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     one = next(one for one in trainings("cifar10", places) if one.reg_type == "none")
     for number in (0, 2, 10):
         folder = Path(one.run_dir.replace("/00000-", f"/{number:05d}-"))
-        for run_dir, kimg in ((folder, 20), (folder, 100000), (folder.with_name(f"{number + 1:05d}-other"), 500)):
+        for run_dir, kimg in (
+            (folder, 20),
+            (folder, 100000),
+            (folder.with_name(f"{number + 1:05d}-other"), 500),
+        ):
             run_dir.mkdir(parents=True, exist_ok=True)
             (run_dir / f"network-snapshot-{kimg:06d}.pkl").touch()
     recipe.run_recipe("cifar10", places, "none")
@@ -172,7 +211,9 @@ def test_repetitions_have_folders_of_their_own() -> None:
 
 
 @pytest.mark.slow
-def test_a_recipe_runs_from_images_to_metrics(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: Any) -> None:
+def test_a_recipe_runs_from_images_to_metrics(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: Any
+) -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
     make_images(tmp_path / "raw" / "discs", count=8)
     small = dict(cfg="auto", cbase=64, cmax=4, batch=4, kimg=0.008, device="cpu")

@@ -19,7 +19,11 @@ from training.data.paired import UNLABELLED, PairedDataset
 def test_scores() -> None:
     """Two of three classes are there; the third was guessed once."""
     found = scores(np.array([[5, 1, 0], [2, 1, 1], [0, 0, 0]]))
-    assert found == {"pixel accuracy": 6 / 10, "always the same class": 6 / 10, "mean IoU": pytest.approx((5 / 8 + 1 / 5) / 2)}
+    assert found == {
+        "pixel accuracy": 6 / 10,
+        "always the same class": 6 / 10,
+        "mean IoU": pytest.approx((5 / 8 + 1 / 5) / 2),
+    }
 
 
 def test_every_labelled_pixel_is_counted_once(tmp_path: Path) -> None:
@@ -45,18 +49,35 @@ def test_the_command(tmp_path: Path, succeed: Any) -> None:
     first = write_snapshot(tmp_path / "a.pkl", reg_type="seg")
     second = write_snapshot(tmp_path / "b.pkl", reg_type="seg", seed=1, kimg=20)
     out = tmp_path / "out" / "x.png"
-    output = succeed(show_segmentation.main, f"--network={first}", f"--network={second}", f"--data={pairs}", "--num=3", f"--out={out}")
+    output = succeed(
+        show_segmentation.main,
+        f"--network={first}",
+        f"--network={second}",
+        f"--data={pairs}",
+        "--num=3",
+        f"--out={out}",
+    )
     lines = [line for line in output.splitlines() if str(tmp_path) in line]
-    assert [line.split(": ")[0] for line in lines] == [str(first), str(second), str(tmp_path / "out" / "x.png")]
+    assert [line.split(": ")[0] for line in lines] == [
+        str(first),
+        str(second),
+        str(tmp_path / "out" / "x.png"),
+    ]
     D = load_network_pkl(second)["D"]
-    assert f"pixel accuracy {scores(confusion(D, PairedDataset(pairs), torch.device('cpu')))['pixel accuracy']:.4f}" in lines[1]
+    assert (
+        f"pixel accuracy {scores(confusion(D, PairedDataset(pairs), torch.device('cpu')))['pixel accuracy']:.4f}"
+        in lines[1]
+    )
     with PIL.Image.open(tmp_path / "out" / "x.png") as picture:
         assert picture.size == (120 + 3 * 66, 4 * 66)
 
 
 def test_what_cannot_be_shown(tmp_path: Path, complaint: Any) -> None:
     pairs = make_pairs(tmp_path / "pairs", count=3)
-    seg, ggdr = write_snapshot(tmp_path / "seg.pkl", reg_type="seg"), write_snapshot(tmp_path / "ggdr.pkl", reg_type="ggdr")
+    seg, ggdr = (
+        write_snapshot(tmp_path / "seg.pkl", reg_type="seg"),
+        write_snapshot(tmp_path / "ggdr.pkl", reg_type="ggdr"),
+    )
     small = write_snapshot(tmp_path / "small.pkl", reg_type="seg", resolution=16)
     out = f"--out={tmp_path / 'x.png'}"
 

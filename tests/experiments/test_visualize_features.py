@@ -17,7 +17,15 @@ pytest.importorskip("sklearn")
 from dnnlib.errors import UserError
 from experiments import visualize_features
 from experiments.analysis.clustering import PALETTE
-from experiments.visualize_features import Snapshot, chosen_snapshots, latents, look, parse_wanted, real_batch, rows_of
+from experiments.visualize_features import (
+    Snapshot,
+    chosen_snapshots,
+    latents,
+    look,
+    parse_wanted,
+    real_batch,
+    rows_of,
+)
 from torch_utils.persistence import load_network_pkl
 from training.data.dataset import ImageFolderDataset
 
@@ -28,7 +36,13 @@ def run(tmp_path_factory: Any) -> Path:
     root = tmp_path_factory.mktemp("run")
     data = make_images(root / "images", count=12)
     for number, kimg in enumerate((0, 20)):
-        write_snapshot(root / "00000-x" / f"network-snapshot-{kimg:06d}.pkl", data=data, kimg=kimg, seed=number, reg_type="ggdr")
+        write_snapshot(
+            root / "00000-x" / f"network-snapshot-{kimg:06d}.pkl",
+            data=data,
+            kimg=kimg,
+            seed=number,
+            reg_type="ggdr",
+        )
     return root / "00000-x"
 
 
@@ -44,7 +58,9 @@ def test_resolutions_and_numbers_of_clusters() -> None:
 
 def test_snapshots_of_a_run(run: Path) -> None:
     (run / "network-snapshot-best.pkl").touch()  # somebody's own
-    assert [Path(path).name for path in chosen_snapshots([], str(run), None)] == ["network-snapshot-000020.pkl"]
+    assert [Path(path).name for path in chosen_snapshots([], str(run), None)] == [
+        "network-snapshot-000020.pkl"
+    ]
     assert [path[-7:-4] for path in chosen_snapshots([], str(run), "0,20")] == ["000", "020"]
     assert chosen_snapshots(["https://h/a.pkl", "b.pkl"], None, None) == ["https://h/a.pkl", "b.pkl"]
     for network, folder, snapshots, message in (
@@ -69,7 +85,9 @@ def test_latents_are_those_of_generate_and_labels_take_turns() -> None:
 
 
 def test_snapshots_share_their_images(run: Path) -> None:
-    first, second = (look(path, None, None, 4, 0, torch.device("cpu")) for path in chosen_snapshots([], str(run), "0,20"))
+    first, second = (
+        look(path, None, None, 4, 0, torch.device("cpu")) for path in chosen_snapshots([], str(run), "0,20")
+    )
     assert torch.equal(first.reals, second.reals)
     assert not torch.equal(first.fakes, second.fakes)
     assert (first.title, second.title) == ("0 kimg", "20 kimg")
@@ -87,7 +105,8 @@ def test_snapshots_share_their_images(run: Path) -> None:
 
 
 def regions(split: int) -> torch.Tensor:
-    """Three regions of two 8 x 8 images; of the columns but the last two, ``split`` belong to region 0 and the others to region 1."""
+    """Three regions of two 8 x 8 images; of the columns but the last two, ``split`` belong to region 0 and
+    the others to region 1."""
     classes = torch.full([2, 8, 8], 2)
     classes[:, :, :split] = 0
     classes[:, :, split:6] = 1
@@ -97,17 +116,25 @@ def regions(split: int) -> torch.Tensor:
 def snapshot(at8: torch.Tensor, at16: torch.Tensor, axes: torch.Tensor) -> Snapshot:
     """Maps with one direction of feature space for each region."""
     images = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
-    maps = {8: axes[at8].permute(0, 3, 1, 2), 16: axes[at16].permute(0, 3, 1, 2).repeat_interleave(2, 2).repeat_interleave(2, 3)}
+    maps = {
+        8: axes[at8].permute(0, 3, 1, 2),
+        16: axes[at16].permute(0, 3, 1, 2).repeat_interleave(2, 2).repeat_interleave(2, 3),
+    }
     return Snapshot("x", images, images, {"generator": maps})
 
 
 def test_colours_are_stable_over_images_snapshots_and_resolutions() -> None:
-    # Which region is the largest changes from map to map, and so does what stands for a region in feature space.
+    # Which region is the largest changes from map to map, and so does what stands for a region in feature
+    # space.
     few, many = regions(2), regions(4)
     snapshots = [snapshot(few, many, torch.eye(3)), snapshot(many, few, -torch.eye(3).roll(1, 0))]
     wanted = {8: 3, 16: 3}
     rows = rows_of(snapshots, "generator", wanted, seed=0, cell=16)
-    assert [title for title, _ in rows] == ["x\ngenerated", "generator\n8x8, k = 3", "generator\n16x16, k = 3"] * 2
+    assert [title for title, _ in rows] == [
+        "x\ngenerated",
+        "generator\n8x8, k = 3",
+        "generator\n16x16, k = 3",
+    ] * 2
     colours = []
     for region in range(3):
         place = ((few == region) & (many == region)).repeat_interleave(2, 1).repeat_interleave(2, 2)
@@ -124,12 +151,25 @@ def pixels_of(path: Path) -> np.ndarray:
 
 
 def test_the_pictures(run: Path, tmp_path: Path) -> None:
-    arguments = [f"--run={run}", "--snapshots=0,20", "--num=3", "--clustered=6", "--cell=32", "--encoder=8:3,16:4"]
-    result = CliRunner().invoke(visualize_features.main, [*arguments, f"--outdir={tmp_path}", "--generator=8,32:2"])
+    arguments = [
+        f"--run={run}",
+        "--snapshots=0,20",
+        "--num=3",
+        "--clustered=6",
+        "--cell=32",
+        "--encoder=8:3,16:4",
+    ]
+    result = CliRunner().invoke(
+        visualize_features.main, [*arguments, f"--outdir={tmp_path}", "--generator=8,32:2"]
+    )
     assert result.exit_code == 0, result.output
     pictures = {path.name: pixels_of(path) for path in tmp_path.iterdir()}
     sizes = {name: pixels.shape[1::-1] for name, pixels in pictures.items()}
-    assert sizes == {"generator.png": (120 + 3 * 34, 6 * 34), "encoder.png": (120 + 6 * 34, 6 * 34), "decoder.png": (120 + 6 * 34, 4 * 34)}
+    assert sizes == {
+        "generator.png": (120 + 3 * 34, 6 * 34),
+        "encoder.png": (120 + 6 * 34, 6 * 34),
+        "decoder.png": (120 + 6 * 34, 4 * 34),
+    }
     for name, colours in (("encoder.png", 4), ("decoder.png", 6)):
         bottom = pictures[name][-20:, 120:].reshape(-1, 3)
         assert len({tuple(pixel) for pixel in bottom.tolist()} - {(255, 255, 255)}) <= colours
@@ -142,7 +182,11 @@ def test_a_run_without_decoder(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "no decoder.png" in result.output
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"generator.png", "encoder.png"}
-    unknown = {"--decoder=8": "no decoder map at 8; they have none", "--generator=64": "no block at 64", "--encoder=32": "16, 8, 4"}
+    unknown = {
+        "--decoder=8": "no decoder map at 8; they have none",
+        "--generator=64": "no block at 64",
+        "--encoder=32": "16, 8, 4",
+    }
     for extra, message in unknown.items():
         result = CliRunner().invoke(visualize_features.main, [*arguments, extra, "--overwrite"])
         assert result.exit_code == 1

@@ -49,8 +49,16 @@ def test_more_are_shown_than_half_of_all() -> None:
 def test_the_command(tmp_path: Path) -> None:
     data = make_images(tmp_path / "images", count=40)
     network = write_snapshot(tmp_path / "run" / "network-snapshot-000000.pkl", data=data)
-    arguments = [f"--network={network}", f"--detector={write_detector(tmp_path / 'pooled.pt')}", "--num=24", "--show=4", "--columns=2"]
-    result = CliRunner().invoke(worst_samples.main, [*arguments, f"--outdir={tmp_path / 'out'}", "--device=cpu"])
+    arguments = [
+        f"--network={network}",
+        f"--detector={write_detector(tmp_path / 'pooled.pt')}",
+        "--num=24",
+        "--show=4",
+        "--columns=2",
+    ]
+    result = CliRunner().invoke(
+        worst_samples.main, [*arguments, f"--outdir={tmp_path / 'out'}", "--device=cpu"]
+    )
     assert result.exit_code == 0, result.output
     record = json.loads((tmp_path / "out" / "log_likelihood.json").read_text())
 
@@ -68,7 +76,9 @@ def test_the_command(tmp_path: Path) -> None:
     with PIL.Image.open(tmp_path / "out" / "worst.png") as picture:
         assert picture.size == (64, 64)
         np.testing.assert_array_equal(np.asarray(picture)[32:, :32], fakes[order[2]].permute(1, 2, 0).numpy())
-    again = CliRunner().invoke(worst_samples.main, [*arguments, f"--outdir={tmp_path / 'again'}", "--batch=5", "--device=cpu"])
+    again = CliRunner().invoke(
+        worst_samples.main, [*arguments, f"--outdir={tmp_path / 'again'}", "--batch=5", "--device=cpu"]
+    )
     assert again.exit_code == 0, again.output
     for name in ("worst.png", "best.png", "log_likelihood.json"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
@@ -79,7 +89,11 @@ def test_reals_that_do_not_vary(tmp_path: Path) -> None:
     for i in range(3):
         PIL.Image.new("RGB", (32, 32), "red").save(tmp_path / "images" / f"{i}.png")
     network = write_snapshot(tmp_path / "net.pkl", data=tmp_path / "images")
-    arguments = [f"--network={network}", f"--detector={write_detector(tmp_path / 'pooled.pt')}", f"--outdir={tmp_path / 'out'}"]
+    arguments = [
+        f"--network={network}",
+        f"--detector={write_detector(tmp_path / 'pooled.pt')}",
+        f"--outdir={tmp_path / 'out'}",
+    ]
     result = CliRunner().invoke(worst_samples.main, arguments)
     assert result.exit_code == 1
     assert "do not vary" in result.output

@@ -1,8 +1,9 @@
 """Reads changed files in a process of its own, which a faulty reader may end: ``python child.py``.
 
-Takes lines of JSON ``{"kind", "given", "first", "count"}``: numbers below 0 stand for the whole file, ``given`` is the path
-of a file that the kind starts from, or null. Answers each with a line for every changed file that it begins
-(``{"begins": number}``) and one at the end (``{"faults": [[number, text], ...], "seconds", "mebibytes"}``).
+Takes lines of JSON ``{"kind", "given", "first", "count"}``: numbers below 0 stand for the whole file,
+``given`` is the path of a file that the kind starts from, or null. Answers each with a line for every changed
+file that it begins (``{"begins": number}``) and one at the end (``{"faults": [[number, text], ...],
+"seconds", "mebibytes"}``).
 """
 
 import contextlib
@@ -21,7 +22,10 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
 
-LIMIT_SECONDS, LIMIT_ADDRESSES = 10, 8 * 2**30  # for a file; for the process, so that a fault does not take the machine's memory
+LIMIT_SECONDS, LIMIT_ADDRESSES = (
+    10,
+    8 * 2**30,
+)  # for a file; for the process, so that a fault does not take the machine's memory
 
 
 def main() -> None:
@@ -64,7 +68,10 @@ def main() -> None:
                     shown = ""
                 signal.alarm(0)
                 longest = max(longest, time.monotonic() - began)
-                if any(not letter.isprintable() and letter != "\n" for letter in shown) or "Traceback" in shown:
+                if (
+                    any(not letter.isprintable() and letter != "\n" for letter in shown)
+                    or "Traceback" in shown
+                ):
                     faults.append([number, f"not in printable lines: {shown!r:.1000}"])
         used = _resident() - before
         print(json.dumps({"faults": faults, "seconds": longest, "mebibytes": used}), file=answers, flush=True)

@@ -1,4 +1,5 @@
-"""Every kind of file that may come from somebody else: a small whole one, how to change it, and what reads it."""
+"""Every kind of file that may come from somebody else: a small whole one, how to change it, and what reads
+it."""
 
 import gzip
 import hashlib
@@ -51,7 +52,8 @@ class Kind:
     Attributes:
         content: of a whole file.
         write: puts a changed content where ``read`` finds it, in a folder.
-        read: what a program does with the file; it raises :class:`~dnnlib.errors.UserError` where that cannot be.
+        read: what a program does with the file; it raises :class:`~dnnlib.errors.UserError` where that cannot
+            be.
         change: makes another content at random.
         usable: whether a whole file can be read; others are refused.
     """
@@ -76,7 +78,9 @@ def plain_file(name: str) -> Callable[[Path, bytes], None]:
 def network_pickle(folder: Path) -> Kind:
     G = small_generator(8)
     D = Discriminator(0, 8, 3, channel_base=32, channel_max=4)
-    save_network_pkl(folder / "net.pkl", G=G, D=D, G_ema=G, training_set_kwargs={"path": "x"}, info={"kimg": 1})
+    save_network_pkl(
+        folder / "net.pkl", G=G, D=D, G_ema=G, training_set_kwargs={"path": "x"}, info={"kimg": 1}
+    )
     return Kind((folder / "net.pkl").read_bytes(), plain_file("net.pkl"), _generate)
 
 
@@ -90,7 +94,14 @@ def _generate(folder: Path) -> None:
 
 
 def _networks() -> dict[str, Any]:
-    return dict(G=None, D=None, G_ema=small_generator(8), augment_pipe=None, training_set_kwargs={"path": "x"}, info={"kimg": 1})
+    return dict(
+        G=None,
+        D=None,
+        G_ema=small_generator(8),
+        augment_pipe=None,
+        training_set_kwargs={"path": "x"},
+        info={"kimg": 1},
+    )
 
 
 def safetensors(folder: Path) -> Kind:
@@ -102,7 +113,11 @@ def safetensors(folder: Path) -> Kind:
         (target / "net.safetensors").write_bytes(content)
         (target / "net.json").write_text(json.dumps({**about, "sha256": hashlib.sha256(content).hexdigest()}))
 
-    return Kind((folder / "net.safetensors").read_bytes(), write, lambda place: load_networks(place / "net.safetensors"))
+    return Kind(
+        (folder / "net.safetensors").read_bytes(),
+        write,
+        lambda place: load_networks(place / "net.safetensors"),
+    )
 
 
 def safetensors_json(folder: Path) -> Kind:
@@ -113,28 +128,48 @@ def safetensors_json(folder: Path) -> Kind:
         (target / "net.safetensors").write_bytes(weights)
         (target / "net.json").write_bytes(content)
 
-    return Kind((folder / "net.json").read_bytes(), write, lambda place: load_networks(place / "net.safetensors"), mutated_json)
+    return Kind(
+        (folder / "net.json").read_bytes(),
+        write,
+        lambda place: load_networks(place / "net.safetensors"),
+        mutated_json,
+    )
 
 
 def onnx(folder: Path) -> Kind:
-    return Kind((folder / "net.onnx").read_bytes(), plain_file("net.onnx"), lambda place: _draw(place / "net.onnx"))
+    return Kind(
+        (folder / "net.onnx").read_bytes(), plain_file("net.onnx"), lambda place: _draw(place / "net.onnx")
+    )
 
 
 def pt2(folder: Path) -> Kind:
-    """Parts of the archive are changed, with checksums that fit; one in four files is changed from outside."""
+    """Parts of the archive are changed, with checksums that fit; one in four files is changed from
+    outside."""
 
     def change(content: bytes, chance: random.Random) -> bytes:
         if chance.random() < 0.25:
             return mutated(content, chance)
         stream = io.BytesIO()
         with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(stream, "w") as new:
-            chosen = chance.choice([name for name in old.namelist() if name.endswith((".json", "weight_0", "version"))])
+            chosen = chance.choice(
+                [name for name in old.namelist() if name.endswith((".json", "weight_0", "version"))]
+            )
             for name in old.namelist():
                 part = old.read(name)
-                new.writestr(name, part if name != chosen else (mutated_json if name.endswith(".json") else mutated)(part, chance))
+                new.writestr(
+                    name,
+                    part
+                    if name != chosen
+                    else (mutated_json if name.endswith(".json") else mutated)(part, chance),
+                )
         return stream.getvalue()
 
-    return Kind((folder / "net.pt2").read_bytes(), plain_file("net.pt2"), lambda place: _draw(place / "net.pt2"), change)
+    return Kind(
+        (folder / "net.pt2").read_bytes(),
+        plain_file("net.pt2"),
+        lambda place: _draw(place / "net.pt2"),
+        change,
+    )
 
 
 def _draw(path: Path) -> None:
@@ -148,12 +183,20 @@ class _G:
 
 def projected(folder: Path) -> Kind:
     np.savez(folder / "w.npz", w=np.zeros([1, 3, 4], np.float32))
-    return Kind((folder / "w.npz").read_bytes(), plain_file("w.npz"), lambda place: load_projected_w(place / "w.npz", _G()))  # type: ignore[arg-type]
+    return Kind(
+        (folder / "w.npz").read_bytes(),
+        plain_file("w.npz"),
+        lambda place: load_projected_w(place / "w.npz", _G()),
+    )  # type: ignore[arg-type]
 
 
 def projected_npy(folder: Path) -> Kind:
     np.save(folder / "w.npy", np.zeros([3, 4]))
-    return Kind((folder / "w.npy").read_bytes(), plain_file("w.npy"), lambda place: load_projected_w(place / "w.npy", _G()))  # type: ignore[arg-type]
+    return Kind(
+        (folder / "w.npy").read_bytes(),
+        plain_file("w.npy"),
+        lambda place: load_projected_w(place / "w.npy", _G()),
+    )  # type: ignore[arg-type]
 
 
 KEY = {"dataset": "d", "detector": "e"}
@@ -171,7 +214,9 @@ def _cached(folder: Path, value: Any) -> Kind:
     cache = StatisticsCache(folder)
     cache.store(KEY, value)
     name = cache.path(KEY).name
-    return Kind((folder / name).read_bytes(), plain_file(name), lambda place: StatisticsCache(place).load(KEY))
+    return Kind(
+        (folder / name).read_bytes(), plain_file(name), lambda place: StatisticsCache(place).load(KEY)
+    )
 
 
 def _cifar(batch: bytes) -> bytes:
@@ -187,14 +232,24 @@ def _cifar(batch: bytes) -> bytes:
 def cifar_pickle(folder: Path) -> Kind:
     batch = pickle.dumps({"data": np.zeros([2, 3072], np.uint8), "labels": [0, 9]}, protocol=2)
     write = plain_file("cifar.tar.gz")
-    return Kind(batch, lambda place, content: write(place, _cifar(content)), lambda place: _import(place, "cifar.tar.gz"))
+    return Kind(
+        batch,
+        lambda place, content: write(place, _cifar(content)),
+        lambda place: _import(place, "cifar.tar.gz"),
+    )
 
 
 def cifar_archive(folder: Path) -> Kind:
     """The tar inside the gzip is changed."""
-    whole = gzip.decompress(_cifar(pickle.dumps({"data": np.zeros([2, 3072], np.uint8), "labels": [0, 9]}, protocol=2)))
+    whole = gzip.decompress(
+        _cifar(pickle.dumps({"data": np.zeros([2, 3072], np.uint8), "labels": [0, 9]}, protocol=2))
+    )
     write = plain_file("cifar.tar.gz")
-    return Kind(whole, lambda place, content: write(place, gzip.compress(content, 1)), lambda place: _import(place, "cifar.tar.gz"))
+    return Kind(
+        whole,
+        lambda place, content: write(place, gzip.compress(content, 1)),
+        lambda place: _import(place, "cifar.tar.gz"),
+    )
 
 
 def mnist(folder: Path) -> Kind:
@@ -203,13 +258,19 @@ def mnist(folder: Path) -> Kind:
     labels = gzip.compress(struct.pack(">II", 0x801, 2) + b"\x00\x09")
 
     def change(content: bytes, chance: random.Random) -> bytes:
-        return gzip.compress(mutated(gzip.decompress(content), chance)) if chance.random() < 0.5 else mutated(content, chance)
+        return (
+            gzip.compress(mutated(gzip.decompress(content), chance))
+            if chance.random() < 0.5
+            else mutated(content, chance)
+        )
 
     def write(place: Path, content: bytes) -> None:
         (place / "train-images-idx3-ubyte.gz").write_bytes(content)
         (place / "train-labels-idx1-ubyte.gz").write_bytes(labels)
 
-    return Kind(gzip.compress(images), write, lambda place: _import(place, "train-images-idx3-ubyte.gz"), change)
+    return Kind(
+        gzip.compress(images), write, lambda place: _import(place, "train-images-idx3-ubyte.gz"), change
+    )
 
 
 def lmdb(folder: Path) -> Kind:
@@ -220,7 +281,11 @@ def lmdb(folder: Path) -> Kind:
         for number in range(100):
             transaction.put(b"%05d" % number, _image("png") * (1 + 20 * (number % 10 == 0)))
     environment.close()
-    return Kind((folder / "db" / "data.mdb").read_bytes(), plain_file("db/data.mdb"), lambda place: _import(place, "db"))
+    return Kind(
+        (folder / "db" / "data.mdb").read_bytes(),
+        plain_file("db/data.mdb"),
+        lambda place: _import(place, "db"),
+    )
 
 
 def _import(place: Path, name: str) -> None:
@@ -239,7 +304,10 @@ def image_zip(folder: Path) -> Kind:
     with zipfile.ZipFile(stream, "w") as archive:
         for number in range(3):
             archive.writestr(f"{number}/{number}.png", _image("png"))
-        archive.writestr("dataset.json", json.dumps({"labels": [[f"{number}/{number}.png", number] for number in range(3)]}))
+        archive.writestr(
+            "dataset.json",
+            json.dumps({"labels": [[f"{number}/{number}.png", number] for number in range(3)]}),
+        )
 
     def read(place: Path) -> None:
         dataset = ImageFolderDataset(place / "a.zip", use_labels=True)
@@ -251,7 +319,9 @@ def image_zip(folder: Path) -> Kind:
 
 
 def dataset_json(folder: Path) -> Kind:
-    content = json.dumps({"labels": [["0.png", 0], ["1.png", 3], ["2.png", 1]], "class_names": ["a", "b", "c", "d"]}).encode()
+    content = json.dumps(
+        {"labels": [["0.png", 0], ["1.png", 3], ["2.png", 1]], "class_names": ["a", "b", "c", "d"]}
+    ).encode()
 
     def write(place: Path, changed: bytes) -> None:
         (place / "a").mkdir(exist_ok=True)
@@ -276,7 +346,11 @@ def _picture(suffix: str, **options: Any) -> Callable[[Path], Kind]:
             else:
                 ImageFolderDataset(place / "a")[0]
 
-    return lambda folder: Kind(_image({"jpg": "jpeg", "tif": "tiff"}.get(suffix, suffix), **options), plain_file(f"a/0.{suffix}"), read)
+    return lambda folder: Kind(
+        _image({"jpg": "jpeg", "tif": "tiff"}.get(suffix, suffix), **options),
+        plain_file(f"a/0.{suffix}"),
+        read,
+    )
 
 
 def training_state(folder: Path) -> Kind:
@@ -303,7 +377,12 @@ def training_options(folder: Path) -> Kind:
 
 def stats_jsonl(folder: Path) -> Kind:
     lines = [
-        {"Loss/G/loss": {"num": 3, "mean": 0.5, "std": 0.1}, "Progress/tick": {"num": 1, "mean": n}, "timestamp": 1.0} for n in range(3)
+        {
+            "Loss/G/loss": {"num": 3, "mean": 0.5, "std": 0.1},
+            "Progress/tick": {"num": 1, "mean": n},
+            "timestamp": 1.0,
+        }
+        for n in range(3)
     ]
 
     def read(place: Path) -> None:
@@ -314,7 +393,12 @@ def stats_jsonl(folder: Path) -> Kind:
 
 
 def metric_jsonl(folder: Path) -> Kind:
-    record = {"results": {"fid50k_full": 3.5}, "metric": "fid50k_full", "snapshot_pkl": "network-snapshot-000001.pkl", "timestamp": 1.0}
+    record = {
+        "results": {"fid50k_full": 3.5},
+        "metric": "fid50k_full",
+        "snapshot_pkl": "network-snapshot-000001.pkl",
+        "timestamp": 1.0,
+    }
 
     def read(place: Path) -> None:
         read_results(place, "fid50k_full")
@@ -338,7 +422,9 @@ def _change_line(content: bytes, chance: random.Random) -> bytes:
 def download_record(folder: Path) -> Kind:
     address = "http://127.0.0.1:1/a.pkl"
     name = cached_path(address, ".").name
-    content = json.dumps({"address": address, "sha256": hashlib.sha256(b"abc").hexdigest(), "size": 3, "downloaded": "x"}).encode()
+    content = json.dumps(
+        {"address": address, "sha256": hashlib.sha256(b"abc").hexdigest(), "size": 3, "downloaded": "x"}
+    ).encode()
 
     def write(place: Path, changed: bytes) -> None:
         (place / name).write_bytes(b"abc")
@@ -349,7 +435,12 @@ def download_record(folder: Path) -> Kind:
 
 def other_checkpoint(folder: Path) -> Kind:
     torch.save({"g_ema": {"weight": torch.zeros(3)}}, folder / "a.pt")
-    return Kind((folder / "a.pt").read_bytes(), plain_file("net.pkl"), lambda place: load_network_pkl(place / "net.pkl"), usable=False)
+    return Kind(
+        (folder / "a.pt").read_bytes(),
+        plain_file("net.pkl"),
+        lambda place: load_network_pkl(place / "net.pkl"),
+        usable=False,
+    )
 
 
 #: Makers by name; each takes a folder, empty but for a file that takes long to make: the exports.
@@ -378,5 +469,6 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "download record": download_record,
     "checkpoint of another program": other_checkpoint,
 }
-#: What reading a state may raise besides: :func:`training.run.state_file.newest_state` then takes the one before.
+#: What reading a state may raise besides: :func:`training.run.state_file.newest_state` then takes the one
+#: before.
 ALLOWED = (DamagedState,)

@@ -16,7 +16,14 @@ NAMES = [
     *("projected w npz", "projected w npy", "cached moments", "cached features"),
     *("CIFAR pickle", "CIFAR archive", "MNIST", "LMDB", "zip of images", "dataset.json"),
     *("png", "jpg", "webp", "tif", "gif", "bmp", "ppm"),
-    *("training state", "training options", "stats.jsonl", "metric jsonl", "download record", "checkpoint of another program"),
+    *(
+        "training state",
+        "training options",
+        "stats.jsonl",
+        "metric jsonl",
+        "download record",
+        "checkpoint of another program",
+    ),
 ]
 SLOWNESS = {"pt2": 20}  # opening a program takes PyTorch half a second
 PACKAGES = {
@@ -36,10 +43,14 @@ class Child:
     def read(self, kind: str, given: str | None, first: int, count: int) -> dict[str, Any]:
         """What became of ``count`` changed files: see ``child.py``."""
         if self._process is None:
-            self._process = subprocess.Popen([sys.executable, CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            self._process = subprocess.Popen(
+                [sys.executable, CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"kind": kind, "given": given, "first": first, "count": count}) + "\n")
+        self._process.stdin.write(
+            json.dumps({"kind": kind, "given": given, "first": first, "count": count}) + "\n"
+        )
         self._process.stdin.flush()
         number = None
         for line in self._process.stdout:

@@ -1,6 +1,5 @@
 """The compiled ops on a GPU: the checks that the CPU's ops pass, and what only a GPU has."""
 
-
 import pytest
 import torch
 
@@ -54,7 +53,9 @@ def test_more_than_two_to_the_31_numbers():
         expected = upfirdn2d.filter2d(x[:, -1:, -64:, -64:].float(), f, impl="ref")[:, :, -4:, -4:]
         torch.testing.assert_close(y, expected, rtol=1e-2, atol=1e-2)
         del y
-    y = bias_act.bias_act(x, torch.ones(33, dtype=x.dtype, device="cuda"), act="lrelu", gain=1.0, impl="native")
+    y = bias_act.bias_act(
+        x, torch.ones(33, dtype=x.dtype, device="cuda"), act="lrelu", gain=1.0, impl="native"
+    )
     assert y[0, -1, -1, -1].item() == 2
     assert y[0, 0, 0, 0].item() == 1
 
@@ -72,10 +73,15 @@ def test_the_current_stream_is_used():
 
 
 def test_no_host_synchronisation():
-    f, x = checks.FILTERS["outer4"].cuda(), checks.noise(2, 8, 16, 16, dtype=torch.float32, device="cuda").requires_grad_(True)
+    f, x = (
+        checks.FILTERS["outer4"].cuda(),
+        checks.noise(2, 8, 16, 16, dtype=torch.float32, device="cuda").requires_grad_(True),
+    )
     b = torch.zeros(8, device="cuda", requires_grad=True)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        bias_act.bias_act(upfirdn2d.upsample2d(x, f, impl="native"), b, act="lrelu", clamp=256, impl="native").sum().backward()
+        bias_act.bias_act(
+            upfirdn2d.upsample2d(x, f, impl="native"), b, act="lrelu", clamp=256, impl="native"
+        ).sum().backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -1,4 +1,5 @@
-"""Training on a GPU: what the CPU's tests cannot see of it. Written without one; see README, "What has not been run"."""
+"""Training on a GPU: what the CPU's tests cannot see of it. Written without one; see README, "What has not
+been run"."""
 
 import json
 import subprocess
@@ -24,12 +25,16 @@ def test_gradients_in_half_precision(monkeypatch, options):
     checks.check_half_precision(monkeypatch, CUDA, **options)
 
 
-@pytest.mark.parametrize("options", [{}, {"nhwc": True}, {"precision": "bf16"}, {"fp32": True}, {"augpipe": "bgcfnc"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"nhwc": True}, {"precision": "bf16"}, {"fp32": True}, {"augpipe": "bgcfnc"}], ids=str
+)
 def test_a_step_waits_for_nothing_and_stays_finite(options):
     """Kernels are chosen and workspaces made in the first steps."""
     if options.get("precision") == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         pytest.skip("no bfloat16 here")
-    config = small_config(plain_data(), **{"reg_type": "ggdr", "gamma": 10, "aug": "ada", "batch": 4, **options})
+    config = small_config(
+        plain_data(), **{"reg_type": "ggdr", "gamma": 10, "aug": "ada", "batch": 4, **options}
+    )
     state = RunState.fresh(config, CUDA)
     real, labels = torch.rand([4, 3, 32, 32], device=CUDA) * 2 - 1, torch.zeros([4, 0], device=CUDA)
     for step in range(3):
@@ -43,7 +48,9 @@ def test_a_step_waits_for_nothing_and_stays_finite(options):
 
 
 def run(*arguments: object) -> str:
-    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -56,7 +63,16 @@ def test_from_images_to_pictures(tmp_path, gpus):
     make_images(tmp_path / "data")
     outdir = tmp_path / "runs"
     common = (f"--gpus={gpus}", "--device=cuda", "--metrics=none", "--workers=1")
-    options = ("--cfg=auto", "--cbase=128", "--cmax=8", "--batch=8", "--tick=0.016", "--snap=1", "--reg_type=ggdr", "--ops=native")
+    options = (
+        "--cfg=auto",
+        "--cbase=128",
+        "--cmax=8",
+        "--batch=8",
+        "--tick=0.016",
+        "--snap=1",
+        "--reg_type=ggdr",
+        "--ops=native",
+    )
     run("train.py", f"--outdir={outdir}", f"--data={tmp_path / 'data'}", "--kimg=0.032", *options, *common)
     (run_dir,) = outdir.iterdir()
     assert "Going on at" in run("train.py", f"--continue={run_dir}", "--kimg=0.064", "--ops=native", *common)

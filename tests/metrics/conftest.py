@@ -14,9 +14,16 @@ from torch import nn
 class ArrayDataset:
     """Random images with one-hot labels."""
 
-    def __init__(self, count: int = 40, channels: int = 3, resolution: int = 8, classes: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self, count: int = 40, channels: int = 3, resolution: int = 8, classes: int = 0, seed: int = 0
+    ) -> None:
         rng = np.random.RandomState(seed)
-        self.name, self.resolution, self.num_channels, self.label_dim = "arrays", resolution, channels, classes
+        self.name, self.resolution, self.num_channels, self.label_dim = (
+            "arrays",
+            resolution,
+            channels,
+            classes,
+        )
         self.images = rng.randint(0, 256, (count, channels, resolution, resolution)).astype(np.uint8)
         self.classes = rng.randint(max(classes, 1), size=count)
 
@@ -29,7 +36,11 @@ class ArrayDataset:
         return self.images[index], self.get_label(index)
 
     def get_label(self, index: int) -> np.ndarray:
-        return np.eye(self.label_dim, dtype=np.float32)[self.classes[index]] if self.label_dim else np.zeros(0, np.float32)
+        return (
+            np.eye(self.label_dim, dtype=np.float32)[self.classes[index]]
+            if self.label_dim
+            else np.zeros(0, np.float32)
+        )
 
 
 class ToyGenerator(nn.Module):
@@ -38,7 +49,9 @@ class ToyGenerator(nn.Module):
     def __init__(self, channels: int = 3, resolution: int = 8, z_dim: int = 5, c_dim: int = 0) -> None:
         super().__init__()
         self.z_dim, self.c_dim, self.img_resolution, self.img_channels = z_dim, c_dim, resolution, channels
-        weight = torch.randn(z_dim + c_dim, channels * resolution**2, generator=torch.Generator().manual_seed(0))
+        weight = torch.randn(
+            z_dim + c_dim, channels * resolution**2, generator=torch.Generator().manual_seed(0)
+        )
         self.register_buffer("weight", weight)
         self.rendered = 0
         self.labels: list[torch.Tensor] = []
@@ -53,9 +66,12 @@ class ToyGenerator(nn.Module):
 
 
 class LinearGenerator(nn.Module):
-    """Latents to w and w to images by an isometry each, times ``scale``, plus noise images; remembers what it was given."""
+    """Latents to w and w to images by an isometry each, times ``scale``, plus noise images; remembers what it
+    was given."""
 
-    def __init__(self, channels: int = 3, resolution: int = 8, z_dim: int = 3, c_dim: int = 0, scale: float = 0.1) -> None:
+    def __init__(
+        self, channels: int = 3, resolution: int = 8, z_dim: int = 3, c_dim: int = 0, scale: float = 0.1
+    ) -> None:
         super().__init__()
         self.z_dim, self.c_dim, self.img_resolution, self.img_channels = z_dim, c_dim, resolution, channels
         self.synthesis = LinearSynthesis(channels, resolution, z_dim, scale)
@@ -110,10 +126,15 @@ class LikeReference(nn.Module):
 
 
 class AllOutputs(nn.Module):
-    """Features, class probabilities and a perceptual distance, chosen by the arguments of the reference's files."""
+    """Features, class probabilities and a perceptual distance, chosen by the arguments of the reference's
+    files."""
 
     def forward(
-        self, images: torch.Tensor, return_features: bool = False, no_output_bias: bool = False, return_lpips: bool = False
+        self,
+        images: torch.Tensor,
+        return_features: bool = False,
+        no_output_bias: bool = False,
+        return_lpips: bool = False,
     ) -> torch.Tensor:
         if return_features:
             return nn.functional.adaptive_avg_pool2d(images, 2).flatten(1)

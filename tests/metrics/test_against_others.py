@@ -1,13 +1,17 @@
-"""The same numbers as torch-fidelity 0.4.0, torchmetrics 1.9 and prdc 0.2 on the same features, or a reason why not.
+"""The same numbers as torch-fidelity 0.4.0, torchmetrics 1.9 and prdc 0.2 on the same features, or a reason
+why not.
 
 Where the packages differ from each other, this is what ours do, and why:
 
-- Balls (precision, recall, density, coverage) contain their surface, as in the paper (Kynkäänniemi et al. 2019, eq. 2), in the
-  reference and in torch-fidelity. prdc leaves it out. Without ties there is no difference. With ties ours is the one for which
-  identical sets have precision and recall 1, however many duplicates they hold.
+- Balls (precision, recall, density, coverage) contain their surface, as in the paper (Kynkäänniemi et al.
+2019, eq. 2), in the
+  reference and in torch-fidelity. prdc leaves it out. Without ties there is no difference. With ties ours is
+  the one for which identical sets have precision and recall 1, however many duplicates they hold.
 - KID draws its subsets as the reference and torch-fidelity do: both sets in turn, from one generator.
-- The inception score is taken of images in their order; torch-fidelity and torchmetrics shuffle first unless told not to.
-- Everything is computed in float64 here, or as exactly. The others keep the features' own type, so they are given float64. Even
+- The inception score is taken of images in their order; torch-fidelity and torchmetrics shuffle first unless
+told not to.
+- Everything is computed in float64 here, or as exactly. The others keep the features' own type, so they are
+given float64. Even
   so, rounding decides their ties, except of whole numbers; here what is equal but for rounding is equal.
 """
 
@@ -80,7 +84,9 @@ def test_fid(kind: str) -> None:
     statistics = [fidelity.fid_features_to_statistics(torch.from_numpy(rows)) for rows in (real, gen)]
     theirs = fidelity.fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
     assert ours == pytest.approx(theirs, rel=CLOSE)
-    assert ours == pytest.approx(updated(image.FrechetInceptionDistance(feature=Identity()), real, gen), rel=CLOSE)
+    assert ours == pytest.approx(
+        updated(image.FrechetInceptionDistance(feature=Identity()), real, gen), rel=CLOSE
+    )
 
 
 @pytest.mark.parametrize("kind", ["plain", "duplicates", "ties"])
@@ -98,8 +104,12 @@ def test_kid_of_whole_sets_with_torchmetrics(kind: str) -> None:
     image = pytest.importorskip("torchmetrics.image.kid")
     real, gen = sets(kind)
     real = real[: len(gen)]
-    theirs = updated(image.KernelInceptionDistance(feature=Identity(), subsets=1, subset_size=len(gen)), real, gen)
-    assert kernel_distance(real, gen, num_subsets=1, max_subset_size=len(gen)) == pytest.approx(theirs, rel=CLOSE)
+    theirs = updated(
+        image.KernelInceptionDistance(feature=Identity(), subsets=1, subset_size=len(gen)), real, gen
+    )
+    assert kernel_distance(real, gen, num_subsets=1, max_subset_size=len(gen)) == pytest.approx(
+        theirs, rel=CLOSE
+    )
 
 
 @pytest.mark.parametrize("count", [500, 503])
@@ -113,7 +123,8 @@ def test_inception_score(count: int) -> None:
 
 
 def test_inception_score_of_torchmetrics(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its parts are of equal size only where they divide the number, and its deviation is the sample's (over parts less one)."""
+    """Its parts are of equal size only where they divide the number, and its deviation is the sample's (over
+    parts less one)."""
     image = pytest.importorskip("torchmetrics.image.inception")
     logits = torch.from_numpy(np.random.RandomState(0).randn(500, WIDTH) * 3)
     metric = image.InceptionScore(feature=Identity(), splits=10).set_dtype(torch.float64)
@@ -130,9 +141,16 @@ def test_inception_score_of_torchmetrics(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_precision_and_recall_with_torch_fidelity(kind: str, nhood_size: int, save_memory: bool) -> None:
     fidelity = pytest.importorskip("torch_fidelity.metric_prc")
     real, gen = sets(kind)
-    options = {"prc_neighborhood": nhood_size, "prc_batch_size": 128, "save_cpu_ram": save_memory, "verbose": False}
+    options = {
+        "prc_neighborhood": nhood_size,
+        "prc_batch_size": 128,
+        "save_cpu_ram": save_memory,
+        "verbose": False,
+    }
     theirs = fidelity.prc_features_to_metric(torch.from_numpy(gen), torch.from_numpy(real), **options)
-    assert precision_recall(real, gen, nhood_size) == pytest.approx((theirs["precision"], theirs["recall"]), rel=CLOSE)
+    assert precision_recall(real, gen, nhood_size) == pytest.approx(
+        (theirs["precision"], theirs["recall"]), rel=CLOSE
+    )
 
 
 @pytest.mark.parametrize("nhood_size", [1, 3, 5])
@@ -140,13 +158,16 @@ def test_with_prdc(nhood_size: int) -> None:
     prdc = pytest.importorskip("prdc")
     real, gen = sets("plain")
     theirs = prdc.compute_prdc(real, gen, nearest_k=nhood_size)
-    assert all_four(real, gen, nhood_size) == pytest.approx({name: float(value) for name, value in theirs.items()}, rel=CLOSE)
+    assert all_four(real, gen, nhood_size) == pytest.approx(
+        {name: float(value) for name, value in theirs.items()}, rel=CLOSE
+    )
 
 
 @pytest.mark.parametrize("nhood_size", [1, 3])
 @pytest.mark.parametrize("kind", ["duplicates", "ties"])
 def test_with_prdc_where_points_lie_on_surfaces(kind: str, nhood_size: int) -> None:
-    """Our closed balls are prdc's open ones with radii a little larger; its own are open, and its values lower."""
+    """Our closed balls are prdc's open ones with radii a little larger; its own are open, and its values
+    lower."""
     prdc = pytest.importorskip("prdc.prdc")
     real, gen = sets(kind)
     open_balls = prdc.compute_prdc(real, gen, nearest_k=nhood_size)

@@ -43,7 +43,9 @@ def test_round_trip(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.tmp"))
 
 
-@pytest.mark.parametrize("change", [{"dataset": "x"}, {"detector": "x"}, {"count": 5}, {"statistic": "moments"}])
+@pytest.mark.parametrize(
+    "change", [{"dataset": "x"}, {"detector": "x"}, {"count": 5}, {"statistic": "moments"}]
+)
 def test_every_part_of_the_key_counts(tmp_path: Path, change: dict[str, Any]) -> None:
     cache = StatisticsCache(tmp_path)
     cache.store(KEY, FEATURES)
@@ -57,7 +59,9 @@ def test_other_code_does_not_find_older_files(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text", "flipped", "other arrays", "not finite"])
-def test_a_damaged_file_is_named_and_not_used(tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_file_is_named_and_not_used(
+    tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     cache = StatisticsCache(tmp_path)
     cache.store(KEY, FEATURES)
     path = cache.path(KEY)
@@ -82,7 +86,9 @@ def test_a_damaged_file_is_named_and_not_used(tmp_path: Path, damage: str, capsy
 
 
 @pytest.mark.parametrize("value", [FEATURES, Moments(7, np.ones(2), np.eye(2))], ids=["features", "moments"])
-def test_no_single_damaged_byte_goes_through(tmp_path: Path, value: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_single_damaged_byte_goes_through(
+    tmp_path: Path, value: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     cache = StatisticsCache(tmp_path)
     cache.store(KEY, value)
     path = cache.path(KEY)
@@ -91,27 +97,38 @@ def test_no_single_damaged_byte_goes_through(tmp_path: Path, value: Any, capsys:
         for flip in (0x01, 0x08):
             path.write_bytes(content[:place] + bytes([content[place] ^ flip]) + content[place + 1 :])
             found = cache.load(KEY)
-            assert found is None or all(np.array_equal(getattr(found, name), array) for name, array in vars(value).items())
+            assert found is None or all(
+                np.array_equal(getattr(found, name), array) for name, array in vars(value).items()
+            )
     assert len(capsys.readouterr().err.splitlines()) > len(content)
 
 
 @pytest.mark.parametrize(("owner", "name"), [(os, "listdir"), (module.tempfile, "TemporaryFile")])
-def test_a_folder_that_may_not_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+def test_a_folder_that_may_not_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+) -> None:
     def refuse(*arguments: Any, **options: Any) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(owner, name, refuse)
-    with pytest.raises(UserError, match=r"can't be written or read \(Permission denied\); set GGDR_CACHE_DIR"):
+    with pytest.raises(
+        UserError, match=r"can't be written or read \(Permission denied\); set GGDR_CACHE_DIR"
+    ):
         StatisticsCache(tmp_path)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cache folder .*below can't be written or read \(Not a directory\); set GGDR_CACHE_DIR"):
+    with pytest.raises(
+        UserError,
+        match=r"cache folder .*below can't be written or read \(Not a directory\); set GGDR_CACHE_DIR",
+    ):
         StatisticsCache(tmp_path / "file" / "below")
 
 
-def test_a_full_disk_loses_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_loses_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def full(path: Path, **options: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -119,7 +136,10 @@ def test_a_full_disk_loses_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(module, "atomic_write", full)
     cache.store(KEY, FEATURES)
     said = capsys.readouterr().err
-    assert said == f"Warning: {cache.path(KEY)} can't be written (No space left on device); next time it is computed anew\n"
+    assert (
+        said
+        == f"Warning: {cache.path(KEY)} can't be written (No space left on device); next time it is computed anew\n"
+    )
 
 
 def test_no_cache() -> None:
@@ -182,11 +202,20 @@ def reals_seen(
 
     monkeypatch.setattr(Detector, "__call__", counting)
 
-    def run(path: Path, metric: str = "fid20_full", detector: str = "pooled", **options: Any) -> tuple[int, float]:
+    def run(
+        path: Path, metric: str = "fid20_full", detector: str = "pooled", **options: Any
+    ) -> tuple[int, float]:
         shown.clear()
         dataset = ImageFolderDataset(path)
         generator = make_generator(resolution=16)
-        (result,) = evaluate(metric, generator=generator, dataset=dataset, detector=detector_file(detector), progress=False, **options)
+        (result,) = evaluate(
+            metric,
+            generator=generator,
+            dataset=dataset,
+            detector=detector_file(detector),
+            progress=False,
+            **options,
+        )
         return sum(shown) - result.count, result.values[metric]
 
     return run
@@ -230,7 +259,9 @@ def test_the_content_counts_and_nothing_else(reals_seen: Any, tmp_path: Path, ki
     assert changed[1] != first[1]
 
 
-def test_detector_count_mirroring_and_code_count(reals_seen: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_detector_count_mirroring_and_code_count(
+    reals_seen: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = make_images(tmp_path / "images", resolution=16)
     _, plain = reals_seen(images)
     seen, other = reals_seen(images, detector="reference")
@@ -276,16 +307,22 @@ def moments(**changes: Any) -> dict[str, Any]:
         {"features": np.zeros((0, 0), np.float32)},
         {"features": np.array(["a"])},
     ],
-    ids=lambda arrays: ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in arrays.items()),
+    ids=lambda arrays: ", ".join(
+        f"{name} {array.dtype}{list(array.shape)}" for name, array in arrays.items()
+    ),
 )
-def test_arrays_of_another_form_are_not_used(tmp_path: Path, arrays: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_arrays_of_another_form_are_not_used(
+    tmp_path: Path, arrays: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     cache = StatisticsCache(tmp_path)
     np.savez(cache.path(KEY), **arrays)
     assert cache.load(KEY) is None
     assert "is damaged" in capsys.readouterr().err
 
 
-def test_a_cache_file_that_unpacks_to_more_than_it_has_or_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_cache_file_that_unpacks_to_more_than_it_has_or_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     cache = StatisticsCache(tmp_path)
     np.savez_compressed(cache.path(KEY), features=np.zeros((1000, 1000), np.float32))
     assert cache.load(KEY) is None

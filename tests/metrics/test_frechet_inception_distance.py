@@ -6,7 +6,9 @@ from metrics.frechet_inception_distance import frechet_distance
 
 
 def covariance(seed: int, samples: int, width: int) -> np.ndarray:
-    return np.cov(np.random.RandomState(seed).randn(samples, width) @ np.diag(np.linspace(0.1, 3, width)), rowvar=False)
+    return np.cov(
+        np.random.RandomState(seed).randn(samples, width) @ np.diag(np.linspace(0.1, 3, width)), rowvar=False
+    )
 
 
 def test_diagonal_covariances_have_a_closed_form() -> None:

@@ -16,7 +16,9 @@ def test_is_the_unbiased_estimator() -> None:
     pairs = [(i, j) for i in range(7) for j in range(7)]
     within = sum(k(x[i], x[j]) + k(y[i], y[j]) for i, j in pairs if i != j) / (7 * 6)
     across = sum(k(x[i], y[j]) for i, j in pairs) / 49
-    assert kernel_distance(x, y, num_subsets=1, max_subset_size=7) == pytest.approx(within - 2 * across, rel=1e-12)
+    assert kernel_distance(x, y, num_subsets=1, max_subset_size=7) == pytest.approx(
+        within - 2 * across, rel=1e-12
+    )
 
 
 def test_subsets_are_drawn_from_the_seed() -> None:

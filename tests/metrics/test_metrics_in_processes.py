@@ -15,11 +15,23 @@ from metrics.runner import evaluate, preflight
 from torch_utils import distributed
 from torch_utils.parallel import on_main, together
 
-ALL = ["fid70_full", "kid70_full", "pr403_full", "dc405_full", "ppl2_40_wend", "is70", "fid50", "kid50", "pr503", "ppl_20_zfull"]
+ALL = [
+    "fid70_full",
+    "kid70_full",
+    "pr403_full",
+    "dc405_full",
+    "ppl2_40_wend",
+    "is70",
+    "fid50",
+    "kid50",
+    "pr503",
+    "ppl_20_zfull",
+]
 
 
 def run_on(ranks: int, work: Callable[[int], Any]) -> list[Any]:
-    """What ``work(rank)`` gives, or the exception it raises, in each of several forked processes that form a group."""
+    """What ``work(rank)`` gives, or the exception it raises, in each of several forked processes that form a
+    group."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -27,7 +39,13 @@ def run_on(ranks: int, work: Callable[[int], Any]) -> list[Any]:
     answers: Any = context.Queue()
 
     def run(rank: int) -> None:
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks))
+        os.environ.update(
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port),
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(ranks),
+        )
         with distributed.joined(cuda=False, timeout=60):
             try:
                 answer: Any = work(rank)
@@ -52,7 +70,11 @@ def run_on(ranks: int, work: Callable[[int], Any]) -> list[Any]:
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_the_same_values_as_one_process(
-    make_dataset: Any, make_linear_generator: Any, detector_file: Callable[[str], str], tmp_path: Path, ranks: int
+    make_dataset: Any,
+    make_linear_generator: Any,
+    detector_file: Callable[[str], str],
+    tmp_path: Path,
+    ranks: int,
 ) -> None:
     path = detector_file("all")
 
@@ -67,7 +89,9 @@ def test_the_same_values_as_one_process(
             progress=False,
             cache_dir=tmp_path / cache,
         )
-        return [{**result.values, "num_gpus": result.num_gpus, "num_real": result.num_real} for result in results]
+        return [
+            {**result.values, "num_gpus": result.num_gpus, "num_real": result.num_real} for result in results
+        ]
 
     alone = measure("alone", 64)
     found = run_on(ranks, lambda rank: (measure("shared", 16), measure("shared", 48)))
@@ -78,12 +102,17 @@ def test_the_same_values_as_one_process(
 
 def test_preflight_in_a_group(make_dataset: Any, detector_file: Callable[[str], str]) -> None:
     path = detector_file("pooled")
-    outcomes = run_on(2, lambda rank: (preflight("fid20_full", path, make_dataset()), preflight("is20", path, make_dataset())))
+    outcomes = run_on(
+        2,
+        lambda rank: (preflight("fid20_full", path, make_dataset()), preflight("is20", path, make_dataset())),
+    )
     assert [type(outcome) for outcome in outcomes] == [UserError, UserError]
     assert "has no class probabilities" in str(outcomes[0])
 
 
-def test_what_cannot_be_downloaded_is_the_same_error_everywhere(make_dataset: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_cannot_be_downloaded_is_the_same_error_everywhere(
+    make_dataset: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("GGDR_OFFLINE", "1")
     monkeypatch.setenv("GGDR_CACHE_DIR", str(tmp_path))
     outcomes = run_on(2, lambda rank: preflight("fid20_full", "auto", make_dataset()))
@@ -118,7 +147,9 @@ def test_a_failure_on_one_rank_is_one_on_all(
         assert [type(outcome) for outcome in outcomes] == [UserError] * 2
     else:
         failing = rank_that_fails if fault == "images" else 0
-        assert isinstance(outcomes[failing], (TypeError, ValueError) if fault == "images" else ZeroDivisionError)
+        assert isinstance(
+            outcomes[failing], (TypeError, ValueError) if fault == "images" else ZeroDivisionError
+        )
         assert isinstance(outcomes[1 - failing], RuntimeError)
         assert "another process failed at" in str(outcomes[1 - failing])
 
@@ -131,5 +162,7 @@ def test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_order_is_that_of_ranks() -> None:
-    outcomes = run_on(3, lambda rank: (together(lambda: rank * 10, "numbers"), on_main(lambda: rank + 7, "rank 0's")))
+    outcomes = run_on(
+        3, lambda rank: (together(lambda: rank * 10, "numbers"), on_main(lambda: rank + 7, "rank 0's"))
+    )
     assert outcomes == [([0, 10, 20], 7)] * 3

@@ -1,4 +1,5 @@
-"""Exactness of what decides with float32: against distances written out in float64, in friendly and in hostile cases."""
+"""Exactness of what decides with float32: against distances written out in float64, in friendly and in
+hostile cases."""
 
 import numpy as np
 import pytest
@@ -64,7 +65,9 @@ def test_radii_of_rows_in_the_worst_order(work: dict[str, int], monkeypatch: pyt
     a, _ = points(rows, rows[:1], 1)
     distances = by_definition(rows / a.scale, rows / a.scale)
     np.fill_diagonal(distances, np.inf)
-    assert squared_radii(a, [4])[0].numpy() == pytest.approx(np.sort(distances, axis=1)[:, 3], rel=1e-9, abs=1e-14)
+    assert squared_radii(a, [4])[0].numpy() == pytest.approx(
+        np.sort(distances, axis=1)[:, 3], rel=1e-9, abs=1e-14
+    )
 
 
 @pytest.mark.parametrize("tile", [16, 2048])
@@ -137,7 +140,11 @@ def test_float32_decides_nearly_everything(work: dict[str, int]) -> None:
 
 
 def test_where_it_does_not_products_do(work: dict[str, int]) -> None:
-    a, b = points(features("collapsed far from others", 200, seed=0), features("collapsed far from others", 200, seed=1), 1)
+    a, b = points(
+        features("collapsed far from others", 200, seed=0),
+        features("collapsed far from others", 200, seed=1),
+        1,
+    )
     radii = squared_radii(a, [3])
     assert work["products"] >= 100 * 200
     work.update(pairs=0, products=0)

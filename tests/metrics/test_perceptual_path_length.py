@@ -23,26 +23,47 @@ class Flat:
         return images.flatten(1)
 
 
-def measure(generator: Any, dataset: Any, paths: PathSampling, count: int, detector: Flat | None = None, **options: int) -> np.ndarray:
+def measure(
+    generator: Any,
+    dataset: Any,
+    paths: PathSampling,
+    count: int,
+    detector: Flat | None = None,
+    **options: int,
+) -> np.ndarray:
     where: dict[str, Any] = {"seed": 0, "device": torch.device("cpu"), **options}
     return np.concatenate(list(path_distances(generator, dataset, detector or Flat(), paths, count, **where)))
 
 
 def test_w_closed_form(make_linear_generator: Any, make_dataset: Any) -> None:
     """An isometry s of w, shown by an isometry: the length is s² |w1 - w0|², on average 2 s² w_dim."""
-    distances = measure(make_linear_generator(z_dim=40, scale=0.1), make_dataset(), PathSampling("w", "full", crop=False), 1600)
-    assert distances.mean() == pytest.approx((GREY * 0.1) ** 2 * 2 * 40, rel=0.02)  # its standard error is 0.6 %
+    distances = measure(
+        make_linear_generator(z_dim=40, scale=0.1),
+        make_dataset(),
+        PathSampling("w", "full", crop=False),
+        1600,
+    )
+    assert distances.mean() == pytest.approx(
+        (GREY * 0.1) ** 2 * 2 * 40, rel=0.02
+    )  # its standard error is 0.6 %
 
 
 def test_z_closed_form(make_linear_generator: Any, make_dataset: Any) -> None:
-    """On the unit sphere of three dimensions angles θ have density sin(θ)/2, so that the length is s² E[θ²] = s² (π² - 4)/2."""
-    distances = measure(make_linear_generator(z_dim=3, scale=0.1), make_dataset(), PathSampling("z", "full", crop=False), 3200)
-    assert distances.mean() == pytest.approx((GREY * 0.1) ** 2 * (np.pi**2 - 4) / 2, rel=0.04)  # its standard error is 1.2 %
+    """On the unit sphere of three dimensions angles θ have density sin(θ)/2, so that the length is s² E[θ²] =
+    s² (π² - 4)/2."""
+    distances = measure(
+        make_linear_generator(z_dim=3, scale=0.1), make_dataset(), PathSampling("z", "full", crop=False), 3200
+    )
+    assert distances.mean() == pytest.approx(
+        (GREY * 0.1) ** 2 * (np.pi**2 - 4) / 2, rel=0.04
+    )  # its standard error is 1.2 %
     assert distances.max() <= (GREY * 0.1 * np.pi) ** 2 * 1.01
 
 
 @pytest.mark.parametrize("paths", PATHS, ids=str)
-def test_every_distance_is_that_of_its_pair(make_linear_generator: Any, make_dataset: Any, paths: PathSampling) -> None:
+def test_every_distance_is_that_of_its_pair(
+    make_linear_generator: Any, make_dataset: Any, paths: PathSampling
+) -> None:
     """The steps that were rendered have the length ε of the path, and the distances are theirs."""
     generator = make_linear_generator(z_dim=20)
     distances = measure(generator, make_dataset(), paths, CHUNK)
@@ -66,7 +87,9 @@ def test_every_distance_is_that_of_its_pair(make_linear_generator: Any, make_dat
         assert t.std() > 0.15
 
 
-def generator_at_start(make_linear_generator: Any, make_dataset: Any, paths: PathSampling) -> tuple[torch.Tensor, torch.Tensor]:
+def generator_at_start(
+    make_linear_generator: Any, make_dataset: Any, paths: PathSampling
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Where the paths in z begin and which way they go: the same seed, sampled at the end."""
     generator = make_linear_generator(z_dim=20)
     measure(generator, make_dataset(), PathSampling("z", "end", crop=False), CHUNK)
@@ -74,7 +97,9 @@ def generator_at_start(make_linear_generator: Any, make_dataset: Any, paths: Pat
     return steps[:, 0], steps[:, 1]
 
 
-def test_both_ends_share_label_and_noise_and_every_chunk_has_its_own(make_linear_generator: Any, make_dataset: Any) -> None:
+def test_both_ends_share_label_and_noise_and_every_chunk_has_its_own(
+    make_linear_generator: Any, make_dataset: Any
+) -> None:
     generator = make_linear_generator(c_dim=3)
     generator.synthesis.weight.requires_grad_()  # as a network's are that is being trained
     measure(generator, make_dataset(classes=3), PATHS[0], 2 * CHUNK)
@@ -88,9 +113,17 @@ def test_both_ends_share_label_and_noise_and_every_chunk_has_its_own(make_linear
 
 @pytest.mark.parametrize(
     ("resolution", "crop", "shape"),
-    [(16, False, (16, 16)), (16, True, (8, 8)), (256, False, (256, 256)), (512, False, (256, 256)), (512, True, (128, 128))],
+    [
+        (16, False, (16, 16)),
+        (16, True, (8, 8)),
+        (256, False, (256, 256)),
+        (512, False, (256, 256)),
+        (512, True, (128, 128)),
+    ],
 )
-def test_framing(make_linear_generator: Any, make_dataset: Any, resolution: int, crop: bool, shape: tuple[int, int]) -> None:
+def test_framing(
+    make_linear_generator: Any, make_dataset: Any, resolution: int, crop: bool, shape: tuple[int, int]
+) -> None:
     generator, detector = make_linear_generator(channels=1, resolution=resolution), Flat()
     ramp = torch.linspace(-1, 1, resolution)
     picture = ramp[:, None] * 0.5 + ramp[None] * 0.25
@@ -107,19 +140,26 @@ def test_framing(make_linear_generator: Any, make_dataset: Any, resolution: int,
 
 
 @pytest.mark.parametrize("paths", PATHS, ids=str)
-def test_path_i_depends_on_seed_and_i_alone(make_linear_generator: Any, make_dataset: Any, paths: PathSampling) -> None:
+def test_path_i_depends_on_seed_and_i_alone(
+    make_linear_generator: Any, make_dataset: Any, paths: PathSampling
+) -> None:
     def run(count: int, **options: int) -> np.ndarray:
         return measure(make_linear_generator(c_dim=2), make_dataset(classes=2), paths, count, **options)
 
     long = run(3 * CHUNK)
     assert np.array_equal(run(CHUNK + 3), long[: CHUNK + 3])
     assert np.array_equal(run(3 * CHUNK, batch_size=100), long)
-    assert np.array_equal(np.concatenate([run(2 * CHUNK + 5, rank=rank, world_size=3) for rank in range(3)]), long[: 2 * CHUNK + 5])
+    assert np.array_equal(
+        np.concatenate([run(2 * CHUNK + 5, rank=rank, world_size=3) for rank in range(3)]),
+        long[: 2 * CHUNK + 5],
+    )
     assert not np.isclose(run(CHUNK, seed=1), long[:CHUNK], rtol=1e-3).any()
     assert len(np.unique(long)) == len(long)
 
 
-def test_global_random_state_neither_matters_nor_changes(make_linear_generator: Any, make_dataset: Any) -> None:
+def test_global_random_state_neither_matters_nor_changes(
+    make_linear_generator: Any, make_dataset: Any
+) -> None:
     before = torch.get_rng_state()
     first = measure(make_linear_generator(), make_dataset(), PATHS[0], CHUNK)
     assert torch.equal(torch.get_rng_state(), before)

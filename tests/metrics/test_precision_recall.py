@@ -19,7 +19,9 @@ def by_definition(real: np.ndarray, gen: np.ndarray, k: int) -> tuple[float, flo
 
 @pytest.mark.parametrize("nhood_size", [1, 3, 5])
 @pytest.mark.parametrize("tile", [1, 7, 2048])
-def test_agrees_with_the_definition_whatever_the_tiles(nhood_size: int, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_agrees_with_the_definition_whatever_the_tiles(
+    nhood_size: int, tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(neighbours, "TILE", tile)
     rng = np.random.RandomState(0)
     real, gen = rng.randn(31, 4), rng.randn(23, 4) * 0.7 + 0.5
@@ -43,7 +45,8 @@ def test_all_alike() -> None:
 
 
 def test_rounding_of_the_matrix_product_does_not_decide_a_tie() -> None:
-    """Five copies of each sample: every radius is 0, whatever the shapes of the blocks that the copies meet in."""
+    """Five copies of each sample: every radius is 0, whatever the shapes of the blocks that the copies meet
+    in."""
     rows = np.concatenate([np.random.RandomState(0).randn(100, 1280) * 50 + 1] * 5)
     shuffled = rows[np.random.RandomState(1).permutation(len(rows))]
     assert precision_recall(rows, shuffled[:-3]) == (1, 1)

@@ -57,7 +57,10 @@ def test_any_count(name: str, template: str, count: int) -> None:
     ],
 )
 def test_unknown_names_list_the_known_ones(name: str) -> None:
-    with pytest.raises(UserError, match=r"known are fid50k_full, kid50k_full, pr50k3_full, dc50k5_full, .*each with any count"):
+    with pytest.raises(
+        UserError,
+        match=r"known are fid50k_full, kid50k_full, pr50k3_full, dc50k5_full, .*each with any count",
+    ):
         parse_metric(name)
 
 
@@ -68,7 +71,10 @@ def test_counts_too_small_for_the_metric(name: str) -> None:
 
 
 def test_lists() -> None:
-    assert [m.name for m in parse_metrics("pr5k3_full, fid5k_full,pr5k3_full")] == ["pr5k3_full", "fid5k_full"]
+    assert [m.name for m in parse_metrics("pr5k3_full, fid5k_full,pr5k3_full")] == [
+        "pr5k3_full",
+        "fid5k_full",
+    ]
     assert [m.name for m in parse_metrics(("fid5k_full",))] == ["fid5k_full"]
     for empty in ("", "none", [], ["none"]):
         assert parse_metrics(empty) == []
@@ -78,12 +84,21 @@ def test_lists() -> None:
 
 def test_auto_and_other_detectors() -> None:
     fid, pr = parse_metric("fid50k_full"), parse_metric("pr50k3_full")
-    assert (fid.detector_name("auto"), pr.detector_name("auto"), pr.detector_name("x.pt")) == ("inception", "vgg16", "x.pt")
+    assert (fid.detector_name("auto"), pr.detector_name("auto"), pr.detector_name("x.pt")) == (
+        "inception",
+        "vgg16",
+        "x.pt",
+    )
 
 
 def test_every_name_of_the_reference_and_no_name_of_two_families() -> None:
-    recommended, older = "fid50k_full kid50k_full pr50k3_full ppl2_wend is50k", "fid50k kid50k pr50k3 ppl_zfull ppl_wfull ppl_zend ppl_wend"
-    assert [family.reference_name for family in FAMILIES if family.reference_name != "dc50k5_full"] == f"{recommended} {older}".split()
+    recommended, older = (
+        "fid50k_full kid50k_full pr50k3_full ppl2_wend is50k",
+        "fid50k kid50k pr50k3 ppl_zfull ppl_wfull ppl_zend ppl_wend",
+    )
+    assert [
+        family.reference_name for family in FAMILIES if family.reference_name != "dc50k5_full"
+    ] == f"{recommended} {older}".split()
     for name in [family.reference_name for family in FAMILIES]:
         assert [family.match(name) for family in FAMILIES if family.match(name)] == [50_000]
 
@@ -119,5 +134,9 @@ def test_paths(name: str, space: str, sampling: str, crop: bool) -> None:
 
 def test_detectors_of_the_reference() -> None:
     chosen = {family.reference_name: family.reference_detector for family in FAMILIES}
-    assert {name for name, detector in chosen.items() if detector == "vgg16"} == {n for n in chosen if n[:2] in ("pr", "dc", "pp")}
-    assert {name for name, detector in chosen.items() if detector == "inception"} == {n for n in chosen if n[:2] in ("fi", "ki", "is")}
+    assert {name for name, detector in chosen.items() if detector == "vgg16"} == {
+        n for n in chosen if n[:2] in ("pr", "dc", "pp")
+    }
+    assert {name for name, detector in chosen.items() if detector == "inception"} == {
+        n for n in chosen if n[:2] in ("fi", "ki", "is")
+    }

@@ -34,8 +34,12 @@ RESULT = MetricResult(
 
 def append(run_dir: Path, kimg: int, *values: float, **changes: Any) -> dict[str, Any]:
     """Append values of a snapshot; gives the line."""
-    result = replace(RESULT, **{**changes, "values": dict(zip(changes.get("values", RESULT.values), values, strict=True))})
-    parsed: dict[str, Any] = json.loads(append_result(result, run_dir, run_dir / f"network-snapshot-{kimg:06d}.pkl"))
+    result = replace(
+        RESULT, **{**changes, "values": dict(zip(changes.get("values", RESULT.values), values, strict=True))}
+    )
+    parsed: dict[str, Any] = json.loads(
+        append_result(result, run_dir, run_dir / f"network-snapshot-{kimg:06d}.pkl")
+    )
     return parsed
 
 
@@ -47,15 +51,35 @@ def test_a_line(tmp_path: Path) -> None:
     line = append_result(RESULT, tmp_path, tmp_path / "network-snapshot-000100.pkl")
     assert (tmp_path / "metric-fid50k_full.jsonl").read_text() == line + "\n"
     record = json.loads(line)
-    assert list(record)[:7] == ["results", "metric", "total_time", "total_time_str", "num_gpus", "snapshot_pkl", "timestamp"]
+    assert list(record)[:7] == [
+        "results",
+        "metric",
+        "total_time",
+        "total_time_str",
+        "num_gpus",
+        "snapshot_pkl",
+        "timestamp",
+    ]
     assert (record["results"], record["metric"], record["total_time"], record["total_time_str"]) == (
         {"fid50k_full": 5.0},
         "fid50k_full",
         61.0,
         "1m 01s",
     )
-    assert (record["num_gpus"], record["snapshot_pkl"], record["timestamp"]) == (1, "network-snapshot-000100.pkl", 1.5)
-    expected = dict(detector="inception", count=50_000, num_real=1854, seed=0, dataset="emoji32", mirror=False, resolution=32)
+    assert (record["num_gpus"], record["snapshot_pkl"], record["timestamp"]) == (
+        1,
+        "network-snapshot-000100.pkl",
+        1.5,
+    )
+    expected = dict(
+        detector="inception",
+        count=50_000,
+        num_real=1854,
+        seed=0,
+        dataset="emoji32",
+        mirror=False,
+        resolution=32,
+    )
     assert {key: record[key] for key in expected} == expected
     assert record["best"] == {"fid50k_full": True}
     assert "images_seen" not in record
@@ -80,7 +104,9 @@ def test_equal_values_the_first_counts(tmp_path: Path, name: str) -> None:
 def test_several_values_are_marked_each(tmp_path: Path) -> None:
     keys = ["pr50k3_full_precision", "pr50k3_full_recall"]
     pairs = [(0.5, 0.1), (0.6, 0.0), (0.5, 0.2)]
-    lines = [append(tmp_path, kimg, *pair, metric="pr50k3_full", values=keys) for kimg, pair in enumerate(pairs)]
+    lines = [
+        append(tmp_path, kimg, *pair, metric="pr50k3_full", values=keys) for kimg, pair in enumerate(pairs)
+    ]
     assert [list(line["best"].values()) for line in lines] == [[True, True], [True, False], [False, True]]
     assert best_snapshot(tmp_path, "pr50k3_full") == tmp_path / "network-snapshot-000001.pkl"
 
@@ -110,7 +136,14 @@ def test_which_way_is_better(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [{"detector": "efficientnet-lite0"}, {"dataset": "other"}, {"num_real": 7}, {"mirror": True}, {"resolution": 64}]
+    "other",
+    [
+        {"detector": "efficientnet-lite0"},
+        {"dataset": "other"},
+        {"num_real": 7},
+        {"mirror": True},
+        {"resolution": 64},
+    ],
 )
 def test_only_comparable_values_are_compared(tmp_path: Path, other: dict[str, Any]) -> None:
     append(tmp_path, 0, 1.0)
@@ -134,10 +167,20 @@ def test_nothing_was_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "torn", [b'{"results": {"fid50', b"\n", b'{"results": {"fid50\n', b"\xff\xfe\n", b"[1]\n", b'{"results": 3}\n', b"null"]
+    "torn",
+    [
+        b'{"results": {"fid50',
+        b"\n",
+        b'{"results": {"fid50\n',
+        b"\xff\xfe\n",
+        b"[1]\n",
+        b'{"results": 3}\n',
+        b"null",
+    ],
 )
 def test_lines_that_are_no_results(tmp_path: Path, torn: bytes, capsys: pytest.CaptureFixture[str]) -> None:
-    """A killed process leaves half a line: it is named, left out, and the next result begins on a line of its own."""
+    """A killed process leaves half a line: it is named, left out, and the next result begins on a line of its
+    own."""
     append(tmp_path, 0, 5.0)
     path = results_path(tmp_path, "fid50k_full")
     path.write_bytes(path.read_bytes() + torn)
@@ -155,7 +198,12 @@ def test_lines_that_are_no_results(tmp_path: Path, torn: bytes, capsys: pytest.C
 
 def test_files_of_the_reference_are_read(tmp_path: Path) -> None:
     """Their records know neither detector nor best mark."""
-    line = {"results": {"fid50k_full": 3.0}, "metric": "fid50k_full", "snapshot_pkl": "network-snapshot-000200.pkl", "timestamp": 1.0}
+    line = {
+        "results": {"fid50k_full": 3.0},
+        "metric": "fid50k_full",
+        "snapshot_pkl": "network-snapshot-000200.pkl",
+        "timestamp": 1.0,
+    }
     results_path(tmp_path, "fid50k_full").write_text(json.dumps(line) + "\n")
     assert best_snapshot(tmp_path, "fid50k_full") == tmp_path / "network-snapshot-000200.pkl"
     assert append(tmp_path, 1, 5.0)["best"] == {"fid50k_full": True}
@@ -179,7 +227,9 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             return super().write(data[:100])
 
     append(tmp_path, 0, 5.0)
-    monkeypatch.setattr(results, "open", lambda path, mode: io.BufferedRandom(Full(path, mode)), raising=False)
+    monkeypatch.setattr(
+        results, "open", lambda path, mode: io.BufferedRandom(Full(path, mode)), raising=False
+    )
     with pytest.raises(UserError, match=r"can't write .*metric-fid50k_full\.jsonl: No space left"):
         append(tmp_path, 1, 3.0)
     monkeypatch.undo()
@@ -202,7 +252,9 @@ ODD_RESULTS = [
 
 
 @pytest.mark.parametrize("odd", ODD_RESULTS, ids=str)
-def test_records_with_odd_values_are_left_out(tmp_path: Path, odd: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_records_with_odd_values_are_left_out(
+    tmp_path: Path, odd: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     conditions = {name: getattr(RESULT, name) for name in results.CONDITIONS}
     results_path(tmp_path, "fid50k_full").write_text(json.dumps({**conditions, **odd}) + "\n")
     assert append(tmp_path, 1, 5.0)["best"] == {"fid50k_full": True}
@@ -229,7 +281,8 @@ def test_many_odd_lines_are_one_warning(tmp_path: Path, capsys: pytest.CaptureFi
     results_path(tmp_path, "fid50k_full").write_text("x\n" * 1000)
     assert read_results(tmp_path, "fid50k_full") == []
     assert capsys.readouterr().err.splitlines() == [
-        f"Warning: lines 1, 2, 3, 4, 5 and 995 more of {results_path(tmp_path, 'fid50k_full')} are no result and are left out"
+        f"Warning: lines 1, 2, 3, 4, 5 and 995 more of {results_path(tmp_path, 'fid50k_full')} are no result "
+        "and are left out"
     ]
 
 

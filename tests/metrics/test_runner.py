@@ -22,7 +22,18 @@ from metrics.sampling import fake_images
 
 Write = Callable[[str], str]
 METRICS = ["pr303_full", "fid40_full", "fid20_full"]
-EVERYTHING = ["fid40_full", "kid30_full", "pr303_full", "dc305_full", "ppl2_20_wend", "is30", "fid30", "kid30", "pr303", "ppl_20_zfull"]
+EVERYTHING = [
+    "fid40_full",
+    "kid30_full",
+    "pr303_full",
+    "dc305_full",
+    "ppl2_20_wend",
+    "is30",
+    "fid30",
+    "kid30",
+    "pr303",
+    "ppl_20_zfull",
+]
 
 
 def values(results: list[module.MetricResult]) -> dict[str, float]:
@@ -60,7 +71,13 @@ def test_tf32_is_off_whatever_training_allows(
     try:
         for where, name in flags:
             setattr(where, name, True)
-        evaluate(["fid40_full"], generator=make_generator(), dataset=make_dataset(), detector=detector_file("pooled"), progress=False)
+        evaluate(
+            ["fid40_full"],
+            generator=make_generator(),
+            dataset=make_dataset(),
+            detector=detector_file("pooled"),
+            progress=False,
+        )
         assert all(getattr(where, name) for where, name in flags)
     finally:
         for (where, name), value in zip(flags, before, strict=True):
@@ -70,21 +87,29 @@ def test_tf32_is_off_whatever_training_allows(
 
 def test_values_are_those_of_the_maths(make_dataset: Any, make_generator: Any, detector_file: Write) -> None:
     dataset, path = make_dataset(), detector_file("pooled")
-    results = evaluate(METRICS, generator=make_generator(), dataset=dataset, detector=path, seed=3, progress=False)
+    results = evaluate(
+        METRICS, generator=make_generator(), dataset=dataset, detector=path, seed=3, progress=False
+    )
     detector = open_detector(path, "cpu")
     real = detector(torch.from_numpy(dataset.images))
-    fake = detector(torch.cat(list(fake_images(make_generator(), dataset, 40, seed=3, device=torch.device("cpu")))))
+    fake = detector(
+        torch.cat(list(fake_images(make_generator(), dataset, 40, seed=3, device=torch.device("cpu"))))
+    )
 
     precision, recall = precision_recall(real, fake[:30])
     found = values(results)
     assert list(found) == ["pr303_full_precision", "pr303_full_recall", "fid40_full", "fid20_full"]
     assert (found["pr303_full_precision"], found["pr303_full_recall"]) == (precision, recall)
     assert found["fid40_full"] == pytest.approx(frechet_distance(*moments(real), *moments(fake)), rel=1e-9)
-    assert found["fid20_full"] == pytest.approx(frechet_distance(*moments(real), *moments(fake[:20])), rel=1e-9)
+    assert found["fid20_full"] == pytest.approx(
+        frechet_distance(*moments(real), *moments(fake[:20])), rel=1e-9
+    )
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])
-def test_batch_size_changes_nothing(make_dataset: Any, make_generator: Any, detector_file: Write, batch_size: int, tmp_path: Path) -> None:
+def test_batch_size_changes_nothing(
+    make_dataset: Any, make_generator: Any, detector_file: Write, batch_size: int, tmp_path: Path
+) -> None:
     path, dataset = detector_file("pooled"), make_dataset()
     found = [
         values(
@@ -123,7 +148,11 @@ def test_the_cache_is_never_stale(
 ) -> None:
     def run(dataset: Any, path: str, seed: int = 0) -> dict[str, float]:
         seen.clear()
-        return values(evaluate(METRICS, generator=make_generator(), dataset=dataset, detector=path, seed=seed, progress=False))
+        return values(
+            evaluate(
+                METRICS, generator=make_generator(), dataset=dataset, detector=path, seed=seed, progress=False
+            )
+        )
 
     dataset, path = make_dataset(), detector_file("pooled")
     before = run(dataset, path)
@@ -137,10 +166,18 @@ def test_the_cache_is_never_stale(
 
 
 def test_a_damaged_cache_file_is_computed_anew(
-    make_dataset: Any, make_generator: Any, detector_file: Write, cache_root: Path, capsys: pytest.CaptureFixture[str]
+    make_dataset: Any,
+    make_generator: Any,
+    detector_file: Write,
+    cache_root: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def run() -> dict[str, float]:
-        return values(evaluate(METRICS, generator=make_generator(), dataset=make_dataset(), detector=path, progress=False))
+        return values(
+            evaluate(
+                METRICS, generator=make_generator(), dataset=make_dataset(), detector=path, progress=False
+            )
+        )
 
     path = detector_file("pooled")
     before = run()
@@ -153,34 +190,62 @@ def test_a_damaged_cache_file_is_computed_anew(
 
 
 def test_two_detectors_see_the_same_images_rendered_once(
-    make_dataset: Any, make_generator: Any, detector_file: Write, monkeypatch: pytest.MonkeyPatch, seen: list[int]
+    make_dataset: Any,
+    make_generator: Any,
+    detector_file: Write,
+    monkeypatch: pytest.MonkeyPatch,
+    seen: list[int],
 ) -> None:
     """As with the default: each metric has its own detector, which sees no more than it must."""
     files = {"inception": detector_file("pooled"), "vgg16": detector_file("reference")}
     monkeypatch.setattr(module, "open_detector", lambda name, device: open_detector(files[name], device))
     generator, dataset = make_generator(), make_dataset()
-    together = evaluate("fid40_full,pr103_full", generator=generator, dataset=dataset, batch_size=16, progress=False)
+    together = evaluate(
+        "fid40_full,pr103_full", generator=generator, dataset=dataset, batch_size=16, progress=False
+    )
     assert generator.rendered == 48
     assert sum(seen) == 2 * len(dataset) + 40 + 10
     assert [result.detector for result in together] == ["inception", "vgg16"]
-    alone = [evaluate(name, generator=generator, dataset=dataset, progress=False)[0] for name in ("fid40_full", "pr103_full")]
+    alone = [
+        evaluate(name, generator=generator, dataset=dataset, progress=False)[0]
+        for name in ("fid40_full", "pr103_full")
+    ]
     assert values(together) == values(alone)
 
 
-def test_the_training_images_measured_against_themselves(make_dataset: Any, make_generator: Any, detector_file: Write) -> None:
+def test_the_training_images_measured_against_themselves(
+    make_dataset: Any, make_generator: Any, detector_file: Write
+) -> None:
     dataset, generator = make_dataset(count=32), make_generator()
     images = iter(torch.from_numpy(dataset.images).float().div(127.5).sub(1).add(1e-4).split(16))
     generator.forward = lambda z, c: next(images)
     found = values(
-        evaluate("fid32_full,pr323_full", generator=generator, dataset=dataset, detector=detector_file("pooled"), progress=False)
+        evaluate(
+            "fid32_full,pr323_full",
+            generator=generator,
+            dataset=dataset,
+            detector=detector_file("pooled"),
+            progress=False,
+        )
     )
-    assert found == {"fid32_full": pytest.approx(0, abs=1e-6), "pr323_full_precision": 1, "pr323_full_recall": 1}
+    assert found == {
+        "fid32_full": pytest.approx(0, abs=1e-6),
+        "pr323_full_precision": 1,
+        "pr323_full_recall": 1,
+    }
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_conditional_and_greyscale(make_dataset: Any, make_generator: Any, detector_file: Write, channels: int) -> None:
-    dataset, generator = make_dataset(channels=channels, classes=3), make_generator(channels=channels, c_dim=3)
-    found = evaluate("fid20_full", generator=generator, dataset=dataset, detector=detector_file("pooled"), progress=False)
+def test_conditional_and_greyscale(
+    make_dataset: Any, make_generator: Any, detector_file: Write, channels: int
+) -> None:
+    dataset, generator = (
+        make_dataset(channels=channels, classes=3),
+        make_generator(channels=channels, c_dim=3),
+    )
+    found = evaluate(
+        "fid20_full", generator=generator, dataset=dataset, detector=detector_file("pooled"), progress=False
+    )
     assert np.isfinite(found[0].values["fid20_full"])
 
 
@@ -190,22 +255,48 @@ def test_nothing_to_do(make_dataset: Any, make_generator: Any) -> None:
 
 def test_records(make_dataset: Any, make_generator: Any, detector_file: Write, tmp_path: Path) -> None:
     path, dataset = detector_file("pooled"), make_dataset()
-    (result,) = evaluate("pr203_full", generator=make_generator(), dataset=dataset, detector=path, mirror=True, seed=9, progress=False)
+    (result,) = evaluate(
+        "pr203_full",
+        generator=make_generator(),
+        dataset=dataset,
+        detector=path,
+        mirror=True,
+        seed=9,
+        progress=False,
+    )
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     lines = [append_result(result, run_dir, run_dir / "network-snapshot-000000.pkl") for _ in range(2)]
     assert (run_dir / "metric-pr203_full.jsonl").read_text() == "".join(line + "\n" for line in lines)
     record = json.loads(lines[0])
-    assert list(record)[:7] == ["results", "metric", "total_time", "total_time_str", "num_gpus", "snapshot_pkl", "timestamp"]
+    assert list(record)[:7] == [
+        "results",
+        "metric",
+        "total_time",
+        "total_time_str",
+        "num_gpus",
+        "snapshot_pkl",
+        "timestamp",
+    ]
     assert record["results"] == result.values
     assert record["snapshot_pkl"] == "network-snapshot-000000.pkl"
-    expected = {"detector": path, "count": 20, "num_real": 40, "seed": 9, "dataset": "arrays", "mirror": False, "resolution": 8}
+    expected = {
+        "detector": path,
+        "count": 20,
+        "num_real": 40,
+        "seed": 9,
+        "dataset": "arrays",
+        "mirror": False,
+        "resolution": 8,
+    }
     assert expected.items() <= record.items()
     with pytest.raises(UserError, match="can't write"):
         append_result(result, tmp_path / "missing", "x.pkl")
 
 
-def test_preflight_finds_what_would_stop_an_evaluation(make_dataset: Any, detector_file: Write, tmp_path: Path) -> None:
+def test_preflight_finds_what_would_stop_an_evaluation(
+    make_dataset: Any, detector_file: Write, tmp_path: Path
+) -> None:
     good = detector_file("pooled")
     preflight("none", "nope", make_dataset(count=1))
     preflight(METRICS, good, make_dataset())
@@ -224,7 +315,9 @@ def test_preflight_finds_what_would_stop_an_evaluation(make_dataset: Any, detect
         with pytest.raises(UserError, match=message):
             preflight(*arguments)
     preflight(EVERYTHING, detector_file("all"), make_dataset())
-    preflight("is20,ppl2_20_wend", detector_file("all"), make_dataset(count=1))  # nothing to compare with is needed
+    preflight(
+        "is20,ppl2_20_wend", detector_file("all"), make_dataset(count=1)
+    )  # nothing to compare with is needed
     preflight("pr203", good, make_dataset(count=2), mirror=True)
     with pytest.raises(UserError, match="at least 4 real images, but the data set 'arrays' has 2"):
         preflight("pr203_full", good, make_dataset(count=2), mirror=True)
@@ -237,32 +330,65 @@ def test_preflight_finds_what_would_stop_an_evaluation(make_dataset: Any, detect
 @pytest.mark.parametrize(
     ("generator", "dataset", "message"),
     [
-        ({"resolution": 16}, {}, "renders images of 16x16 with 3 channels, but those of the data set 'arrays' are 8x8 with 3"),
+        (
+            {"resolution": 16},
+            {},
+            "renders images of 16x16 with 3 channels, but those of the data set 'arrays' are 8x8 with 3",
+        ),
         ({"channels": 1}, {}, "renders images of 8x8 with 1 channel, but"),
         ({"c_dim": 3}, {}, "labels of 3 numbers, but those of the data set 'arrays' have 0"),
     ],
 )
 def test_generator_and_data_set_must_fit(
-    make_dataset: Any, make_generator: Any, detector_file: Write, generator: dict[str, int], dataset: dict[str, int], message: str
+    make_dataset: Any,
+    make_generator: Any,
+    detector_file: Write,
+    generator: dict[str, int],
+    dataset: dict[str, int],
+    message: str,
 ) -> None:
     with pytest.raises(UserError, match=message):
-        evaluate("fid20_full", generator=make_generator(**generator), dataset=make_dataset(**dataset), detector=detector_file("pooled"))
+        evaluate(
+            "fid20_full",
+            generator=make_generator(**generator),
+            dataset=make_dataset(**dataset),
+            detector=detector_file("pooled"),
+        )
 
 
-def test_every_metric_is_that_of_the_maths(make_dataset: Any, make_linear_generator: Any, detector_file: Write) -> None:
+def test_every_metric_is_that_of_the_maths(
+    make_dataset: Any, make_linear_generator: Any, detector_file: Write
+) -> None:
     dataset, path = make_dataset(), detector_file("all")
-    results = evaluate(EVERYTHING, generator=make_linear_generator(), dataset=dataset, mirror=True, detector=path, seed=3, progress=False)
+    results = evaluate(
+        EVERYTHING,
+        generator=make_linear_generator(),
+        dataset=dataset,
+        mirror=True,
+        detector=path,
+        seed=3,
+        progress=False,
+    )
     found, detector = values(results), open_detector(path, "cpu")
-    images = torch.cat(list(fake_images(make_linear_generator(), dataset, 40, seed=3, device=torch.device("cpu"))))
+    images = torch.cat(
+        list(fake_images(make_linear_generator(), dataset, 40, seed=3, device=torch.device("cpu")))
+    )
     real, fake = detector(torch.from_numpy(dataset.images)), detector(images)
     assert found["kid30_full"] == kernel_distance(real, fake[:30], num_subsets=100, max_subset_size=1000)
     assert found["kid30"] == kernel_distance(real[:30], fake[:30], num_subsets=100, max_subset_size=1000)
-    assert found["fid30"] == pytest.approx(frechet_distance(*moments(real[:30]), *moments(fake[:30])), rel=1e-9)
+    assert found["fid30"] == pytest.approx(
+        frechet_distance(*moments(real[:30]), *moments(fake[:30])), rel=1e-9
+    )
     assert (found["pr303_precision"], found["pr303_recall"]) == precision_recall(real[:30], fake[:30], 3)
     assert (found["dc305_full_density"], found["dc305_full_coverage"]) == density_coverage(real, fake[:30], 5)
     assert (found["is30_mean"], found["is30_std"]) == inception_score(detector.probabilities(images[:30]), 10)
-    for name, paths in [("ppl2_20_wend", PathSampling("w", "end", crop=False)), ("ppl_20_zfull", PathSampling("z", "full", crop=True))]:
-        parts = path_distances(make_linear_generator(), dataset, detector, paths, 20, seed=3, device=torch.device("cpu"))
+    for name, paths in [
+        ("ppl2_20_wend", PathSampling("w", "end", crop=False)),
+        ("ppl_20_zfull", PathSampling("z", "full", crop=True)),
+    ]:
+        parts = path_distances(
+            make_linear_generator(), dataset, detector, paths, 20, seed=3, device=torch.device("cpu")
+        )
         assert found[name] == path_length(np.concatenate(list(parts)))
     assert list(found) == [
         "fid40_full",
@@ -289,7 +415,9 @@ def test_metrics_of_the_same_images_share_their_distances(
     asked: list[tuple[int, list[int], bool]] = []
     plain = module.overlaps
 
-    def counting(real: torch.Tensor, fake: torch.Tensor, ks: set[int], recall: bool) -> dict[int, module.Overlap]:
+    def counting(
+        real: torch.Tensor, fake: torch.Tensor, ks: set[int], recall: bool
+    ) -> dict[int, module.Overlap]:
         asked.append((len(fake), sorted(ks), recall))
         return plain(real, fake, ks, recall)
 
@@ -317,7 +445,9 @@ def test_mirrored_copies_follow_the_images_for_the_older_metrics_alone(
     dataset, path, names = make_dataset(count=25), detector_file("pooled"), ["fid40", "fid20", "fid40_full"]
 
     def run(mirror: bool) -> list[module.MetricResult]:
-        return evaluate(names, generator=make_generator(), dataset=dataset, mirror=mirror, detector=path, progress=False)
+        return evaluate(
+            names, generator=make_generator(), dataset=dataset, mirror=mirror, detector=path, progress=False
+        )
 
     plain, mirrored = run(False), run(True)
     assert [(r.num_real, r.mirror) for r in plain] == [(25, False), (20, False), (25, False)]
@@ -343,16 +473,25 @@ def test_images_in_place_of_a_generator(
     results = evaluate(names, images=images, **options)
     real, other = detector(torch.from_numpy(dataset.images)), detector(torch.from_numpy(images.images))
     found = values(results)
-    assert found["fid40_full"] == pytest.approx(frechet_distance(*moments(real), *moments(other[:40])), rel=1e-9)
+    assert found["fid40_full"] == pytest.approx(
+        frechet_distance(*moments(real), *moments(other[:40])), rel=1e-9
+    )
     assert (found["pr50k3_full_precision"], found["pr50k3_full_recall"]) == precision_recall(real, other)
-    assert found["is20_mean"] == inception_score(detector.probabilities(torch.from_numpy(images.images[:20])), 10)[0]
+    assert (
+        found["is20_mean"]
+        == inception_score(detector.probabilities(torch.from_numpy(images.images[:20])), 10)[0]
+    )
     assert [result.count for result in results] == [40, 50, 20]
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Note")]
     assert notes == ["Note: pr50k3_full measures all 50 images of 'arrays', not 50000"]
     assert module._limited(module.parse_metrics("fid2_full")[0], make_dataset(count=1)).count == 1
     assert "fid2_full measures the one image of 'arrays'" in capsys.readouterr().err
     same = values(evaluate("fid30_full,pr303_full", images=make_dataset(count=30), **options))
-    assert same == {"fid30_full": pytest.approx(0, abs=1e-3), "pr303_full_precision": 1, "pr303_full_recall": 1}
+    assert same == {
+        "fid30_full": pytest.approx(0, abs=1e-3),
+        "pr303_full_precision": 1,
+        "pr303_full_recall": 1,
+    }
 
 
 @pytest.mark.parametrize(
@@ -360,15 +499,30 @@ def test_images_in_place_of_a_generator(
     [
         ("ppl2_20_wend", {}, "'ppl2_20_wend' walks through a network's latent space; image files have none"),
         ("pr203_full", {"count": 3}, "at least 4 measured images, but the data set 'arrays' has 3"),
-        ("fid20_full", {"resolution": 16}, "'arrays' are 16x16 with 3 channels, but those of the data set 'arrays' are 8x8 with 3"),
+        (
+            "fid20_full",
+            {"resolution": 16},
+            "'arrays' are 16x16 with 3 channels, but those of the data set 'arrays' are 8x8 with 3",
+        ),
         ("fid20_full", {"channels": 1}, "'arrays' are 8x8 with 1 channel, but"),
     ],
 )
 def test_images_that_cannot_be_measured(
-    make_dataset: Any, detector_file: Write, cache_root: Path, metric: str, images: dict[str, int], message: str
+    make_dataset: Any,
+    detector_file: Write,
+    cache_root: Path,
+    metric: str,
+    images: dict[str, int],
+    message: str,
 ) -> None:
     with pytest.raises(UserError, match=message):
-        evaluate(metric, images=make_dataset(**images), dataset=make_dataset(), detector=detector_file("all"), progress=False)
+        evaluate(
+            metric,
+            images=make_dataset(**images),
+            dataset=make_dataset(),
+            detector=detector_file("all"),
+            progress=False,
+        )
     assert not cache_root.exists()
 
 
@@ -378,7 +532,9 @@ def test_either_a_generator_or_images(make_dataset: Any, make_generator: Any) ->
             evaluate("fid20_full", dataset=make_dataset(), **both)
 
 
-def test_without_a_cache(make_dataset: Any, make_generator: Any, detector_file: Write, cache_root: Path, seen: list[int]) -> None:
+def test_without_a_cache(
+    make_dataset: Any, make_generator: Any, detector_file: Write, cache_root: Path, seen: list[int]
+) -> None:
     path = detector_file("pooled")
 
     def run(use_cache: bool) -> dict[str, float]:
@@ -398,7 +554,12 @@ def test_too_few_samples_for_a_covariance_are_pointed_out_once(
     make_dataset: Any, make_generator: Any, detector_file: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module._say_once.cache_clear()
-    options = {"generator": make_generator(), "dataset": make_dataset(), "detector": detector_file("pooled"), "progress": False}
+    options = {
+        "generator": make_generator(),
+        "dataset": make_dataset(),
+        "detector": detector_file("pooled"),
+        "progress": False,
+    }
     for _ in range(2):
         evaluate("fid12_full,fid13_full,pr123_full", **options)
     lines = capsys.readouterr().err.splitlines()
@@ -410,8 +571,16 @@ def test_nothing_is_left_of_an_evaluation_that_fails(
     make_dataset: Any, make_generator: Any, detector_file: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = make_generator()
-    options = {"generator": generator, "dataset": make_dataset(), "detector": detector_file("pooled"), "progress": False}
-    monkeypatch.setattr("metrics.frechet_inception_distance.frechet_distance", lambda *arguments: np.linalg.cholesky(-np.eye(2)))
+    options = {
+        "generator": generator,
+        "dataset": make_dataset(),
+        "detector": detector_file("pooled"),
+        "progress": False,
+    }
+    monkeypatch.setattr(
+        "metrics.frechet_inception_distance.frechet_distance",
+        lambda *arguments: np.linalg.cholesky(-np.eye(2)),
+    )
     with pytest.raises(UserError, match="'fid20_full' can't be computed: Matrix is not positive definite"):
         evaluate("fid20_full", **options)
     generator.weight[0, 0] = torch.nan

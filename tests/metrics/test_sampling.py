@@ -71,7 +71,9 @@ def test_bytes_as_in_the_reference(make_dataset: Any, make_generator: Any) -> No
 
 def test_labels_are_drawn_from_the_data_set(make_dataset: Any, make_generator: Any) -> None:
     dataset = make_dataset(classes=4)
-    dataset.classes[:] = np.where(np.arange(40) % 4 == 0, 3, 1)  # classes 0 and 2 never, 1 three times as often as 3
+    dataset.classes[:] = np.where(
+        np.arange(40) % 4 == 0, 3, 1
+    )  # classes 0 and 2 never, 1 three times as often as 3
     generator = make_generator(c_dim=4)
     fakes(generator, dataset, 800)
     counts = torch.cat(generator.labels).sum(0)
@@ -100,14 +102,19 @@ def test_portions_are_whole_chunks_taken_in_turns(count: int, batch: int, world_
     shares = [portions(count, batch, rank, world_size) for rank in range(world_size)]
     in_order = [share[turn] for turn in range(len(shares[0])) for share in shares if turn < len(share)]
     assert [i for portion in in_order for i in portion] == list(range(count))
-    assert all(portion.start % CHUNK == 0 and len(portion) <= max(batch + CHUNK - 1, CHUNK) for portion in in_order)
+    assert all(
+        portion.start % CHUNK == 0 and len(portion) <= max(batch + CHUNK - 1, CHUNK) for portion in in_order
+    )
     assert sum(map(bool, shares)) == min(world_size, -(-count // CHUNK))  # nobody is idle who needn't be
 
 
 def test_ranks_together_render_the_same_images(make_dataset: Any, make_generator: Any) -> None:
     dataset, where = make_dataset(classes=3), {"seed": 0, "device": CPU}
     alone = fakes(make_generator(c_dim=3), dataset, 100)
-    shares = [list(fake_images(make_generator(c_dim=3), dataset, 100, batch_size=20, rank=r, world_size=2, **where)) for r in range(2)]
+    shares = [
+        list(fake_images(make_generator(c_dim=3), dataset, 100, batch_size=20, rank=r, world_size=2, **where))
+        for r in range(2)
+    ]
     assert [len(part) for share in shares for part in share] == [32, 32, 32, 4]
     assert torch.equal(torch.cat([shares[0][0], shares[1][0], shares[0][1], shares[1][1]]), alone)
 
@@ -115,7 +122,13 @@ def test_ranks_together_render_the_same_images(make_dataset: Any, make_generator
 def test_a_mirrored_copy_follows(make_dataset: Any) -> None:
     plain = make_dataset(count=5, classes=2)
     both = Mirrored(plain)
-    assert (len(both), both.name, both.resolution, both.num_channels, both.label_dim) == (10, "arrays", 8, 3, 2)
+    assert (len(both), both.name, both.resolution, both.num_channels, both.label_dim) == (
+        10,
+        "arrays",
+        8,
+        3,
+        2,
+    )
     images = torch.cat(list(real_images(both, 10, 4))).numpy()
     assert np.array_equal(images, np.concatenate([plain.images, plain.images[..., ::-1]]))
     assert np.array_equal(both.get_label(7), plain.get_label(2))

@@ -17,7 +17,9 @@ def test_moments() -> None:
     found = moments(ROWS, 100, 1300).result()
     assert found.count == 1300
     np.testing.assert_allclose(found.mean, ROWS.astype(np.float64).mean(0), rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(found.covariance, np.cov(ROWS.astype(np.float64), rowvar=False), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(
+        found.covariance, np.cov(ROWS.astype(np.float64), rowvar=False), rtol=1e-10, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("batch", [1, 37, 512, 2000])
@@ -30,14 +32,18 @@ def test_batch_size_changes_no_bit(batch: int) -> None:
 def test_features_far_from_zero_lose_no_digits() -> None:
     far = (ROWS + 1e6).astype(np.float32)
     found = moments(far, 100, 1300).result()
-    np.testing.assert_allclose(found.covariance, np.cov(far.astype(np.float64), rowvar=False), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        found.covariance, np.cov(far.astype(np.float64), rowvar=False), rtol=1e-9, atol=1e-9
+    )
 
 
 def test_a_result_can_be_read_in_between() -> None:
     collector = MomentsCollector(1300)
     collector.append(ROWS[:700])
     first = collector.result()
-    np.testing.assert_allclose(first.covariance, np.cov(ROWS[:700].astype(np.float64), rowvar=False), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(
+        first.covariance, np.cov(ROWS[:700].astype(np.float64), rowvar=False), rtol=1e-10, atol=1e-10
+    )
     collector.append(ROWS[700:])
     assert np.array_equal(collector.result().covariance, moments(ROWS, 100, 1300).result().covariance)
 

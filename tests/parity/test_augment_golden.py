@@ -1,4 +1,5 @@
-"""Augmentation of images and of feature maps against reference values, at fixed percentiles of every random quantity."""
+"""Augmentation of images and of feature maps against reference values, at fixed percentiles of every random
+quantity."""
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ DATA = load("augment")
 CASES = cases(DATA)
 
 
-@pytest.mark.parametrize("index", range(len(CASES)), ids=[f"{case['name']}-{case['percentile']}" for case in CASES])
+@pytest.mark.parametrize(
+    "index", range(len(CASES)), ids=[f"{case['name']}-{case['percentile']}" for case in CASES]
+)
 def test_augment(index):
     case = CASES[index]
     pipe, images = AugmentPipe(**case["spec"]), torch.from_numpy(DATA["x"])

@@ -34,4 +34,6 @@ def test_inception_score() -> None:
     exponentials = np.exp(DATA["logits"].astype(np.float64))
     probs = exponentials / exponentials.sum(1, keepdims=True)
     assert inception_score(probs, num_splits=1)[0] == pytest.approx(float(DATA["is_1"]), rel=1e-6)
-    assert inception_score(probs, num_splits=10) == pytest.approx((float(DATA["is_10"]), float(DATA["is_10_std"])), rel=1e-5)
+    assert inception_score(probs, num_splits=10) == pytest.approx(
+        (float(DATA["is_10"]), float(DATA["is_10_std"])), rel=1e-5
+    )

@@ -20,7 +20,11 @@ def tensor(name: str) -> torch.Tensor:
 
 
 def weights(prefix: str) -> dict[str, torch.Tensor]:
-    return {key.removeprefix(prefix): torch.from_numpy(value) for key, value in DATA.items() if key.startswith(prefix)}
+    return {
+        key.removeprefix(prefix): torch.from_numpy(value)
+        for key, value in DATA.items()
+        if key.startswith(prefix)
+    }
 
 
 @pytest.fixture
@@ -71,7 +75,10 @@ def test_ggdr_loss_and_its_gradient_in_d(D):
     for name, param in D.named_parameters():
         key = f"ggdr_grad.{name}"
         if key in DATA:
-            assert relative_error(torch.zeros_like(param) if param.grad is None else param.grad, DATA[key]) < 5e-5, name
+            assert (
+                relative_error(torch.zeros_like(param) if param.grad is None else param.grad, DATA[key])
+                < 5e-5
+            ), name
         else:
             assert param.grad is None or not param.grad.any(), name
 
@@ -83,4 +90,9 @@ def test_r1_penalty(D):
 
 def test_path_lengths(G):
     ws = tensor("w").requires_grad_(True)
-    assert relative_error(path_lengths(G.synthesis(ws, noise_mode="const"), ws, tensor("pl_noise")), DATA["pl_lengths"]) < 2e-5
+    assert (
+        relative_error(
+            path_lengths(G.synthesis(ws, noise_mode="const"), ws, tensor("pl_noise")), DATA["pl_lengths"]
+        )
+        < 2e-5
+    )

@@ -26,7 +26,10 @@ def test_upfirdn2d(index, impl):
     assert relative_error(dx, UPFIRDN[f"{index}_dx"]) < 2e-6
 
 
-@pytest.mark.parametrize(("name", "options"), [("filter2d", {"padding": 1}), ("upsample2d", {"up": 2}), ("downsample2d", {"down": 2})])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("filter2d", {"padding": 1}), ("upsample2d", {"up": 2}), ("downsample2d", {"down": 2})],
+)
 def test_resampling_helpers(name, options):
     y = getattr(upfirdn2d, name)(torch.from_numpy(UPFIRDN[f"{name}_x"]), FILTER, **options)
     assert relative_error(y, UPFIRDN[f"{name}_y"]) < 2e-6
@@ -50,7 +53,10 @@ MODULATED = [case for case in cases(CONV) if case["op"] == "mod"]
 def test_conv2d_resample(index):
     options = {key: value for key, value in CONVS[index].items() if key != "op"}
     x, w = (torch.from_numpy(CONV[f"conv{index}_{name}"]) for name in "xw")
-    assert relative_error(conv2d_resample.conv2d_resample(x, w, f=FILTER, **options), CONV[f"conv{index}_y"]) < 2e-6
+    assert (
+        relative_error(conv2d_resample.conv2d_resample(x, w, f=FILTER, **options), CONV[f"conv{index}_y"])
+        < 2e-6
+    )
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -59,6 +65,14 @@ def test_modulated_conv2d(index, fused):
     options = {key: value for key, value in MODULATED[index].items() if key != "op"}
     x, w, s, noise = (torch.from_numpy(CONV[f"mod{index}_{name}"]) for name in ("x", "w", "s", "noise"))
     y = modulated_conv2d(
-        x, w, s, noise=noise, padding=1, resample_filter=FILTER, flip_weight=options["up"] == 1, fused_modconv=fused, **options
+        x,
+        w,
+        s,
+        noise=noise,
+        padding=1,
+        resample_filter=FILTER,
+        flip_weight=options["up"] == 1,
+        fused_modconv=fused,
+        **options,
     )
     assert relative_error(y, CONV[f"mod{index}_y"]) < 2e-6

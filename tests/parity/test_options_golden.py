@@ -1,4 +1,5 @@
-"""The 34 command lines of data/options.json resolve to the reference's numbers, through the real command line."""
+"""The 34 command lines of data/options.json resolve to the reference's numbers, through the real command
+line."""
 
 import json
 from pathlib import Path
@@ -27,12 +28,17 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def dry_run(data_root: Path, row: dict[str, Any]) -> Any:
     """The result of ``train.py --dry-run`` with the arguments of a row."""
-    arguments = [f"--{name}={int(value) if isinstance(value, bool) else value}" for name, value in row["args"].items()]
-    return CliRunner().invoke(train.main, ["--dry-run", f"--data={data_root / str(row['res']) / '<data>'}", *arguments])
+    arguments = [
+        f"--{name}={int(value) if isinstance(value, bool) else value}" for name, value in row["args"].items()
+    ]
+    return CliRunner().invoke(
+        train.main, ["--dry-run", f"--data={data_root / str(row['res']) / '<data>'}", *arguments]
+    )
 
 
 def reference_view(config: dict[str, Any]) -> dict[str, Any]:
-    """A resolved configuration under the names of options.json. What G and D share is checked to be shared."""
+    """A resolved configuration under the names of options.json. What G and D share is checked to be
+    shared."""
     generator, discriminator, augment = config["generator"], config["discriminator"], config["augment"]
     for name in ("channel_base", "channel_max", "conv_clamp"):
         assert generator[name] == discriminator[name]
@@ -45,7 +51,10 @@ def reference_view(config: dict[str, Any]) -> dict[str, Any]:
         "num_fp16_res_D": discriminator["num_fp16_res"],
         **{name: config["loss"][name] for name in ("r1_gamma", "pl_weight", "style_mixing_prob")},
         **{name: config["optim"][name] for name in ("lr_G", "lr_D", "G_reg_interval", "D_reg_interval")},
-        **{name: config["schedule"][name] for name in ("total_kimg", "batch_size", "batch_gpu", "ema_kimg", "ema_rampup")},
+        **{
+            name: config["schedule"][name]
+            for name in ("total_kimg", "batch_size", "batch_gpu", "ema_kimg", "ema_rampup")
+        },
         "ggdr_res": None if config["ggdr"] is None else config["ggdr"]["resolution"],
         "ada_target": augment["target"],
         "ada_kimg": augment["kimg"],
@@ -55,7 +64,8 @@ def reference_view(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def expected(row: dict[str, Any]) -> dict[str, Any]:
-    """The row, but for the one deliberate difference: a default ``ggdr_res`` that small images cannot have."""
+    """The row, but for the one deliberate difference: a default ``ggdr_res`` that small images cannot
+    have."""
     values = {name: value for name, value in row.items() if name not in ("res", "args")}
     if values["ggdr_res"] == 64 and row["res"] <= 64 and "ggdr_res" not in row["args"]:
         values["ggdr_res"] = row["res"] // 4
@@ -67,7 +77,9 @@ def test_the_file_is_whole() -> None:
     assert sum("error" in row for row in ROWS) == 3
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if "error" not in row], ids=lambda row: f"{row['res']}-{row['args']}")
+@pytest.mark.parametrize(
+    "row", [row for row in ROWS if "error" not in row], ids=lambda row: f"{row['res']}-{row['args']}"
+)
 def test_resolves_to_the_numbers_of_the_reference(data_root: Path, row: dict[str, Any]) -> None:
     result = dry_run(data_root, row)
     assert result.exit_code == 0, result.output
@@ -78,7 +90,9 @@ def test_resolves_to_the_numbers_of_the_reference(data_root: Path, row: dict[str
         assert found[name] == (pytest.approx(value, rel=1e-12) if is_float else value), name
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if "error" in row], ids=lambda row: f"{row['res']}-{row['args']}")
+@pytest.mark.parametrize(
+    "row", [row for row in ROWS if "error" in row], ids=lambda row: f"{row['res']}-{row['args']}"
+)
 def test_refuses_what_the_reference_refuses(data_root: Path, row: dict[str, Any]) -> None:
     result = dry_run(data_root, row)
     assert result.exit_code == 1

@@ -1,4 +1,5 @@
-"""The recorded pickles in the reference's format load, without running their text, and make the recorded images."""
+"""The recorded pickles in the reference's format load, without running their text, and make the recorded
+images."""
 
 import json
 
@@ -72,7 +73,10 @@ def test_saved_as_ours_they_stay_the_same(data, tmp_path):
     for name in ("G", "D", "G_ema", "augment_pipe"):
         for key, value in data[name].state_dict().items():
             assert torch.equal(again[name].state_dict()[key], value)
-    assert torch.equal(again["G"].synthesis(tensor("w"), noise_mode="const"), data["G"].synthesis(tensor("w"), noise_mode="const"))
+    assert torch.equal(
+        again["G"].synthesis(tensor("w"), noise_mode="const"),
+        data["G"].synthesis(tensor("w"), noise_mode="const"),
+    )
     assert again["training_set_kwargs"] == data["training_set_kwargs"]
 
 
@@ -80,7 +84,9 @@ def test_generate_renders_the_recorded_images(tmp_path):
     recorded = load("pickle_images")
     seeds = ",".join(map(str, recorded["seeds"]))
     network = f"--network={DATA / 'official-ggdr.pkl'}"
-    result = CliRunner().invoke(generate.main, [network, f"--outdir={tmp_path}", f"--seeds={seeds}", "--trunc=0.7", "--class=1"])
+    result = CliRunner().invoke(
+        generate.main, [network, f"--outdir={tmp_path}", f"--seeds={seeds}", "--trunc=0.7", "--class=1"]
+    )
     assert result.exit_code == 0, result.output
     for seed, expected in zip(recorded["seeds"], recorded["images"], strict=True):
         found = np.asarray(PIL.Image.open(tmp_path / f"seed{seed:04d}.png")).astype(float)

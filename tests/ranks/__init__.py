@@ -1,4 +1,5 @@
-"""What the tests run in several processes: :func:`run` starts a function of one of these modules once for every rank."""
+"""What the tests run in several processes: :func:`run` starts a function of one of these modules once for
+every rank."""
 
 import importlib
 import json
@@ -18,15 +19,33 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @contextmanager
 def running(target: str, count: int, folder: Path, **arguments: Any) -> Iterator[list[subprocess.Popen[str]]]:
-    """Start ``module:function`` of this package in ``count`` processes, as ``function(rank, folder, port, **arguments)``.
+    """Start ``module:function`` of this package in ``count`` processes, as ``function(rank, folder, port,
+    **arguments)``.
 
-    ``port`` is that of a store of this process, which the ranks may use as torchrun's. All are gone at the end.
+    ``port`` is that of a store of this process, which the ranks may use as torchrun's. All are gone at the
+    end.
     """
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-W", "error", "-m", "tests.ranks", target, str(folder), str(store.port), json.dumps(arguments)]
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "tests.ranks",
+        target,
+        str(folder),
+        str(store.port),
+        json.dumps(arguments),
+    ]
     processes = [
-        subprocess.Popen([*command, str(rank)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        subprocess.Popen(
+            [*command, str(rank)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         for rank in range(count)
     ]
     try:
@@ -50,11 +69,15 @@ def run(target: str, count: int, folder: Path, timeout: float = 120, **arguments
 
 def become(rank: int, count: int, port: int) -> None:
     """Set the variables that torchrun would set."""
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(count), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(count))
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE=str(count), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(count)
+    )
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True")
 
 
 def main() -> None:
     target, folder, port, arguments, rank = sys.argv[1:]
     module, function = target.split(":")
-    getattr(importlib.import_module(f"tests.ranks.{module}"), function)(int(rank), Path(folder), int(port), **json.loads(arguments))
+    getattr(importlib.import_module(f"tests.ranks.{module}"), function)(
+        int(rank), Path(folder), int(port), **json.loads(arguments)
+    )

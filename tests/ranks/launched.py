@@ -1,4 +1,5 @@
-"""A program for two processes, started by itself: ``python launched.py RESTARTS MODE...`` launches once for each mode."""
+"""A program for two processes, started by itself: ``python launched.py RESTARTS MODE...`` launches once for
+each mode."""
 
 import os
 import signal

@@ -24,7 +24,12 @@ def everything(rank: int, folder: Path, port: int) -> None:
     become(rank, RANKS, port)
     with distributed.joined(cuda=False, timeout=60):
         found: dict[str, Any] = {
-            "identity": [distributed.active(), distributed.rank(), distributed.world_size(), distributed.is_main()],
+            "identity": [
+                distributed.active(),
+                distributed.rank(),
+                distributed.world_size(),
+                distributed.is_main(),
+            ],
             "all_gather": distributed.all_gather({"rank": rank}, "gathering"),
             "patient": distributed.all_gather(rank, "gathering", patient=True),
             "maxima": distributed.maxima([rank, -rank, 7], "the largest"),
@@ -46,7 +51,8 @@ def _sum_flat(rank: int) -> list[Any]:
 
 
 def _main_first(rank: int, folder: Path) -> list[bool]:
-    """Whether what rank 0 makes was there when this rank entered the block; twice, because the second must wait anew."""
+    """Whether what rank 0 makes was there when this rank entered the block; twice, because the second must
+    wait anew."""
     there = []
     for name in ("first", "second"):
         with distributed.main_first(name):
@@ -81,16 +87,26 @@ def _unequal(rank: int) -> str:
 def _other_options(rank: int) -> str:
     check_same_options("train.py", {"the task": "a new run", "--gamma": 1.0}, "cpu")
     try:
-        check_same_options("train.py", {"the task": "a new run", "--gamma": 100.0 if rank == 1 else 1.0}, "cpu")
+        check_same_options(
+            "train.py", {"the task": "a new run", "--gamma": 100.0 if rank == 1 else 1.0}, "cpu"
+        )
     except UserError as error:
         return str(error)
     return "no error"
 
 
 def mishaps(rank: int, folder: Path, port: int) -> None:
-    """One after another, each in a group of its own; prints ``NAME SECONDS MESSAGE``. Rank 0 alone survives them all."""
+    """One after another, each in a group of its own; prints ``NAME SECONDS MESSAGE``. Rank 0 alone survives
+    them all."""
     distributed.GRACE = 1.0
-    for mishap, size in ((raises, 3), (fails_to_prepare, 3), (is_late_to_prepare, 3), (is_killed, 3), (stops, 2), (never_starts, 2)):
+    for mishap, size in (
+        (raises, 3),
+        (fails_to_prepare, 3),
+        (is_late_to_prepare, 3),
+        (is_killed, 3),
+        (stops, 2),
+        (never_starts, 2),
+    ):
         if rank < size:
             become(rank, size, port)
             _suffer(mishap, rank)

@@ -39,13 +39,19 @@ def config(gpus: int, **options: Any) -> TrainConfig:
 def train(state: RunState, steps: int) -> dict[str, torch.Tensor]:
     """Train on drawn images in the order that a run would take.
 
-    Before the steps, every phase is run once without a step of its optimiser, so that all see the same weights; gives the
-    gradients of that, by phase and parameter.
+    Before the steps, every phase is run once without a step of its optimiser, so that all see the same
+    weights; gives the gradients of that, by phase and parameter.
     """
     images = torch.rand([IMAGES, 3, 32, 32], generator=torch.Generator().manual_seed(0)) * 2 - 1
-    classes = torch.randint(3, [IMAGES, 32, 32], generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    classes = torch.randint(
+        3, [IMAGES, 32, 32], generator=torch.Generator().manual_seed(1), dtype=torch.uint8
+    )
     share = BATCH // distributed.world_size()
-    order = iter(EndlessShuffle(IMAGES, seed=0, rank=distributed.rank(), world_size=distributed.world_size(), block=share))
+    order = iter(
+        EndlessShuffle(
+            IMAGES, seed=0, rank=distributed.rank(), world_size=distributed.world_size(), block=share
+        )
+    )
     found = {}
     for step in range(-1, steps):
         picked = torch.tensor([next(order) for _ in range(share)])
@@ -54,7 +60,9 @@ def train(state: RunState, steps: int) -> dict[str, torch.Tensor]:
         for phase in build_phases(state):
             if step == -1:
                 compute_gradients(state, phase, images[picked], labels, Labels(), annotations)  # type: ignore[arg-type]
-                found.update({f"{phase.name}.{i}": g.clone() for i, g in enumerate(filled_gradients(phase.module))})
+                found.update(
+                    {f"{phase.name}.{i}": g.clone() for i, g in enumerate(filled_gradients(phase.module))}
+                )
                 phase.optimizer.zero_grad(set_to_none=True)
             elif step % phase.interval == 0:
                 run_phase(state, phase, images[picked], labels, Labels(), annotations)  # type: ignore[arg-type]
@@ -69,12 +77,21 @@ def train(state: RunState, steps: int) -> dict[str, torch.Tensor]:
 def result(state: RunState, found: dict[str, torch.Tensor]) -> dict[str, Any]:
     """What must not depend on the number of processes."""
     parts = {"G": state.G, "D": state.D, "G_ema": state.G_ema}
-    weights = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+    weights = {
+        f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()
+    }
     pipe = {} if state.pipe is None else {"p": state.pipe.p}
-    ada = {} if state.ada is None else {"totals": state.ada.totals, "batches": torch.tensor(state.ada.batches)}
+    ada = (
+        {} if state.ada is None else {"totals": state.ada.totals, "batches": torch.tensor(state.ada.batches)}
+    )
     state.stats.gather()
     stats = {name: (s.num, s.mean, s.std) for name, s in state.stats.flush().items()}
-    return {"gradients": found, "weights": weights, "rest": {"pl_mean": state.objective.pl_mean, **pipe, **ada}, "stats": stats}
+    return {
+        "gradients": found,
+        "weights": weights,
+        "rest": {"pl_mean": state.objective.pl_mean, **pipe, **ada},
+        "stats": stats,
+    }
 
 
 def compare_group_sizes(rank: int, folder: Path, port: int, *, cases: dict[str, dict[str, Any]]) -> None:

@@ -28,12 +28,16 @@ def make_pairs(root: Path, *, count: int = 8, resolution: int = 32) -> Path:
     return root
 
 
-def write_snapshot(path: Path, *, data: Path | None = None, kimg: float = 0, seed: int = 0, **options: Any) -> Path:
+def write_snapshot(
+    path: Path, *, data: Path | None = None, kimg: float = 0, seed: int = 0, **options: Any
+) -> Path:
     """A network pickle of untrained small networks."""
     state = small_state(seed=seed, **options)
     known = {} if data is None else {"path": str(data)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_network_pkl(path, G=state.G, D=state.D, G_ema=state.G_ema, training_set_kwargs=known, info={"kimg": kimg})
+    save_network_pkl(
+        path, G=state.G, D=state.D, G_ema=state.G_ema, training_set_kwargs=known, info={"kimg": kimg}
+    )
     return path
 
 

@@ -1,8 +1,8 @@
 """Loads many network pickles in a process of its own and says how each went. Used by test_hostile_pickles.py.
 
-Run as ``python hostile.py truncate FILE STEP``, ``python hostile.py flip FILE COUNT`` or ``python hostile.py load FILE...``:
-prints one JSON object. The process may take one gigabyte more than it has after importing what loading needs, memory that
-is asked for and not touched included.
+Run as ``python hostile.py truncate FILE STEP``, ``python hostile.py flip FILE COUNT`` or ``python hostile.py
+load FILE...``: prints one JSON object. The process may take one gigabyte more than it has after importing
+what loading needs, memory that is asked for and not touched included.
 """
 
 import io
@@ -18,7 +18,8 @@ GIGABYTE = 1 << 30
 
 
 def mutations(mode: str, data: bytes, number: int) -> Iterator[bytes]:
-    """Prefixes of ``data`` at every ``number``-th byte; or ``number`` copies with one to four bits turned over."""
+    """Prefixes of ``data`` at every ``number``-th byte; or ``number`` copies with one to four bits turned
+    over."""
     if mode == "truncate":
         for length in range(0, len(data), number):
             yield data[:length]
@@ -33,7 +34,9 @@ def mutations(mode: str, data: bytes, number: int) -> Iterator[bytes]:
 
 def used_memory() -> int:
     """Bytes of the process's own memory, touched or not: what RLIMIT_DATA counts."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData"))
+    line = next(
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData")
+    )
     return int(line.split()[1]) * 1024
 
 
@@ -63,7 +66,16 @@ def main(mode: str, *arguments: str) -> None:
         seconds[name] = time.monotonic() - start
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     slowest = sorted(seconds, key=seconds.__getitem__, reverse=True)[:9]
-    print(json.dumps({"loads": len(seconds), "errors": errors, "slowest": {name: seconds[name] for name in slowest}, "peak": peak}))
+    print(
+        json.dumps(
+            {
+                "loads": len(seconds),
+                "errors": errors,
+                "slowest": {name: seconds[name] for name in slowest},
+                "peak": peak,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""A run that is killed again and again: ``python tests/support/kills.py IMAGES RUN_DIR KIMG MOMENTS`` (JSON), in a process of its own.
+"""A run that is killed again and again: ``python tests/support/kills.py IMAGES RUN_DIR KIMG MOMENTS`` (JSON),
+in a process of its own.
 
-Each moment starts the training anew, in a fork, and ends it by SIGKILL: ``{"after": seconds}`` from the first step on,
-wherever that is, or ``{"during": NAME, "count": n}``, halfway through the n-th of what :data:`PLACES` names. A last start
-is left to finish.
+Each moment starts the training anew, in a fork, and ends it by SIGKILL: ``{"after": seconds}`` from the first
+step on, wherever that is, or ``{"during": NAME, "count": n}``, halfway through the n-th of what
+:data:`PLACES` names. A last start is left to finish.
 """
 
 import json
@@ -34,7 +35,8 @@ PLACES: dict[str, tuple[Any, str]] = {
 
 
 def kill_in(place: str, count: int) -> None:
-    """Replace a function so that its n-th call does half its work, if it is one that writes, and then kills this process."""
+    """Replace a function so that its n-th call does half its work, if it is one that writes, and then kills
+    this process."""
     owner, name = PLACES[place]
     original, left = getattr(owner, name), [count]
 
@@ -94,16 +96,26 @@ def main(images: str, run_dir: str, kimg: str, moments: str) -> None:
         mark.unlink(missing_ok=True)
         pid = start(lambda moment=moment: train(moment))
         if "after" in moment:
-            while not mark.exists() and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            while (
+                not mark.exists() and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+            ):
                 time.sleep(0.005)
             time.sleep(moment["after"])
             os.kill(pid, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        print(f"\n{json.dumps({**moment, 'status': status})}", flush=True)  # what was killed may have left half a line
+        print(
+            f"\n{json.dumps({**moment, 'status': status})}", flush=True
+        )  # what was killed may have left half a line
 
 
 #: Of the run: with a state after every few steps.
-OPTIONS: dict[str, Any] = {"batch": 4, "tick": 0.02, "snap": 2, "reg_type": "ggdr", "checkpoint_minutes": 0.004}
+OPTIONS: dict[str, Any] = {
+    "batch": 4,
+    "tick": 0.02,
+    "snap": 2,
+    "reg_type": "ggdr",
+    "checkpoint_minutes": 0.004,
+}
 
 if __name__ == "__main__":
     main(*sys.argv[1:])

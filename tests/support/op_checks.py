@@ -30,14 +30,23 @@ RESAMPLINGS: list[dict] = [
 SHAPES = [(2, 5, 14, 17), (1, 20, 12, 13), (1, 2, 33, 70), (3, 17, 8, 8), (2, 1, 1, 9)]
 
 
-def noise(*shape: int, dtype: torch.dtype = torch.float64, device: str = "cpu", seed: int = 0) -> torch.Tensor:
+def noise(
+    *shape: int, dtype: torch.dtype = torch.float64, device: str = "cpu", seed: int = 0
+) -> torch.Tensor:
     """Normal numbers, the same on every device."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(device, dtype)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(
+        device, dtype
+    )
 
 
 def islands(x: torch.Tensor) -> torch.Tensor:
     """The same values as a strided view into memory that is NaN everywhere else."""
-    memory = torch.full([x.shape[0] + 2, x.shape[1] + 2, x.shape[2] * 2 + 3, x.shape[3] * 3 + 5], torch.nan, dtype=x.dtype, device=x.device)
+    memory = torch.full(
+        [x.shape[0] + 2, x.shape[1] + 2, x.shape[2] * 2 + 3, x.shape[3] * 3 + 5],
+        torch.nan,
+        dtype=x.dtype,
+        device=x.device,
+    )
     view = memory[1:-1, 1:-1, 2 : 2 + 2 * x.shape[2] : 2, 3 : 3 + 3 * x.shape[3] : 3]
     view.copy_(x)
     return view
@@ -95,14 +104,25 @@ def bias_act_all(
     inputs = [x] if b is None else [x, b]
     first = torch.autograd.grad(y, inputs, dy, create_graph=True)
     second = torch.autograd.grad(first[0], [dy, *inputs], ddx, allow_unused=True)
-    second = [torch.zeros_like(to) if value is None else value for value, to in zip(second, [dy, *inputs], strict=True)]
+    second = [
+        torch.zeros_like(to) if value is None else value
+        for value, to in zip(second, [dy, *inputs], strict=True)
+    ]
     names = ["y", "dx", "db", "ddy", "ddx", "ddb"] if b is not None else ["y", "dx", "ddy", "ddx"]
     return dict(zip(names, [y, *first, *second], strict=True))
 
 
 def check_bias_act(device: str, dtype: torch.dtype, act: str) -> None:
-    """Values and two derivatives against plain PyTorch, over shapes, layouts, clamps and the bias's dimension."""
-    for shape, dim in [((2, 5, 6, 7), 1), ((3, 16, 4, 4), 1), ((4, 33), 1), ((5, 3, 2, 2), -1), ((7,), 0), ((2, 3, 4, 5, 6), 2)]:
+    """Values and two derivatives against plain PyTorch, over shapes, layouts, clamps and the bias's
+    dimension."""
+    for shape, dim in [
+        ((2, 5, 6, 7), 1),
+        ((3, 16, 4, 4), 1),
+        ((4, 33), 1),
+        ((5, 3, 2, 2), -1),
+        ((7,), 0),
+        ((2, 3, 4, 5, 6), 2),
+    ]:
         x, dy, ddx = (noise(*shape, dtype=dtype, device=device, seed=seed) for seed in (1, 2, 3))
         tensors = layouts(x) if len(shape) == 4 else {"contiguous": x}
         for laid in tensors.values():
@@ -111,20 +131,28 @@ def check_bias_act(device: str, dtype: torch.dtype, act: str) -> None:
                     got = bias_act_all("native", laid, b, dy, ddx, act=act, dim=dim, **options)
                     wide = [None if t is None else t.double().contiguous() for t in (laid, b, dy, ddx)]
                     expected = bias_act_all("ref", *wide, act=act, dim=dim, **options)
-                    plain = expected if dtype.itemsize > 2 else bias_act_all("ref", laid, b, dy, ddx, act=act, dim=dim, **options)
+                    plain = (
+                        expected
+                        if dtype.itemsize > 2
+                        else bias_act_all("ref", laid, b, dy, ddx, act=act, dim=dim, **options)
+                    )
                     for name, value in expected.items():
                         _assert_near(got[name], value, plain[name])
 
 
 def _assert_near(got: torch.Tensor, expected: torch.Tensor, plain: torch.Tensor) -> None:
-    """Equal to rounding; in half precision, where derivatives come from rounded results, not worse than plain PyTorch is."""
+    """Equal to rounding; in half precision, where derivatives come from rounded results, not worse than plain
+    PyTorch is."""
     dtype = got.dtype
     if dtype in (torch.float32, torch.float64):
         tolerance = {torch.float32: 1e-5, torch.float64: 1e-10}[dtype]
         torch.testing.assert_close(got.double(), expected, rtol=tolerance, atol=tolerance)
         return
     error, plain_error = ((t.double() - expected).abs().mean() for t in (got, plain))
-    assert error <= 3 * plain_error + 4 * TOLERANCE[dtype] * (1 + expected.abs().mean()), (float(error), float(plain_error))
+    assert error <= 3 * plain_error + 4 * TOLERANCE[dtype] * (1 + expected.abs().mean()), (
+        float(error),
+        float(plain_error),
+    )
 
 
 def check_bias_act_derivatives(device: str, act: str, clamp: float | None) -> None:
@@ -164,8 +192,12 @@ def check_opcheck(device: str) -> None:
     x = noise(2, 3, 6, 7, device=device)
     for laid in (x.contiguous(memory_format=torch.channels_last), islands(x)):
         grad = laid.detach().requires_grad_(True)
-        torch.library.opcheck(torch.ops.ggdr.upfirdn2d.default, (grad, f, [2, 1], [1, 2], [2, 1, 3, -1], False, 2.0))
+        torch.library.opcheck(
+            torch.ops.ggdr.upfirdn2d.default, (grad, f, [2, 1], [1, 2], [2, 1, 3, -1], False, 2.0)
+        )
         b = noise(3, device=device).requires_grad_(True)
         torch.library.opcheck(torch.ops.ggdr.bias_act.default, (grad, b, 1, "swish", 0.0, 1.5, 0.5))
         dy = laid.detach().clone().requires_grad_(True)
-        torch.library.opcheck(torch.ops.ggdr.bias_act_grad.default, (dy, grad, None, 1, "tanh", 0.0, 1.5, 0.5, 1))
+        torch.library.opcheck(
+            torch.ops.ggdr.bias_act_grad.default, (dy, grad, None, 1, "tanh", 0.0, 1.5, 0.5, 1)
+        )

@@ -1,4 +1,5 @@
-"""Writes this project's networks as the reference family does: trees of persistent objects with the text of their classes.
+"""Writes this project's networks as the reference family does: trees of persistent objects with the text of
+their classes.
 
 The text ends the program that executes it.
 """
@@ -18,7 +19,14 @@ class ReferenceObject:
     """Pickles as the reference's objects do."""
 
     def __init__(self, class_name: str, state: dict[str, Any], **meta: Any) -> None:
-        self.meta = {"type": "class", "version": 6, "module_src": TRAP, "class_name": class_name, "state": state, **meta}
+        self.meta = {
+            "type": "class",
+            "version": 6,
+            "module_src": TRAP,
+            "class_name": class_name,
+            "state": state,
+            **meta,
+        }
 
     @property
     def state(self) -> dict[str, Any]:
@@ -35,18 +43,26 @@ class ReferenceObject:
         return persistence._reconstruct_persistent_obj, (self.meta,)
 
 
-def as_reference(module: nn.Module, *, class_name: str | None = None, args: tuple = (), kwargs: dict | None = None) -> ReferenceObject:
+def as_reference(
+    module: nn.Module, *, class_name: str | None = None, args: tuple = (), kwargs: dict | None = None
+) -> ReferenceObject:
     """A module with its parts; constructor arguments are its own unless given."""
-    state: dict[str, Any] = {key: value for key, value in vars(module).items() if type(value) in PLAIN and not key.startswith("_")}
+    state: dict[str, Any] = {
+        key: value for key, value in vars(module).items() if type(value) in PLAIN and not key.startswith("_")
+    }
     state.update({key: dict(vars(module)[key]) for key in ("_parameters", "_buffers")})
     state["_non_persistent_buffers_set"] = set()
     state["_modules"] = {name: as_reference(child) for name, child in module.named_children()}
     state.pop("init_kwargs", None)
-    state.update(_init_args=args, _init_kwargs=getattr(module, "init_kwargs", {}) if kwargs is None else kwargs)
+    state.update(
+        _init_args=args, _init_kwargs=getattr(module, "init_kwargs", {}) if kwargs is None else kwargs
+    )
     return ReferenceObject(class_name or type(module).__name__, state)
 
 
 def reference_pickle(protocol: int = 4, **data: Any) -> bytes:
     """The bytes of a network pickle of the reference; modules among ``data`` are converted."""
-    names = {name: as_reference(value) if isinstance(value, nn.Module) else value for name, value in data.items()}
+    names = {
+        name: as_reference(value) if isinstance(value, nn.Module) else value for name, value in data.items()
+    }
     return pickle.dumps({"training_set_kwargs": None, "augment_pipe": None, **names}, protocol=protocol)

@@ -1,7 +1,9 @@
-"""A stand-in for the programs of the reference family: their loading protocol around this project's network maths.
+"""A stand-in for the programs of the reference family: their loading protocol around this project's network
+maths.
 
-``main.py PICKLE OUT NATIVE`` in a folder made by :func:`make_program` opens a network pickle the way those programs do, with
-``pickle`` and the text in the file executed, writes down what came out (OUT), and saves it as they do (NATIVE).
+``main.py PICKLE OUT NATIVE`` in a folder made by :func:`make_program` opens a network pickle the way those
+programs do, with ``pickle`` and the text in the file executed, writes down what came out (OUT), and saves it
+as they do (NATIVE).
 """
 
 import shutil
@@ -101,12 +103,22 @@ class AugmentPipe(torch.nn.Module):
 """
 #: File of the networks, and its text, for each program.
 PROGRAMS = {
-    "stylegan2-ada": ("networks.py", HEAD + NESTED_GENERATOR + DISCRIMINATOR.format(fp16=0, clamp=None, decoder="", decoder_value="")),
+    "stylegan2-ada": (
+        "networks.py",
+        HEAD + NESTED_GENERATOR + DISCRIMINATOR.format(fp16=0, clamp=None, decoder="", decoder_value=""),
+    ),
     "ggdr": (
         "networks.py",
-        HEAD + NESTED_GENERATOR + DISCRIMINATOR.format(fp16=0, clamp=None, decoder=", decoder_res=None", decoder_value=", decoder_res"),
+        HEAD
+        + NESTED_GENERATOR
+        + DISCRIMINATOR.format(
+            fp16=0, clamp=None, decoder=", decoder_res=None", decoder_value=", decoder_res"
+        ),
     ),
-    "stylegan3": ("networks_stylegan2.py", HEAD + FLAT_GENERATOR + DISCRIMINATOR.format(fp16=4, clamp=256, decoder="", decoder_value="")),
+    "stylegan3": (
+        "networks_stylegan2.py",
+        HEAD + FLAT_GENERATOR + DISCRIMINATOR.format(fp16=4, clamp=256, decoder="", decoder_value=""),
+    ),
 }
 MAIN = """
 import copy, pickle, sys
@@ -146,13 +158,28 @@ with open(sys.argv[3], "wb") as stream:
 
 
 def make_program(folder: Path, kind: str) -> Path:
-    """A tree with ``torch_utils.persistence`` and ``training.networks`` (or as the program has it); returns the main file."""
-    shutil.copytree(ROOT / "torch_utils" / "ops", folder / "torch_utils" / "ops", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "training" / "networks", folder / "training" / "parts", ignore=shutil.ignore_patterns("__pycache__"))
+    """A tree with ``torch_utils.persistence`` and ``training.networks`` (or as the program has it); returns
+    the main file."""
+    shutil.copytree(
+        ROOT / "torch_utils" / "ops",
+        folder / "torch_utils" / "ops",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    shutil.copytree(
+        ROOT / "training" / "networks",
+        folder / "training" / "parts",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
     for path in (folder / "training" / "parts").glob("*.py"):
-        text = path.read_text().replace("training.networks", "training.parts").replace("self.init_kwargs", "self.own_kwargs")
+        text = (
+            path.read_text()
+            .replace("training.networks", "training.parts")
+            .replace("self.init_kwargs", "self.own_kwargs")
+        )
         text = text.replace("\nclass ", "\n@persistence.persistent_class\nclass ")
-        path.write_text(text.replace("import torch\n", "import torch\nfrom torch_utils import persistence\n", 1))
+        path.write_text(
+            text.replace("import torch\n", "import torch\nfrom torch_utils import persistence\n", 1)
+        )
     name, networks = PROGRAMS[kind]
     files = {
         "torch_utils/__init__.py": "",

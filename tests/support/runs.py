@@ -17,7 +17,9 @@ from training.launch import inspect_data, open_dataset
 from training.run.state import RunState
 
 
-def make_images(folder: Path, *, count: int = 16, resolution: int = 32, channels: int = 3, classes: int = 0) -> Path:
+def make_images(
+    folder: Path, *, count: int = 16, resolution: int = 32, channels: int = 3, classes: int = 0
+) -> Path:
     """A folder of discs on coloured ground, reproducible; with classes, a ``dataset.json`` too."""
     import json
 
@@ -39,14 +41,20 @@ def make_images(folder: Path, *, count: int = 16, resolution: int = 32, channels
 
 def small_config(data: DataConfig, **options: Any) -> TrainConfig:
     """The ``auto`` recipe with narrow latents and few channels."""
-    defaults: dict[str, Any] = dict(cbase=128, cmax=8, batch=4, kimg=0.02, tick=0.008, snap=1, metrics=(), workers=0, device="cpu")
+    defaults: dict[str, Any] = dict(
+        cbase=128, cmax=8, batch=4, kimg=0.02, tick=0.008, snap=1, metrics=(), workers=0, device="cpu"
+    )
     config = resolve(TrainOptions(**{**defaults, **options}), data)
     generator: GeneratorConfig = dataclasses.replace(config.generator, z_dim=8, w_dim=8)
     return dataclasses.replace(config, generator=generator)
 
 
 def plain_data(
-    resolution: int = 32, channels: int = 3, label_dim: int = 0, path: str = "images", annotation_classes: int = 0
+    resolution: int = 32,
+    channels: int = 3,
+    label_dim: int = 0,
+    path: str = "images",
+    annotation_classes: int = 0,
 ) -> DataConfig:
     """The description of a data set that need not exist."""
     return DataConfig(
@@ -65,7 +73,9 @@ def plain_data(
 
 def described_data(**changes: Any) -> DataConfig:
     """The description of /d/faces.zip, 100 images of 128x128."""
-    return dataclasses.replace(dataclasses.replace(plain_data(128, path="/d/faces.zip"), num_images=100), **changes)
+    return dataclasses.replace(
+        dataclasses.replace(plain_data(128, path="/d/faces.zip"), num_images=100), **changes
+    )
 
 
 def resolved_config(images: DataConfig | None = None, **said: Any) -> TrainConfig:
@@ -88,7 +98,8 @@ def small_state(channels: int = 3, label_dim: int = 0, resolution: int = 32, **o
 def open_small(
     folder: Path, *, cond: bool = False, mirror: bool = False, subset: int | None = None, **options: Any
 ) -> tuple[TrainConfig, ImageFolderDataset]:
-    """Configuration and data set of a folder made by :func:`make_images`, or of pairs with ``reg_type=seg``."""
+    """Configuration and data set of a folder made by :func:`make_images`, or of pairs with
+    ``reg_type=seg``."""
     annotated = options.get("reg_type") == "seg"
     data, _ = inspect_data(str(folder), cond=cond, subset=subset, mirror=mirror, seed=0, annotated=annotated)
     return small_config(data, **options), open_dataset(data)

@@ -28,14 +28,18 @@ def small_generator(resolution: int = 16, c_dim: int = 0, channels: int = 3, **s
     return G.eval().requires_grad_(False)
 
 
-def write_network(path: Path, resolution: int = 16, c_dim: int = 0, channels: int = 3, **synthesis: Any) -> Path:
+def write_network(
+    path: Path, resolution: int = 16, c_dim: int = 0, channels: int = 3, **synthesis: Any
+) -> Path:
     """A network pickle with :func:`small_generator` as average; the other networks differ from it."""
     G_ema = small_generator(resolution, c_dim, channels, **synthesis)
     G = small_generator(resolution, c_dim, channels, **synthesis)
     G.mapping.w_avg.zero_()
     D = Discriminator(c_dim, resolution, channels, channel_base=128, channel_max=8)
     info = {"kimg": 12.5, "config": {"name": "test", "metrics": ["fid"]}}
-    save_network_pkl(path, G=G, D=D, G_ema=G_ema, training_set_kwargs={"path": "images.zip", "xflip": False}, info=info)
+    save_network_pkl(
+        path, G=G, D=D, G_ema=G_ema, training_set_kwargs={"path": "images.zip", "xflip": False}, info=info
+    )
     return path
 
 
@@ -60,7 +64,9 @@ def write_exports(folder: Path) -> Exports:
     files = {suffix: folder / suffix[1:] / f"net{suffix}" for suffix in (".onnx", ".pt2")}
     printed = {}
     for suffix, path in files.items():
-        result = CliRunner().invoke(convert.main, ["--network", str(pkl), "--noise=external", "--out", str(path)])
+        result = CliRunner().invoke(
+            convert.main, ["--network", str(pkl), "--noise=external", "--out", str(path)]
+        )
         assert result.exit_code == 0, result.output
         printed[suffix] = result.output
     return Exports(pkl, files, printed)

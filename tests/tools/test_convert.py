@@ -21,7 +21,18 @@ def small(exports):
 
 
 def draw(succeed, network, out, *options):
-    succeed(generate.main, "--network", network, "--seeds=0-2", "--class=1", "--trunc=0.7", "--grid=3x1", "--outdir", out, *options)
+    succeed(
+        generate.main,
+        "--network",
+        network,
+        "--seeds=0-2",
+        "--class=1",
+        "--trunc=0.7",
+        "--grid=3x1",
+        "--outdir",
+        out,
+        *options,
+    )
     return pixels(out / "grid.png").astype(int)
 
 
@@ -47,7 +58,10 @@ def test_exports_draw_the_same_pictures(exports, tmp_path, succeed, complaint, s
     assert second.startswith("checked: pictures differ from the network's by ")
     assert [path.name for path in target.parent.iterdir()] == [target.name]
     noise = "--noise-mode=random"
-    one, other = draw(succeed, exports.pkl, tmp_path / "a", noise), draw(succeed, target, tmp_path / "b", noise, "--batch=2")
+    one, other = (
+        draw(succeed, exports.pkl, tmp_path / "a", noise),
+        draw(succeed, target, tmp_path / "b", noise, "--batch=2"),
+    )
     assert np.abs(one - other).max() <= 1
 
     about = json.loads(succeed(convert.main, "--network", target, "--json"))
@@ -93,7 +107,9 @@ def test_a_failed_check_leaves_nothing(small, tmp_path, complaint, monkeypatch):
         raise UserError("it draws other pictures")
 
     monkeypatch.setattr(export, "export", fail)
-    assert "draws other pictures" in complaint(convert.main, ["--network", small, "--out", tmp_path / "deep" / "net.pt2"])
+    assert "draws other pictures" in complaint(
+        convert.main, ["--network", small, "--out", tmp_path / "deep" / "net.pt2"]
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -121,12 +137,18 @@ def test_wrong_options(small, tmp_path, complaint, args, message):
     texts = {f"text{suffix}" for suffix in (".pkl", ".onnx", ".pt2", ".safetensors")}
     for name in texts:
         (tmp_path / name).write_text("hello")
-    assert message in complaint(convert.main, ["--network", small, *(arg.format(tmp=tmp_path, name=tmp_path.name) for arg in args)])
+    assert message in complaint(
+        convert.main, ["--network", small, *(arg.format(tmp=tmp_path, name=tmp_path.name) for arg in args)]
+    )
     assert {path.name for path in tmp_path.iterdir()} == texts
 
 
-@pytest.mark.parametrize(("module", "suffix"), [("safetensors.torch", ".safetensors"), ("onnxruntime", ".onnx")])
+@pytest.mark.parametrize(
+    ("module", "suffix"), [("safetensors.torch", ".safetensors"), ("onnxruntime", ".onnx")]
+)
 def test_missing_packages(small, tmp_path, complaint, monkeypatch, module, suffix):
     monkeypatch.setitem(sys.modules, module, None)
-    assert "pip install -e '.[export]'" in complaint(convert.main, ["--network", small, "--out", tmp_path / f"net{suffix}"])
+    assert "pip install -e '.[export]'" in complaint(
+        convert.main, ["--network", small, "--out", tmp_path / f"net{suffix}"]
+    )
     assert not list(tmp_path.iterdir())

@@ -39,7 +39,9 @@ def test_plain_pytorch_needs_nothing():
     assert {"python", "torch", "cuda", "driver", "compiler", "ninja", "nvcc", "cache", "ops"} <= set(found)
     assert found["ops"]["state"] == "plain PyTorch (as asked for)"
     assert found["upfirdn2d up 2"]["state"] == "plain PyTorch, agrees to 0e+00"
-    assert {name for name in found if name.startswith("bias_act")} == {f"bias_act {act}" for act in bias_act_module.ACTIVATIONS}
+    assert {name for name in found if name.startswith("bias_act")} == {
+        f"bias_act {act}" for act in bias_act_module.ACTIVATIONS
+    }
 
 
 def test_no_compiler(monkeypatch, tmp_path):
@@ -107,10 +109,15 @@ def test_an_op_that_fails(monkeypatch):
 
 def test_as_people_run_it():
     command = [sys.executable, "tools/doctor.py", "--ops=ref", "--device=cpu"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, env=os.environ, check=False)
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, cwd=ROOT, env=os.environ, check=False
+    )
     assert result.returncode == 0, result.stderr
     assert "ok  ops" in result.stdout
-    assert "--device=cuda" in CliRunner().invoke(doctor.main, ["--device=cuda"]).output or torch.cuda.is_available()
+    assert (
+        "--device=cuda" in CliRunner().invoke(doctor.main, ["--device=cuda"]).output
+        or torch.cuda.is_available()
+    )
 
 
 @pytest.mark.usefixtures("unusable_gpu")

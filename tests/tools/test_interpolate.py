@@ -20,7 +20,17 @@ def read_gif(path):
 
 def test_gif_with_several_walks(pkl, tmp_path, succeed):
     out = tmp_path / "deep" / "walk.gif"
-    args = ("--network", pkl, "--seeds=0-5", "--grid=3x1", "--frames=4", "--fps=10", "--space=w", "--out", out)
+    args = (
+        "--network",
+        pkl,
+        "--seeds=0-5",
+        "--grid=3x1",
+        "--frames=4",
+        "--fps=10",
+        "--space=w",
+        "--out",
+        out,
+    )
     assert f"8 frames (0.8 s at 10 a second) in {out}" in succeed(interpolate.main, *args)
     frames = read_gif(out)
     assert len(frames) == 8
@@ -58,7 +68,9 @@ def test_mp4_of_a_greyscale_network(conditional, tmp_path, succeed):
     ],
 )
 def test_wrong_options(pkl, tmp_path, complaint, args, message):
-    assert message in complaint(interpolate.main, ["--network", pkl, "--seeds=1-4", "--out", tmp_path / "out" / "walk.gif", *args])
+    assert message in complaint(
+        interpolate.main, ["--network", pkl, "--seeds=1-4", "--out", tmp_path / "out" / "walk.gif", *args]
+    )
     assert not (tmp_path / "out").exists()
 
 

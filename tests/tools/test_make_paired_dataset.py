@@ -15,7 +15,8 @@ from training.data.paired import UNLABELLED, PairedDataset
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Three JPEG photographs 40 x 30, bright where the annotation is 3 and dark where it is 0; a strip of 1 is at the left."""
+    """Three JPEG photographs 40 x 30, bright where the annotation is 3 and dark where it is 0; a strip of 1
+    is at the left."""
     for name in ("images", "annotations"):
         (tmp_path / "source" / name / "a").mkdir(parents=True)
     for i in range(3):
@@ -30,13 +31,22 @@ def source(tmp_path: Path) -> Path:
 
 
 def arguments(source: Path, dest: Path, *more: str) -> list[str]:
-    return [f"--images={source / 'images'}", f"--annotations={source / 'annotations'}", f"--dest={dest}", "--resolution=32", *more]
+    return [
+        f"--images={source / 'images'}",
+        f"--annotations={source / 'annotations'}",
+        f"--dest={dest}",
+        "--resolution=32",
+        *more,
+    ]
 
 
 @pytest.mark.parametrize("dest", ["pairs", "pairs.zip"])
 def test_pairs_are_cut_and_resized_alike(source: Path, tmp_path: Path, succeed: Any, dest: str) -> None:
     path = tmp_path / "new" / dest
-    assert succeed(make_paired_dataset.main, *arguments(source, path)).splitlines()[-1] == f"{path}: 3 images and as many annotations"
+    assert (
+        succeed(make_paired_dataset.main, *arguments(source, path)).splitlines()[-1]
+        == f"{path}: 3 images and as many annotations"
+    )
     data = PairedDataset(path)
     assert (len(data), data.num_classes, data.resolution, data.num_channels) == (3, 4, 32, 3)
     for i in range(3):
@@ -66,15 +76,26 @@ def test_a_palette_s_places_are_classes(source: Path, tmp_path: Path, succeed: A
     [
         ("lacking", "'a/1' is in '.*images' and not in '.*annotations'"),
         ("more", "'a/1' is in '.*annotations' and not in '.*images'"),
-        ("colour", r"'.*annotations/a/1\.png' cannot be used: an annotation is 8-bit greyscale or has a palette, and this one is RGB"),
+        (
+            "colour",
+            r"'.*annotations/a/1\.png' cannot be used: an annotation is 8-bit greyscale or has a palette, and this one is RGB",
+        ),
         ("size", r"'.*annotations/a/1\.png' cannot be used: it is 20x30, and its image 40x30"),
-        ("classes", r"'.*annotations/a/1\.png' cannot be used: it has class 250; classes are below 200, and 255 is unlabelled"),
-        ("turned", r"'.*images/a/1\.jpg' cannot be used: it is to be turned for display \(EXIF orientation 3\); turn it and its"),
+        (
+            "classes",
+            r"'.*annotations/a/1\.png' cannot be used: it has class 250; classes are below 200, and 255 is unlabelled",
+        ),
+        (
+            "turned",
+            r"'.*images/a/1\.jpg' cannot be used: it is to be turned for display \(EXIF orientation 3\); turn it and its",
+        ),
         ("broken", r"'.*images/a/1\.jpg' cannot be used"),
         ("nothing", "images' holds no images"),
     ],
 )
-def test_what_is_refused(source: Path, tmp_path: Path, complaint: Any, kind: str, message: str, dest: str) -> None:
+def test_what_is_refused(
+    source: Path, tmp_path: Path, complaint: Any, kind: str, message: str, dest: str
+) -> None:
     image, annotation = source / "images" / "a" / "1.jpg", source / "annotations" / "a" / "1.png"
     if kind == "lacking":
         annotation.unlink()
@@ -100,7 +121,12 @@ def test_what_is_refused(source: Path, tmp_path: Path, complaint: Any, kind: str
 def test_sources_are_never_written_over(source: Path, tmp_path: Path, complaint: Any) -> None:
     path = shutil.make_archive(str(tmp_path / "both"), "zip", source)
     before = Path(path).read_bytes()
-    inside = [f"--images={path}/images", f"--annotations={path}/annotations", f"--dest={path}", "--resolution=8"]
+    inside = [
+        f"--images={path}/images",
+        f"--annotations={path}/annotations",
+        f"--dest={path}",
+        "--resolution=8",
+    ]
     assert f"'{path}/images' and --dest '{path}' are the same" in complaint(make_paired_dataset.main, inside)
     assert Path(path).read_bytes() == before
 

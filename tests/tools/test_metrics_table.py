@@ -12,7 +12,12 @@ def write_run(folder, values):
     folder.mkdir(parents=True)
     for kimg, value in values.items():
         with open(folder / "metric-fid5_full.jsonl", "a") as stream:
-            stream.write(json.dumps({"results": {"fid5_full": value}, "snapshot_pkl": f"network-snapshot-{kimg:06d}.pkl"}) + "\n")
+            stream.write(
+                json.dumps(
+                    {"results": {"fid5_full": value}, "snapshot_pkl": f"network-snapshot-{kimg:06d}.pkl"}
+                )
+                + "\n"
+            )
     return str(folder)
 
 
@@ -32,14 +37,20 @@ def test_table(tmp_path):
 def test_a_line_that_was_cut_off_is_left_out_and_the_last_value_counts(tmp_path):
     run = write_run(tmp_path / "run", {0: 250, 10: 90})
     with open(tmp_path / "run" / "metric-fid5_full.jsonl", "a") as stream:
-        stream.write(json.dumps({"results": {"fid5_full": 80}, "snapshot_pkl": "network-snapshot-000010.pkl"}) + '\n{"results": {"fid')
+        stream.write(
+            json.dumps({"results": {"fid5_full": 80}, "snapshot_pkl": "network-snapshot-000010.pkl"})
+            + '\n{"results": {"fid'
+        )
     result = CliRunner().invoke(metrics_table.main, [run])
     assert result.exit_code == 0
     assert result.stdout.splitlines()[2:] == ["| 0 | 250 |", "| 10 | 80 |"]
     assert "line 4 of" in result.stderr
 
 
-@pytest.mark.parametrize("line", [None, "{", '{"results": {"fid5_full": 1}}', '{"results": {"fid5_full": 1}, "snapshot_pkl": "net.pkl"}'])
+@pytest.mark.parametrize(
+    "line",
+    [None, "{", '{"results": {"fid5_full": 1}}', '{"results": {"fid5_full": 1}, "snapshot_pkl": "net.pkl"}'],
+)
 def test_runs_without_values(tmp_path, line):
     if line is not None:
         (tmp_path / "metric-a.jsonl").write_text(line)

@@ -19,14 +19,31 @@ from train import main as train
 
 COMMANDS = {
     "train": (train, ["--data={data}", "--outdir={data}/runs", "--device=cpu", "--metrics=none"]),
-    "train pairs": (train, ["--data={data}", "--outdir={data}/runs", "--reg_type=seg", "--device=cpu", "--metrics=none"]),
+    "train pairs": (
+        train,
+        ["--data={data}", "--outdir={data}/runs", "--reg_type=seg", "--device=cpu", "--metrics=none"],
+    ),
     "worst_samples": (worst_samples.main, ["--network=n.pkl", "--data={data}", "--outdir={data}/out"]),
-    "visualize_features": (visualize_features.main, ["--network=n.pkl", "--data={data}", "--outdir={data}/out"]),
-    "probe_segmentation": (probe_segmentation.main, ["--network=a=n.pkl", "--data={data}", "--out={data}/probe"]),
-    "show_segmentation": (show_segmentation.main, ["--network=n.pkl", "--data={data}", "--out={data}/shown.png"]),
+    "visualize_features": (
+        visualize_features.main,
+        ["--network=n.pkl", "--data={data}", "--outdir={data}/out"],
+    ),
+    "probe_segmentation": (
+        probe_segmentation.main,
+        ["--network=a=n.pkl", "--data={data}", "--out={data}/probe"],
+    ),
+    "show_segmentation": (
+        show_segmentation.main,
+        ["--network=n.pkl", "--data={data}", "--out={data}/shown.png"],
+    ),
     "make_paired_dataset": (
         make_paired_dataset.main,
-        ["--images={data}/images", "--annotations={data}/annotations", "--dest={data}/annotations/out.zip", "--resolution=8"],
+        [
+            "--images={data}/images",
+            "--annotations={data}/annotations",
+            "--dest={data}/annotations/out.zip",
+            "--resolution=8",
+        ],
     ),
 }
 
@@ -52,5 +69,7 @@ def test_outputs_inside_inputs_are_refused_at_the_start(tmp_path: Path, name: st
 @pytest.mark.parametrize("target", ["target.png", "proj.png"])
 def test_a_result_does_not_overwrite_the_target(tmp_path: Path, complaint: Any, target: str) -> None:
     PIL.Image.new("RGB", (16, 16)).save(tmp_path / target)
-    line = complaint(project.main, ["--network=n.pkl", f"--target={tmp_path / target}", f"--outdir={tmp_path}"])
+    line = complaint(
+        project.main, ["--network=n.pkl", f"--target={tmp_path / target}", f"--outdir={tmp_path}"]
+    )
     assert f"would be overwritten by the result {target}" in line

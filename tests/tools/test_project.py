@@ -1,4 +1,5 @@
-"""tools/project.py: an own picture comes back, the files fit together, and the same command gives the same result."""
+"""tools/project.py: an own picture comes back, the files fit together, and the same command gives the same
+result."""
 
 import os
 import sys
@@ -48,7 +49,9 @@ def test_an_own_picture_comes_back(network, tmp_path, succeed):
     args = ("--network", pkl, "--target", tmp_path / "seed0003.png", "--num-steps=80", *label)
     printed = succeed(project.main, *args, "--outdir", tmp_path / "a")
     before, after = (
-        float(part.split()[-1]) for part in printed.splitlines()[0].replace(" at the", ",").split(",") if part.split()[-1][0].isdigit()
+        float(part.split()[-1])
+        for part in printed.splitlines()[0].replace(" at the", ",").split(",")
+        if part.split()[-1][0].isdigit()
     )
     assert after < 0.2 * before
 
@@ -58,7 +61,15 @@ def test_an_own_picture_comes_back(network, tmp_path, succeed):
     with np.load(tmp_path / "a" / "projected_w.npz") as arrays:
         assert arrays["w"].shape == (1, 6, 8)
         assert (arrays["w"] == arrays["w"][:, :1]).all()
-    succeed(generate.main, "--network", pkl, "--projected-w", tmp_path / "a" / "projected_w.npz", "--outdir", tmp_path)
+    succeed(
+        generate.main,
+        "--network",
+        pkl,
+        "--projected-w",
+        tmp_path / "a" / "projected_w.npz",
+        "--outdir",
+        tmp_path,
+    )
     assert np.array_equal(pixels(tmp_path / "proj00.png"), pixels(tmp_path / "a" / "proj.png"))
     with PIL.Image.open(tmp_path / "a" / "proj.gif") as gif:
         assert gif.size == (32, 16)
@@ -70,10 +81,24 @@ def test_the_same_command_gives_the_same_files(pkl, tmp_path, succeed, monkeypat
     PIL.Image.effect_mandelbrot((16, 16), (-2, -1, 1, 1), 20).save(tmp_path / "target.png")
     for number, options in enumerate(([], [], ["--seed=1"])):
         torch.manual_seed(number)
-        monkeypatch.setattr(project, "VIDEO_FRAMES", [120, 2, 120][number])  # fewer pictures on the way, the same end
-        args = ("--target", tmp_path / "target.png", "--num-steps=5", "--save-video=none", *options, "--outdir", tmp_path / str(number))
+        monkeypatch.setattr(
+            project, "VIDEO_FRAMES", [120, 2, 120][number]
+        )  # fewer pictures on the way, the same end
+        args = (
+            "--target",
+            tmp_path / "target.png",
+            "--num-steps=5",
+            "--save-video=none",
+            *options,
+            "--outdir",
+            tmp_path / str(number),
+        )
         succeed(project.main, "--network", pkl, *args)
-        assert {path.name for path in (tmp_path / str(number)).iterdir()} == {"target.png", "proj.png", "projected_w.npz"}
+        assert {path.name for path in (tmp_path / str(number)).iterdir()} == {
+            "target.png",
+            "proj.png",
+            "projected_w.npz",
+        }
     first, again, other = ((tmp_path / str(number) / "projected_w.npz").read_bytes() for number in range(3))
     assert first == again
     assert first != other
@@ -82,7 +107,16 @@ def test_the_same_command_gives_the_same_files(pkl, tmp_path, succeed, monkeypat
 @pytest.mark.usefixtures("detector")
 def test_a_target_of_another_size_and_a_short_search(pkl, tmp_path, succeed):
     PIL.Image.new("RGBA", (50, 30), "red").save(tmp_path / "wide.png")
-    printed = succeed(project.main, "--network", pkl, "--target", tmp_path / "wide.png", "--num-steps=2", "--outdir", tmp_path / "out")
+    printed = succeed(
+        project.main,
+        "--network",
+        pkl,
+        "--target",
+        tmp_path / "wide.png",
+        "--num-steps=2",
+        "--outdir",
+        tmp_path / "out",
+    )
     assert f"in {tmp_path / 'out'}" in printed
     assert np.unique(pixels(tmp_path / "out" / "target.png").reshape(-1, 3), axis=0).tolist() == [[255, 0, 0]]
     assert pixels(tmp_path / "out" / "target.png").shape == (16, 16, 3)
@@ -94,10 +128,15 @@ def test_a_deep_target_of_two_pages(pkl, tmp_path, succeed, capsys):
     first.save(tmp_path / "deep.tif", save_all=True, append_images=[second])
     base = ("--network", pkl, "--target", tmp_path / "deep.tif", "--num-steps=2", "--save-video=none")
     printed = succeed(project.main, *base, "--outdir", tmp_path / "dark") + capsys.readouterr().err
-    assert "Warning: the values of 1 image with 16 bits lie between 1000 and 1000, and 65535 would be white" in printed
+    assert (
+        "Warning: the values of 1 image with 16 bits lie between 1000 and 1000, and 65535 would be white"
+        in printed
+    )
     assert "Note: 1 image with more than one frame or page: the first is used" in printed
     assert pixels(tmp_path / "dark" / "target.png").max() == 4
-    printed = succeed(project.main, *base, "--range=0-2000", "--outdir", tmp_path / "out") + capsys.readouterr().err
+    printed = (
+        succeed(project.main, *base, "--range=0-2000", "--outdir", tmp_path / "out") + capsys.readouterr().err
+    )
     assert "Warning" not in printed
     assert np.unique(pixels(tmp_path / "out" / "target.png")).tolist() == [128]
 
@@ -109,7 +148,14 @@ def test_with_a_detector(tmp_path, succeed, pkl):
 
     network = write_network(tmp_path / "net.pkl", resolution=32)
     succeed(generate.main, "--network", network, "--seeds=3", "--outdir", tmp_path)
-    args = ("--network", network, "--target", tmp_path / "seed0003.png", "--num-steps=60", "--detector=efficientnet-lite0")
+    args = (
+        "--network",
+        network,
+        "--target",
+        tmp_path / "seed0003.png",
+        "--num-steps=60",
+        "--detector=efficientnet-lite0",
+    )
     printed = succeed(project.main, *args, "--save-video=mp4", "--offline", "--outdir", tmp_path / "out")
     assert "distance to the target (efficientnet-lite0):" in printed
     assert (tmp_path / "out" / "proj.mp4").read_bytes()[4:8] == b"ftyp"
@@ -121,7 +167,11 @@ def test_with_a_detector(tmp_path, succeed, pkl):
     [
         (["--target=none.png"], "the picture none.png does not exist"),
         (["--target={text}"], "is not a picture"),
-        (["--max-pixels=255"], "target.png cannot be used: it has 16x16 pixels, more than the 255 that are read; --max-pixels=256"),
+        (
+            ["--max-pixels=255"],
+            "target.png cannot be used: it has 16x16 pixels, more than the 255 that are read; "
+            "--max-pixels=256",
+        ),
         (["--target={pipe}"], "is no ordinary file"),
         (["--num-steps=0"], "--num-steps"),
         (["--class=0"], "unconditional"),
@@ -134,7 +184,15 @@ def test_wrong_options(pkl, tmp_path, complaint, args, message):
     PIL.Image.new("RGB", (16, 16)).save(tmp_path / "target.png")
     os.mkfifo(tmp_path / "pipe")
     given = [arg.format(text=tmp_path / "text", pipe=tmp_path / "pipe") for arg in args]
-    base = ["--network", pkl, "--target", tmp_path / "target.png", "--num-steps=2", "--outdir", tmp_path / "out"]
+    base = [
+        "--network",
+        pkl,
+        "--target",
+        tmp_path / "target.png",
+        "--num-steps=2",
+        "--outdir",
+        tmp_path / "out",
+    ]
     assert message in complaint(project.main, [*base, *given])
     assert not (tmp_path / "out").exists()
 

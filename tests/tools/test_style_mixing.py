@@ -39,14 +39,26 @@ def test_table(pkl, tmp_path, succeed):
 
 
 def test_all_layers_are_the_columns_pictures(conditional, tmp_path, succeed):
-    succeed(style_mixing.main, "--network", conditional, "--rows=1", "--cols=3", "--styles=0-5", "--class=1", "--outdir", tmp_path)
+    succeed(
+        style_mixing.main,
+        "--network",
+        conditional,
+        "--rows=1",
+        "--cols=3",
+        "--styles=0-5",
+        "--class=1",
+        "--outdir",
+        tmp_path,
+    )
     assert np.array_equal(pixels(tmp_path / "1-3.png"), pixels(tmp_path / "3-3.png"))
     assert pixels(tmp_path / "grid.png").shape == (32, 32)
 
 
 @pytest.mark.parametrize("how", [["tools/style_mixing.py"], ["-m", "tools.style_mixing"]])
 def test_both_ways_to_call_it(how):
-    done = subprocess.run([sys.executable, *how, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, *how, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert "--styles" in done.stdout
     assert done.stderr == ""
 

@@ -20,7 +20,9 @@ def test_sweep(pkl, tmp_path, succeed):
     for line, seed in enumerate((3, 8)):
         z = torch.from_numpy(np.random.RandomState(seed).randn(1, 8)).float()
         for cell, psi in enumerate((0, 0.5, -1)):
-            expected = to_uint8(G(z, None, truncation_psi=psi, noise_mode="const"))[0].permute(1, 2, 0).numpy()
+            expected = (
+                to_uint8(G(z, None, truncation_psi=psi, noise_mode="const"))[0].permute(1, 2, 0).numpy()
+            )
             assert np.array_equal(grid[line, :, cell], expected)
     assert np.array_equal(grid[0, :, 0], grid[1, :, 0])
     assert [path.name for path in out.parent.iterdir()] == ["sweep.png"]
@@ -43,11 +45,15 @@ def test_greyscale(conditional, tmp_path, succeed):
     ],
 )
 def test_wrong_options(pkl, tmp_path, complaint, args, message):
-    assert message in complaint(truncation.main, ["--network", pkl, "--seeds=0", "--out", tmp_path / "out" / "a.png", *args])
+    assert message in complaint(
+        truncation.main, ["--network", pkl, "--seeds=0", "--out", tmp_path / "out" / "a.png", *args]
+    )
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_cannot_be_made(pkl, tmp_path, complaint):
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "a.png"
-    assert f"cannot write --out={out}: " in complaint(truncation.main, ["--network", pkl, "--seeds=0", "--out", out])
+    assert f"cannot write --out={out}: " in complaint(
+        truncation.main, ["--network", pkl, "--seeds=0", "--out", out]
+    )

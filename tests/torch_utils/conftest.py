@@ -1,4 +1,5 @@
-"""The compiled ops, built once and kept for the next session of tests: the folder is keyed by what a build depends on."""
+"""The compiled ops, built once and kept for the next session of tests: the folder is keyed by what a build
+depends on."""
 
 import os
 import tempfile

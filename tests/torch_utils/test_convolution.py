@@ -7,13 +7,21 @@ import torch.nn.functional as F
 from torch_utils.ops import convolution
 from torch_utils.ops.convolution import conv2d, conv_transpose2d
 
-CASES = [(1, (1, 1), 1, 5), (2, (0, 0), 1, 6), (2, (0, 1), 2, 5), (1, (0, 0), 2, 4)]  # stride, padding, groups, height
+CASES = [
+    (1, (1, 1), 1, 5),
+    (2, (0, 0), 1, 6),
+    (2, (0, 1), 2, 5),
+    (1, (0, 0), 2, 4),
+]  # stride, padding, groups, height
 
 
 def operands(transposed, groups, height):
     generator = torch.Generator().manual_seed(height)
     shape = (4, 6 // groups, 3, 2) if transposed else (6, 4 // groups, 3, 2)
-    x, w = (torch.randn(size, dtype=torch.float64, generator=generator) for size in ((2, 4, height, height + 1), shape))
+    x, w = (
+        torch.randn(size, dtype=torch.float64, generator=generator)
+        for size in ((2, 4, height, height + 1), shape)
+    )
     return x.requires_grad_(True), w.requires_grad_(True)
 
 
@@ -73,7 +81,9 @@ def test_gradients_by_the_input_alone_compute_none_by_the_weights(weight_gradien
 def test_what_the_other_gradient_needs_is_kept_and_no_more():
     x, w = operands(False, 1, 5)
     kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.data_ptr()) or tensor, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tensor.data_ptr()) or tensor, lambda tensor: tensor
+    ):
         conv2d(x, w.detach(), padding=(1, 1))
         assert kept == [w.data_ptr()]
         kept.clear()

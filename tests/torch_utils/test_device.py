@@ -17,9 +17,16 @@ from torch_utils.ops import dispatch
 def precisions():
     """All that PyTorch says of float32's precision; None where its two interfaces contradict each other."""
     b = torch.backends
-    newer = [part.fp32_precision for part in (b.cuda.matmul, b.cudnn.conv, b.cudnn.rnn, b.mkldnn.matmul, b.mkldnn.conv)]
+    newer = [
+        part.fp32_precision
+        for part in (b.cuda.matmul, b.cudnn.conv, b.cudnn.rnn, b.mkldnn.matmul, b.mkldnn.conv)
+    ]
     older = []
-    for read in (lambda: b.cuda.matmul.allow_tf32, lambda: b.cudnn.allow_tf32, torch.get_float32_matmul_precision):
+    for read in (
+        lambda: b.cuda.matmul.allow_tf32,
+        lambda: b.cudnn.allow_tf32,
+        torch.get_float32_matmul_precision,
+    ):
         try:
             older.append(read())
         except RuntimeError:
@@ -58,7 +65,9 @@ def test_memory_is_kept_unless_the_system_shall_have_it(monkeypatch):
     assert host_memory.keep_freed_memory() == "Host memory: freed blocks are kept for reuse (glibc mallopt)"
     monkeypatch.setenv("GGDR_HOST_MEMORY", "system")
     monkeypatch.setattr("ctypes.CDLL", lambda name: pytest.fail("the allocator was touched"))
-    assert host_memory.keep_freed_memory() == "Host memory: system allocator as it is (GGDR_HOST_MEMORY=system)"
+    assert (
+        host_memory.keep_freed_memory() == "Host memory: system allocator as it is (GGDR_HOST_MEMORY=system)"
+    )
 
 
 def test_other_allocators_are_left_alone(monkeypatch):
@@ -75,7 +84,11 @@ def command():
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
-    [([], "ref keep"), (["--ops=native"], "native keep"), (["--host_memory=system", "--ops=auto"], "auto system")],
+    [
+        ([], "ref keep"),
+        (["--ops=native"], "native keep"),
+        (["--host_memory=system", "--ops=auto"], "auto system"),
+    ],
 )
 def test_the_options_set_what_the_process_and_its_children_read(arguments, expected):
     assert CliRunner().invoke(command, arguments).output.strip() == expected
@@ -93,7 +106,17 @@ def test_an_unknown_path_is_refused():
         ({"avx512_f": True, "avx512_bf16": True}, True, True),
         ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": True}, True, True),
         ({"architecture": "aarch64", "neon": True, "bf16": True}, True, True),
-        ({"avx512_f": True, "avx512_bw": True, "avx512_vnni": True, "avx512_bf16": False, "amx_bf16": False}, True, False),
+        (
+            {
+                "avx512_f": True,
+                "avx512_bw": True,
+                "avx512_vnni": True,
+                "avx512_bf16": False,
+                "amx_bf16": False,
+            },
+            True,
+            False,
+        ),
         ({"architecture": "aarch64", "neon": True, "bf16": False}, True, False),
         ({"avx512_bf16": True}, False, False),
         ({}, True, False),
@@ -107,7 +130,10 @@ def test_bfloat16_needs_a_processor_that_has_it(monkeypatch, capabilities, libra
     if there:
         device.check_bfloat16(torch.device("cpu"))
         return
-    with pytest.raises(UserError, match=r"--precision=bf16 needs a processor with instructions for bfloat16.*use --precision=auto"):
+    with pytest.raises(
+        UserError,
+        match=r"--precision=bf16 needs a processor with instructions for bfloat16.*use --precision=auto",
+    ):
         device.check_bfloat16(torch.device("cpu"))
 
 

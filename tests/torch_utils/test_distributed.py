@@ -39,7 +39,10 @@ def test_operations(found, operation, expected):
 
 def test_tensors_that_differ_are_named(found):
     for results in found:
-        assert "comparing: 'b' is not the same on rank 2 as on rank 0 (2 of 3 tensors differ)" in results["unequal"]
+        assert (
+            "comparing: 'b' is not the same on rank 2 as on rank 0 (2 of 3 tensors differ)"
+            in results["unequal"]
+        )
 
 
 def test_ranks_with_other_options_are_named_on_all(found):
@@ -70,11 +73,37 @@ LOST = "RankLost: "
         ("raises", 2, 2, LOST + "rank 1 failed: ValueError: this is wrong"),
         ("fails_to_prepare", 0, 2, "OSError: no room"),
         ("fails_to_prepare", 1, 2.5, LOST + "rank 0 failed: OSError: no room"),
-        ("is_late_to_prepare", 1, 6, LOST + "rank 0 was not done with the file within 3 seconds (--prepare-timeout)"),
-        ("is_killed", 0, 6, LOST + "rank 0 gave up after waiting for the answers for 0.S seconds: rank 2 does not answer"),
-        ("is_killed", 1, 6, LOST + "rank 1 gave up after waiting for the answers for 0.S seconds: rank 2 does not answer"),
-        ("stops", 0, 8, LOST + "rank 0 gave up after waiting for the numbers for 2.S seconds: rank 1 does not answer"),
-        ("never_starts", 0, 6, LOST + "rank 1 did not start within 2 seconds (--dist-timeout); look at what their machines printed"),
+        (
+            "is_late_to_prepare",
+            1,
+            6,
+            LOST + "rank 0 was not done with the file within 3 seconds (--prepare-timeout)",
+        ),
+        (
+            "is_killed",
+            0,
+            6,
+            LOST + "rank 0 gave up after waiting for the answers for 0.S seconds: rank 2 does not answer",
+        ),
+        (
+            "is_killed",
+            1,
+            6,
+            LOST + "rank 1 gave up after waiting for the answers for 0.S seconds: rank 2 does not answer",
+        ),
+        (
+            "stops",
+            0,
+            8,
+            LOST + "rank 0 gave up after waiting for the numbers for 2.S seconds: rank 1 does not answer",
+        ),
+        (
+            "never_starts",
+            0,
+            6,
+            LOST
+            + "rank 1 did not start within 2 seconds (--dist-timeout); look at what their machines printed",
+        ),
     ],
 )
 def test_whoever_is_lost_is_named_soon(mishaps, mishap, rank, longest, message):
@@ -93,7 +122,12 @@ def test_only_the_first_failure_is_told(mishaps):
 
 
 def test_alone_nothing_happens():
-    assert (distributed.active(), distributed.rank(), distributed.world_size(), distributed.is_main()) == (False, 0, 1, True)
+    assert (distributed.active(), distributed.rank(), distributed.world_size(), distributed.is_main()) == (
+        False,
+        0,
+        1,
+        True,
+    )
     assert distributed.all_gather("x", "nobody") == ["x"]
     assert distributed.maxima([3, 1], "nobody") == [3, 1]
     tensor = torch.ones(2)
@@ -112,10 +146,16 @@ def test_alone_nothing_happens():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64, torch.int64, torch.bool])
 def test_a_checksum_sees_values_and_their_order(dtype):
     values = torch.tensor([1, 0, 1, 0, 0], dtype=dtype)
-    others = [torch.tensor([0, 1, 1, 0, 0], dtype=dtype), torch.tensor([1, 0, 1, 0, 1], dtype=dtype), values[:4]]
+    others = [
+        torch.tensor([0, 1, 1, 0, 0], dtype=dtype),
+        torch.tensor([1, 0, 1, 0, 1], dtype=dtype),
+        values[:4],
+    ]
     same = distributed._checksum(values.clone())
     assert torch.equal(distributed._checksum(values), same)
-    assert torch.equal(distributed._checksum(torch.stack([values, values], dim=1)[:, 0]), same), "however it lies in memory"
+    assert torch.equal(distributed._checksum(torch.stack([values, values], dim=1)[:, 0]), same), (
+        "however it lies in memory"
+    )
     assert not any(torch.equal(distributed._checksum(other), same) for other in others)
 
 
@@ -128,7 +168,8 @@ def test_a_checksum_sees_nan_and_the_sign_of_zero():
 @pytest.mark.parametrize("cuda", [False, True])
 @pytest.mark.parametrize("end", [None, RuntimeError, SystemExit, KeyboardInterrupt, StoppedInOrder])
 def test_after_a_failure_nobody_waits_for_nccl(monkeypatch, cuda, end):
-    """Taking one's leave of ranks that no longer answer would take nccl's whole timeout, which keeps the launcher waiting."""
+    """Taking one's leave of ranks that no longer answer would take nccl's whole timeout, which keeps the
+    launcher waiting."""
     left = []
     monkeypatch.setattr(distributed.dist, "rendezvous", lambda *args, **options: iter([(None, 0, 2)]))
     monkeypatch.setattr(distributed, "_meet", lambda *args: None)
@@ -145,14 +186,18 @@ def test_after_a_failure_nobody_waits_for_nccl(monkeypatch, cuda, end):
 
 def test_what_nccl_says_of_its_own_failure_is_shown(monkeypatch):
     """The others are silent then because they wait in nccl."""
-    monkeypatch.setattr(distributed, "_world", distributed._World(distributed.dist.HashStore(), None, None, 1.0))
+    monkeypatch.setattr(
+        distributed, "_world", distributed._World(distributed.dist.HashStore(), None, None, 1.0)
+    )
     for name, value in {"world_size": 3, "rank": 2, "active": True}.items():
         monkeypatch.setattr(distributed, name, lambda value=value: value)
     monkeypatch.setattr(distributed, "GRACE", 0.1)
 
     @distributed._waiting
     def fail(value, what):
-        raise distributed.dist.DistBackendError("NCCL error in: a.cpp:94, unhandled system error\nLast error:\nNo space left on device")
+        raise distributed.dist.DistBackendError(
+            "NCCL error in: a.cpp:94, unhandled system error\nLast error:\nNo space left on device"
+        )
 
     expected = r"rank 2 failed in the gradients after 0\.\d seconds \(NCCL error .* No space left on device\); ranks 0, 1 do not answer"
     with pytest.raises(distributed.RankLost, match=expected):

@@ -28,7 +28,11 @@ def program(restarts, *modes, scratch=None):
         "PYTHONPATH": str(ranks.ROOT),
     }
     return subprocess.Popen(
-        [sys.executable, str(PROGRAM), str(restarts), *modes], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, str(PROGRAM), str(restarts), *modes],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
@@ -66,7 +70,9 @@ def test_wrong_input_is_one_line_and_no_reason_to_try_again(outputs):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGUSR1, 0)], ids=["ctrl-c", "term", "warning"]
+    ("number", "status"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGUSR1, 0)],
+    ids=["ctrl-c", "term", "warning"],
 )
 def test_a_signal_to_the_launcher_lets_all_end_in_good_order(number, status):
     process = program(0, "long")
@@ -119,7 +125,8 @@ def test_what_the_launcher_says_of_a_failure(statuses, status, message, capsys):
 
 
 @pytest.mark.parametrize(
-    ("number", "in_order", "status"), [("SIGINT", True, 130), ("SIGINT", False, 130), ("SIGTERM", True, 0), ("SIGTERM", False, 143)]
+    ("number", "in_order", "status"),
+    [("SIGINT", True, 130), ("SIGINT", False, 130), ("SIGTERM", True, 0), ("SIGTERM", False, 143)],
 )
 def test_exit_status_after_a_signal(number, in_order, status):
     assert elastic._signal_status(signal.Signals[number], in_order) == status
@@ -134,11 +141,23 @@ def test_without_a_launcher_nothing_is_remembered(monkeypatch):
 def test_torchruns_variables(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT"):
         monkeypatch.delenv(name, raising=False)
-    assert (torchrun.is_worker(), torchrun.rank(), torchrun.world_size(), torchrun.local_world_size()) == (False, 0, 1, None)
+    assert (torchrun.is_worker(), torchrun.rank(), torchrun.world_size(), torchrun.local_world_size()) == (
+        False,
+        0,
+        1,
+        None,
+    )
     assert torchrun.restarts() == 0
-    for name, value in dict(RANK="5", WORLD_SIZE="8", LOCAL_WORLD_SIZE="4", TORCHELASTIC_RESTART_COUNT="2").items():
+    for name, value in dict(
+        RANK="5", WORLD_SIZE="8", LOCAL_WORLD_SIZE="4", TORCHELASTIC_RESTART_COUNT="2"
+    ).items():
         monkeypatch.setenv(name, value)
-    assert (torchrun.is_worker(), torchrun.rank(), torchrun.world_size(), torchrun.local_world_size()) == (True, 5, 8, 4)
+    assert (torchrun.is_worker(), torchrun.rank(), torchrun.world_size(), torchrun.local_world_size()) == (
+        True,
+        5,
+        8,
+        4,
+    )
     assert torchrun.restarts() == 2
 
 
@@ -157,7 +176,9 @@ def test_each_process_takes_its_gpu_and_one_says_if_there_are_too_few(monkeypatc
         with pytest.raises(outcome) as caught:
             elastic._take_gpu(number)
         assert taken == []
-        assert outcome is SystemExit or str(caught.value).startswith("4 processes were started on this machine for its 2 GPUs; start one")
+        assert outcome is SystemExit or str(caught.value).startswith(
+            "4 processes were started on this machine for its 2 GPUs; start one"
+        )
 
 
 def test_each_process_gets_its_share_of_the_cores_unless_told(monkeypatch):
@@ -176,7 +197,11 @@ def test_each_process_gets_its_share_of_the_cores_unless_told(monkeypatch):
 
 
 def listening(process):
-    return [connection.laddr.ip for connection in process.net_connections(kind="inet") if connection.status == psutil.CONN_LISTEN]
+    return [
+        connection.laddr.ip
+        for connection in process.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
 
 
 def test_the_store_of_one_machine_listens_on_loopback_alone():

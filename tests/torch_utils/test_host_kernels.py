@@ -1,7 +1,8 @@
-"""The GPU's kernels, compiled as plain C++ and run on the CPU under AddressSanitizer, block by block and thread by thread.
+"""The GPU's kernels, compiled as plain C++ and run on the CPU under AddressSanitizer, block by block and
+thread by thread.
 
-The very text of ``csrc/*.cu`` runs here, with ``csrc/host_cuda.h`` in place of CUDA; so do the CPU's loops, in uneven pieces.
-Every tensor lies in memory of exactly its size, so an access beyond it ends the program.
+The very text of ``csrc/*.cu`` runs here, with ``csrc/host_cuda.h`` in place of CUDA; so do the CPU's loops,
+in uneven pieces. Every tensor lies in memory of exactly its size, so an access beyond it ends the program.
 """
 
 import hashlib
@@ -21,7 +22,16 @@ from torch_utils.ops import bias_act, build, upfirdn2d
 
 GPU_SOURCES = [build.SOURCES / name for name in build.CUDA_SOURCES if name.endswith(".cu")]
 CPU_SOURCES = [build.SOURCES / name for name in build.CPU_SOURCES if "binding" not in name]
-FLAGS = ["-std=c++20", "-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-Wall", "-Wextra", "-Werror"]
+FLAGS = [
+    "-std=c++20",
+    "-O0",
+    "-g1",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=undefined",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+]
 TYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
 UPFIRDN2D_GPU, BIAS_ACT_GPU, UPFIRDN2D_CPU, BIAS_ACT_CPU, ROUND, WIDEN, FAULT = range(7)
 ORDERS = {"forward": 0, "backward": 1, "shuffled": 2}
@@ -38,8 +48,13 @@ def runner(build_cache: Path) -> Path:
     """The program, compiled at first use and kept for the next session of tests."""
     sources = [*GPU_SOURCES, *CPU_SOURCES, EMULATION / "host_runner.cpp"]
     compiler = build.find_compiler()
-    texts = [path.read_bytes() for path in [*sources, *sorted(build.SOURCES.glob("*.h")), EMULATION / "host_cuda.h"]]
-    key = hashlib.sha256(b"\0".join([*texts, " ".join(FLAGS).encode(), build.first_line(compiler, "--version").encode()])).hexdigest()[:20]
+    texts = [
+        path.read_bytes()
+        for path in [*sources, *sorted(build.SOURCES.glob("*.h")), EMULATION / "host_cuda.h"]
+    ]
+    key = hashlib.sha256(
+        b"\0".join([*texts, " ".join(FLAGS).encode(), build.first_line(compiler, "--version").encode()])
+    ).hexdigest()[:20]
     target = build_cache / f"host-runner-{key}"
     if not target.exists():
         with build.exclusive(build_cache / f"{target.name}.lock", 300):
@@ -49,7 +64,13 @@ def runner(build_cache: Path) -> Path:
 
 def _compile(compiler: str, sources: list[Path], target: Path) -> None:
     def run(*arguments: str) -> None:
-        result = subprocess.run([compiler, *FLAGS, f"-I{EMULATION}", *arguments], capture_output=True, text=True, timeout=300, check=False)
+        result = subprocess.run(
+            [compiler, *FLAGS, f"-I{EMULATION}", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
         assert result.returncode == 0, result.stderr[:4000]
 
     objects = [f"{target}.{path.name}.o" for path in sources]
@@ -72,8 +93,13 @@ def raw(tensor: torch.Tensor | None) -> bytes:
 
 def encode(kind: int, ints: list[int], doubles: list[float], blobs: list[bytes]) -> bytes:
     """One case, as host_runner.cpp reads it."""
-    parts = [struct.pack(f"<qq{len(ints)}q", kind, len(ints), *ints), struct.pack(f"<q{len(doubles)}d", len(doubles), *doubles)]
-    return b"".join([*parts, struct.pack("<q", len(blobs)), *(struct.pack("<q", len(blob)) + blob for blob in blobs)])
+    parts = [
+        struct.pack(f"<qq{len(ints)}q", kind, len(ints), *ints),
+        struct.pack(f"<q{len(doubles)}d", len(doubles), *doubles),
+    ]
+    return b"".join(
+        [*parts, struct.pack("<q", len(blobs)), *(struct.pack("<q", len(blob)) + blob for blob in blobs)]
+    )
 
 
 def run_cases(runner: Path, folder: Path, encoded: list[bytes]) -> list[Result]:
@@ -110,7 +136,14 @@ def upfirdn2d_case(
     (n, c, h, w), (out_h, out_w) = x.shape, wide.shape[2:]
     taps_x, taps_y = upfirdn2d.filter_size(f)
     axes = [w, out_w, up_x, down_x, left, taps_x, h, out_h, up_y, down_y, top, taps_y]
-    flags = [int(f.ndim == 1), int(options.get("flip_filter", False)), ORDERS[order], x.storage_offset(), wide.numel(), 0]
+    flags = [
+        int(f.ndim == 1),
+        int(options.get("flip_filter", False)),
+        ORDERS[order],
+        x.storage_offset(),
+        wide.numel(),
+        0,
+    ]
     ints = [TYPES[x.dtype], n, c, *axes, *x.stride(), *out.stride(), *flags]
     taps = f.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
 
@@ -126,7 +159,11 @@ TILED = [
     {"up": 2, "padding": [2, 1, 3, 2], "gain": 4},
     {"down": 2, "padding": [1, 2, 2, 1], "flip_filter": True},
 ]
-CROPS = [{"padding": [-3, 5, 6, -1]}, {"up": 2, "padding": [-3, 3, 5, -1]}, {"down": 2, "padding": [-3, 6, 5, -1]}]
+CROPS = [
+    {"padding": [-3, 5, 6, -1]},
+    {"up": 2, "padding": [-3, 3, 5, -1]},
+    {"down": 2, "padding": [-3, 6, 5, -1]},
+]
 # Below, at and beyond one tile in every direction, odd sizes, single pixels' worth of output.
 SIZES = [(1, 1, 33, 17), (2, 3, 16, 32), (2, 17, 5, 9), (1, 9, 7, 8), (1, 2, 2, 70), (1, 8, 4, 4)]
 
@@ -136,7 +173,9 @@ def kernel_cases(dtype: torch.dtype) -> list[tuple[bytes, Callable[[Result], Non
     orders, built = itertools.cycle(ORDERS), []
     filters = {name: checks.FILTERS[name] for name in ("plane4", "row12")}  # neither is symmetric
     every = dtype == torch.float32
-    for shape, (name, f), options in itertools.product(SIZES if every else SIZES[::2], filters.items(), TILED + CROPS if every else TILED):
+    for shape, (name, f), options in itertools.product(
+        SIZES if every else SIZES[::2], filters.items(), TILED + CROPS if every else TILED
+    ):
         longer = 8 if name.startswith("row") else 0
         padding = [p + longer for p in options["padding"]]
         x = checks.noise(*shape, dtype=dtype)
@@ -162,14 +201,18 @@ def general_cases(dtype: torch.dtype) -> list[tuple[bytes, Callable[[Result], No
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 def test_upfirdn2d_tiles(runner, tmp_path, dtype):
     built = kernel_cases(dtype)
-    for result, (_, check) in zip(run_cases(runner, tmp_path, [case for case, _ in built]), built, strict=True):
+    for result, (_, check) in zip(
+        run_cases(runner, tmp_path, [case for case, _ in built]), built, strict=True
+    ):
         check(result)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_upfirdn2d_general(runner, tmp_path, dtype):
     built = general_cases(dtype)
-    for result, (_, check) in zip(run_cases(runner, tmp_path, [case for case, _ in built]), built, strict=True):
+    for result, (_, check) in zip(
+        run_cases(runner, tmp_path, [case for case, _ in built]), built, strict=True
+    ):
         check(result)
 
 
@@ -183,7 +226,9 @@ def test_upfirdn2d_on_the_cpu_in_pieces(runner, tmp_path):
             x = checks.noise(*shape, dtype=dtype)
             for laid in (x, x.contiguous(memory_format=torch.channels_last)):
                 built.append(upfirdn2d_case(laid, f, options, kind=UPFIRDN2D_CPU))
-    for result, (_, check) in zip(run_cases(runner, tmp_path, [case for case, _ in built]), built, strict=True):
+    for result, (_, check) in zip(
+        run_cases(runner, tmp_path, [case for case, _ in built]), built, strict=True
+    ):
         check(result)
 
 
@@ -199,10 +244,29 @@ def bias_act_case(
     skip: int = 0,
     kind: int = BIAS_ACT_GPU,
 ) -> bytes:
-    """A case over flat tensors. ``skip`` numbers go before each, or ``-skip`` before ``incoming`` alone, which spoils their alignment."""
-    ints = [TYPES[kept.dtype], kept.numel(), step, 1 if bias is None else bias.numel(), ACTS.index(act), order, ORDERS[threads], skip, 0]
-    gap, before = torch.full([abs(skip)], torch.nan, dtype=kept.dtype), torch.full([max(skip, 0)], torch.nan, dtype=kept.dtype)
-    blobs = [b"" if incoming is None else raw(torch.cat([gap, incoming])), raw(torch.cat([before, kept])), raw(bias), b""]
+    """A case over flat tensors. ``skip`` numbers go before each, or ``-skip`` before ``incoming`` alone,
+    which spoils their alignment."""
+    ints = [
+        TYPES[kept.dtype],
+        kept.numel(),
+        step,
+        1 if bias is None else bias.numel(),
+        ACTS.index(act),
+        order,
+        ORDERS[threads],
+        skip,
+        0,
+    ]
+    gap, before = (
+        torch.full([abs(skip)], torch.nan, dtype=kept.dtype),
+        torch.full([max(skip, 0)], torch.nan, dtype=kept.dtype),
+    )
+    blobs = [
+        b"" if incoming is None else raw(torch.cat([gap, incoming])),
+        raw(torch.cat([before, kept])),
+        raw(bias),
+        b"",
+    ]
     return encode(kind, ints, list(constants), blobs)
 
 
@@ -222,7 +286,9 @@ def expected_bias_act(
         kept = kept + bias.double()[torch.arange(kept.numel()) // step % bias.numel()]
 
     def op(u: torch.Tensor) -> torch.Tensor:
-        return bias_act.bias_act(u, act=act, alpha=alpha, gain=gain, clamp=None if clamp < 0 else clamp, impl="ref")
+        return bias_act.bias_act(
+            u, act=act, alpha=alpha, gain=gain, clamp=None if clamp < 0 else clamp, impl="ref"
+        )
 
     if order == 0:
         return op(kept)
@@ -263,7 +329,11 @@ def _inverse(act: str, v: torch.Tensor, alpha: float) -> torch.Tensor:
 def results_of(act: str, size: int, gain: float, dtype: torch.dtype) -> torch.Tensor:
     """Numbers that ``gain · act`` can give, or that it takes in where the input is kept."""
     u = checks.noise(size, seed=3) * 2
-    return u.to(dtype) if act in ("softplus", "swish") else bias_act.bias_act(u, act=act, gain=gain, impl="ref").to(dtype)
+    return (
+        u.to(dtype)
+        if act in ("softplus", "swish")
+        else bias_act.bias_act(u, act=act, gain=gain, impl="ref").to(dtype)
+    )
 
 
 @pytest.mark.parametrize("kind", [BIAS_ACT_GPU, BIAS_ACT_CPU], ids=["gpu", "cpu"])
@@ -272,36 +342,72 @@ def test_bias_act(runner, tmp_path, dtype, kind):
     """Every activation, order, clamp and way of lying in memory; sizes around packs and blocks."""
     encoded, expected, threads = [], [], itertools.cycle(ORDERS)
     biases = {"none": (None, 1), "inner": (5, 1), "outer": (3, 7), "one": (1, 4)}
-    for act, order, clamp, (channels, step) in itertools.product(ACTS, (0, 1, 2), (-1.0, 0.6), biases.values()):
-        for size, skip in ((1, 0), (173, 1)) if act != "lrelu" else ((1, 0), (7, 0), (255, 3), (258, -1), (2049, 0)):
-            constants = (0.2, -1.3, torch.tensor(clamp, dtype=dtype).item())  # the op rounds its clamp to what the type holds
+    for act, order, clamp, (channels, step) in itertools.product(
+        ACTS, (0, 1, 2), (-1.0, 0.6), biases.values()
+    ):
+        for size, skip in (
+            ((1, 0), (173, 1)) if act != "lrelu" else ((1, 0), (7, 0), (255, 3), (258, -1), (2049, 0))
+        ):
+            constants = (
+                0.2,
+                -1.3,
+                torch.tensor(clamp, dtype=dtype).item(),
+            )  # the op rounds its clamp to what the type holds
             keeps_input = order == 0 or act in ("softplus", "swish")
             bias = checks.noise(channels, dtype=dtype, seed=5) if channels and keeps_input else None
-            kept = checks.noise(size, dtype=dtype, seed=6) * 2 if order == 0 else results_of(act, size, constants[1], dtype)
+            kept = (
+                checks.noise(size, dtype=dtype, seed=6) * 2
+                if order == 0
+                else results_of(act, size, constants[1], dtype)
+            )
             incoming = None if order == 0 else checks.noise(size, dtype=dtype, seed=7)
             case = (kept, incoming, bias, step, act, order, constants)
-            encoded.append(bias_act_case(*case, threads=next(threads), skip=0 if kind == BIAS_ACT_CPU else skip, kind=kind))
+            encoded.append(
+                bias_act_case(
+                    *case, threads=next(threads), skip=0 if kind == BIAS_ACT_CPU else skip, kind=kind
+                )
+            )
             expected.append((expected_bias_act(*case), case))
     for result, (value, case) in zip(run_cases(runner, tmp_path, encoded), expected, strict=True):
         got = decode(result, dtype).double()
-        tolerance = {torch.float64: 1e-9, torch.float32: 2e-5, torch.float16: 2e-2, torch.bfloat16: 1.5e-1}[dtype]
+        tolerance = {torch.float64: 1e-9, torch.float32: 2e-5, torch.float16: 2e-2, torch.bfloat16: 1.5e-1}[
+            dtype
+        ]
         # Saturated results in half precision do not tell their input: there the derivative is what it is.
-        sure = value.isfinite() if dtype in (torch.float16, torch.bfloat16) else torch.ones_like(value, dtype=torch.bool)
+        sure = (
+            value.isfinite()
+            if dtype in (torch.float16, torch.bfloat16)
+            else torch.ones_like(value, dtype=torch.bool)
+        )
         torch.testing.assert_close(
-            got[sure], value[sure], rtol=tolerance, atol=tolerance, msg=lambda text, case=case: f"{case[3:]}: {text}"
+            got[sure],
+            value[sure],
+            rtol=tolerance,
+            atol=tolerance,
+            msg=lambda text, case=case: f"{case[3:]}: {text}",
         )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_numbers_are_torchs(runner, tmp_path, dtype):
-    """Every number widens as torch's does, and floats round as torch's do: halfway cases, limits, subnormal numbers."""
+    """Every number widens as torch's does, and floats round as torch's do: halfway cases, limits, subnormal
+    numbers."""
     which = TYPES[dtype]
     halves = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(dtype)
     exact = halves.float()[halves.isfinite()]
     between = (exact.sort().values[:-1].double() + exact.sort().values[1:].double()) / 2
-    random = torch.randint(-(2**31), 2**31 - 1, [100000], generator=torch.Generator().manual_seed(0)).to(torch.int32).view(torch.float32)
+    random = (
+        torch.randint(-(2**31), 2**31 - 1, [100000], generator=torch.Generator().manual_seed(0))
+        .to(torch.int32)
+        .view(torch.float32)
+    )
     floats = torch.cat(
-        [exact, between.float(), random, torch.tensor([65504.0, 65519.9, 65520.0, 3.4e38, 1e-45, torch.inf, -torch.inf, torch.nan])]
+        [
+            exact,
+            between.float(),
+            random,
+            torch.tensor([65504.0, 65519.9, 65520.0, 3.4e38, 1e-45, torch.inf, -torch.inf, torch.nan]),
+        ]
     )
     encoded = [encode(WIDEN, [which], [], [raw(halves)]), encode(ROUND, [which], [], [raw(floats)])]
     widened, rounded = run_cases(runner, tmp_path, encoded)
@@ -310,29 +416,47 @@ def test_half_precision_numbers_are_torchs(runner, tmp_path, dtype):
 
 
 def test_upfirdn2d_beyond_32_bits(runner, tmp_path):
-    """Images whose last pixels lie beyond 2^31 numbers. Only address space is taken: blocks at the end run, the rest does not."""
+    """Images whose last pixels lie beyond 2^31 numbers. Only address space is taken: blocks at the end run,
+    the rest does not."""
     f = torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16]])
     encoded, wanted = [], []
     # 2^32 numbers and more; the tile kernel, then the general one (three taps), contiguous and channels-last.
     for taps, last in itertools.product((f, f[:3, :3].contiguous()), (False, True)):
         channels, size = 64, 8200  # 64 * 8200 * 8200 = 4.3e9
         pad = taps.shape[0] - 1
-        strides = [channels * size**2, 1, channels * size, channels] if last else [channels * size**2, size**2, size, 1]
+        strides = (
+            [channels * size**2, 1, channels * size, channels]
+            if last
+            else [channels * size**2, size**2, size, 1]
+        )
         axis = [size, size, 1, 1, pad, taps.shape[0]]
         total = channels * size**2
         pixel, channel = (size - 1, size - 1), channels - 1
-        offsets = [channel * strides[1] + (pixel[0] - i) * strides[2] + (pixel[1] - j) * strides[3] for i in range(3) for j in range(3)]
+        offsets = [
+            channel * strides[1] + (pixel[0] - i) * strides[2] + (pixel[1] - j) * strides[3]
+            for i in range(3)
+            for j in range(3)
+        ]
         values = torch.arange(1.0, 10).half()
         grid = _grid(taps, last, channels, size)
         flags = [0, 1, ORDERS["forward"], 0, total, total]
         ints = [0, 1, channels, *axis, *axis, *strides, *strides, *flags]
         packed = struct.pack("<9q", *offsets)
         peeks = struct.pack("<2q", offsets[0], offsets[0] - strides[3])
-        encoded.append(encode(UPFIRDN2D_GPU, ints, [1.0], [raw(values), raw(taps), struct.pack("<I", grid - 1), packed, peeks]))
+        encoded.append(
+            encode(
+                UPFIRDN2D_GPU,
+                ints,
+                [1.0],
+                [raw(values), raw(taps), struct.pack("<I", grid - 1), packed, peeks],
+            )
+        )
         image = torch.zeros([size_ := 6, size_], dtype=torch.float64)
         for (i, j), value in zip(itertools.product(range(3), range(3)), values, strict=True):
             image[-1 - i, -1 - j] = value
-        y = upfirdn2d.upfirdn2d(image[None, None], taps.double(), padding=[pad, 0, pad, 0], flip_filter=True)[0, 0]
+        y = upfirdn2d.upfirdn2d(image[None, None], taps.double(), padding=[pad, 0, pad, 0], flip_filter=True)[
+            0, 0
+        ]
         wanted.append((y[-1, -1], y[-1, -2], grid))
     for result, (a, b, grid) in zip(run_cases(runner, tmp_path, encoded), wanted, strict=True):
         assert result[1] == grid
@@ -343,7 +467,11 @@ def _grid(taps: torch.Tensor, last: bool, channels: int, size: int) -> int:
     """Blocks that a launch has."""
     if taps.shape[0] == 3:
         return -(-channels * size * size // 256)
-    return -(-size // 8) * -(-size // 4) * (channels // 16) if last else -(-size // 32) * -(-size // 16) * channels
+    return (
+        -(-size // 8) * -(-size // 4) * (channels // 16)
+        if last
+        else -(-size // 32) * -(-size // 16) * channels
+    )
 
 
 def test_bias_act_beyond_32_bits(runner, tmp_path):
@@ -365,13 +493,17 @@ def test_bias_act_beyond_32_bits(runner, tmp_path):
         ],
     )
     (result,) = run_cases(runner, tmp_path, [encoded])
-    expected = [2 * (value + bias[offset // step % channels].item()) for offset, value in zip(offsets, (3.0, 5.0), strict=True)]
+    expected = [
+        2 * (value + bias[offset // step % channels].item())
+        for offset, value in zip(offsets, (3.0, 5.0), strict=True)
+    ]
     assert result[1] == blocks
     assert decode(result, torch.float16).tolist() == expected
 
 
 @pytest.mark.parametrize(
-    ("fault", "message"), [(0, "index 32 out of bounds"), (1, "16 of 32 threads reached the barrier"), (4, "heap-buffer-overflow")]
+    ("fault", "message"),
+    [(0, "index 32 out of bounds"), (1, "16 of 32 threads reached the barrier"), (4, "heap-buffer-overflow")],
 )
 def test_the_runner_notices_faults(runner, tmp_path, fault, message):
     with pytest.raises(AssertionError, match=message):
@@ -380,7 +512,11 @@ def test_the_runner_notices_faults(runner, tmp_path, fault, message):
 
 def test_a_missing_barrier_shows_in_some_order_of_threads(runner, tmp_path):
     rotated = [float((i + 1) % 32) for i in range(32)]
-    results = run_cases(runner, tmp_path, [encode(FAULT, [fault, order], [], []) for fault in (2, 3) for order in (0, 1)])
-    without, with_barrier = ([decode(r, torch.float32).tolist() for r in pair] for pair in (results[:2], results[2:]))
+    results = run_cases(
+        runner, tmp_path, [encode(FAULT, [fault, order], [], []) for fault in (2, 3) for order in (0, 1)]
+    )
+    without, with_barrier = (
+        [decode(r, torch.float32).tolist() for r in pair] for pair in (results[:2], results[2:])
+    )
     assert rotated not in without
     assert with_barrier == [rotated, rotated]

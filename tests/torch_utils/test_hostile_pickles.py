@@ -31,13 +31,21 @@ GIGABYTE = 1 << 30
 
 def tiny_generator():
     torch.manual_seed(0)
-    return Generator(2, 0, 2, 8, 1, {"num_layers": 1}, {"channel_base": 16, "channel_max": 2}).requires_grad_(False)
+    return Generator(2, 0, 2, 8, 1, {"num_layers": 1}, {"channel_base": 16, "channel_max": 2}).requires_grad_(
+        False
+    )
 
 
 def sweep(*arguments) -> dict:
     """What hostile.py prints, its limits held."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "error", str(ROOT / "tests" / "support" / "hostile.py"), *map(str, arguments)]
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        str(ROOT / "tests" / "support" / "hostile.py"),
+        *map(str, arguments),
+    ]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -65,7 +73,8 @@ class Call:
 
 
 def calls(trace: str) -> dict[str, object]:
-    """Values whose pickles run something that leaves the file ``trace``; the keys are what an unpickler would meet first."""
+    """Values whose pickles run something that leaves the file ``trace``; the keys are what an unpickler would
+    meet first."""
     code = f"open({trace!r}, 'w').close()"
     module = Call(builtins.__import__, "os")
     return {
@@ -95,8 +104,12 @@ PLACES = {
     "a network": lambda value: pickle.dumps({"G_ema": value}),
     "an attribute": lambda value: reference_pickle(G_ema=ReferenceObject("Generator", {"a": value})),
     "a class name": lambda value: reference_pickle(G_ema=ReferenceObject(value, {})),
-    "an argument": lambda value: reference_pickle(G_ema=as_reference(tiny_generator(), kwargs={"z_dim": value})),
-    "plain values": lambda value: reference_pickle(G_ema=tiny_generator(), training_set_kwargs={"path": value}),
+    "an argument": lambda value: reference_pickle(
+        G_ema=as_reference(tiny_generator(), kwargs={"z_dim": value})
+    ),
+    "plain values": lambda value: reference_pickle(
+        G_ema=tiny_generator(), training_set_kwargs={"path": value}
+    ),
 }
 
 
@@ -116,7 +129,10 @@ def test_calls_are_refused_by_name_wherever_they_are(tmp_path, name):
 
 @pytest.mark.parametrize("protocol", [0, 1])
 def test_calls_in_old_protocols_and_what_comes_of_calls(tmp_path, protocol):
-    refused(pickle.dumps(Call(os.system, f"touch {tmp_path / 'trace'}"), protocol=protocol), r"refers to posix\.system")
+    refused(
+        pickle.dumps(Call(os.system, f"touch {tmp_path / 'trace'}"), protocol=protocol),
+        r"refers to posix\.system",
+    )
     refused(f"(S'touch {tmp_path / 'trace'}'\nios\nsystem\n.".encode(), "not allowed")
     chain = b"cbuiltins\ngetattr\n(cos\npath\n" + text("join") + b"tR" + text("x") + b"\x85R."
     refused(chain, r"refers to builtins\.getattr")
@@ -131,10 +147,15 @@ def test_calls_in_the_bytes_of_a_tensor(tmp_path):
     torch.save({"a": evil}, zipped)
     torch.save({"a": evil}, legacy, _use_new_zipfile_serialization=False)
     for payload in (pickle.dumps(evil), zipped.getvalue(), legacy.getvalue()):
-        data = reference_pickle(G_ema=ReferenceObject("Generator", {"a": Call(torch.storage._load_from_bytes, payload)}))
+        data = reference_pickle(
+            G_ema=ReferenceObject("Generator", {"a": Call(torch.storage._load_from_bytes, payload)})
+        )
         refused(data, r"not in torch's form|refers to posix\.system")
     array = np.array([evil], dtype=object)
-    refused(reference_pickle(G_ema=tiny_generator(), training_set_kwargs={"a": array}), "truncated or damaged .*an array of type 'O8'")
+    refused(
+        reference_pickle(G_ema=tiny_generator(), training_set_kwargs={"a": array}),
+        "truncated or damaged .*an array of type 'O8'",
+    )
     assert os.listdir(tmp_path) == []
 
 
@@ -151,11 +172,16 @@ def test_the_reference_s_helpers_are_refused_too():
         ("numpy", "dtype.type"),
         ("torch.storage", "_load_from_bytes.__globals__"),
     ):
-        refused(b"\x80\x04" + text(module) + text(name) + b"\x93.", rf"refers to {re.escape(f'{module}.{name}')},")
+        refused(
+            b"\x80\x04" + text(module) + text(name) + b"\x93.", rf"refers to {re.escape(f'{module}.{name}')},"
+        )
 
 
 def test_names_are_shown_in_one_printable_line():
-    refused(b"\x80\x04" + text("a\n\x1b[31m\ud800") + text("b" * 5000) + b"\x93.", r"refers to a \\x1b\[31m\\ud800\.b{100,200}\.\.\.,")
+    refused(
+        b"\x80\x04" + text("a\n\x1b[31m\ud800") + text("b" * 5000) + b"\x93.",
+        r"refers to a \\x1b\[31m\\ud800\.b{100,200}\.\.\.,",
+    )
 
 
 def test_the_text_in_trapped_files_is_not_run():
@@ -176,7 +202,8 @@ def blob(data: bytes) -> bytes:
 
 
 def tensor(offset: object, shape: object, stride: object, payload: bytes | None = None) -> ReferenceObject:
-    """A generator with a tensor of these numbers over four stored elements, or over what ``payload`` holds."""
+    """A generator with a tensor of these numbers over four stored elements, or over what ``payload``
+    holds."""
     storage = Call(torch.storage._load_from_bytes, payload or stored(torch.zeros(4)))
     view = Call(torch._utils._rebuild_tensor_v2, storage, offset, shape, stride, False, None)
     return ReferenceObject("Generator", {"_buffers": {"a": view}})
@@ -196,7 +223,8 @@ def much_before(payload: bytes) -> bytes:
 
 
 def doubled(depth: int, combine: bytes) -> bytes:
-    """Opcodes of a value that contains its predecessor twice, ``depth`` times over; ``combine`` takes two from the stack."""
+    """Opcodes of a value that contains its predecessor twice, ``depth`` times over; ``combine`` takes two
+    from the stack."""
     steps = (b"h" + bytes([i]) + b"h" + bytes([i]) + combine + b"\x94" for i in range(depth))
     return b"K\x01\x94" + b"".join(steps)
 
@@ -238,9 +266,14 @@ def chain_of_modules(depth: int) -> bytes:
 def wide_network(width: int) -> bytes:
     """A network of 64 layers whose tensors all lie over the elements of one."""
     weight, bias = torch.zeros([width, width]), torch.zeros([width])
-    layers = {f"fc{i}": ReferenceObject("Layer", {"_parameters": {"weight": weight, "bias": bias}}) for i in range(64)}
+    layers = {
+        f"fc{i}": ReferenceObject("Layer", {"_parameters": {"weight": weight, "bias": bias}})
+        for i in range(64)
+    }
     G = as_reference(tiny_generator())
-    G.state["_modules"]["mapping"] = ReferenceObject("MappingNetwork", {"_modules": layers, "_buffers": {"w_avg": bias}})
+    G.state["_modules"]["mapping"] = ReferenceObject(
+        "MappingNetwork", {"_modules": layers, "_buffers": {"w_avg": bias}}
+    )
     sizes = {"z_dim": width, "c_dim": 0, "w_dim": width, "img_resolution": 8, "img_channels": 1}
     G.state["_init_kwargs"] = {**sizes, "mapping_kwargs": {"num_layers": 64}}
     return reference_pickle(G_ema=G)
@@ -256,10 +289,22 @@ def bombs() -> dict[str, tuple[bytes, str]]:
     """Files that ask for much, and what is said about them."""
     plain = dict(G_ema=tiny_generator())
     many, length = 400_000, struct.pack("<Q", 1 << 40)
-    storage = b"ctorch.storage\n_load_from_bytes\n\x94" + blob(stored(torch.zeros(4))[:300] + bytes(1 << 20)) + b"\x85\x94"
+    storage = (
+        b"ctorch.storage\n_load_from_bytes\n\x94"
+        + blob(stored(torch.zeros(4))[:300] + bytes(1 << 20))
+        + b"\x85\x94"
+    )
     array = b"cnumpy._core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R\x94"
-    array_state = b"(K\x01M\x00\x04M\x00\x04\x86cnumpy\ndtype\n" + text("u1") + b"\x85R\x89" + blob(bytes(1 << 20)) + b"t\x94"
-    collide = b"".join(b"\x8a\x09" + (k * ((1 << 61) - 1)).to_bytes(9, "little") + b"N" for k in range(1, 1000))
+    array_state = (
+        b"(K\x01M\x00\x04M\x00\x04\x86cnumpy\ndtype\n"
+        + text("u1")
+        + b"\x85R\x89"
+        + blob(bytes(1 << 20))
+        + b"t\x94"
+    )
+    collide = b"".join(
+        b"\x8a\x09" + (k * ((1 << 61) - 1)).to_bytes(9, "little") + b"N" for k in range(1, 1000)
+    )
     head = reference_pickle(**plain)
     return {
         "length of bytes": (b"\x80\x04\x8e" + length + b"x", "it ends too early"),
@@ -271,10 +316,19 @@ def bombs() -> dict[str, tuple[bytes, str]]:
         "repeated list": (b"\x80\x04" + b"]" * many + b".", "more than 300000 opcodes"),
         "repeated set": (b"\x80\x04" + b"\x8f\x94" * many + b".", "more than 300000 opcodes"),
         "repeated mark": (b"\x80\x04" + b"(" * many + b".", "more than 300000 opcodes"),
-        "many calls": (b"\x80\x04ccollections\nOrderedDict\n\x94" + b"h\x00)R" * 50_000 + b".", "more than 20000 calls"),
+        "many calls": (
+            b"\x80\x04ccollections\nOrderedDict\n\x94" + b"h\x00)R" * 50_000 + b".",
+            "more than 20000 calls",
+        ),
         "a storage many times": (b"\x80\x04" + storage + b"h\x00h\x01R" * 50_000 + b".", "damaged"),
-        "an array many times": (b"\x80\x04" + array + array_state + b"0" + b"h\x00h\x01b0" * 50_000 + b".", "more than 20000 calls"),
-        "long arguments": (b"\x80\x04cbuiltins\nset\n\x94(" + b"N" * 200_000 + b"t\x94h\x00h\x01R.", "unusual arguments"),
+        "an array many times": (
+            b"\x80\x04" + array + array_state + b"0" + b"h\x00h\x01b0" * 50_000 + b".",
+            "more than 20000 calls",
+        ),
+        "long arguments": (
+            b"\x80\x04cbuiltins\nset\n\x94(" + b"N" * 200_000 + b"t\x94h\x00h\x01R.",
+            "unusual arguments",
+        ),
         "a long set": (b"\x80\x04cbuiltins\nset\n(" + b"N" * 200_000 + b"l\x85R.", "a large set"),
         "a long name": (b"\x80\x04c" + b"a" * 30_000_000, "a name without an end"),
         "a name too long": (b"\x80\x04c" + b"a" * 1000 + b"\nb\n.", "a name without an end"),
@@ -316,32 +370,70 @@ def bombs() -> dict[str, tuple[bytes, str]]:
             "a class name that is not text",
         ),
         "deep shape": (pickle.dumps({"G_ema": tensor(0, ((((1,),),),), (1,))}), "not integers"),
-        "deep plain values": (head[:-2] + text("info") + b")" + b"\x85" * 200_000 + head[-2:], "its info is damaged"),
-        "doubled key": (b"\x80\x04}" + doubled(60, b"\x86") + b"0}h" + bytes([60]) + b"Ns.", "a tuple as key"),
+        "deep plain values": (
+            head[:-2] + text("info") + b")" + b"\x85" * 200_000 + head[-2:],
+            "its info is damaged",
+        ),
+        "doubled key": (
+            b"\x80\x04}" + doubled(60, b"\x86") + b"0}h" + bytes([60]) + b"Ns.",
+            "a tuple as key",
+        ),
         "colliding keys": (b"\x80\x04}(" + collide + b"u.", "an integer of 9 bytes"),
-        "plain values in themselves": (reference_pickle(**plain, training_set_kwargs={"a": itself()}), "contains itself"),
+        "plain values in themselves": (
+            reference_pickle(**plain, training_set_kwargs={"a": itself()}),
+            "contains itself",
+        ),
         "nested modules": (reference_pickle(G_ema=nested_modules(9)), "too many modules"),
         "deep modules": (reference_pickle(G_ema=nested_modules(60)), "too many modules"),
         "a chain of modules": (chain_of_modules(2000), "too many modules"),
-        "one element expanded": (pickle.dumps({"G_ema": tensor(0, (1 << 40,), (0,))}), "4 stored elements for"),
-        "a long shape": (pickle.dumps({"G_ema": tensor(0, (3,) * 100_000, (0,) * 100_000)}), "100000 dimensions"),
-        "large sizes": (pickle.dumps({"G_ema": tensor(0, (1 << 62,) * 8, (1,) * 8)}), "4 stored elements for"),
+        "one element expanded": (
+            pickle.dumps({"G_ema": tensor(0, (1 << 40,), (0,))}),
+            "4 stored elements for",
+        ),
+        "a long shape": (
+            pickle.dumps({"G_ema": tensor(0, (3,) * 100_000, (0,) * 100_000)}),
+            "100000 dimensions",
+        ),
+        "large sizes": (
+            pickle.dumps({"G_ema": tensor(0, (1 << 62,) * 8, (1,) * 8)}),
+            "4 stored elements for",
+        ),
         "negative stride": (pickle.dumps({"G_ema": tensor(3, (4,), (-1,))}), "not integers of at least 0"),
         "negative offset": (pickle.dumps({"G_ema": tensor(-1, (4,), (1,))}), "not integers of at least 0"),
         "offset": (pickle.dumps({"G_ema": tensor(1, (4,), (1,))}), "4 stored elements for"),
         "strides": (pickle.dumps({"G_ema": tensor(0, (2, 2), (3, 1))}), "4 stored elements for"),
-        "empty with an offset": (pickle.dumps({"G_ema": tensor(1 << 62, (0,), (1,))}), "a generator without synthesis network"),
+        "empty with an offset": (
+            pickle.dumps({"G_ema": tensor(1 << 62, (0,), (1,))}),
+            "a generator without synthesis network",
+        ),
         "claimed elements": (
-            pickle.dumps({"G_ema": tensor(0, (4,), (1,), stored(torch.zeros(4)).replace(b"K\x04N", b"J\x00\x00\x00\x7fN"))}),
+            pickle.dumps(
+                {
+                    "G_ema": tensor(
+                        0, (4,), (1,), stored(torch.zeros(4)).replace(b"K\x04N", b"J\x00\x00\x00\x7fN")
+                    )
+                }
+            ),
             "of an unknown kind",
         ),
-        "missing elements": (pickle.dumps({"G_ema": tensor(0, (3,), (1,), stored(torch.zeros(4))[:-4])}), "12 bytes for 4 elements"),
-        "more elements": (pickle.dumps({"G_ema": tensor(0, (4,), (1,), stored(torch.zeros(4)) + b"x")}), "17 bytes for 4 elements"),
+        "missing elements": (
+            pickle.dumps({"G_ema": tensor(0, (3,), (1,), stored(torch.zeros(4))[:-4])}),
+            "12 bytes for 4 elements",
+        ),
+        "more elements": (
+            pickle.dumps({"G_ema": tensor(0, (4,), (1,), stored(torch.zeros(4)) + b"x")}),
+            "17 bytes for 4 elements",
+        ),
         "a view of a storage": (
-            pickle.dumps({"G_ema": tensor(0, (4,), (1,), stored(torch.zeros(4)).replace(b"K\x04N", b"K\x04K\x01"))}),
+            pickle.dumps(
+                {"G_ema": tensor(0, (4,), (1,), stored(torch.zeros(4)).replace(b"K\x04N", b"K\x04K\x01"))}
+            ),
             "a storage of an unknown kind",
         ),
-        "much before a storage": (pickle.dumps({"G_ema": tensor(0, (4,), (1,), much_before(stored(torch.zeros(4))))}), "it ends too early"),
+        "much before a storage": (
+            pickle.dumps({"G_ema": tensor(0, (4,), (1,), much_before(stored(torch.zeros(4))))}),
+            "it ends too early",
+        ),
         "shared elements": (wide_network(1024), "share their elements"),
         "zip bomb": (pickle.dumps({"G_ema": tensor(0, (4,), (1,), zipped(1 << 24))}), "not in torch's form"),
     }
@@ -362,12 +454,16 @@ def test_nothing_takes_long_or_much_memory(tmp_path):
     result = sweep("load", *(tmp_path / name for name in wanted))
     assert result["loads"] == len(wanted)
     for name, message in wanted.items():
-        assert re.search(message, result["errors"].get(name, "it was loaded")), (name, result["errors"].get(name))
+        assert re.search(message, result["errors"].get(name, "it was loaded")), (
+            name,
+            result["errors"].get(name),
+        )
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """One network as this project stores it, and as the reference does; small, so that a few bytes are most of it."""
+    """One network as this project stores it, and as the reference does; small, so that a few bytes are most
+    of it."""
     folder = tmp_path_factory.mktemp("tiny")
     G = tiny_generator()
     save_network_pkl(folder / "ours", G=None, D=None, G_ema=G, info={"kimg": 1})

@@ -1,4 +1,5 @@
-"""Building the compiled ops: the cache, its lock, what is missing or broken, which path runs and what is said of it."""
+"""Building the compiled ops: the cache, its lock, what is missing or broken, which path runs and what is said
+of it."""
 
 import json
 import os
@@ -47,13 +48,23 @@ def script(folder: Path, name: str, text: str) -> Path:
 
 def fake_compiler(folder: Path, text: str) -> Path:
     """A compiler that knows its version and then does ``text``."""
-    return script(folder, "fake-g++", f'case "$1" in --version|-dumpfullversion|-dumpversion|-v) exec g++ "$@";; esac\n{text}')
+    return script(
+        folder,
+        "fake-g++",
+        f'case "$1" in --version|-dumpfullversion|-dumpversion|-v) exec g++ "$@";; esac\n{text}',
+    )
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run code in a process of its own at the repository's root."""
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=ROOT, env=os.environ | environment, check=False
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+        env=os.environ | environment,
+        check=False,
     )
 
 
@@ -70,7 +81,11 @@ def test_nothing_is_built_unless_asked_for(monkeypatch):
 
 def test_the_environment_variable_asks_for_compiled_ops(monkeypatch, tmp_path, no_library):
     asked = []
-    monkeypatch.setattr(build, "library", lambda toolchain, cache, *args, **options: (asked.append(cache), (tmp_path / "x.so", 0.0))[1])
+    monkeypatch.setattr(
+        build,
+        "library",
+        lambda toolchain, cache, *args, **options: (asked.append(cache), (tmp_path / "x.so", 0.0))[1],
+    )
     monkeypatch.setattr(dispatch.native, "bias_act", lambda x, *args: x)
     monkeypatch.setenv(dispatch.VARIABLE, "native")
     monkeypatch.setenv("GGDR_CACHE_DIR", str(tmp_path))
@@ -102,7 +117,9 @@ def test_auto_falls_back_and_native_refuses(monkeypatch, tmp_path):
     line = prepare_native_ops("auto")
     assert line.startswith("Ops: plain PyTorch (no C++ compiler (g++ or c++ is not on the PATH); install one")
     assert bias_act.bias_act(torch.ones(2)).shape == (2,)
-    with pytest.raises(dispatch.OpsUnavailable, match=r"bias_act: no compiled op for this call on cpu: no C\+\+ compiler"):
+    with pytest.raises(
+        dispatch.OpsUnavailable, match=r"bias_act: no compiled op for this call on cpu: no C\+\+ compiler"
+    ):
         bias_act.bias_act(torch.ones(2), impl="native")
     with pytest.raises(UserError, match=r"no C\+\+ compiler.*install.*--ops=auto"):
         prepare_native_ops("native")
@@ -159,7 +176,10 @@ def test_a_gpu_without_nvcc_leaves_the_cpus_ops(monkeypatch, no_library):
     monkeypatch.setattr(build, "cuda_obstacle", lambda: "no nvcc; install it")
     monkeypatch.setattr(build, "library", lambda *args, **options: (Path("f/x.so"), 12.3))
     line = prepare_native_ops("auto")
-    assert line == "Ops: compiled for cpu, plain PyTorch on the GPU (no nvcc; install it) (built in 12 s, kept in f)"
+    assert (
+        line
+        == "Ops: compiled for cpu, plain PyTorch on the GPU (no nvcc; install it) (built in 12 s, kept in f)"
+    )
     assert "compiled for cpu" in prepare_native_ops("native", device="cpu")
     with pytest.raises(UserError, match="on cuda there are none: no nvcc; install it"):
         prepare_native_ops("native", device="cuda")
@@ -179,7 +199,9 @@ def test_a_failing_build_for_the_gpu_leaves_the_cpus_ops(monkeypatch, no_library
     monkeypatch.setattr(build, "nvcc_version", lambda nvcc: "13.0")
     monkeypatch.setattr(build, "library", library)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert "plain PyTorch on the GPU (the build failed: nvcc: unsupported GNU version)" in prepare_native_ops("auto")
+    assert "plain PyTorch on the GPU (the build failed: nvcc: unsupported GNU version)" in prepare_native_ops(
+        "auto"
+    )
 
 
 @pytest.fixture
@@ -218,7 +240,8 @@ def test_the_key_changes_with_whatever_the_result_depends_on(monkeypatch, toolch
 
 
 def test_the_cache_is_quick_and_whole(build_cache, compiled_ops, toolchain):
-    """What the session's build left: the library, its log, what it was built with; found without compiling."""
+    """What the session's build left: the library, its log, what it was built with; found without
+    compiling."""
     start = time.monotonic()
     path, seconds = build.library(build.find_toolchain(with_cuda=False), build_cache)
     assert seconds == 0
@@ -235,7 +258,8 @@ def test_the_cache_is_quick_and_whole(build_cache, compiled_ops, toolchain):
 
 
 def test_another_process_finds_the_build(build_cache, compiled_ops):
-    """A fresh process, asked by the environment alone, with no compiler at work: golden values hold there too."""
+    """A fresh process, asked by the environment alone, with no compiler at work: golden values hold there
+    too."""
     code = """
 import torch
 from torch_utils.ops import bias_act, dispatch, upfirdn2d
@@ -265,7 +289,9 @@ def test_a_failing_compiler_is_quoted_and_nothing_is_left(monkeypatch, tmp_path)
 
 def test_what_a_compiler_refused_is_not_tried_at_each_start(monkeypatch, tmp_path, no_library):
     monkeypatch.setattr(build, "_CHILD", ONLY_THE_COMPILER)
-    compiler = fake_compiler(tmp_path, f'echo once >> {tmp_path}/calls; echo "x.cpp:7:1: error: expected a miracle" >&2; exit 1')
+    compiler = fake_compiler(
+        tmp_path, f'echo once >> {tmp_path}/calls; echo "x.cpp:7:1: error: expected a miracle" >&2; exit 1'
+    )
     monkeypatch.setenv("CXX", str(compiler))
 
     def attempt(**options):
@@ -303,27 +329,39 @@ def test_a_build_that_takes_too_long_is_ended_with_all_its_processes(monkeypatch
     assert "the build took longer than 3 s and was ended" in line
     (pid,) = (tmp_path / "pids").read_text().split()
     deadline = time.monotonic() + 10
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline and ") Z" not in Path(f"/proc/{pid}/stat").read_text():
+    while (
+        Path(f"/proc/{pid}").exists()
+        and time.monotonic() < deadline
+        and ") Z" not in Path(f"/proc/{pid}/stat").read_text()
+    ):
         time.sleep(0.05)
     assert not Path(f"/proc/{pid}").exists() or ") Z" in Path(f"/proc/{pid}/stat").read_text()
 
 
 def test_a_disk_that_fills_up_during_the_build(monkeypatch, tmp_path):
     monkeypatch.setattr(build, "_CHILD", ONLY_THE_COMPILER)
-    compiler = fake_compiler(tmp_path, 'echo "/tmp/cc.s: fatal error: error writing: No space left on device" >&2; exit 1')
+    compiler = fake_compiler(
+        tmp_path, 'echo "/tmp/cc.s: fatal error: error writing: No space left on device" >&2; exit 1'
+    )
     monkeypatch.setenv("CXX", str(compiler))
     line = prepare_native_ops_in(monkeypatch, tmp_path / "cache")
-    assert line.startswith("Ops: plain PyTorch (the build failed: /tmp/cc.s: fatal error: error writing: No space left on device")
+    assert line.startswith(
+        "Ops: plain PyTorch (the build failed: /tmp/cc.s: fatal error: error writing: No space left on device"
+    )
 
 
 def test_a_disk_that_is_full_before_the_build(monkeypatch, tmp_path, toolchain):
     monkeypatch.setattr(build.shutil, "disk_usage", lambda path: SimpleNamespace(free=5 << 20))
-    with pytest.raises(build.BuildError, match=r"only 5 MiB are free in .*; set GGDR_CACHE_DIR to another disk"):
+    with pytest.raises(
+        build.BuildError, match=r"only 5 MiB are free in .*; set GGDR_CACHE_DIR to another disk"
+    ):
         build.library(toolchain, tmp_path / "cache")
 
 
 def test_a_cache_that_cannot_be_written(monkeypatch):
-    assert "the cache /proc/nowhere/ops cannot be written" in prepare_native_ops_in(monkeypatch, Path("/proc/nowhere"))
+    assert "the cache /proc/nowhere/ops cannot be written" in prepare_native_ops_in(
+        monkeypatch, Path("/proc/nowhere")
+    )
 
 
 def test_a_library_that_cannot_be_loaded(monkeypatch, tmp_path, toolchain):
@@ -348,11 +386,16 @@ with exclusive(Path(sys.argv[1]), 5):
 
 def test_a_dead_process_leaves_no_lock_and_a_living_one_is_named(tmp_path):
     lock = tmp_path / "lock"
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(build.BuildError, match=rf"waited 1 s for process {holder.pid} on .*is it stuck"), build.exclusive(lock, 1.0):
+        with (
+            pytest.raises(build.BuildError, match=rf"waited 1 s for process {holder.pid} on .*is it stuck"),
+            build.exclusive(lock, 1.0),
+        ):
             pass
     finally:
         holder.send_signal(signal.SIGKILL)
@@ -382,7 +425,10 @@ def test_who_waits_for_the_lock_takes_what_the_other_built(monkeypatch, tmp_path
     [
         ("[1/3] g++ -Werror x\nx.cpp:3: error: bad\nninja: build stopped", "x.cpp:3: error: bad"),
         ("a\nnvcc fatal error : no arch\n", "nvcc fatal error : no arch"),
-        ("ld: x.o: undefined reference to `f'\ncollect2: error: ld returned 1", "collect2: error: ld returned 1"),
+        (
+            "ld: x.o: undefined reference to `f'\ncollect2: error: ld returned 1",
+            "collect2: error: ld returned 1",
+        ),
         ("Traceback\nRuntimeError: ninja is gone\n", "RuntimeError: ninja is gone"),
         ("one\n\ntwo\n\n", "two"),
         ("", "it printed nothing"),
@@ -397,7 +443,8 @@ NVCC = pytest.mark.skipif(build.find_nvcc() is None, reason="no nvcc here")
 
 
 def ptxas_table(output: str) -> list[dict[str, object]]:
-    """Each kernel's registers, spilled bytes and shared memory for each architecture, from what ``-Xptxas -v`` prints."""
+    """Each kernel's registers, spilled bytes and shared memory for each architecture, from what ``-Xptxas
+    -v`` prints."""
     rows, kernel, architecture, spilled = [], "", "", 0
     for line in output.splitlines():
         if (match := re.search(r"Compiling entry function '(\w+)' for '(\w+)'", line)) is not None:
@@ -406,7 +453,12 @@ def ptxas_table(output: str) -> list[dict[str, object]]:
             spilled = int(match[1]) + int(match[2])
         elif (match := re.search(r"Used (\d+) registers", line)) is not None:
             shared = re.search(r"(\d+) bytes smem", line)
-            row = {"kernel": kernel, "architecture": architecture, "registers": int(match[1]), "spilled": spilled}
+            row = {
+                "kernel": kernel,
+                "architecture": architecture,
+                "registers": int(match[1]),
+                "spilled": spilled,
+            }
             rows.append({**row, "shared": int(shared[1]) if shared else 0})
     return rows
 
@@ -415,7 +467,8 @@ def ptxas_table(output: str) -> list[dict[str, object]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["upfirdn2d.cu", "bias_act.cu"])
 def test_kernels_compile_for_every_architecture(tmp_path, name):
-    """Warnings are errors, nothing is spilled, shared memory fits. Leaves ``build/ptxas-*.json`` as a record."""
+    """Warnings are errors, nothing is spilled, shared memory fits. Leaves ``build/ptxas-*.json`` as a
+    record."""
     nvcc = build.find_nvcc()
     assert nvcc is not None
     includes = [f"-I{folder}" for folder in build.cuda_include_folders(build.toolkit_folder(nvcc))]
@@ -447,7 +500,8 @@ def test_kernels_compile_for_every_architecture(tmp_path, name):
 @NVCC
 @pytest.mark.slow
 def test_the_gpus_library_builds_and_loads(monkeypatch, tmp_path):
-    """The whole library with the GPU's part, for one architecture; it is loaded where it is built, which needs no GPU."""
+    """The whole library with the GPU's part, for one architecture; it is loaded where it is built, which
+    needs no GPU."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
     path, seconds = build.library(build.find_toolchain(with_cuda=True), tmp_path)
@@ -466,7 +520,9 @@ for op in ("upfirdn2d", "bias_act", "bias_act_grad"):
 @pytest.mark.slow
 def test_a_build_from_nothing(tmp_path, toolchain):
     """Into an empty cache, in a process of its own; 60 s on two cores that do nothing else."""
-    code = "from torch_utils.native_build import prepare_native_ops; print(prepare_native_ops('native', 'cpu'))"
+    code = (
+        "from torch_utils.native_build import prepare_native_ops; print(prepare_native_ops('native', 'cpu'))"
+    )
     first = run_python(code, GGDR_CACHE_DIR=str(tmp_path))
     assert "Ops: compiled for cpu (built in " in first.stdout, first.stderr
     assert "Ops: compiled for cpu (from " in run_python(code, GGDR_CACHE_DIR=str(tmp_path)).stdout
@@ -511,12 +567,18 @@ HARM = {
     "everybody may write its checksum": lambda path: path.with_name(f"{path.name}.sha256").chmod(0o666),
     "a library of somebody else": somebody_elses,
     "a folder of somebody else": lambda path: somebody_elses(path.parent),
-    "a link to somebody else's": lambda path: (path.rename(path.with_name("x")), somebody_elses(path.with_name("x")), path.symlink_to("x")),
+    "a link to somebody else's": lambda path: (
+        path.rename(path.with_name("x")),
+        somebody_elses(path.with_name("x")),
+        path.symlink_to("x"),
+    ),
 }
 
 
 @pytest.mark.parametrize("harm", HARM)
-def test_a_build_that_is_not_what_was_built_is_built_again_with_a_line(tmp_path, monkeypatch, toolchain, harm):
+def test_a_build_that_is_not_what_was_built_is_built_again_with_a_line(
+    tmp_path, monkeypatch, toolchain, harm
+):
     if "somebody else" in harm and os.getuid() != 0:
         pytest.skip("only root can give files away")
     monkeypatch.setattr(build, "_build", stand_in)
@@ -531,7 +593,9 @@ def test_a_build_that_is_not_what_was_built_is_built_again_with_a_line(tmp_path,
     assert len(said) == 1
     assert said[0].endswith(", so it is not loaded but built again")
     assert build.library(toolchain, tmp_path / "ops", warn=said.append) == (path, 0.0)
-    assert sorted(entry.suffix for entry in (tmp_path / "ops").iterdir()) == ["", ".lock"], "what was put aside is gone"
+    assert sorted(entry.suffix for entry in (tmp_path / "ops").iterdir()) == ["", ".lock"], (
+        "what was put aside is gone"
+    )
 
 
 def test_builds_in_a_folder_of_somebody_else_are_neither_used_nor_touched(tmp_path, monkeypatch, toolchain):
@@ -545,14 +609,19 @@ def test_builds_in_a_folder_of_somebody_else_are_neither_used_nor_touched(tmp_pa
     said = []
     with monkeypatch.context() as patched:
         patched.setattr(
-            "torch_utils.ops.build_cache._fault_of", lambda found: f"{found} is another's" if found == tmp_path / "ops" else None
+            "torch_utils.ops.build_cache._fault_of",
+            lambda found: f"{found} is another's" if found == tmp_path / "ops" else None,
         )
         other, _ = build.library(toolchain, tmp_path / "ops", warn=said.append)
     assert other.parent.parent == tmp_path / f"ops-{me + 1}"
     assert path.read_bytes() == SOUND
     assert len(said) == 1
-    assert said[0].endswith(f"so no compiled op in it is used; {tmp_path / f'ops-{me + 1}'} is used in its place")
-    monkeypatch.setattr("torch_utils.ops.build_cache._fault_of", lambda found: f"{found} is another's")  # that one too
+    assert said[0].endswith(
+        f"so no compiled op in it is used; {tmp_path / f'ops-{me + 1}'} is used in its place"
+    )
+    monkeypatch.setattr(
+        "torch_utils.ops.build_cache._fault_of", lambda found: f"{found} is another's"
+    )  # that one too
     with pytest.raises(build.BuildError, match="; set GGDR_CACHE_DIR to a folder of your own"):
         build.library(toolchain, tmp_path / "ops")
 
@@ -586,7 +655,9 @@ def test_whatever_loading_raises_auto_goes_on_with_a_line(tmp_path, monkeypatch,
 
     monkeypatch.setattr(build, "_build", stand_in)
     monkeypatch.setattr(dispatch.native, "load", fail)
-    assert prepare_native_ops_in(monkeypatch, tmp_path).startswith("Ops: plain PyTorch (the library cannot be ")
+    assert prepare_native_ops_in(monkeypatch, tmp_path).startswith(
+        "Ops: plain PyTorch (the library cannot be "
+    )
     monkeypatch.setattr(dispatch, "_state", dispatch._State())
     with pytest.raises(UserError, match="the library cannot be "):
         prepare_native_ops("native")

@@ -27,7 +27,11 @@ UPFIRDN_CASES = [
 
 
 @pytest.mark.parametrize("case", UPFIRDN_CASES)
-@pytest.mark.parametrize("taps", [None, [1, 3, 3, 1], list(range(1, 9)), [[1.0, 2, 3], [4, 5, 7]]], ids=["none", "outer", "row", "2d"])
+@pytest.mark.parametrize(
+    "taps",
+    [None, [1, 3, 3, 1], list(range(1, 9)), [[1.0, 2, 3], [4, 5, 7]]],
+    ids=["none", "outer", "row", "2d"],
+)
 def test_upfirdn2d_differentiates_twice(case, taps):
     f = None if taps is None else upfirdn2d.setup_filter(taps).double()
     assert_twice_differentiable(lambda x: upfirdn2d.upfirdn2d(x, f, **case), double(1, 2, 6, 7))
@@ -36,16 +40,23 @@ def test_upfirdn2d_differentiates_twice(case, taps):
 @pytest.mark.parametrize("clamp", [None, 0.5])
 @pytest.mark.parametrize("act", sorted(bias_act.ACTIVATIONS))
 def test_bias_act_differentiates_twice(act, clamp):
-    assert_twice_differentiable(lambda x, b: bias_act.bias_act(x, b, act=act, gain=0.7, clamp=clamp), double(2, 3, 2, 2), double(3))
+    assert_twice_differentiable(
+        lambda x, b: bias_act.bias_act(x, b, act=act, gain=0.7, clamp=clamp), double(2, 3, 2, 2), double(3)
+    )
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
-@pytest.mark.parametrize("options", [{}, {"up": 2, "flip_weight": False}, {"down": 2}, {"up": 2, "down": 2}, {"padding": [2, -1, 0, 1]}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"up": 2, "flip_weight": False}, {"down": 2}, {"up": 2, "down": 2}, {"padding": [2, -1, 0, 1]}],
+)
 def test_conv2d_resample_differentiates_twice(kernel, options):
     f = upfirdn2d.setup_filter([1, 3, 3, 1]).double()
     options = {"padding": kernel // 2, **options}
     assert_twice_differentiable(
-        lambda x, w: conv2d_resample.conv2d_resample(x, w, f=f, **options), double(1, 2, 4, 4), double(2, 2, kernel, kernel)
+        lambda x, w: conv2d_resample.conv2d_resample(x, w, f=f, **options),
+        double(1, 2, 4, 4),
+        double(2, 2, kernel, kernel),
     )
 
 
@@ -75,7 +86,9 @@ def test_every_shortcut_equals_the_plain_composition(taps, flip_weight, up, down
     expected = upfirdn2d.upfirdn2d(x, f if up > 1 else None, up=up, padding=padding, gain=up**2)
     expected = torch.nn.functional.conv2d(expected, w if flip_weight else w.flip([2, 3]), groups=groups)
     expected = upfirdn2d.upfirdn2d(expected, f if down > 1 else None, down=down)
-    got = conv2d_resample.conv2d_resample(x, w, f=f, up=up, down=down, padding=kernel // 2, groups=groups, flip_weight=flip_weight)
+    got = conv2d_resample.conv2d_resample(
+        x, w, f=f, up=up, down=down, padding=kernel // 2, groups=groups, flip_weight=flip_weight
+    )
     torch.testing.assert_close(got, expected)
 
 

@@ -53,16 +53,23 @@ def test_both_activation_tables_agree():
 
 
 def test_wide_images_are_taken_in_strips():
-    """A row that exceeds a strip, with each phase of upsampling, in both layouts; and many threads' worth of rows."""
+    """A row that exceeds a strip, with each phase of upsampling, in both layouts; and many threads' worth of
+    rows."""
     for shape in ((1, 2, 5, 9001), (1, 300, 6, 120)):
         x = checks.noise(*shape, dtype=torch.float32)
         for laid in (x, x.contiguous(memory_format=torch.channels_last)):
-            for options in ({"up": 2, "padding": 3}, {"down": 2, "padding": 2}, {"up": 3, "down": 2, "padding": [4, 1, 2, 5]}):
+            for options in (
+                {"up": 2, "padding": 3},
+                {"down": 2, "padding": 2},
+                {"up": 3, "down": 2, "padding": [4, 1, 2, 5]},
+            ):
                 for name in ("outer4", "row12"):
                     f = checks.FILTERS[name]
                     options = options if name == "outer4" else {**options, "padding": 11}
                     expected = upfirdn2d.upfirdn2d(x.double(), f.double(), impl="ref", **options)
-                    checks.assert_close(upfirdn2d.upfirdn2d(laid, f, impl="native", **options), expected, torch.float32)
+                    checks.assert_close(
+                        upfirdn2d.upfirdn2d(laid, f, impl="native", **options), expected, torch.float32
+                    )
 
 
 def test_threads_share_the_work():
@@ -93,7 +100,9 @@ def test_nan_and_infinity_stay_what_they_are():
     for act in ("linear", "relu", "lrelu", "elu", "selu"):
         for clamp in (None, 1.0):
             got = bias_act.bias_act(x, act=act, clamp=clamp, impl="native")
-            torch.testing.assert_close(got, bias_act.bias_act(x, act=act, clamp=clamp, impl="ref"), equal_nan=True)
+            torch.testing.assert_close(
+                got, bias_act.bias_act(x, act=act, clamp=clamp, impl="ref"), equal_nan=True
+            )
 
 
 def test_a_pixel_reaches_only_its_filters_support():
@@ -105,7 +114,9 @@ def test_a_pixel_reaches_only_its_filters_support():
             for laid in (x, x.contiguous(memory_format=torch.channels_last)):
                 f = checks.FILTERS[name]
                 got = upfirdn2d.upfirdn2d(laid, f, impl="native", **options).isnan()
-                pulse = upfirdn2d.upfirdn2d(x.isnan().double(), f.abs().double() + 1e-3, impl="ref", **options)
+                pulse = upfirdn2d.upfirdn2d(
+                    x.isnan().double(), f.abs().double() + 1e-3, impl="ref", **options
+                )
                 assert torch.equal(got, pulse.abs() > 1e-9), (name, options)
 
 
@@ -135,7 +146,11 @@ def test_torch_compile_traces_through(dynamic):
         x = checks.noise(2, 3, size, size + 2, dtype=torch.float32).requires_grad_(True)
         expected, got = _network(x, b, f), compiled(x, b, f)
         torch.testing.assert_close(got, expected)
-        for a, c in zip(torch.autograd.grad(got.square().sum(), [x, b]), torch.autograd.grad(expected.square().sum(), [x, b]), strict=True):
+        for a, c in zip(
+            torch.autograd.grad(got.square().sum(), [x, b]),
+            torch.autograd.grad(expected.square().sum(), [x, b]),
+            strict=True,
+        ):
             torch.testing.assert_close(a, c)
     torch.compiler.reset()
 
@@ -146,7 +161,11 @@ def test_torch_export_traces_through():
         def forward(self, x: torch.Tensor, b: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
             return _network(x, b, f)
 
-    inputs = (checks.noise(2, 3, 8, 8, dtype=torch.float32), checks.noise(3, dtype=torch.float32), checks.FILTERS["outer4"])
+    inputs = (
+        checks.noise(2, 3, 8, 8, dtype=torch.float32),
+        checks.noise(3, dtype=torch.float32),
+        checks.FILTERS["outer4"],
+    )
     program = torch.export.export(Module(), inputs)
     assert "ggdr.upfirdn2d" in str(program.graph)
     torch.testing.assert_close(program.module()(*inputs), _network(*inputs))
@@ -165,7 +184,9 @@ def test_refusals_name_the_reason(ops_mode):
     f, x = checks.FILTERS["outer4"].clone().requires_grad_(True), torch.zeros([1, 2, 4, 4])
     calls = {
         "filter's gradient": lambda **kw: upfirdn2d.filter2d(x, f, **kw),
-        "torch.float32 on cpu, the input torch.float16": lambda **kw: bias_act.bias_act(x.half(), torch.zeros(2), **kw),
+        "torch.float32 on cpu, the input torch.float16": lambda **kw: bias_act.bias_act(
+            x.half(), torch.zeros(2), **kw
+        ),
         "alpha=-0.1": lambda **kw: bias_act.bias_act(x, act="lrelu", alpha=-0.1, **kw),
         "not for 'meta'": lambda **kw: bias_act.bias_act(x.to("meta"), **kw),
         "float8_e5m2 is not compiled": lambda **kw: bias_act.bias_act(x.to(torch.float8_e5m2), **kw),
@@ -187,14 +208,43 @@ def test_refusals_name_the_reason(ops_mode):
     ("call", "message"),
     [
         (lambda op: op.upfirdn2d(torch.zeros(4, 4), None, [1, 1], [1, 1], [0] * 4, False, 1.0), "expected"),
-        (lambda op: op.upfirdn2d(torch.zeros(1, 1, 4, 4), None, [0, 1], [1, 1], [0] * 4, False, 1.0), "at least 1"),
-        (lambda op: op.upfirdn2d(torch.zeros(1, 1, 4, 4), torch.zeros(5), [1, 1], [1, 1], [0] * 4, False, 1.0), "smaller than the filter"),
-        (lambda op: op.upfirdn2d(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 1), [1, 1], [1, 1], [0] * 4, False, 1.0), "expected a filter"),
-        (lambda op: op.bias_act(torch.zeros(2, 3), torch.zeros(2), 1, "relu", 0.0, 1.0, -1.0), "does not fit"),
-        (lambda op: op.bias_act(torch.zeros(2, 3), torch.zeros(3).double(), 1, "relu", 0.0, 1.0, -1.0), "bias is"),
+        (
+            lambda op: op.upfirdn2d(torch.zeros(1, 1, 4, 4), None, [0, 1], [1, 1], [0] * 4, False, 1.0),
+            "at least 1",
+        ),
+        (
+            lambda op: op.upfirdn2d(
+                torch.zeros(1, 1, 4, 4), torch.zeros(5), [1, 1], [1, 1], [0] * 4, False, 1.0
+            ),
+            "smaller than the filter",
+        ),
+        (
+            lambda op: op.upfirdn2d(
+                torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 1), [1, 1], [1, 1], [0] * 4, False, 1.0
+            ),
+            "expected a filter",
+        ),
+        (
+            lambda op: op.bias_act(torch.zeros(2, 3), torch.zeros(2), 1, "relu", 0.0, 1.0, -1.0),
+            "does not fit",
+        ),
+        (
+            lambda op: op.bias_act(torch.zeros(2, 3), torch.zeros(3).double(), 1, "relu", 0.0, 1.0, -1.0),
+            "bias is",
+        ),
         (lambda op: op.bias_act(torch.zeros(2, 3), None, 1, "gelu", 0.0, 1.0, -1.0), "unknown activation"),
-        (lambda op: op.bias_act_grad(torch.zeros(2, 4), torch.zeros(2, 3), None, 1, "relu", 0.0, 1.0, -1.0, 1), "a gradient of"),
-        (lambda op: op.bias_act_grad(torch.zeros(2, 3), torch.zeros(2, 3), None, 1, "relu", 0.0, 1.0, -1.0, 3), "order 3"),
+        (
+            lambda op: op.bias_act_grad(
+                torch.zeros(2, 4), torch.zeros(2, 3), None, 1, "relu", 0.0, 1.0, -1.0, 1
+            ),
+            "a gradient of",
+        ),
+        (
+            lambda op: op.bias_act_grad(
+                torch.zeros(2, 3), torch.zeros(2, 3), None, 1, "relu", 0.0, 1.0, -1.0, 3
+            ),
+            "order 3",
+        ),
     ],
 )
 def test_the_ops_themselves_refuse_wrong_arguments(call, message):

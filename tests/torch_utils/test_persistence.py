@@ -1,4 +1,5 @@
-"""Network pickles of this project: round trips, what is in them, damaged and foreign files refused in one line."""
+"""Network pickles of this project: round trips, what is in them, damaged and foreign files refused in one
+line."""
 
 import inspect
 import io
@@ -74,7 +75,15 @@ def test_what_is_loaded_can_be_trained_and_saved_again(networks, path, tmp_path)
 
 def test_layouts_and_precisions_survive(tmp_path):
     """Odd values, channels-last and transposed weights; half and double precision become single."""
-    G = Generator(2, 0, 2, 8, 1, {"num_layers": 1}, dict(channel_base=32, channel_max=4, num_fp16_res=1, fp16_channels_last=True))
+    G = Generator(
+        2,
+        0,
+        2,
+        8,
+        1,
+        {"num_layers": 1},
+        dict(channel_base=32, channel_max=4, num_fp16_res=1, fp16_channels_last=True),
+    )
     D = Discriminator(0, 8, 1, channel_base=32, channel_max=4).half()
     ema = Generator(2, 0, 2, 8, 1, {"num_layers": 1}, dict(channel_base=32, channel_max=4)).double()
     with torch.no_grad():
@@ -128,8 +137,17 @@ def test_the_file_refers_to_one_name_and_holds_the_text_of_one_file(path):
     assert not set(opcodes) & {"GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD", "PERSID", "BINPERSID"}
     assert strings[strings.index("torch_utils.persistence") + 1] == "_reconstruct_persistent_obj"
     assert persistence.PORTABLE_SOURCE.read_text() in strings
-    imports = [line for line in persistence.PORTABLE_SOURCE.read_text().splitlines() if line.startswith(("import ", "from "))]
-    assert {line.split()[1].partition(".")[0] for line in imports} == {"importlib", "inspect", "numpy", "torch"}
+    imports = [
+        line
+        for line in persistence.PORTABLE_SOURCE.read_text().splitlines()
+        if line.startswith(("import ", "from "))
+    ]
+    assert {line.split()[1].partition(".")[0] for line in imports} == {
+        "importlib",
+        "inspect",
+        "numpy",
+        "torch",
+    }
 
 
 def test_an_ordinary_unpickler_is_told_what_to_use(path):
@@ -138,9 +156,17 @@ def test_an_ordinary_unpickler_is_told_what_to_use(path):
 
 
 def test_defaults_that_differ_between_the_references_are_written(path):
-    assert persistence.EXPLICIT["mapping_kwargs"]["w_avg_beta"] == inspect.signature(MappingNetwork).parameters["w_avg_beta"].default
+    assert (
+        persistence.EXPLICIT["mapping_kwargs"]["w_avg_beta"]
+        == inspect.signature(MappingNetwork).parameters["w_avg_beta"].default
+    )
     kwargs = load_network_pkl(path)["G"].init_kwargs
-    assert kwargs["synthesis_kwargs"] == {"num_fp16_res": 0, "conv_clamp": None, "channel_base": 128, "channel_max": 8}
+    assert kwargs["synthesis_kwargs"] == {
+        "num_fp16_res": 0,
+        "conv_clamp": None,
+        "channel_base": 128,
+        "channel_max": 8,
+    }
     assert kwargs["mapping_kwargs"] == {"w_avg_beta": 0.995, "num_layers": 2}
 
 
@@ -179,7 +205,9 @@ def test_truncated_files_are_refused(path, tmp_path, fraction):
     data = path.read_bytes()
     short = tmp_path / "short.pkl"
     short.write_bytes(data[: int(len(data) * fraction)])
-    with pytest.raises(UserError, match="truncated or damaged" if fraction else "not a network pickle but empty"):
+    with pytest.raises(
+        UserError, match="truncated or damaged" if fraction else "not a network pickle but empty"
+    ):
         load_network_pkl(short)
 
 
@@ -220,7 +248,11 @@ def test_version_1_is_still_read(networks, path):
     data = contents(path)
     for name in ("G", "D", "G_ema", "augment_pipe"):
         state = data[name].meta["state"]
-        data[name] = {"class": state["class_name"], "init_kwargs": state["init_kwargs"], "tensors": state["tensors"]}
+        data[name] = {
+            "class": state["class_name"],
+            "init_kwargs": state["init_kwargs"],
+            "tensors": state["tensors"],
+        }
     loaded = load_network_pkl(io.BytesIO(pickle.dumps({**data, "version": 1}, protocol=4)))
     assert loaded["info"] == {"kimg": 1.5}
     for name, module in networks.items():
@@ -238,40 +270,88 @@ def test_version_1_is_still_read(networks, path):
         (lambda data, G, D: data.update(D=[]), "its D is damaged"),
         (lambda data, G, D: data.update(D={}), "its D is damaged"),
         (lambda data, G, D: data.update(G_ema=None), "has no G_ema"),
-        (lambda data, G, D: data.update(D=data["G"]), "its D is damaged .*a Generator stands where the file's Discriminator belongs"),
-        (lambda data, G, D: data.update(G_ema=data["D"]), "its G_ema is damaged .*a Discriminator stands where"),
-        (lambda data, G, D: data.update(training_set_kwargs={"path": 5}), "training_set_kwargs.path must be a path"),
+        (
+            lambda data, G, D: data.update(D=data["G"]),
+            "its D is damaged .*a Generator stands where the file's Discriminator belongs",
+        ),
+        (
+            lambda data, G, D: data.update(G_ema=data["D"]),
+            "its G_ema is damaged .*a Discriminator stands where",
+        ),
+        (
+            lambda data, G, D: data.update(training_set_kwargs={"path": 5}),
+            "training_set_kwargs.path must be a path",
+        ),
         (lambda data, G, D: data.update(info={"kimg": "x"}), "info.kimg must be a number"),
-        (lambda data, G, D: data.update(info={"config": {"runtime": 5}}), "info.config.runtime must be a dictionary"),
+        (
+            lambda data, G, D: data.update(info={"config": {"runtime": 5}}),
+            "info.config.runtime must be a dictionary",
+        ),
         (lambda data, G, D: data.pop("G_ema"), "has no G_ema"),
         (lambda data, G, D: data.update(info=[1]), "its info is damaged"),
         (lambda data, G, D: data.update(info={1: 2}), "its info is damaged"),
         (lambda data, G, D: data["G"].meta.update(type="function"), "damaged"),
         (lambda data, G, D: data["G"].meta.pop("state"), "damaged"),
-        (lambda data, G, D: G.update(class_name="Linear"), "class 'Linear'; known are Generator, Discriminator"),
-        (lambda data, G, D: G["init_kwargs"].update(z_dim=9), r"'mapping.fc0.weight' of Generator has shape \(8, 16\)"),
+        (
+            lambda data, G, D: G.update(class_name="Linear"),
+            "class 'Linear'; known are Generator, Discriminator",
+        ),
+        (
+            lambda data, G, D: G["init_kwargs"].update(z_dim=9),
+            r"'mapping.fc0.weight' of Generator has shape \(8, 16\)",
+        ),
         (lambda data, G, D: G["init_kwargs"].update(z_dim="8"), "argument 'z_dim' of Generator is '8'"),
         (lambda data, G, D: G["init_kwargs"].update(z_dim=True), "argument 'z_dim' of Generator is True"),
         (lambda data, G, D: G["init_kwargs"].update(z_dim=-1), "argument 'z_dim' of Generator is -1"),
-        (lambda data, G, D: G["init_kwargs"].update(depth=1), "Generator has no argument 'depth'; known are z_dim"),
-        (lambda data, G, D: G["init_kwargs"].update(mapping_kwargs=3), "'mapping_kwargs' of Generator is no dictionary"),
-        (lambda data, G, D: G["init_kwargs"]["mapping_kwargs"].update(width=1), r"Generator \(mapping_kwargs\) has no argument 'width'"),
-        (lambda data, G, D: G["init_kwargs"]["synthesis_kwargs"].update(resample_filter=[]), "'resample_filter'"),
-        (lambda data, G, D: G["init_kwargs"]["synthesis_kwargs"].update(resample_filter=[1, "3"]), "'resample_filter'"),
+        (
+            lambda data, G, D: G["init_kwargs"].update(depth=1),
+            "Generator has no argument 'depth'; known are z_dim",
+        ),
+        (
+            lambda data, G, D: G["init_kwargs"].update(mapping_kwargs=3),
+            "'mapping_kwargs' of Generator is no dictionary",
+        ),
+        (
+            lambda data, G, D: G["init_kwargs"]["mapping_kwargs"].update(width=1),
+            r"Generator \(mapping_kwargs\) has no argument 'width'",
+        ),
+        (
+            lambda data, G, D: G["init_kwargs"]["synthesis_kwargs"].update(resample_filter=[]),
+            "'resample_filter'",
+        ),
+        (
+            lambda data, G, D: G["init_kwargs"]["synthesis_kwargs"].update(resample_filter=[1, "3"]),
+            "'resample_filter'",
+        ),
         (lambda data, G, D: G["init_kwargs"].update(img_resolution=24), "power of two"),
         (lambda data, G, D: G["init_kwargs"].update(w_dim=0), "Generator cannot be built from its arguments"),
-        (lambda data, G, D: D["init_kwargs"].update(channel_max=1 << 20, channel_base=1 << 20), "larger network than the file holds"),
+        (
+            lambda data, G, D: D["init_kwargs"].update(channel_max=1 << 20, channel_base=1 << 20),
+            "larger network than the file holds",
+        ),
         (ask_for_a_large_generator, "larger network than the file holds"),
-        (lambda data, G, D: D["init_kwargs"].update(channel_base=10**12), "argument 'channel_base' of Discriminator"),
+        (
+            lambda data, G, D: D["init_kwargs"].update(channel_base=10**12),
+            "argument 'channel_base' of Discriminator",
+        ),
         (lambda data, G, D: D["init_kwargs"].update(decoder_res=16), "lacks 'b16_dec.weight'|larger network"),
         (lambda data, G, D: D["init_kwargs"].update(decoder_res=None), "has the unexpected 'b8_dec.weight'"),
         (lambda data, G, D: D["tensors"].pop("b4.fc.weight"), "lacks 'b4.fc.weight'|larger network"),
-        (lambda data, G, D: G["tensors"]["mapping.w_avg"].update(data=b"123"), "3 bytes for a tensor of shape"),
+        (
+            lambda data, G, D: G["tensors"]["mapping.w_avg"].update(data=b"123"),
+            "3 bytes for a tensor of shape",
+        ),
         (lambda data, G, D: G["tensors"]["mapping.w_avg"].update(data=3), "a tensor of an unknown kind"),
         (lambda data, G, D: G["tensors"]["mapping.w_avg"].update(dtype="O"), "a tensor of an unknown kind"),
         (lambda data, G, D: G["tensors"]["mapping.w_avg"].update(shape=[-8, -1]), "a tensor whose shape"),
-        (lambda data, G, D: G["tensors"]["mapping.w_avg"].update(shape=[8] + [1] * 9), "a tensor whose shape"),
-        (lambda data, G, D: G["tensors"]["mapping.w_avg"].update(shape=[2, 4]), r"'mapping.w_avg' of Generator has shape \(2, 4\)"),
+        (
+            lambda data, G, D: G["tensors"]["mapping.w_avg"].update(shape=[8] + [1] * 9),
+            "a tensor whose shape",
+        ),
+        (
+            lambda data, G, D: G["tensors"]["mapping.w_avg"].update(shape=[2, 4]),
+            r"'mapping.w_avg' of Generator has shape \(2, 4\)",
+        ),
         (lambda data, G, D: G.update(tensors=None), "damaged"),
     ],
 )
@@ -295,13 +375,17 @@ def test_other_files_are_refused(tmp_path):
             load_network_pkl(io.BytesIO(data))
 
 
-@pytest.mark.parametrize(("res", "decoder"), [(32, {"num_classes": 3}), (16, {"kernel_size": 3, "activation": "lrelu"})])
+@pytest.mark.parametrize(
+    ("res", "decoder"), [(32, {"num_classes": 3}), (16, {"kernel_size": 3, "activation": "lrelu"})]
+)
 def test_decoders_of_other_makes(networks, tmp_path, res, decoder):
     D = Discriminator(0, 32, 3, channel_base=128, channel_max=8, decoder_res=res, decoder_kwargs=decoder)
     save_network_pkl(tmp_path / "d.pkl", G=networks["G"], D=D, G_ema=networks["G_ema"])
     found, images = load_network_pkl(tmp_path / "d.pkl")["D"], torch.randn([2, 3, 32, 32])
     assert found.init_kwargs == D.init_kwargs
     for mine, theirs in zip(
-        found(images, None, return_features=True)[1].values(), D(images, None, return_features=True)[1].values(), strict=True
+        found(images, None, return_features=True)[1].values(),
+        D(images, None, return_features=True)[1].values(),
+        strict=True,
     ):
         assert torch.equal(mine, theirs)

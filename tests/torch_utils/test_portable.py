@@ -1,4 +1,5 @@
-"""Our network pickles in the programs of the reference family, which execute the text in them, and what these save, here.
+"""Our network pickles in the programs of the reference family, which execute the text in them, and what these
+save, here.
 
 The programs are stand-ins: see reference_program.py.
 """
@@ -21,7 +22,9 @@ def networks():
     torch.manual_seed(0)
     G = Generator(8, 2, 8, 16, 3, {"num_layers": 2}, {"channel_base": 128, "channel_max": 8})
     G.mapping.w_avg.normal_()
-    D = Discriminator(2, 16, 3, channel_base=128, channel_max=8, block_kwargs={"freeze_layers": 1}, decoder_res=8)
+    D = Discriminator(
+        2, 16, 3, channel_base=128, channel_max=8, block_kwargs={"freeze_layers": 1}, decoder_res=8
+    )
     pipe = AugmentPipe(xflip=1, rotate90=0.5)
     pipe.p.fill_(0.25)
     return {"G": G, "D": D, "G_ema": G, "augment_pipe": pipe}
@@ -35,7 +38,12 @@ def test_the_programs_build_their_own_classes(networks, tmp_path, kind):
     main = make_program(folder, kind)
     env = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-W", "error", main, pkl, out, native], cwd=folder, env=env, capture_output=True, text=True, timeout=120
+        [sys.executable, "-W", "error", main, pkl, out, native],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     found = torch.load(out, weights_only=True)
@@ -43,7 +51,11 @@ def test_the_programs_build_their_own_classes(networks, tmp_path, kind):
     module = "training." + PROGRAMS[kind][0].removesuffix(".py")
     G, D = networks["G"], networks["D"]
     assert found["native"] == [True] * 3
-    assert [name.rpartition(".")[2] for name in found["classes"]] == ["Generator", "Discriminator", "AugmentPipe"]
+    assert [name.rpartition(".")[2] for name in found["classes"]] == [
+        "Generator",
+        "Discriminator",
+        "AugmentPipe",
+    ]
     assert module in found["modules"]
     z, c = torch.linspace(-2, 2, 16).reshape(2, 8), torch.eye(2)
     images = torch.linspace(-1, 1, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
@@ -64,7 +76,10 @@ def test_the_programs_build_their_own_classes(networks, tmp_path, kind):
         "img_channels": 3,
         "mapping_kwargs": {"num_layers": 2, "w_avg_beta": 0.995},
     }
-    assert found["init_kwargs"][0] == {**own, **(sizes if kind == "stylegan3" else {"synthesis_kwargs": sizes})}
+    assert found["init_kwargs"][0] == {
+        **own,
+        **(sizes if kind == "stylegan3" else {"synthesis_kwargs": sizes}),
+    }
 
     data = load_network_pkl(native)
     assert data["augment_pipe"].p == 0.25
@@ -83,11 +98,19 @@ def test_a_program_with_another_decoder_gets_none(text):
     class Theirs(Discriminator):
         def __init__(self, c_dim, img_resolution, img_channels, channel_base, channel_max, decoder_res=None):
             super().__init__(
-                c_dim, img_resolution, img_channels, channel_base=channel_base, channel_max=channel_max, decoder_res=decoder_res
+                c_dim,
+                img_resolution,
+                img_channels,
+                channel_base=channel_base,
+                channel_max=channel_max,
+                decoder_res=decoder_res,
             )
 
     text["find_class"] = lambda name: Theirs
-    tensors = {key: dict(data=value.numpy().tobytes(), dtype="<f4", shape=list(value.shape)) for key, value in D.state_dict().items()}
+    tensors = {
+        key: dict(data=value.numpy().tobytes(), dtype="<f4", shape=list(value.shape))
+        for key, value in D.state_dict().items()
+    }
     kwargs = dict(sizes, decoder_res=16, decoder_kwargs={"num_classes": 2})
     found = text["Discriminator"]()
     found.__setstate__({"class_name": "Discriminator", "init_kwargs": kwargs, "tensors": tensors})

@@ -1,4 +1,5 @@
-"""Pickles of StyleGAN2-ADA-PyTorch, GGDR and StyleGAN3: networks rebuilt from arguments and tensors, the rest refused by name."""
+"""Pickles of StyleGAN2-ADA-PyTorch, GGDR and StyleGAN3: networks rebuilt from arguments and tensors, the rest
+refused by name."""
 
 import collections
 import io
@@ -39,7 +40,9 @@ def G():
 @pytest.fixture(scope="module")
 def D():
     torch.manual_seed(1)
-    return Discriminator(2, 32, 3, **SIZES, epilogue_kwargs={"mbstd_group_size": 2}, decoder_res=16).requires_grad_(False)
+    return Discriminator(
+        2, 32, 3, **SIZES, epilogue_kwargs={"mbstd_group_size": 2}, decoder_res=16
+    ).requires_grad_(False)
 
 
 def assert_same_state(found, expected):
@@ -64,7 +67,12 @@ def test_networks_are_rebuilt(G, D, protocol):
     }
     data = load(
         reference_pickle(
-            protocol, G=G, D=D, G_ema=G, augment_pipe=as_reference(pipe, class_name="AugmentPipeGFeat"), training_set_kwargs=kwargs
+            protocol,
+            G=G,
+            D=D,
+            G_ema=G,
+            augment_pipe=as_reference(pipe, class_name="AugmentPipeGFeat"),
+            training_set_kwargs=kwargs,
         )
     )
     assert data["training_set_kwargs"] == {**kwargs, "max_size": 7}
@@ -74,7 +82,10 @@ def test_networks_are_rebuilt(G, D, protocol):
         assert_same_state(data[name], module)
     assert data["augment_pipe"].spec == pipe.spec
     z, c = torch.randn([2, 8]), torch.eye(2)
-    assert torch.equal(data["G"](z, c, truncation_psi=0.7, noise_mode="const"), G(z, c, truncation_psi=0.7, noise_mode="const"))
+    assert torch.equal(
+        data["G"](z, c, truncation_psi=0.7, noise_mode="const"),
+        G(z, c, truncation_psi=0.7, noise_mode="const"),
+    )
 
 
 def test_files_without_pipe_or_other_networks(G):
@@ -84,16 +95,27 @@ def test_files_without_pipe_or_other_networks(G):
 
 
 def test_the_decoder_is_found_without_its_argument(D, G):
-    stored = as_reference(D, kwargs={key: value for key, value in D.init_kwargs.items() if key != "decoder_res"})
+    stored = as_reference(
+        D, kwargs={key: value for key, value in D.init_kwargs.items() if key != "decoder_res"}
+    )
     assert load(reference_pickle(G_ema=G, D=stored))["D"].decoder_res == 16
     plain = Discriminator(0, 16, 1, **SIZES)
-    stored = as_reference(plain, kwargs={key: value for key, value in plain.init_kwargs.items() if key != "decoder_res"})
+    stored = as_reference(
+        plain, kwargs={key: value for key, value in plain.init_kwargs.items() if key != "decoder_res"}
+    )
     assert load(reference_pickle(G_ema=G, D=stored))["D"].decoder_res is None
 
 
 def test_positional_arguments(G, D):
     stored = as_reference(
-        G, args=(8, 2, 8), kwargs={"img_resolution": 16, "img_channels": 3, "mapping_kwargs": {"num_layers": 2}, "synthesis_kwargs": SIZES}
+        G,
+        args=(8, 2, 8),
+        kwargs={
+            "img_resolution": 16,
+            "img_channels": 3,
+            "mapping_kwargs": {"num_layers": 2},
+            "synthesis_kwargs": SIZES,
+        },
     )
     assert_same_state(load(reference_pickle(G_ema=stored))["G_ema"], G)
     unconditional = Discriminator(0, 16, 3, "skip", 64, 4, 1, 256)
@@ -124,12 +146,20 @@ def dnnlib_util(monkeypatch):
 @pytest.mark.usefixtures("dnnlib_util")
 @pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_stylegan3_takes_synthesis_arguments_beside_the_generators(protocol):
-    """Its defaults for half precision and clamping differ, and are read from what the modules have kept of them."""
+    """Its defaults for half precision and clamping differ, and are read from what the modules have kept of
+    them."""
     torch.manual_seed(2)
-    G = Generator(8, 0, 8, 32, 3, dict(num_layers=2, w_avg_beta=0.998), dict(**SIZES, num_fp16_res=2, conv_clamp=256)).requires_grad_(False)
+    G = Generator(
+        8, 0, 8, 32, 3, dict(num_layers=2, w_avg_beta=0.998), dict(**SIZES, num_fp16_res=2, conv_clamp=256)
+    ).requires_grad_(False)
     D = Discriminator(0, 32, 3, **SIZES, num_fp16_res=2, conv_clamp=256).requires_grad_(False)
     own = {"z_dim": 8, "c_dim": 0, "w_dim": 8, "img_resolution": 32, "img_channels": 3}
-    kwargs = easy_dict(**own, mapping_kwargs=easy_dict(num_layers=2, w_avg_beta=0.998), **SIZES, fused_modconv_default="inference_only")
+    kwargs = easy_dict(
+        **own,
+        mapping_kwargs=easy_dict(num_layers=2, w_avg_beta=0.998),
+        **SIZES,
+        fused_modconv_default="inference_only",
+    )
     D_kwargs = easy_dict(
         c_dim=0,
         img_resolution=32,
@@ -139,14 +169,24 @@ def test_stylegan3_takes_synthesis_arguments_beside_the_generators(protocol):
         mapping_kwargs=easy_dict(),
         epilogue_kwargs=easy_dict(mbstd_group_size=4),
     )
-    data = load(reference_pickle(protocol, G_ema=as_reference(G, kwargs=kwargs), D=as_reference(D, kwargs=D_kwargs)))
+    data = load(
+        reference_pickle(protocol, G_ema=as_reference(G, kwargs=kwargs), D=as_reference(D, kwargs=D_kwargs))
+    )
     found = data["G_ema"]
     assert_same_state(found, G)
     assert found.init_kwargs["synthesis_kwargs"] == {**SIZES, "num_fp16_res": 2, "conv_clamp": 256}
-    assert [found.synthesis.get_submodule(f"b{res}").use_fp16 for res in (4, 8, 16, 32)] == [False, False, True, True]
+    assert [found.synthesis.get_submodule(f"b{res}").use_fp16 for res in (4, 8, 16, 32)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
     assert found.synthesis.b32.conv1.conv_clamp == 256
     assert found.mapping.w_avg_beta == 0.998
-    assert {key: data["D"].init_kwargs[key] for key in ("num_fp16_res", "conv_clamp")} == {"num_fp16_res": 2, "conv_clamp": 256}
+    assert {key: data["D"].init_kwargs[key] for key in ("num_fp16_res", "conv_clamp")} == {
+        "num_fp16_res": 2,
+        "conv_clamp": 256,
+    }
     given = as_reference(G, kwargs={**kwargs, "num_fp16_res": 0, "conv_clamp": None})
     assert not load(reference_pickle(protocol, G_ema=given))["G_ema"].synthesis.b32.use_fp16
 
@@ -174,7 +214,12 @@ def test_other_state_is_ignored_and_transient_buffers_are_no_weights(G):
     stored.state["_buffers"] = {"cache": torch.zeros(3), "nothing": None}
     stored.state["_non_persistent_buffers_set"] = {"cache"}
     stored.state["_backward_hooks"] = collections.OrderedDict()
-    stored.state["whatever"] = [np.float64(1.5), np.arange(6).reshape(2, 3), np.asfortranarray(np.eye(2, dtype=">f4")), torch.Size([1, 2])]
+    stored.state["whatever"] = [
+        np.float64(1.5),
+        np.arange(6).reshape(2, 3),
+        np.asfortranarray(np.eye(2, dtype=">f4")),
+        torch.Size([1, 2]),
+    ]
     stored.state["dtype"], stored.state["device"] = torch.float32, torch.device("cuda:0")
     assert_same_state(load(reference_pickle(G_ema=stored))["G_ema"], G)
 
@@ -218,22 +263,39 @@ def changed(stored, **kwargs):
         (lambda s: changed(s, img_resolution=8), "unexpected 'synthesis.b16"),
         (lambda s: s.state.pop("_init_kwargs"), "Generator cannot be built from its arguments"),
         (lambda s: s.state.update(_init_args=[]), "the constructor arguments of Generator are none"),
-        (lambda s: s.meta.update(class_name="ToRGBLayer"), "class 'ToRGBLayer'; known are Generator, Discriminator"),
+        (
+            lambda s: s.meta.update(class_name="ToRGBLayer"),
+            "class 'ToRGBLayer'; known are Generator, Discriminator",
+        ),
         (lambda s: s.meta.update(class_name=None), "damaged"),
         (lambda s: s.meta.update(state=None), "damaged"),
         (lambda s: s.meta.update(type="function"), "damaged"),
         (lambda s: s.state["_modules"].pop("synthesis"), "generator without synthesis network"),
-        (lambda s: s.child("synthesis").state["_modules"].update(input=ReferenceObject("SynthesisInput", {})), "alias-free generator"),
-        (lambda s: s.child("mapping").state.update(_buffers=[]), "'_buffers' of 'MappingNetwork' is no dictionary"),
+        (
+            lambda s: (
+                s.child("synthesis").state["_modules"].update(input=ReferenceObject("SynthesisInput", {}))
+            ),
+            "alias-free generator",
+        ),
+        (
+            lambda s: s.child("mapping").state.update(_buffers=[]),
+            "'_buffers' of 'MappingNetwork' is no dictionary",
+        ),
         (lambda s: s.child("mapping").state["_buffers"].pop("w_avg"), "lacks 'mapping.w_avg'|larger network"),
-        (lambda s: s.child("mapping").state["_buffers"].update(w_avg=3), "'mapping.w_avg' of an unknown kind"),
+        (
+            lambda s: s.child("mapping").state["_buffers"].update(w_avg=3),
+            "'mapping.w_avg' of an unknown kind",
+        ),
         (lambda s: s.child("mapping").state["_modules"].update(fc0={}), "'mapping.fc0' of an unknown kind"),
         (lambda s: s.child("mapping").state["_modules"].update({"x" * 1000: {}}), "without a usable name"),
         (
             lambda s: s.child("mapping").state["_buffers"].update(w_avg=torch.zeros(8, dtype=torch.int32)),
             "'mapping.w_avg' of Generator is of type int32",
         ),
-        (lambda s: s.child("mapping").state["_buffers"].update(w_avg=torch.zeros(1).expand(8)), "1 stored elements for"),
+        (
+            lambda s: s.child("mapping").state["_buffers"].update(w_avg=torch.zeros(1).expand(8)),
+            "1 stored elements for",
+        ),
         (
             lambda s: s.child("mapping").state["_buffers"].update(w_avg=torch.zeros(8, dtype=torch.bfloat16)),
             r"refers to torch\.BFloat16Storage",

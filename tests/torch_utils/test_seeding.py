@@ -21,7 +21,10 @@ def test_same_place_same_draws():
 
 
 def test_every_part_matters():
-    seeds = {derive_seed(*args) for args in [(0,), (1,), (0, "a"), (0, "b"), (0, "a", 1), (0, "a", 2), (0, 1, 23), (0, 12, 3)]}
+    seeds = {
+        derive_seed(*args)
+        for args in [(0,), (1,), (0, "a"), (0, "b"), (0, "a", 1), (0, "a", 2), (0, 1, 23), (0, 12, 3)]
+    }
     assert len(seeds) == 8
     assert all(0 <= seed < 2**63 for seed in seeds)
 

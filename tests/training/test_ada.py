@@ -16,7 +16,9 @@ def batch(controller, p, logits):
     return controller.update(p)
 
 
-@pytest.mark.parametrize(("logits", "direction"), [([1.0, 2.0, 0.1, 3.0], 1), ([1.0, -2.0, 0.1, -3.0], -1), ([-9.0], -1)])
+@pytest.mark.parametrize(
+    ("logits", "direction"), [([1.0, 2.0, 0.1, 3.0], 1), ([1.0, -2.0, 0.1, -3.0], -1), ([-9.0], -1)]
+)
 def test_p_moves_by_a_fixed_step_every_interval(logits, direction):
     controller, p = AdaController(target=0.6, batch_size=32), torch.tensor(0.3)
     assert run(controller, p, 3, torch.tensor(logits)) == [False] * 3

@@ -107,14 +107,22 @@ def test_a_sample_is_augmented_the_same_alone_and_in_a_batch():
     params = pipe.sample(x, generator=seeded(4))
     together = pipe.apply(x, params)
     for i in range(16):
-        one = type(params.geometric)(*(getattr(params.geometric, name)[i : i + 1] for name in ("blit", "shift", "linear", "offset")))
+        one = type(params.geometric)(
+            *(getattr(params.geometric, name)[i : i + 1] for name in ("blit", "shift", "linear", "offset"))
+        )
         alone = pipe.apply(x[i : i + 1], type(params)(batch_size=1, geometric=one))
-        assert torch.allclose(alone, together[i : i + 1], atol=2e-4)  # the padding is the batch's, the filter's tails see it
+        assert torch.allclose(
+            alone, together[i : i + 1], atol=2e-4
+        )  # the padding is the batch's, the filter's tails see it
 
 
 def test_state_has_the_references_names():
     state = make_pipe(**preset("bgc")).state_dict()
-    assert {name: list(value.shape) for name, value in state.items()} == {"p": [], "Hz_geom": [12], "Hz_fbank": [4, 43]}
+    assert {name: list(value.shape) for name, value in state.items()} == {
+        "p": [],
+        "Hz_geom": [12],
+        "Hz_fbank": [4, 43],
+    }
     assert float(AugmentPipe().p) == 1
 
 
@@ -183,7 +191,12 @@ def test_dense_resampling_equals_the_reference(bilinear):
     z = torch.randn([2, 3, 32, 26], generator=seeded(1), dtype=torch.float64, requires_grad=True)
     for margin in ((0, 0, 0, 0), (2, 5, 3, 0), (6, 6, 9, 9)):
         for source, function in (
-            (x, lambda x, dense, margin=margin: resampling.upsample(x, None if bilinear else taps, margin, dense=dense)),
+            (
+                x,
+                lambda x, dense, margin=margin: resampling.upsample(
+                    x, None if bilinear else taps, margin, dense=dense
+                ),
+            ),
             (z, lambda z, dense: resampling.downsample(z, taps, dense=dense)),
         ):
             results = []
@@ -193,7 +206,9 @@ def test_dense_resampling_equals_the_reference(bilinear):
                 (ddx,) = torch.autograd.grad(dx.square().sum(), source)
                 results.append((y, dx, ddx))
             for reference, fast in zip(*results, strict=True):
-                assert torch.allclose(reference, fast, rtol=1e-6, atol=1e-6 * float(reference.detach().abs().max()))
+                assert torch.allclose(
+                    reference, fast, rtol=1e-6, atol=1e-6 * float(reference.detach().abs().max())
+                )
 
 
 def test_reflection_of_any_width():
@@ -218,7 +233,11 @@ def test_reflection_of_any_width():
         ({"rotate90": 1}, 0.5, lambda x, y: (1 - x, 1 - y)),
         ({"xint": 1, "xint_max": 0.25}, 0.75, lambda x, y: (x + 0.125, y + 0.125)),
         ({"xfrac": 1, "xfrac_std": 0.125}, 0.5 + 0.5 * math.erf(1), lambda x, y: (x + 0.125, y + 0.125)),
-        ({"scale": 1, "scale_std": 0.5}, 0.5 + 0.5 * math.erf(1), lambda x, y: (0.5 + (x - 0.5) * 2**0.5, 0.5 + (y - 0.5) * 2**0.5)),
+        (
+            {"scale": 1, "scale_std": 0.5},
+            0.5 + 0.5 * math.erf(1),
+            lambda x, y: (0.5 + (x - 0.5) * 2**0.5, 0.5 + (y - 0.5) * 2**0.5),
+        ),
     ],
     ids=["flip", "quarter turn", "half turn", "integer shift", "fractional shift", "scale"],
 )
@@ -228,9 +247,12 @@ def test_a_blob_moves_alike_in_image_and_map(spec, percentile, expected, map_siz
     pipe = make_pipe(**spec)
     params = pipe.sample(image, debug_percentile=percentile)
     assert centroid(pipe.apply(image, params)) == pytest.approx(expected(*where), abs=0.005)
-    # As in the reference, the way through bilinear upsampling moves a map by a quarter of its pixels; see AugmentPipe.warp.
+    # As in the reference, the way through bilinear upsampling moves a map by a quarter of its pixels; see
+    # AugmentPipe.warp.
     quarter = 0.25 / map_size
-    assert centroid(pipe.warp(features, params)) == pytest.approx(expected(*(at + quarter for at in where)), abs=0.012)
+    assert centroid(pipe.warp(features, params)) == pytest.approx(
+        expected(*(at + quarter for at in where)), abs=0.012
+    )
 
 
 def test_pixel_blitting_is_exact_away_from_the_border():
@@ -271,10 +293,14 @@ def draw(p=0.5, **spec):
 def test_gates_of_geometric_transforms():
     eye = torch.eye(2)
     assert fraction(torch.linalg.det(draw(xflip=1).geometric.blit) < 0) == pytest.approx(0.5 / 2, abs=0.015)
-    assert fraction((draw(rotate90=1).geometric.blit != eye).any(dim=(1, 2))) == pytest.approx(0.5 * 3 / 4, abs=0.015)
+    assert fraction((draw(rotate90=1).geometric.blit != eye).any(dim=(1, 2))) == pytest.approx(
+        0.5 * 3 / 4, abs=0.015
+    )
     assert fraction((draw(xint=1).geometric.shift != 0).any(dim=1)) == pytest.approx(0.5, abs=0.015)
     for name in ("scale", "aniso", "rotate"):
-        assert fraction((draw(**{name: 1}).geometric.linear != eye).any(dim=(1, 2))) == pytest.approx(0.5, abs=0.015), name
+        assert fraction((draw(**{name: 1}).geometric.linear != eye).any(dim=(1, 2))) == pytest.approx(
+            0.5, abs=0.015
+        ), name
     assert fraction((draw(xfrac=1).geometric.offset != 0).any(dim=1)) == pytest.approx(0.5, abs=0.015)
     assert fraction((draw(xfrac=0.4).geometric.offset != 0).any(dim=1)) == pytest.approx(0.2, abs=0.015)
 
@@ -282,17 +308,25 @@ def test_gates_of_geometric_transforms():
 def test_gates_of_other_transforms():
     colours = ("brightness", "contrast", "hue", "saturation")
     for name in colours:
-        assert fraction((draw(**{name: 1}).color != torch.eye(3, 4)).any(dim=(1, 2))) == pytest.approx(0.5, abs=0.015), name
-    assert fraction((draw(lumaflip=1).color != torch.eye(3, 4)).any(dim=(1, 2))) == pytest.approx(0.25, abs=0.015)
+        assert fraction((draw(**{name: 1}).color != torch.eye(3, 4)).any(dim=(1, 2))) == pytest.approx(
+            0.5, abs=0.015
+        ), name
+    assert fraction((draw(lumaflip=1).color != torch.eye(3, 4)).any(dim=(1, 2))) == pytest.approx(
+        0.25, abs=0.015
+    )
     assert fraction((draw(imgfilter=1).band_gains != 1).any(dim=1)) == pytest.approx(1 - 0.5**4, abs=0.015)
-    assert fraction((draw(imgfilter=1, imgfilter_bands=[0, 1, 0, 0]).band_gains != 1).any(dim=1)) == pytest.approx(0.5, abs=0.015)
+    assert fraction(
+        (draw(imgfilter=1, imgfilter_bands=[0, 1, 0, 0]).band_gains != 1).any(dim=1)
+    ) == pytest.approx(0.5, abs=0.015)
     assert fraction((draw(noise=1).noise != 0).any(dim=(1, 2, 3))) == pytest.approx(0.5, abs=0.015)
     assert fraction(draw(cutout=1).cutout[:, 2] > 0) == pytest.approx(0.5, abs=0.015)
 
 
 def test_gates_open_alone():
     g = draw(xflip=1, xint=1, scale=1).geometric
-    flags = torch.stack([torch.linalg.det(g.blit) < 0, (g.shift != 0).any(dim=1), torch.linalg.det(g.linear) != 1]).float()
+    flags = torch.stack(
+        [torch.linalg.det(g.blit) < 0, (g.shift != 0).any(dim=1), torch.linalg.det(g.linear) != 1]
+    ).float()
     assert (torch.corrcoef(flags) - torch.eye(3)).abs().max() < 0.03
 
 
@@ -315,7 +349,11 @@ def test_sizes_of_other_transforms():
     color = draw(1.0, brightness=1).color
     assert float(color[:, 0, 3].std()) == pytest.approx(0.2, rel=0.03)
     assert float(draw(1.0, contrast=1).color[:, 0, 0].log2().std()) == pytest.approx(0.5, rel=0.03)
-    power = (draw(1.0, imgfilter=1, imgfilter_bands=[1, 0, 0, 0]).band_gains.square() * torch.tensor([10, 1, 1, 1]) / 13).sum(dim=1)
+    power = (
+        draw(1.0, imgfilter=1, imgfilter_bands=[1, 0, 0, 0]).band_gains.square()
+        * torch.tensor([10, 1, 1, 1])
+        / 13
+    ).sum(dim=1)
     assert torch.allclose(power, torch.ones(N), atol=1e-5)
     assert float(draw(1.0, noise=1).noise.std()) == pytest.approx(0.1, rel=0.03)
     assert float(draw(1.0, cutout=1).cutout[:, :2].mean()) == pytest.approx(0.5, abs=0.01)
@@ -353,7 +391,9 @@ def test_hue_keeps_and_luma_flip_negates_the_mean_of_the_channels():
     assert torch.allclose(turned.mean(dim=1), x.mean(dim=1), atol=1e-5)
     assert torch.allclose(turned.square().sum(dim=1), x.square().sum(dim=1), atol=1e-4)
     pipe = make_pipe(lumaflip=1)
-    assert torch.allclose(pipe.apply(x, pipe.sample(x, debug_percentile=0.5)).mean(dim=1), -x.mean(dim=1), atol=1e-5)
+    assert torch.allclose(
+        pipe.apply(x, pipe.sample(x, debug_percentile=0.5)).mean(dim=1), -x.mean(dim=1), atol=1e-5
+    )
 
 
 def test_bands_split_the_spectrum():
@@ -396,7 +436,10 @@ def discs(n=8, size=64):
     return torch.stack([((x - 20 - 2 * i) ** 2 + (y - 25 - i) ** 2 < 120).to(torch.uint8) for i in range(n)])
 
 
-@pytest.mark.parametrize("spec", [{"xflip": 1}, {"rotate90": 1}, {"xint": 1}, {"scale": 1, "aniso": 1}, {"rotate": 1}, {"xfrac": 1}])
+@pytest.mark.parametrize(
+    "spec",
+    [{"xflip": 1}, {"rotate90": 1}, {"xint": 1}, {"scale": 1, "aniso": 1}, {"rotate": 1}, {"xfrac": 1}],
+)
 def test_class_maps_move_with_their_images(spec):
     """Each pixel of the moved disc is 1 where the moved image of it is bright, but for the one-pixel edge."""
     pipe, classes = make_pipe(**spec), discs()
@@ -413,7 +456,8 @@ def test_class_maps_move_with_their_images(spec):
 
 
 def test_class_maps_from_beyond_the_border_are_outside():
-    """Shifted by an eighth to the right and down, at the 100th percentile (nearly): a strip at the left and top is unknown."""
+    """Shifted by an eighth to the right and down, at the 100th percentile (nearly): a strip at the left and
+    top is unknown."""
     pipe, classes = make_pipe(xint=1), torch.full([1, 64, 64], 3)
     moved = pipe.warp_classes(classes, pipe.sample(torch.zeros([1, 3, 64, 64]), 0.9999), 7)
     expected = torch.full([1, 64, 64], 3)
@@ -429,7 +473,10 @@ def test_class_maps_are_otherwise_left_alone():
         pipe.warp_classes(classes[:2], pipe.sample(images()), 255)
 
 
-@pytest.mark.parametrize(("options", "there"), [({"p": 0}, False), ({"p": 0.2}, True), ({"aug": "ada"}, True), ({"aug": "noaug"}, False)])
+@pytest.mark.parametrize(
+    ("options", "there"),
+    [({"p": 0}, False), ({"p": 0.2}, True), ({"aug": "ada"}, True), ({"aug": "noaug"}, False)],
+)
 def test_a_fixed_probability_of_zero_has_no_pipe(options: dict[str, Any], there: bool) -> None:
     """A pipe would displace GGDR's targets even then."""
     assert (build_augment_pipe(resolved_config(**{"aug": "fixed", **options})) is not None) == there

@@ -1,7 +1,7 @@
 """What a step does on a GPU, as far as a machine without one can tell.
 
-The ``meta`` device takes every branch that is not the CPU's, and raises where the host looks at a value: a tensor there has
-none. So a step that runs on it never waits for its device.
+The ``meta`` device takes every branch that is not the CPU's, and raises where the host looks at a value: a
+tensor there has none. So a step that runs on it never waits for its device.
 """
 
 import dataclasses
@@ -33,7 +33,11 @@ class FromHost(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if function is torch.ops.aten._to_copy.default and args[0].device.type == "cpu" and kwargs.get("device") == META:
+        if (
+            function is torch.ops.aten._to_copy.default
+            and args[0].device.type == "cpu"
+            and kwargs.get("device") == META
+        ):
             self.shapes.append(tuple(args[0].shape))
         if function is torch.ops.aten.copy_.default and args[0].device != args[1].device:
             self.shapes.append(tuple(args[1].shape))
@@ -58,18 +62,27 @@ def test_a_step_never_waits_for_its_device(monkeypatch, options):
     data = plain_data(**{name: options.pop(name, 0) for name in ("label_dim", "annotation_classes")})
     config = small_config(data, **{"gamma": 10, "aug": "ada", **options})
     state = RunState.build(config, META)
-    real, labels = torch.rand([4, 3, 32, 32], device="meta"), torch.zeros([4, config.data.label_dim], device="meta")
-    annotations = torch.zeros([4, 32, 32], dtype=torch.uint8, device="meta") if data.annotation_classes else None
+    real, labels = (
+        torch.rand([4, 3, 32, 32], device="meta"),
+        torch.zeros([4, config.data.label_dim], device="meta"),
+    )
+    annotations = (
+        torch.zeros([4, 32, 32], dtype=torch.uint8, device="meta") if data.annotation_classes else None
+    )
     with FromHost() as copies:
         for phase in build_phases(state):
             # PyTorch has no fused Adam for this device.
-            plain = dataclasses.replace(phase, optimizer=torch.optim.Adam(phase.module.parameters(), foreach=True))
+            plain = dataclasses.replace(
+                phase, optimizer=torch.optim.Adam(phase.module.parameters(), foreach=True)
+            )
             run_phase(state, plain, real, labels, tests.ranks.training.Labels(), annotations)
         state.update_average()
         if state.ada is not None:
             for state.ada.batches in (1, 2, 3, 4):
                 state.ada.update(state.pipe.p)
-    assert all(len(shape) <= 2 for shape in copies.shapes), "only tables of random numbers and labels come from the host"
+    assert all(len(shape) <= 2 for shape in copies.shapes), (
+        "only tables of random numbers and labels come from the host"
+    )
 
 
 def test_the_meta_device_does_raise_where_the_host_looks():
@@ -95,14 +108,19 @@ def test_augmentation_without_waiting_gives_the_same(monkeypatch, p):
         params = pipe.sample(images, generator=torch.Generator().manual_seed(1))
         assert (params.geometric.reach is None) == seen
         found = pipe.apply(images, params)
-        results.append([found, pipe.warp(features, params), torch.autograd.grad(found.square().sum(), images)[0]])
+        results.append(
+            [found, pipe.warp(features, params), torch.autograd.grad(found.square().sum(), images)[0]]
+        )
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=2e-4)
     if p == 0:
         assert torch.equal(results[0][0], results[1][0])
 
 
-@pytest.mark.parametrize("settings", [preset("bg"), {"rotate": 1}, {"scale": 1, "scale_std": 1}, {"xfrac": 1, "aniso": 1}, {"xint": 1}])
+@pytest.mark.parametrize(
+    "settings",
+    [preset("bg"), {"rotate": 1}, {"scale": 1, "scale_std": 1}, {"xfrac": 1, "aniso": 1}, {"xint": 1}],
+)
 @pytest.mark.parametrize("p", [0.3, 1.0])
 def test_the_margin_that_is_known_without_looking_is_large_enough(unseen, settings, p):
     """Also where only some transforms apply, whose effects others would have cancelled."""
@@ -124,8 +142,12 @@ def test_the_margin_is_not_always_the_largest(unseen):
     assert max(sufficient_margin(params.reach, 64, 64)) < 20
 
 
-@pytest.mark.parametrize("settings", [preset("bgc"), {"rotate": 1}, {"scale": 0.5, "aniso": 1, "xfrac": 1, "xint": 1}])
-@pytest.mark.parametrize(("p", "bound"), [(0.0, 0.0), (0.001, 0.001), (0.1, 0.1), (0.1, 0.12), (0.4, 0.4), (3.0, 3.0)])
+@pytest.mark.parametrize(
+    "settings", [preset("bgc"), {"rotate": 1}, {"scale": 0.5, "aniso": 1, "xfrac": 1, "xint": 1}]
+)
+@pytest.mark.parametrize(
+    ("p", "bound"), [(0.0, 0.0), (0.001, 0.001), (0.1, 0.1), (0.1, 0.12), (0.4, 0.4), (3.0, 3.0)]
+)
 def test_a_bound_of_p_makes_the_margin_smaller_and_it_stays_large_enough(unseen, settings, p, bound):
     pipe = AugmentPipe(**settings)
     pipe.p.fill_(p)
@@ -133,11 +155,16 @@ def test_a_bound_of_p_makes_the_margin_smaller_and_it_stays_large_enough(unseen,
     for seed in range(60):
         found = []
         for pipe.p_at_most in (math.inf, bound):
-            found.append(pipe.sample(torch.empty([8, 3, 64, 64]), generator=generator.manual_seed(seed)).geometric)
+            found.append(
+                pipe.sample(torch.empty([8, 3, 64, 64]), generator=generator.manual_seed(seed)).geometric
+            )
         needed = required_margin(inverse_matrix(found[1], 64, 64), 64, 64)
         anyhow, known = (sufficient_margin(params.reach, 64, 64) for params in found)
         assert all(a >= k >= n for a, k, n in zip(anyhow, known, needed, strict=True))
-        assert all(torch.equal(getattr(found[0], name), getattr(found[1], name)) for name in ("blit", "shift", "linear", "offset"))
+        assert all(
+            torch.equal(getattr(found[0], name), getattr(found[1], name))
+            for name in ("blit", "shift", "linear", "offset")
+        )
         smaller += known < anyhow
         if p == 0:
             assert max(known) == 7

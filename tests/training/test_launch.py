@@ -52,14 +52,21 @@ def fake_loop(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., None]]
 def test_data_is_described(images: Path) -> None:
     described, has_labels = launch.inspect_data(str(images), cond=False, subset=3, mirror=True, seed=5)
     assert (described.resolution, described.num_channels, described.label_dim) == (16, 1, 0)
-    assert (described.max_size, described.num_images, described.xflip, described.random_seed) == (3, 6, True, 5)
+    assert (described.max_size, described.num_images, described.xflip, described.random_seed) == (
+        3,
+        6,
+        True,
+        5,
+    )
     assert not has_labels
     assert len(launch.open_dataset(described)) == 6
 
 
 def test_a_subset_of_everything_is_the_same_images(images: Path) -> None:
     """The run's name says so all the same, as the reference's does."""
-    described, everything = (launch.inspect_data(str(images), cond=False, subset=n, mirror=False, seed=0)[0] for n in (4, None))
+    described, everything = (
+        launch.inspect_data(str(images), cond=False, subset=n, mirror=False, seed=0)[0] for n in (4, None)
+    )
     assert (described.max_size, described.num_images) == (4, 4)
     assert launch.open_dataset(described).identity() == launch.open_dataset(everything).identity()
     assert "-subset4-" in resolve(TrainOptions(), described).description
@@ -82,7 +89,9 @@ def test_notes_on_the_data(images: Path) -> None:
     assert "has labels that cannot be used: 'dataset.json' in" in notes()[1]
 
 
-def test_a_run_that_lies_in_its_own_data_does_not_go_on(images: Path, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_lies_in_its_own_data_does_not_go_on(
+    images: Path, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(launch, "check_has_state", lambda run_dir: None)
     (images / "runs").mkdir()
     with pytest.raises(UserError, match=r"--continue '.*runs' lies in"):
@@ -125,7 +134,9 @@ def test_a_number_taken_in_between_is_skipped(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("outdir", ["file", "file/below", "/proc/nothing"])
-def test_an_outdir_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outdir: str) -> None:
+def test_an_outdir_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outdir: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("")
     with pytest.raises(UserError, match=f"--outdir={outdir}.*give a folder that can be written"):
@@ -143,13 +154,21 @@ def processes(images: Path, gpus: int) -> TrainConfig:
     return resolve(TrainOptions(gpus=gpus), described)
 
 
-def test_more_processes_than_a_machine_can_take_are_refused(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_processes_than_a_machine_can_take_are_refused(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     launch.check_machine(8, "auto")
-    refused(processes(images, 16), tmp_path / "runs", r"--gpus=16, but this machine takes 8 at most, 4 a core; use fewer")
+    refused(
+        processes(images, 16),
+        tmp_path / "runs",
+        r"--gpus=16, but this machine takes 8 at most, 4 a core; use fewer",
+    )
 
 
-def test_more_processes_than_gpus_are_refused(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_processes_than_gpus_are_refused(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     launch.check_machine(2, "auto")
@@ -157,7 +176,11 @@ def test_more_processes_than_gpus_are_refused(tmp_path: Path, images: Path, monk
     started_by_torchrun(monkeypatch, world=8, here=2)
     launch.check_machine(8, "auto")
     started_by_torchrun(monkeypatch, world=8, here=4)
-    refused(processes(images, 8), tmp_path / "runs", r"4 processes on this machine, but this machine takes 2 at most, one a GPU")
+    refused(
+        processes(images, 8),
+        tmp_path / "runs",
+        r"4 processes on this machine, but this machine takes 2 at most, one a GPU",
+    )
 
 
 def started_by_torchrun(monkeypatch: pytest.MonkeyPatch, world: int, here: int) -> None:
@@ -181,14 +204,20 @@ def test_who_starts_processes(images: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert not launch.needs_launcher(processes(images, 2), max_restarts=1)
 
 
-def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_is_not_there_is_refused(
+    tmp_path: Path, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     wanted = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, device="cuda"))
     refused(wanted, tmp_path / "runs", "--device=cuda, but PyTorch finds no usable GPU")
 
 
 def test_a_pickle_that_is_not_there_is_refused(tmp_path: Path, config: TrainConfig) -> None:
-    refused(dataclasses.replace(config, resume=str(tmp_path / "no.pkl")), tmp_path / "runs", "no.pkl does not exist")
+    refused(
+        dataclasses.replace(config, resume=str(tmp_path / "no.pkl")),
+        tmp_path / "runs",
+        "no.pkl does not exist",
+    )
     refused(dataclasses.replace(config, resume=str(tmp_path)), tmp_path / "runs", "is a folder")
 
 
@@ -265,7 +294,11 @@ def test_how_workers_join(monkeypatch: pytest.MonkeyPatch) -> None:
     for device, *seconds in ((None, None, None), ("auto", 5, 6), ("cpu", 5, None)):
         with launch.among_workers(device, *seconds):
             pass
-    assert seen == [(True, distributed.TIMEOUT, distributed.PREPARE_TIMEOUT), (True, 5, 6), (False, 5, distributed.PREPARE_TIMEOUT)]
+    assert seen == [
+        (True, distributed.TIMEOUT, distributed.PREPARE_TIMEOUT),
+        (True, 5, 6),
+        (False, 5, distributed.PREPARE_TIMEOUT),
+    ]
 
 
 def test_a_restart_goes_on_in_its_own_folder_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,15 @@ def count(module: torch.nn.Module) -> int:
 
 
 def small_generator(**kwargs) -> Generator:
-    return Generator(8, kwargs.pop("c_dim", 0), 8, 32, kwargs.pop("img_channels", 3), {"num_layers": 2}, {**SMALL, **kwargs})
+    return Generator(
+        8,
+        kwargs.pop("c_dim", 0),
+        8,
+        32,
+        kwargs.pop("img_channels", 3),
+        {"num_layers": 2},
+        {**SMALL, **kwargs},
+    )
 
 
 def small_discriminator(c_dim: int = 0, img_channels: int = 3, **kwargs) -> Discriminator:
@@ -75,7 +83,9 @@ def test_discriminator_architectures(architecture, c_dim, channels):
     assert list(maps) == [8]
     if c_dim:
         assert not torch.allclose(D(images, c.flip(0)), logits)
-    assert layers_to_freeze(architecture, 32) == sum(block.num_layers for block in D.children() if isinstance(block, DiscriminatorBlock))
+    assert layers_to_freeze(architecture, 32) == sum(
+        block.num_layers for block in D.children() if isinstance(block, DiscriminatorBlock)
+    )
 
 
 @pytest.mark.parametrize("architecture", ["orig", "skip", "resnet"])
@@ -142,7 +152,12 @@ def test_frozen_layers_are_buffers_under_the_same_names(freeze):
     D = small_discriminator(block_kwargs={"freeze_layers": freeze})
     assert set(D.state_dict()) == set(plain.state_dict())
     trainable = {name.rsplit(".", 1)[0] for name, _ in D.named_parameters()}
-    layers = [f"b{res}.{name}" for res in (32, 16, 8) for name in ("fromrgb", "conv0", "conv1", "skip") if res == 32 or name != "fromrgb"]
+    layers = [
+        f"b{res}.{name}"
+        for res in (32, 16, 8)
+        for name in ("fromrgb", "conv0", "conv1", "skip")
+        if res == 32 or name != "fromrgb"
+    ]
     assert trainable & set(layers) == set(layers[freeze:])
     assert "b4.out" in trainable
 
@@ -164,19 +179,33 @@ def test_minibatch_std():
         (lambda: Discriminator(0, 4, 3), "at least 8"),
         (lambda: small_discriminator(decoder_res=32), "not possible"),
         (lambda: small_discriminator(decoder_res=4), "not possible"),
-        (lambda: small_discriminator(decoder_res=16, decoder_kwargs={"num_classes": 2}), "score resolution 16 is not possible"),
-        (lambda: small_discriminator(decoder_res=16, decoder_kwargs={"kernel_size": 2}), "must be odd, not 2"),
+        (
+            lambda: small_discriminator(decoder_res=16, decoder_kwargs={"num_classes": 2}),
+            "score resolution 16 is not possible",
+        ),
+        (
+            lambda: small_discriminator(decoder_res=16, decoder_kwargs={"kernel_size": 2}),
+            "must be odd, not 2",
+        ),
         (lambda: small_discriminator(architecture="vgg"), "architecture"),
         (lambda: small_generator(architecture="vgg"), "architecture"),
         (lambda: small_discriminator()(torch.zeros([1, 3, 16, 16]), None), "expected images"),
-        (lambda: small_discriminator()(torch.zeros([1, 3, 32, 32]), None, return_features=True), "no decoder"),
+        (
+            lambda: small_discriminator()(torch.zeros([1, 3, 32, 32]), None, return_features=True),
+            "no decoder",
+        ),
         (lambda: small_generator(c_dim=2)(torch.zeros([1, 8]), None), "expected c"),
         (lambda: small_generator()(torch.zeros([1, 7]), None), "expected z"),
         (lambda: small_generator().synthesis(torch.zeros([1, 3, 8])), "expected ws"),
         (lambda: small_generator()(torch.zeros([1, 8]), None, capture=(64,)), "cannot capture"),
         (lambda: small_generator()(torch.zeros([1, 8]), None, noise_mode="loud"), "noise_mode"),
         (lambda: MappingNetwork(0, 0, 8, num_ws=None), "at least one"),
-        (lambda: MappingNetwork(8, 0, 8, num_ws=2, w_avg_beta=None)(torch.zeros([1, 8]), None, truncation_psi=0.5), "truncation"),
+        (
+            lambda: MappingNetwork(8, 0, 8, num_ws=2, w_avg_beta=None)(
+                torch.zeros([1, 8]), None, truncation_psi=0.5
+            ),
+            "truncation",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(call, message):
@@ -186,7 +215,8 @@ def test_wrong_arguments_are_refused(call, message):
 
 @pytest.fixture
 def half_on_cpu(monkeypatch):
-    """Half precision as it is chosen on a GPU, carried out on the CPU: the same casts, formats and safeguards."""
+    """Half precision as it is chosen on a GPU, carried out on the CPU: the same casts, formats and
+    safeguards."""
     monkeypatch.setattr(HalfPrecision, "half_types", {"cpu": torch.float16})
 
 
@@ -194,12 +224,21 @@ def half_on_cpu(monkeypatch):
 def test_half_precision_follows_float32(half_on_cpu, nhwc):
     torch.manual_seed(0)
     G = small_generator(num_fp16_res=2, conv_clamp=256, fp16_channels_last=nhwc)
-    D = small_discriminator(decoder_res=16, num_fp16_res=2, conv_clamp=256, block_kwargs={"fp16_channels_last": nhwc})
-    assert [G.get_submodule(f"synthesis.b{res}").use_fp16 for res in (4, 8, 16, 32)] == [False, False, True, True]
+    D = small_discriminator(
+        decoder_res=16, num_fp16_res=2, conv_clamp=256, block_kwargs={"fp16_channels_last": nhwc}
+    )
+    assert [G.get_submodule(f"synthesis.b{res}").use_fp16 for res in (4, 8, 16, 32)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
     assert [D.get_submodule(f"b{res}").use_fp16 for res in (8, 16, 32)] == [False, True, True]
     dtypes = {}
     for name in ("synthesis.b32.conv1", "synthesis.b8.conv1"):
-        G.get_submodule(name).register_forward_hook(lambda _m, _i, out, name=name: dtypes.update({name: out.dtype}))
+        G.get_submodule(name).register_forward_hook(
+            lambda _m, _i, out, name=name: dtypes.update({name: out.dtype})
+        )
     ws = G.mapping(torch.randn([4, 8]), None)
     images, features = G.synthesis(ws, capture=(32,), noise_mode="const")
     assert dtypes == {"synthesis.b32.conv1": torch.float16, "synthesis.b8.conv1": torch.float32}
@@ -219,10 +258,18 @@ def test_half_precision_follows_float32(half_on_cpu, nhwc):
 def test_on_a_cpu_float32_takes_channels_last_from_16_up():
     G, D = small_generator(), small_discriminator()
     found = {}
-    for network, name in ((G.synthesis, "b32"), (G.synthesis, "b16"), (G.synthesis, "b8"), (D, "b16"), (D, "b8")):
+    for network, name in (
+        (G.synthesis, "b32"),
+        (G.synthesis, "b16"),
+        (G.synthesis, "b8"),
+        (D, "b16"),
+        (D, "b8"),
+    ):
         block = network.get_submodule(name)
         block.conv0.register_forward_hook(
-            lambda _m, _i, out, key=(network is D, name): found.update({key: out.is_contiguous(memory_format=torch.channels_last)})
+            lambda _m, _i, out, key=(network is D, name): found.update(
+                {key: out.is_contiguous(memory_format=torch.channels_last)}
+            )
         )
     images, features = G.synthesis(G.mapping(torch.randn([2, 8]), None), capture=(8, 32))
     D(images, None)
@@ -232,15 +279,28 @@ def test_on_a_cpu_float32_takes_channels_last_from_16_up():
 
 def test_bfloat16_runs_on_a_cpu_in_channels_last_and_follows_float32():
     torch.manual_seed(0)
-    G, D = small_generator(num_fp16_res=2, conv_clamp=256), small_discriminator(decoder_res=16, num_fp16_res=2, conv_clamp=256)
+    G, D = (
+        small_generator(num_fp16_res=2, conv_clamp=256),
+        small_discriminator(decoder_res=16, num_fp16_res=2, conv_clamp=256),
+    )
     before = set(G.state_dict())
     for network in (G, D):
         use_bfloat16(network)
-    assert (set(G.state_dict()), G.init_kwargs) == (before, small_generator(num_fp16_res=2, conv_clamp=256).init_kwargs)
+    assert (set(G.state_dict()), G.init_kwargs) == (
+        before,
+        small_generator(num_fp16_res=2, conv_clamp=256).init_kwargs,
+    )
     found = {}
-    for module, name in ((G.synthesis.b32.conv1, "G32"), (G.synthesis.b8.conv1, "G8"), (D.b16.conv0, "D16"), (D.b8.conv0, "D8")):
+    for module, name in (
+        (G.synthesis.b32.conv1, "G32"),
+        (G.synthesis.b8.conv1, "G8"),
+        (D.b16.conv0, "D16"),
+        (D.b8.conv0, "D8"),
+    ):
         module.register_forward_hook(
-            lambda _m, _i, out, name=name: found.update({name: (out.dtype, out.is_contiguous(memory_format=torch.channels_last))})
+            lambda _m, _i, out, name=name: found.update(
+                {name: (out.dtype, out.is_contiguous(memory_format=torch.channels_last))}
+            )
         )
     ws = G.mapping(torch.randn([4, 8]), None)
     images, features = G.synthesis(ws, capture=(32,), noise_mode="const")
@@ -273,7 +333,8 @@ def test_activations_are_clamped():
 
 @pytest.mark.parametrize(("kernel", "activation"), [(1, "linear"), (1, "lrelu"), (3, "linear"), (3, "lrelu")])
 def test_decoder_variants(kernel, activation):
-    """Shapes stay; weights grow with the kernel's area; an activation bends what was linear in the features (table 4b)."""
+    """Shapes stay; weights grow with the kernel's area; an activation bends what was linear in the features
+    (table 4b)."""
     D = small_discriminator(decoder_res=16, decoder_kwargs={"kernel_size": kernel, "activation": activation})
     plain = small_discriminator(decoder_res=16)
     _, maps = D(torch.randn([2, 3, 32, 32]), None, return_features=True)
@@ -286,7 +347,9 @@ def test_decoder_variants(kernel, activation):
         for name in ("b8_dec.bias", "b16_dec.bias"):
             D.get_parameter(name).normal_()
         features = {4: torch.randn([2, 8, 4, 4]), 8: torch.randn([2, 8, 8, 8])}
-        zero, at, opposite = (decode(D, 16, {res: s * f for res, f in features.items()})[16] for s in (0.0, 1.0, -1.0))
+        zero, at, opposite = (
+            decode(D, 16, {res: s * f for res, f in features.items()})[16] for s in (0.0, 1.0, -1.0)
+        )
     assert torch.allclose(at + opposite, 2 * zero, atol=1e-4) == (activation == "linear")
 
 
@@ -307,7 +370,11 @@ def test_the_encoder_s_first_weights_do_not_depend_on_the_decoder():
     states = []
     for kwargs in ({}, {"num_classes": 3}, {"kernel_size": 3}):
         torch.manual_seed(0)
-        states.append(small_discriminator(decoder_res=32 if "num_classes" in kwargs else 16, decoder_kwargs=kwargs).state_dict())
+        states.append(
+            small_discriminator(
+                decoder_res=32 if "num_classes" in kwargs else 16, decoder_kwargs=kwargs
+            ).state_dict()
+        )
     for key, value in states[0].items():
         if "_dec." not in key:
             assert all(torch.equal(value, state[key]) for state in states), key
@@ -331,11 +398,22 @@ def test_the_log_says_the_precision(options, device, line):
 
 
 def test_only_layers_that_resample_have_another_filter():
-    """As in the reference, whose pickles the shapes have to fit; the other layers keep the default, which they do not use."""
+    """As in the reference, whose pickles the shapes have to fit; the other layers keep the default, which
+    they do not use."""
     other = {"resample_filter": [1, 2, 1]}
-    networks = small_generator(architecture="resnet", **other), small_discriminator(decoder_res=8, block_kwargs=other)
-    sizes = {name: len(f) for net in networks for name, f in net.named_buffers() if name.endswith("resample_filter")}
-    resampling = {name for name in sizes if name.split(".")[-2] in ("skip", "conv0" if "synthesis" in name else "conv1")}
+    networks = (
+        small_generator(architecture="resnet", **other),
+        small_discriminator(decoder_res=8, block_kwargs=other),
+    )
+    sizes = {
+        name: len(f)
+        for net in networks
+        for name, f in net.named_buffers()
+        if name.endswith("resample_filter")
+    }
+    resampling = {
+        name for name in sizes if name.split(".")[-2] in ("skip", "conv0" if "synthesis" in name else "conv1")
+    }
     blocks = {name for name in sizes if name.split(".")[-2] in ("b4", "b8", "b16", "b32")}
     assert len(resampling) == 12
     assert {name for name, size in sizes.items() if size == 3} == resampling | blocks
@@ -360,7 +438,9 @@ def test_an_opened_network_computes_as_it_was_trained(monkeypatch):
 
 
 def test_options_reach_what_they_are_for():
-    config = small_config(plain_data(), cfg="cifar", mbstd_group=2, map_depth=3, target=0.4, augpipe="bg", resume="x.pkl")
+    config = small_config(
+        plain_data(), cfg="cifar", mbstd_group=2, map_depth=3, target=0.4, augpipe="bg", resume="x.pkl"
+    )
     G, D, ada, pipe = (
         build_generator(config),
         build_discriminator(config),
@@ -368,17 +448,27 @@ def test_options_reach_what_they_are_for():
         build_augment_pipe(config),
     )
     assert (G.mapping.num_layers, D.b4.mbstd.group_size, D.b32.architecture) == (3, 2, "orig")
-    assert G.synthesis.b32.conv1.conv_clamp == G.synthesis.b32.torgb.conv_clamp == D.b32.conv0.conv_clamp == D.b4.conv.conv_clamp == 256
+    assert (
+        G.synthesis.b32.conv1.conv_clamp
+        == G.synthesis.b32.torgb.conv_clamp
+        == D.b32.conv0.conv_clamp
+        == D.b4.conv.conv_clamp
+        == 256
+    )
     assert (ada.target, ada.step_size) == (0.4, pytest.approx(4 * 4 / 100_000))
     assert pipe.spec == AugmentPipe(**preset("bg")).spec
 
 
 def test_activations_of_g_are_clamped():
-    G = Generator(8, 0, 8, 32, 3, {"num_layers": 2}, {"channel_base": 128, "channel_max": 8, "conv_clamp": 0.1})
+    G = Generator(
+        8, 0, 8, 32, 3, {"num_layers": 2}, {"channel_base": 128, "channel_max": 8, "conv_clamp": 0.1}
+    )
     found = {}
     for name in ("b8.conv0", "b32.conv1", "b32.torgb"):
         G.synthesis.get_submodule(name).bias.data.fill_(10)
-        G.synthesis.get_submodule(name).register_forward_hook(lambda _m, _i, out, name=name: found.update({name: out.abs().max().item()}))
+        G.synthesis.get_submodule(name).register_forward_hook(
+            lambda _m, _i, out, name=name: found.update({name: out.abs().max().item()})
+        )
     G(torch.randn([2, 8]), None)
     assert found == pytest.approx({"b8.conv0": 0.1, "b32.conv1": 0.1, "b32.torgb": 0.1})
 

@@ -22,8 +22,14 @@ def make_batch(state, n=4):
     generator = torch.Generator().manual_seed(1)
     data = state.config.data
     draw = lambda *shape: torch.randn(shape, generator=generator)  # noqa: E731
-    labels = torch.eye(data.label_dim)[torch.arange(n) % max(data.label_dim, 1)] if data.label_dim else torch.zeros([n, 0])
-    return Batch(draw(n, data.num_channels, data.resolution, data.resolution).clamp(-1, 1), labels, draw(n, 8), labels)
+    labels = (
+        torch.eye(data.label_dim)[torch.arange(n) % max(data.label_dim, 1)]
+        if data.label_dim
+        else torch.zeros([n, 0])
+    )
+    return Batch(
+        draw(n, data.num_channels, data.resolution, data.resolution).clamp(-1, 1), labels, draw(n, 8), labels
+    )
 
 
 def accumulate(state, name, images_seen=0, seed=0):
@@ -102,7 +108,8 @@ def test_ggdr_waits_for_its_start():
 
 
 def test_the_target_moves_with_its_image():
-    """A decoder that predicts the warped map exactly is at distance 0; the unwarped one is not what it is held against."""
+    """A decoder that predicts the warped map exactly is at distance 0; the unwarped one is not what it is
+    held against."""
     pipe = AugmentPipe(xflip=1, rotate90=1, scale=1)
     features = {8: torch.randn([8, 6, 8, 8])}
     params = pipe.sample(torch.zeros([8, 3, 32, 32]))
@@ -120,7 +127,8 @@ def test_path_length_takes_half_the_batch():
 
 @pytest.mark.parametrize("aug", ["noaug", "ada"])
 def test_with_weight_zero_training_is_the_baseline_bit_for_bit(aug):
-    """Same draws, same losses, same weights of everything but the decoder, over steps that include every phase."""
+    """Same draws, same losses, same weights of everything but the decoder, over steps that include every
+    phase."""
     results = []
     for options in ({"reg_type": "none"}, {"reg_type": "ggdr", "ggdr_weight": 0}):
         state = small_state(aug=aug, **options)
@@ -167,20 +175,25 @@ def test_d_loss_is_the_true_sum_of_both_terms():
 @pytest.mark.parametrize("augmented", [False, True])
 @pytest.mark.parametrize("phase", ["G_reg", "D_reg"])
 def test_gradient_penalties_against_finite_differences(phase, augmented):
-    """R1 and path length, differentiated a second time through networks and augmentation, along one direction.
+    """R1 and path length, differentiated a second time through networks and augmentation, along one
+    direction.
 
-    Activations are smooth here: with leaky ReLU the penalties themselves jump where a unit changes sides. The running
-    mean of path lengths follows the batch, and gradients pass through its share.
+    Activations are smooth here: with leaky ReLU the penalties themselves jump where a unit changes sides. The
+    running mean of path lengths follows the batch, and gradients pass through its share.
     """
     torch.manual_seed(2)
     sizes = {"channel_base": 128, "channel_max": 8}
-    G = Generator(8, 0, 8, 32, 3, {"num_layers": 2, "activation": "softplus"}, {**sizes, "activation": "softplus"})
+    G = Generator(
+        8, 0, 8, 32, 3, {"num_layers": 2, "activation": "softplus"}, {**sizes, "activation": "softplus"}
+    )
     smooth = {"activation": "softplus"}
     D = Discriminator(0, 32, 3, **sizes, block_kwargs=smooth, epilogue_kwargs=smooth)
     pipe = AugmentPipe(**preset("bgcfnc")) if augmented else None
     G.requires_grad_(False)
     D.requires_grad_(False)
-    objective = Objective(G, D, pipe, StatsCollector(), r1_gamma=10, pl_weight=2, style_mixing_prob=0.9, pl_decay=0.3)
+    objective = Objective(
+        G, D, pipe, StatsCollector(), r1_gamma=10, pl_weight=2, style_mixing_prob=0.9, pl_decay=0.3
+    )
     (G if phase == "G_reg" else D).requires_grad_(True)
     weight = (G.synthesis.b16 if phase == "G_reg" else D.b16).conv0.weight
     original, direction = weight.detach().clone(), torch.randn(weight.shape)
@@ -190,7 +203,11 @@ def test_gradient_penalties_against_finite_differences(phase, augmented):
         weight.grad = None
         objective.pl_mean = torch.zeros([])
         torch.manual_seed(0)
-        objective.terms[phase](Batch(torch.rand([4, 3, 32, 32]), torch.zeros([4, 0]), torch.randn([4, 8]), torch.zeros([4, 0])), 1.0, 0)
+        objective.terms[phase](
+            Batch(torch.rand([4, 3, 32, 32]), torch.zeros([4, 0]), torch.randn([4, 8]), torch.zeros([4, 0])),
+            1.0,
+            0,
+        )
         values.append(objective.stats.flush()["Loss/G/reg" if phase == "G_reg" else "Loss/D/reg"].mean)
         slopes.append(float((weight.grad * direction).sum()))
     assert slopes[1] == pytest.approx((values[2] - values[0]) / 2e-2, rel=0.03)
@@ -254,7 +271,10 @@ def test_several_targets_are_averaged():
     maps = {res: torch.randn([4, 6, res, res]) for res in (8, 16)}
     pipe = AugmentPipe(xflip=1)
     params = pipe.sample(torch.zeros([4, 3, 32, 32]))
-    both, first, second = (GuidedRegularizer(targets, weight=3)(features, maps, pipe, params) for targets in ((8, 16), (8,), (16,)))
+    both, first, second = (
+        GuidedRegularizer(targets, weight=3)(features, maps, pipe, params)
+        for targets in ((8, 16), (8,), (16,))
+    )
     torch.testing.assert_close(both, (first + second) / 2)
     assert not torch.allclose(first, second)
     assert torch.equal(first, 3 * cosine_distance(maps[8], pipe.warp(features[8], params)))
@@ -299,7 +319,11 @@ def test_annotations_move_as_the_reals_that_d_judges():
     state.pipe.apply = lambda x, params: (applied.append(params), apply(x, params))[1]
     state.objective.real_regularizer = lambda *args: (given.append(args[3]), regularizer(*args))[1]
     state.D.requires_grad_(True)
-    state.objective.d_main(dataclasses.replace(make_batch(state), annotations=torch.zeros([4, 32, 32], dtype=torch.uint8)), 1.0, 0)
+    state.objective.d_main(
+        dataclasses.replace(make_batch(state), annotations=torch.zeros([4, 32, 32], dtype=torch.uint8)),
+        1.0,
+        0,
+    )
     _fakes, reals = applied
     assert [params is reals for params in given] == [True]
 
@@ -310,7 +334,9 @@ def test_images_are_judged_by_their_own_labels(reg_type):
     batch = make_batch(state)
     batch = dataclasses.replace(batch, gen_labels=batch.real_labels.roll(1, dims=1))
     judged = []
-    state.D.register_forward_pre_hook(lambda _module, args: judged.append("gen" if torch.equal(args[1], batch.gen_labels) else "real"))
+    state.D.register_forward_pre_hook(
+        lambda _module, args: judged.append("gen" if torch.equal(args[1], batch.gen_labels) else "real")
+    )
     for name, expected in {"G_main": ["gen"], "D_main": ["gen", "real"], "D_reg": ["real"]}.items():
         (state.G if name == "G_main" else state.D).requires_grad_(True)
         state.objective.terms[name](batch, 1.0, 0)
@@ -319,7 +345,9 @@ def test_images_are_judged_by_their_own_labels(reg_type):
 
 
 def test_the_loss_of_g_falls_as_d_is_fooled():
-    assert loss.generator_loss(torch.tensor([[-10.0], [0.0], [10.0]])).tolist() == pytest.approx([10, np.log(2), 0], abs=1e-4)
+    assert loss.generator_loss(torch.tensor([[-10.0], [0.0], [10.0]])).tolist() == pytest.approx(
+        [10, np.log(2), 0], abs=1e-4
+    )
 
 
 def test_path_noise_and_penalty():
@@ -351,4 +379,6 @@ def test_style_mixing_follows_its_probability_and_leaves_the_first_layer():
         assert not changed[0]
         mixed.append(bool(changed.any()))
     assert 30 < sum(mixed) < 70
-    torch.testing.assert_close(state.G.mapping.w_avg, 0.005 * base[:, 0].mean(dim=0))  # the second latents do not count
+    torch.testing.assert_close(
+        state.G.mapping.w_avg, 0.005 * base[:, 0].mean(dim=0)
+    )  # the second latents do not count

@@ -7,7 +7,15 @@ import tests.ranks.training
 from tests.support import step_checks
 from tests.support.runs import plain_data, small_config, small_state
 from training.objective import Objective
-from training.phases import PortionMeans, build_phases, clean, compute_gradients, filled_gradients, portions, run_phase
+from training.phases import (
+    PortionMeans,
+    build_phases,
+    clean,
+    compute_gradients,
+    filled_gradients,
+    portions,
+    run_phase,
+)
 from training.run.state import RunState
 from training.training_loop import step
 
@@ -17,7 +25,9 @@ NO_LABELS = torch.zeros([4, 0])
 
 def state_with(batch_gpu, label_dim=0, **options):
     """A run with batches of 4 images, in portions of ``batch_gpu``."""
-    return RunState.fresh(small_config(plain_data(label_dim=label_dim), batch_gpu=batch_gpu, **options), torch.device("cpu"))
+    return RunState.fresh(
+        small_config(plain_data(label_dim=label_dim), batch_gpu=batch_gpu, **options), torch.device("cpu")
+    )
 
 
 def phase_of(state, name):
@@ -43,12 +53,19 @@ def test_a_phase_has_the_mean_of_its_portions_gradients(name):
         torch.testing.assert_close(mean, (first + second) / 2, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "term"), [("G_main", "g_main"), ("G_reg", "g_path_length"), ("D_main", "d_main"), ("D_reg", "d_r1")])
+@pytest.mark.parametrize(
+    ("name", "term"),
+    [("G_main", "g_main"), ("G_reg", "g_path_length"), ("D_main", "d_main"), ("D_reg", "d_r1")],
+)
 def test_losses_are_whole_in_the_backward_pass_however_many_portions(monkeypatch, name, term):
     """In float16 gradients of a loss that was divided first would underflow."""
     gains = []
     original = getattr(Objective, term)
-    monkeypatch.setattr(Objective, term, lambda self, batch, gain, seen: (gains.append(gain), original(self, batch, gain, seen)))
+    monkeypatch.setattr(
+        Objective,
+        term,
+        lambda self, batch, gain, seen: (gains.append(gain), original(self, batch, gain, seen)),
+    )
     state = state_with(2, mbstd_group=2, gamma=10)
     phase = phase_of(state, name)
     compute_gradients(state, phase, REAL, NO_LABELS, None)
@@ -98,7 +115,9 @@ def test_the_rest_of_the_draws_follows_the_portion_too():
         after.append(torch.rand([3]))
     assert not torch.equal(*after)
     torch.manual_seed(1)
-    assert torch.equal(after[0], next(torch.rand([3]) for _ in portions(state, "G_main", REAL, NO_LABELS, None)))
+    assert torch.equal(
+        after[0], next(torch.rand([3]) for _ in portions(state, "G_main", REAL, NO_LABELS, None))
+    )
 
 
 def test_running_means_begin_where_the_phase_found_them():
@@ -180,10 +199,18 @@ def test_a_step_moves_the_average_by_what_was_seen_before_it():
     before = state.G_ema.synthesis.b8.conv0.weight.clone()
     with torch.no_grad():
         state.G.synthesis.b8.conv0.weight.add_(1)
-    step(state, build_phases(state), (torch.zeros([4, 3, 32, 32], dtype=torch.uint8), torch.zeros([4, 0])), None)
+    step(
+        state,
+        build_phases(state),
+        (torch.zeros([4, 3, 32, 32], dtype=torch.uint8), torch.zeros([4, 0])),
+        None,
+    )
     share = 1 - 0.5 ** (4 / (4000 * 0.05))
     torch.testing.assert_close(
-        state.G_ema.synthesis.b8.conv0.weight, before.lerp(state.G.synthesis.b8.conv0.weight, share), rtol=0, atol=1e-7
+        state.G_ema.synthesis.b8.conv0.weight,
+        before.lerp(state.G.synthesis.b8.conv0.weight, share),
+        rtol=0,
+        atol=1e-7,
     )
 
 

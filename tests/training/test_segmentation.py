@@ -1,4 +1,5 @@
-"""Segmentation of real images by D: the loss, what it reaches, the data behind it, and that it can be learned."""
+"""Segmentation of real images by D: the loss, what it reaches, the data behind it, and that it can be
+learned."""
 
 import dataclasses
 import shutil
@@ -32,7 +33,9 @@ def paired_batch(n=4, classes=2, resolution=32):
     generator = torch.Generator().manual_seed(1)
     real = torch.randn([n, 3, resolution, resolution], generator=generator).clamp(-1, 1)
     annotations = torch.randint(classes, [n, resolution, resolution], generator=generator, dtype=torch.uint8)
-    return Batch(real, torch.zeros([n, 0]), torch.randn([n, 8], generator=generator), torch.zeros([n, 0]), annotations)
+    return Batch(
+        real, torch.zeros([n, 0]), torch.randn([n, 8], generator=generator), torch.zeros([n, 0]), annotations
+    )
 
 
 def accumulate(state, name, batch):
@@ -75,11 +78,14 @@ def test_the_value_is_weight_times_cross_entropy_of_reals():
 
 @pytest.mark.parametrize("aug", ["noaug", "ada"])
 def test_fakes_never_reach_the_decoder(aug):
-    """The decoder runs once in D_main, on the real images, and in no other phase; its gradient is the real images' alone."""
+    """The decoder runs once in D_main, on the real images, and in no other phase; its gradient is the real
+    images' alone."""
     state = small_state(reg_type="seg", aug=aug)
     seen = []
     state.D.b8_dec.register_forward_hook(lambda *_: seen.append("decoder"))
-    state.D.b32.register_forward_pre_hook(lambda _module, args: seen.append("real" if torch.equal(args[1], real) else "fake"))
+    state.D.b32.register_forward_pre_hook(
+        lambda _module, args: seen.append("real" if torch.equal(args[1], real) else "fake")
+    )
     batch = paired_batch()
     real = batch.real_images
     for name in ("G_main", "G_reg", "D_reg"):
@@ -104,7 +110,8 @@ def test_fakes_never_reach_the_decoder(aug):
 
 @pytest.mark.parametrize("spec", [{"xflip": 1}, {"rotate90": 1}, {"xint": 1}])
 def test_the_annotation_moves_with_its_image(spec):
-    """Scores that are the moved image's own classes are right everywhere; the unmoved annotation would make them wrong."""
+    """Scores that are the moved image's own classes are right everywhere; the unmoved annotation would make
+    them wrong."""
     pipe = AugmentPipe(**spec)
     classes = torch.zeros([6, 32, 32], dtype=torch.uint8)
     classes[:, 4:12, 2:20] = 1
@@ -139,20 +146,29 @@ def test_with_weight_zero_training_is_the_baseline_bit_for_bit(aug):
 
 def test_without_annotations_it_says_so():
     with pytest.raises(ValueError, match="needs annotations"):
-        accumulate(small_state(reg_type="seg"), "D_main", dataclasses.replace(paired_batch(), annotations=None))
+        accumulate(
+            small_state(reg_type="seg"), "D_main", dataclasses.replace(paired_batch(), annotations=None)
+        )
 
 
-def opened(root: Path, *, mirror: bool = False, subset: int | None = None, **options) -> tuple[TrainConfig, PairedDataset]:
+def opened(
+    root: Path, *, mirror: bool = False, subset: int | None = None, **options
+) -> tuple[TrainConfig, PairedDataset]:
     config, dataset = open_small(root, mirror=mirror, subset=subset, reg_type="seg", **options)
     assert isinstance(dataset, PairedDataset)
     return config, dataset
 
 
-@pytest.mark.parametrize(("p", "steps", "least"), [(None, 40, 0.97), pytest.param(0.3, 300, 0.94, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("p", "steps", "least"), [(None, 40, 0.97), pytest.param(0.3, 300, 0.94, marks=pytest.mark.slow)]
+)
 def test_a_handful_of_pairs_is_learned_by_heart(tmp_path, p, steps, least):
-    """Discs on ground: nearly every pixel of the real images gets its class, mirrored and augmented or not."""
+    """Discs on ground: nearly every pixel of the real images gets its class, mirrored and augmented or
+    not."""
     aug = {"aug": "noaug"} if p is None else {"aug": "fixed", "p": p}
-    config, dataset = opened(make_pairs(tmp_path / "pairs", count=4, resolution=16), mirror=True, dlr=0.02, batch=8, **aug)
+    config, dataset = opened(
+        make_pairs(tmp_path / "pairs", count=4, resolution=16), mirror=True, dlr=0.02, batch=8, **aug
+    )
     state = RunState.fresh(config, torch.device("cpu"))
     batches = image_batches(dataset, batch_size=8, seed=0, workers=0)
     (d_main,) = (phase for phase in build_phases(state) if phase.name == "D_main")
@@ -185,7 +201,13 @@ def test_items_of_folder_and_zip(tmp_path, kind, budget):
     folder = make_pairs(tmp_path / "pairs", count=7, resolution=16)
     root = folder if kind == "folder" else zipped(folder, tmp_path / "pairs.zip")
     data = PairedDataset(root, max_size=5, xflip=True, random_seed=3, memory_budget_mb=budget)
-    assert (len(data), data.num_images, data.num_classes, data.in_memory, is_paired(str(root))) == (10, 5, 2, budget > 0, True)
+    assert (len(data), data.num_images, data.num_classes, data.in_memory, is_paired(str(root))) == (
+        10,
+        5,
+        2,
+        budget > 0,
+        True,
+    )
     for i in range(10):
         image, _, classes = data.sample(i)
         assert np.array_equal(image[0] > 100, classes == 1)  # the disc is bright
@@ -193,15 +215,25 @@ def test_items_of_folder_and_zip(tmp_path, kind, budget):
     batches = image_batches(data, batch_size=4, seed=0, workers=2 if budget == 0 else 0)
     images, labels, classes = next(batches)
     batches.close()
-    assert (images.shape, labels.shape, classes.shape, classes.dtype) == ((4, 3, 16, 16), (4, 0), (4, 16, 16), torch.uint8)
+    assert (images.shape, labels.shape, classes.shape, classes.dtype) == (
+        (4, 3, 16, 16),
+        (4, 0),
+        (4, 16, 16),
+        torch.uint8,
+    )
     assert torch.equal(images[:, 0] > 100, classes == 1)
 
 
 def test_what_a_run_records_and_measures(tmp_path):
-    """The path is the pairs'; snapshots and metrics have the images alone; the annotations are part of the data's identity."""
+    """The path is the pairs'; snapshots and metrics have the images alone; the annotations are part of the
+    data's identity."""
     root = make_pairs(tmp_path / "pairs", count=6)
     config, dataset = opened(root, mirror=True, metrics=("fid5_full",))
-    assert (config.data.path, config.data.annotation_classes, config.data.image_path) == (str(root), 2, f"{root}/images")
+    assert (config.data.path, config.data.annotation_classes, config.data.image_path) == (
+        str(root),
+        2,
+        f"{root}/images",
+    )
     assert config.description.startswith("pairs-mirror-auto1")
     again = TrainConfig.from_dict(config.to_dict())
     assert again == config
@@ -223,7 +255,9 @@ def test_a_run_s_images_in_a_zip_are_found_again(tmp_path):
     kwargs, G = training_set_kwargs(config), small_state().G
     assert len(open_reals(kwargs, None, G)) == 3
     Path(path).unlink()
-    with pytest.raises(UserError, match=r"pairs\.zip/images', which the network was trained on, is not there"):
+    with pytest.raises(
+        UserError, match=r"pairs\.zip/images', which the network was trained on, is not there"
+    ):
         open_reals(kwargs, None, G)
 
 
@@ -253,14 +287,20 @@ def damaged(root: Path, kind: str) -> Path:
 
 
 BAD = [
-    ("no annotations", r"annotations' is not there; a paired data set has the folders images and annotations"),
+    (
+        "no annotations",
+        r"annotations' is not there; a paired data set has the folders images and annotations",
+    ),
     ("plain", r"images/images' is not there"),
     ("lacking one", r"'0001\.png' is in only one of images and annotations"),
     ("one too many", r"'0001\.png' is in only one of images and annotations"),
     ("another size", r"'0001\.png' in '.*annotations' is 16x16 greyscale, but '0000\.png' is 32x32"),
     ("all of another size", r"are 16x16 with 1 channels; they must be 32x32 like the images"),
     ("colour", r"'0001\.png' in '.*annotations' is 32x32 RGB"),
-    ("no class map", r"'0001\.png' in '.*annotations' has class 254; classes are 0 to 199 here, and 255 is unlabelled"),
+    (
+        "no class map",
+        r"'0001\.png' in '.*annotations' has class 254; classes are 0 to 199 here, and 255 is unlabelled",
+    ),
     ("one class", r"tell no two classes apart"),
 ]
 
@@ -277,11 +317,16 @@ def test_a_paired_data_set_without_segmentation(tmp_path):
     root = make_pairs(tmp_path / "pairs", count=3)
     with pytest.raises(UserError, match=r"give --data=.*pairs/images, or --reg_type=seg"):
         inspect_data(str(root), cond=False, subset=None, mirror=False, seed=0)
-    assert inspect_data(f"{root}/images", cond=False, subset=None, mirror=False, seed=0)[0].annotation_classes == 0
+    assert (
+        inspect_data(f"{root}/images", cond=False, subset=None, mirror=False, seed=0)[0].annotation_classes
+        == 0
+    )
 
 
 def test_a_class_that_was_not_there_at_the_start(tmp_path):
     config, _ = opened(root := make_pairs(tmp_path / "pairs", count=3))
     PIL.Image.new("L", (32, 32), 2).save(root / "annotations" / "0002.png")
-    with pytest.raises(UserError, match=r"'0002\.png' in '.*annotations' has class 2; classes are 0 to 1 here"):
+    with pytest.raises(
+        UserError, match=r"'0002\.png' in '.*annotations' has class 2; classes are 0 to 1 here"
+    ):
         open_dataset(config.data).sample(2)

@@ -16,7 +16,11 @@ CASES = {
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sizes")
     ranks.run("training:compare_group_sizes", 4, folder, cases=CASES)
-    return {(case, size): torch.load(folder / f"{case}-{size}.pt", weights_only=True) for case in CASES for size in (1, 2, 4)}
+    return {
+        (case, size): torch.load(folder / f"{case}-{size}.pt", weights_only=True)
+        for case in CASES
+        for size in (1, 2, 4)
+    }
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -25,7 +29,9 @@ def test_gradients_do_not_depend_on_the_number_of_processes(results, case, size)
     alone, together = results[case, 1]["gradients"], results[case, size]["gradients"]
     assert {name.split(".")[0] for name in alone} == {"G_main", "G_reg", "D_main", "D_reg"}
     for name, gradient in alone.items():
-        torch.testing.assert_close(together[name], gradient, rtol=1e-5, atol=1e-5 * max(float(gradient.abs().max()), 1e-3), msg=name)
+        torch.testing.assert_close(
+            together[name], gradient, rtol=1e-5, atol=1e-5 * max(float(gradient.abs().max()), 1e-3), msg=name
+        )
 
 
 @pytest.mark.parametrize("size", [2, 4])

@@ -49,7 +49,11 @@ def train(folder, run_dir, insist_on_metrics=True, **options):
 
 def weights(run_dir, name="network-snapshot-000000.pkl"):
     data = load_network_pkl(run_dir / name)
-    return {f"{part}.{key}": value for part in ("G", "D", "G_ema") for key, value in data[part].state_dict().items()}
+    return {
+        f"{part}.{key}": value
+        for part in ("G", "D", "G_ema")
+        for key, value in data[part].state_dict().items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +63,9 @@ def finished(tmp_path_factory):
 
 
 def test_run_directory(finished):
-    assert {path.name.split(".")[0] if "tfevents" in path.name else path.name for path in finished.iterdir()} == {
+    assert {
+        path.name.split(".")[0] if "tfevents" in path.name else path.name for path in finished.iterdir()
+    } == {
         "training_options.json",
         "log.txt",
         "stats.jsonl",
@@ -100,9 +106,13 @@ def test_snapshot_opens_and_records_the_data_set(finished):
     assert data["training_set_kwargs"]["resolution"] == 32
     assert data["D"].decoder_res == 8
     assert float(data["augment_pipe"].p) in (0, pytest.approx(4 * 4 / 500_000))
-    torch.testing.assert_close(data["G"].synthesis.b4.const, data["G_ema"].synthesis.b4.const, atol=0.05, rtol=0)
+    torch.testing.assert_close(
+        data["G"].synthesis.b4.const, data["G_ema"].synthesis.b4.const, atol=0.05, rtol=0
+    )
     config, _ = open_small(finished.parent / "images", reg_type="ggdr")
-    assert not torch.equal(RunState.fresh(config, torch.device("cpu")).G_ema.synthesis.b4.const, data["G_ema"].synthesis.b4.const)
+    assert not torch.equal(
+        RunState.fresh(config, torch.device("cpu")).G_ema.synthesis.b4.const, data["G_ema"].synthesis.b4.const
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,7 +128,9 @@ def test_snapshot_opens_and_records_the_data_set(finished):
     ids=["baseline", "conditional", "greyscale", "cifar", "freezed", "bfloat16"],
 )
 def test_variants_run_and_repeat_exactly(tmp_path, monkeypatch, options):
-    monkeypatch.setattr(training_loop, "check_bfloat16", lambda device: None)  # a processor without it gives the same numbers
+    monkeypatch.setattr(
+        training_loop, "check_bfloat16", lambda device: None
+    )  # a processor without it gives the same numbers
     options = dict(options)
     channels = options.pop("channels", 3)
     folder = make_images(tmp_path / "images", channels=channels, classes=3 if options.get("cond") else 0)
@@ -145,8 +157,19 @@ def test_frozen_layers_stay(tmp_path):
     state = small_state(freezed=3)
     before = {key: value.clone() for key, value in state.D.state_dict().items()}
     run_steps(state, torch.rand([4, 3, 32, 32]), 3)
-    same = {key for key, value in state.D.state_dict().items() if torch.equal(value, before[key]) and "filter" not in key}
-    assert same == {"b32.fromrgb.weight", "b32.fromrgb.bias", "b32.conv0.weight", "b32.conv0.bias", "b32.conv1.weight", "b32.conv1.bias"}
+    same = {
+        key
+        for key, value in state.D.state_dict().items()
+        if torch.equal(value, before[key]) and "filter" not in key
+    }
+    assert same == {
+        "b32.fromrgb.weight",
+        "b32.fromrgb.bias",
+        "b32.conv0.weight",
+        "b32.conv0.bias",
+        "b32.conv1.weight",
+        "b32.conv1.bias",
+    }
 
 
 def run_steps(state, real, steps):
@@ -162,9 +185,12 @@ def run_steps(state, real, steps):
 
 
 def test_overfits_a_handful_of_images():
-    """D learns to tell 4 fixed images from a generator that stands still, and its decoder the generator's features."""
+    """D learns to tell 4 fixed images from a generator that stands still, and its decoder the generator's
+    features."""
     state = small_state(reg_type="ggdr", aug="noaug", cbase=512, cmax=16, dlr=0.01)
-    real = from_uint8(torch.from_numpy(np.random.default_rng(0).integers(0, 256, [4, 3, 32, 32], dtype=np.uint8)))
+    real = from_uint8(
+        torch.from_numpy(np.random.default_rng(0).integers(0, 256, [4, 3, 32, 32], dtype=np.uint8))
+    )
     phase = next(p for p in training_loop.build_phases(state) if p.name == "D_main")
     history = []
     for _ in range(150):
@@ -179,7 +205,9 @@ def test_overfits_a_handful_of_images():
 @pytest.mark.slow
 def test_generator_learns_four_images():
     """The whole loop on four images: the average's pictures come close to them, each within reach of one."""
-    state = small_state(reg_type="ggdr", aug="noaug", cbase=512, cmax=32, batch=8, gamma=0.1, resolution=16, ggdr_res=8)
+    state = small_state(
+        reg_type="ggdr", aug="noaug", cbase=512, cmax=32, batch=8, gamma=0.1, resolution=16, ggdr_res=8
+    )
     rng = np.random.default_rng(0)
     blocks = rng.choice([-0.8, 0.8], size=[4, 3, 2, 2])
     real = torch.from_numpy(np.kron(blocks, np.ones([8, 8]))).float()
@@ -253,18 +281,26 @@ def test_a_failing_metric_does_not_end_the_run(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("insist", [True, False])
 def test_a_detector_that_cannot_be_downloaded(tmp_path, monkeypatch, insist):
-    """It ends the program at once if its metric was asked for, and never a run that goes on or had it by default."""
+    """It ends the program at once if its metric was asked for, and never a run that goes on or had it by
+    default."""
     monkeypatch.setenv("GGDR_OFFLINE", "1")
     monkeypatch.setenv("GGDR_CACHE_DIR", str(tmp_path / "cache"))
     data = make_images(tmp_path / "images")
     if insist:
-        with pytest.raises(Unavailable, match=r"cannot download .*inception-2015-12-05\.pt .*put the file at"):
+        with pytest.raises(
+            Unavailable, match=r"cannot download .*inception-2015-12-05\.pt .*put the file at"
+        ):
             train(data, tmp_path / "run", metrics=("fid8_full",), insist_on_metrics=True)
         assert not list((tmp_path / "run").iterdir())
         return
-    run_dir = train(data, tmp_path / "run", metrics=("fid8_full", "fid4_full"), insist_on_metrics=False, snap=1)
+    run_dir = train(
+        data, tmp_path / "run", metrics=("fid8_full", "fid4_full"), insist_on_metrics=False, snap=1
+    )
     log = (run_dir / "log.txt").read_text()
-    assert re.search(r"Warning: nothing can be measured: cannot download .*\. Training goes on without; each snapshot tries again\.", log)
+    assert re.search(
+        r"Warning: nothing can be measured: cannot download .*\. Training goes on without; each snapshot tries again\.",
+        log,
+    )
     assert len(list(run_dir.glob("fakes0*.png"))) >= 1
     assert log.count("cannot download") == 1, "it is said once, and not again at each snapshot"
     assert "Finished" in log
@@ -274,8 +310,12 @@ def test_a_detector_that_cannot_be_downloaded(tmp_path, monkeypatch, insist):
 def test_metrics_compare_with_all_images_as_they_are(tmp_path, monkeypatch):
     """Neither mirrored nor a subset, whatever is trained on."""
     seen = []
-    monkeypatch.setattr(training_loop, "preflight", lambda names, detector, reals, **kwargs: seen.append(len(reals)))
-    monkeypatch.setattr(in_training, "evaluate", lambda names, *, dataset, **kwargs: seen.append(len(dataset)) or [])
+    monkeypatch.setattr(
+        training_loop, "preflight", lambda names, detector, reals, **kwargs: seen.append(len(reals))
+    )
+    monkeypatch.setattr(
+        in_training, "evaluate", lambda names, *, dataset, **kwargs: seen.append(len(dataset)) or []
+    )
     train(make_images(tmp_path / "images"), tmp_path / "run", metrics=("fid8_full",), mirror=True, kimg=0.004)
     assert set(seen) == {16}
 
@@ -287,7 +327,8 @@ def test_the_average_starts_as_a_copy():
 
 
 def test_optimizers_are_scaled_for_lazy_regularization():
-    """Learning rate and betas to the power interval / (interval + 1): 4 / 5 for G, 16 / 17 for D (StyleGAN2, appendix B)."""
+    """Learning rate and betas to the power interval / (interval + 1): 4 / 5 for G, 16 / 17 for D (StyleGAN2,
+    appendix B)."""
     state = small_state(glr=0.002, dlr=0.003)
     for optimizer, lr, ratio in ((state.G_opt, 0.002, 4 / 5), (state.D_opt, 0.003, 16 / 17)):
         (group,) = optimizer.param_groups
@@ -312,7 +353,9 @@ def test_the_order_of_the_images_comes_from_the_seed(tmp_path, monkeypatch):
     seeds = []
     batches, draw = training_loop.image_batches, training_loop.SampleGrid.draw
     monkeypatch.setattr(
-        training_loop, "image_batches", lambda *args, seed, **options: seeds.append(seed) or batches(*args, seed=seed, **options)
+        training_loop,
+        "image_batches",
+        lambda *args, seed, **options: seeds.append(seed) or batches(*args, seed=seed, **options),
     )
     monkeypatch.setattr(training_loop.SampleGrid, "draw", lambda *args: seeds.append(args[-1]) or draw(*args))
     config, dataset = open_small(make_images(tmp_path / "images"), kimg=0.004, seed=7)
@@ -330,7 +373,9 @@ def test_what_a_snapshot_shows_and_measures(tmp_path, monkeypatch):
     drawn = []
     save = training_loop.SampleGrid.save_fakes
     monkeypatch.setattr(
-        training_loop.SampleGrid, "save_fakes", lambda self, path, G, *args: drawn.append((path.name, G)) or save(self, path, G, *args)
+        training_loop.SampleGrid,
+        "save_fakes",
+        lambda self, path, G, *args: drawn.append((path.name, G)) or save(self, path, G, *args),
     )
     training_loop.run(config, tmp_path / "run", dataset)
     assert asked["mirror"]
@@ -352,7 +397,11 @@ def test_values_of_a_ticks_statistics(tmp_path):
 def test_a_snapshot_says_how_its_data_are_opened(tmp_path):
     folder = make_images(tmp_path / "images", count=8, classes=3)
     config, dataset = open_small(folder, cond=True, subset=5, mirror=True)
-    again = ImageFolderDataset(**training_set_kwargs(dataclasses.replace(config, data=dataclasses.replace(config.data, random_seed=3))))
+    again = ImageFolderDataset(
+        **training_set_kwargs(
+            dataclasses.replace(config, data=dataclasses.replace(config.data, random_seed=3))
+        )
+    )
     assert again.fingerprint() != dataset.fingerprint(), "another seed, another subset"
     again = ImageFolderDataset(**training_set_kwargs(config))
     assert (again.identity(), len(again), again.label_dim) == (dataset.identity(), 10, 3)
@@ -398,7 +447,9 @@ def test_several_ranks_finish_a_metric(tmp_path, monkeypatch):
     monkeypatch.setattr(maintenance, "on_main", lambda work, what: work())
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     monkeypatch.setattr(distributed, "maxima", lambda values, what: list(values))
-    state, ours = measuring(tmp_path, monkeypatch, None, lambda: signal.raise_signal(signal.SIGTERM) or {"fid5_full": 1.0})
+    state, ours = measuring(
+        tmp_path, monkeypatch, None, lambda: signal.raise_signal(signal.SIGTERM) or {"fid5_full": 1.0}
+    )
     with ours.interrupt as interrupt:
         ours.measure()
     assert interrupt.raised

@@ -1,1 +1,2 @@
-"""Resampling and activation ops. Each has a plain-PyTorch implementation that also serves as its reference."""
+"""Resampling and activation ops. Each has a plain-PyTorch implementation that also serves as its
+reference."""

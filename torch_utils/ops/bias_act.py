@@ -12,7 +12,8 @@ from torch_utils.ops.dispatch import Impl, use_native
 
 
 class Activation(NamedTuple):
-    """``function(x, alpha)``; ``gain`` keeps the variance of a unit normal input roughly one (He et al. 2015)."""
+    """``function(x, alpha)``; ``gain`` keeps the variance of a unit normal input roughly one (He et al.
+    2015)."""
 
     function: Callable[[torch.Tensor, float], torch.Tensor]
     alpha: float
@@ -66,12 +67,22 @@ def bias_act(
     if clamp is not None and clamp < 0:
         raise ValueError(f"bias_act: clamp must not be negative, got {clamp}")
     if b is not None and (b.ndim != 1 or b.shape[0] != x.shape[dim]):
-        raise ValueError(f"bias_act: bias of shape {tuple(b.shape)} does not fit dimension {dim} of {tuple(x.shape)}")
+        raise ValueError(
+            f"bias_act: bias of shape {tuple(b.shape)} does not fit dimension {dim} of {tuple(x.shape)}"
+        )
     spec = ACTIVATIONS[act]
     alpha = spec.alpha if alpha is None else alpha
     gain = spec.gain if gain is None else gain
-    if use_native("bias_act", impl, x, _obstacle(x, b, alpha), slower=x.device.type == "cpu" and act in FASTER_PLAIN_ON_CPU):
-        return native.bias_act(x, b, dim, act, float(alpha), float(gain), None if clamp is None else float(clamp))
+    if use_native(
+        "bias_act",
+        impl,
+        x,
+        _obstacle(x, b, alpha),
+        slower=x.device.type == "cpu" and act in FASTER_PLAIN_ON_CPU,
+    ):
+        return native.bias_act(
+            x, b, dim, act, float(alpha), float(gain), None if clamp is None else float(clamp)
+        )
     if b is not None:
         x = x + b.reshape([-1 if i == dim % x.ndim else 1 for i in range(x.ndim)])
     x = spec.function(x, alpha)

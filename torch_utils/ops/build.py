@@ -1,9 +1,10 @@
 """Builds the compiled ops from ``csrc/`` at first use, and keeps the result.
 
-A build is one folder ``<cache>/<key>/`` whose name is a digest of everything that the result depends on: sources, torch,
-CUDA, compiler, flags, architecture, Python's ABI. It is made under another name and renamed when it is whole, so a build
-that was cut off leaves nothing that could be taken for one. While it is made, an advisory lock keeps other processes from
-doing the same work. The system drops that lock with the process that holds it, whichever way that ends.
+A build is one folder ``<cache>/<key>/`` whose name is a digest of everything that the result depends on:
+sources, torch, CUDA, compiler, flags, architecture, Python's ABI. It is made under another name and renamed
+when it is whole, so a build that was cut off leaves nothing that could be taken for one. While it is made, an
+advisory lock keeps other processes from doing the same work. The system drops that lock with the process that
+holds it, whichever way that ends.
 """
 
 import contextlib
@@ -38,8 +39,17 @@ NAME = "ggdr_ops"
 TIMEOUT = 900.0  # seconds, for a build or for waiting for another process's
 NEEDED_SPACE = 64 << 20  # bytes
 
-# Loops over floats become vector code; infinities and NaN keep their meaning. What is written for 16 lanes should use them.
-CPU_FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra")
+# Loops over floats become vector code; infinities and NaN keep their meaning. What is written for 16 lanes
+# should use them.
+CPU_FLAGS = (
+    "-O3",
+    "-march=native",
+    "-mprefer-vector-width=512",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wall",
+    "-Wextra",
+)
 CUDA_FLAGS = ("-O3",)
 
 _CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from torch_utils.ops.build import compile_job; compile_job(sys.argv[2])"
@@ -87,7 +97,8 @@ class Toolchain:
 
 
 def builds_folder() -> Path:
-    """``ops`` in the folder for everything that is cached (:func:`dnnlib.environment.cache_root`). Raises :class:`UserError`."""
+    """``ops`` in the folder for everything that is cached (:func:`dnnlib.environment.cache_root`). Raises
+    :class:`UserError`."""
     return cache_root() / "ops"
 
 
@@ -101,12 +112,16 @@ def first_line(*command: str) -> str:
 
 
 def find_compiler() -> str:
-    """The path of the C++ compiler: ``$CXX``, or ``g++`` or ``c++`` on the PATH. Raises :class:`BuildError`."""
+    """The path of the C++ compiler: ``$CXX``, or ``g++`` or ``c++`` on the PATH. Raises
+    :class:`BuildError`."""
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "c++"]
     for name in names:
         if (path := shutil.which(name)) is not None:
             return path
-    raise BuildError(f"no C++ compiler ({' or '.join(names)} is not on the PATH); install one, such as Debian's g++, or set CXX")
+    raise BuildError(
+        f"no C++ compiler ({' or '.join(names)} is not on the PATH); install one, such as Debian's g++, or "
+        "set CXX"
+    )
 
 
 def find_ninja() -> str:
@@ -121,14 +136,20 @@ def find_ninja() -> str:
 def find_nvcc() -> str | None:
     """The path of nvcc: in ``$CUDA_HOME``, on the PATH, or in ``/usr/local/cuda``; None if there is none."""
     homes = [home for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")) if home]
-    folders = [str(Path(home) / "bin") for home in homes] + [os.environ.get("PATH", ""), "/usr/local/cuda/bin"]
+    folders = [str(Path(home) / "bin") for home in homes] + [
+        os.environ.get("PATH", ""),
+        "/usr/local/cuda/bin",
+    ]
     return shutil.which("nvcc", path=os.pathsep.join(folders))
 
 
 def nvcc_version(nvcc: str) -> str:
-    """The CUDA release of an nvcc, such as ``13.0``. Raises :class:`BuildError` where it does not run or says nothing of it."""
+    """The CUDA release of an nvcc, such as ``13.0``. Raises :class:`BuildError` where it does not run or says
+    nothing of it."""
     try:
-        text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, timeout=60, check=True).stdout
+        text = subprocess.run(
+            [nvcc, "--version"], capture_output=True, text=True, timeout=60, check=True
+        ).stdout
     except (OSError, subprocess.SubprocessError) as error:
         raise BuildError(f"{nvcc} does not run ({_brief(str(error))})") from error
     match = re.search(r"release (\d+\.\d+)", text)
@@ -138,9 +159,16 @@ def nvcc_version(nvcc: str) -> str:
 
 
 def toolkit_folder(nvcc: str) -> str:
-    """The CUDA toolkit's folder, as nvcc itself gives it: what is called nvcc on the PATH may be a script that lies elsewhere."""
+    """The CUDA toolkit's folder, as nvcc itself gives it: what is called nvcc on the PATH may be a script
+    that lies elsewhere."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        dry = subprocess.run([nvcc, "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True, timeout=60, check=False)
+        dry = subprocess.run(
+            [nvcc, "--dryrun", "-x", "cu", os.devnull],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
         if (match := re.search(r"^#\$ TOP=(.+)$", dry.stderr, re.MULTILINE)) is not None:
             return os.path.realpath(match[1].strip())
     return str(Path(nvcc).resolve().parent.parent)
@@ -173,9 +201,12 @@ def cuda_obstacle() -> str | None:
 
 
 def find_toolchain(with_cuda: bool) -> Toolchain:
-    """What a build would use, the CUDA part of it only where asked for. Raises :class:`BuildError` if something is missing."""
+    """What a build would use, the CUDA part of it only where asked for. Raises :class:`BuildError` if
+    something is missing."""
     compiler = find_compiler()
-    plain = Toolchain(compiler=compiler, compiler_version=first_line(compiler, "--version"), ninja=find_ninja())
+    plain = Toolchain(
+        compiler=compiler, compiler_version=first_line(compiler, "--version"), ninja=find_ninja()
+    )
     if not with_cuda:
         return plain
     nvcc = find_nvcc()
@@ -197,13 +228,21 @@ def processor() -> str:
     flags = ""
     with contextlib.suppress(OSError):
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        flags = " ".join(sorted(set(re.findall(r"^(?:flags|Features|model|cpu family|CPU part)\s*:.*$", text, re.MULTILINE))))
+        flags = " ".join(
+            sorted(
+                set(re.findall(r"^(?:flags|Features|model|cpu family|CPU part)\s*:.*$", text, re.MULTILINE))
+            )
+        )
     return f"{platform.machine()} {flags}"
 
 
 def describe(toolchain: Toolchain) -> dict[str, object]:
     """Everything that the result of a build depends on."""
-    sources = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(SOURCES.iterdir()) if path.is_file()}
+    sources = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(SOURCES.iterdir())
+        if path.is_file()
+    }
     return {
         **asdict(toolchain),
         "torch": torch.__version__,
@@ -230,7 +269,8 @@ def library(
     again: bool = True,
     warn: Callable[[str], None] = lambda line: None,
 ) -> tuple[Path, float]:
-    """The compiled library, from ``cache`` or built into it, and the seconds that building took (0: it was there).
+    """The compiled library, from ``cache`` or built into it, and the seconds that building took (0: it was
+    there).
 
     Args:
         toolchain: what to build with.
@@ -238,9 +278,11 @@ def library(
         timeout: seconds, for a build or for waiting for another process's.
         announce: called before a build.
         again: try also what the compiler refused the last time.
-        warn: called with a line where a build that is there is not used, because :mod:`torch_utils.ops.build_cache` says so.
+        warn: called with a line where a build that is there is not used, because
+            :mod:`torch_utils.ops.build_cache` says so.
 
-    Raises :class:`BuildError`: it cannot be built, or not within ``timeout`` seconds, or the cache cannot be written.
+    Raises :class:`BuildError`: it cannot be built, or not within ``timeout`` seconds, or the cache cannot be
+    written.
     """
     try:
         cache, line = build_cache.own_folder(cache)
@@ -250,11 +292,18 @@ def library(
     except build_cache.NotOurs as error:
         raise BuildError(str(error)) from error
     except OSError as error:
-        raise BuildError(f"the cache {cache} cannot be written ({error.strerror}); set GGDR_CACHE_DIR to a folder that can") from error
+        raise BuildError(
+            f"the cache {cache} cannot be written ({error.strerror}); set GGDR_CACHE_DIR to a folder that can"
+        ) from error
 
 
 def _library(
-    toolchain: Toolchain, cache: Path, timeout: float, announce: Callable[[], None], again: bool, warn: Callable[[str], None]
+    toolchain: Toolchain,
+    cache: Path,
+    timeout: float,
+    announce: Callable[[], None],
+    again: bool,
+    warn: Callable[[str], None],
 ) -> tuple[Path, float]:
     folder = cache / build_key(toolchain)
     target, failed = folder / f"{NAME}.so", cache / f"{folder.name}.failed"
@@ -263,7 +312,8 @@ def _library(
     free = shutil.disk_usage(cache).free
     if free < NEEDED_SPACE:
         raise BuildError(
-            f"only {free >> 20} MiB are free in {cache}, a build needs {NEEDED_SPACE >> 20}; set GGDR_CACHE_DIR to another disk"
+            f"only {free >> 20} MiB are free in {cache}, a build needs {NEEDED_SPACE >> 20}; set "
+            "GGDR_CACHE_DIR to another disk"
         )
     start = time.monotonic()
     with exclusive(cache / f"{folder.name}.lock", timeout):
@@ -275,7 +325,10 @@ def _library(
         if os.path.lexists(folder):
             build_cache.put_aside(folder)
         if failed.is_file() and not again:
-            raise BuildError(f"{failed.read_text(encoding='utf-8')}; that was an earlier attempt, python tools/doctor.py makes another")
+            raise BuildError(
+                f"{failed.read_text(encoding='utf-8')}; that was an earlier attempt, python tools/doctor.py "
+                "makes another"
+            )
         announce()
         try:
             _build(toolchain, folder, timeout)
@@ -292,7 +345,8 @@ def _library(
 def exclusive(path: Path, timeout: float) -> Iterator[None]:
     """Hold an advisory lock on a file. What a dead process left is free: the system drops its lock with it.
 
-    Raises :class:`BuildError` when another process, which the file names, holds it for longer than ``timeout`` seconds.
+    Raises :class:`BuildError` when another process, which the file names, holds it for longer than
+    ``timeout`` seconds.
     """
     import fcntl
 
@@ -306,7 +360,9 @@ def exclusive(path: Path, timeout: float) -> Iterator[None]:
                 if time.monotonic() > deadline:
                     stream.seek(0)
                     owner = stream.read().strip() or "another process"
-                    raise BuildError(f"waited {timeout:.0f} s for {owner}, which holds {path}; is it stuck?") from None
+                    raise BuildError(
+                        f"waited {timeout:.0f} s for {owner}, which holds {path}; is it stuck?"
+                    ) from None
                 time.sleep(min(0.2, timeout / 10))
             except OSError:
                 break  # a file system without locks; the final rename keeps results whole all the same
@@ -333,7 +389,9 @@ def _build(toolchain: Toolchain, folder: Path, timeout: float) -> None:
             try:
                 os.rename(kept, folder)
             except OSError:
-                if build_cache.fault(folder / f"{NAME}.so") is not None:  # else another process without a lock was first
+                if (
+                    build_cache.fault(folder / f"{NAME}.so") is not None
+                ):  # else another process without a lock was first
                     raise
             sync_folder(folder.parent)
         finally:
@@ -350,11 +408,19 @@ def _run_job(job: Path, toolchain: Toolchain, log: Path, timeout: float) -> None
         "MAX_JOBS": os.environ.get("MAX_JOBS", str(os.cpu_count() or 1)),
     }
     if toolchain.with_cuda:
-        environment |= {"CUDA_HOME": str(toolchain.cuda_home), "TORCH_CUDA_ARCH_LIST": ";".join(toolchain.architectures)}
+        environment |= {
+            "CUDA_HOME": str(toolchain.cuda_home),
+            "TORCH_CUDA_ARCH_LIST": ";".join(toolchain.architectures),
+        }
     command = [sys.executable, "-c", _CHILD, str(SOURCES.parents[2]), str(job)]
     with open(log, "wb") as stream:
         process = subprocess.Popen(
-            command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
+            command,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
         )
         try:
             status = process.wait(timeout)
@@ -363,7 +429,9 @@ def _run_job(job: Path, toolchain: Toolchain, log: Path, timeout: float) -> None
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             if isinstance(error, subprocess.TimeoutExpired):
-                raise BuildError(f"the build took longer than {timeout:.0f} s and was ended; its output is in {log}") from None
+                raise BuildError(
+                    f"the build took longer than {timeout:.0f} s and was ended; its output is in {log}"
+                ) from None
             raise
     if status != 0:
         message = compiler_message(log.read_text(encoding="utf-8", errors="replace"))
@@ -373,7 +441,13 @@ def _run_job(job: Path, toolchain: Toolchain, log: Path, timeout: float) -> None
 
 def compiler_message(text: str) -> str:
     """The line of a build's output that says what went wrong."""
-    patterns = [r".*No space left on device.*", r".*\b(?:fatal )?error\b\s?:.*", r".*undefined reference.*", r".*\w*Error: .*", r".*\S.*"]
+    patterns = [
+        r".*No space left on device.*",
+        r".*\b(?:fatal )?error\b\s?:.*",
+        r".*undefined reference.*",
+        r".*\w*Error: .*",
+        r".*\S.*",
+    ]
     for pattern in patterns:
         found = re.findall(rf"^{pattern}$", text, re.MULTILINE | re.IGNORECASE)
         if found:
@@ -387,7 +461,8 @@ def _brief(text: str, limit: int = 300) -> str:
 
 
 def compile_job(path: str) -> None:
-    """What the process that :func:`_run_job` starts does: compile, then load the result to see that it can be loaded."""
+    """What the process that :func:`_run_job` starts does: compile, then load the result to see that it can be
+    loaded."""
     job = json.loads(Path(path).read_text(encoding="utf-8"))
     folder = job.pop("folder")
     toolchain = Toolchain(**{**job, "architectures": tuple(job["architectures"])})
@@ -398,7 +473,10 @@ def compile_job(path: str) -> None:
         toolchain.sources,
         extra_cflags=list(CPU_FLAGS),
         extra_cuda_cflags=list(CUDA_FLAGS),
-        extra_include_paths=[str(SOURCES), *(cuda_include_folders(toolchain.cuda_home) if toolchain.cuda_home else [])],
+        extra_include_paths=[
+            str(SOURCES),
+            *(cuda_include_folders(toolchain.cuda_home) if toolchain.cuda_home else []),
+        ],
         build_directory=folder,
         with_cuda=toolchain.with_cuda,
         is_python_module=False,

@@ -1,7 +1,8 @@
 """Which of the builds that lie in a cache may be loaded.
 
-Loading a library runs it. So a build is loaded only when its folder and its files belong to this user or to the system's
-administrator, nobody else may write to them, and the library has the checksum that was recorded when it was built.
+Loading a library runs it. So a build is loaded only when its folder and its files belong to this user or to
+the system's administrator, nobody else may write to them, and the library has the checksum that was recorded
+when it was built.
 """
 
 import contextlib
@@ -22,10 +23,12 @@ class NotOurs(OSError):
 def own_folder(folder: Path) -> tuple[Path, str | None]:
     """The folder for builds, made if need be, and a line where it is not the one that was asked for.
 
-    Where ``folder`` belongs to another user, or to the administrator and everybody may write to it, that is one for this
-    user alone beside it. Of a folder of this user the permission for others to write is taken back.
+    Where ``folder`` belongs to another user, or to the administrator and everybody may write to it, that is
+    one for this user alone beside it. Of a folder of this user the permission for others to write is taken
+    back.
 
-    Raises :class:`OSError` where it cannot be made, and :class:`NotOurs` where that one is somebody else's too.
+    Raises :class:`OSError` where it cannot be made, and :class:`NotOurs` where that one is somebody else's
+    too.
     """
     line = None
     make_cache_folder(folder, mode=0o755)
@@ -44,7 +47,8 @@ def own_folder(folder: Path) -> tuple[Path, str | None]:
 
 
 def seal(library: Path) -> None:
-    """Record a library's checksum beside it, let nobody else write to either, and put all of it on the disk."""
+    """Record a library's checksum beside it, let nobody else write to either, and put all of it on the
+    disk."""
     library.chmod(0o755)
     with open(library, "rb") as stream:
         os.fsync(stream.fileno())
@@ -69,7 +73,8 @@ def fault(library: Path) -> str | None:
 
 
 def put_aside(folder: Path) -> None:
-    """Take a build that is not to be loaded out of the way, and remove what of it can be removed. Raises :class:`OSError`."""
+    """Take a build that is not to be loaded out of the way, and remove what of it can be removed. Raises
+    :class:`OSError`."""
     aside = folder.with_name(f"{folder.name}.{secrets.token_hex(8)}.tmp")
     with contextlib.suppress(FileNotFoundError):
         os.rename(folder, aside)  # also what belongs to others, in a folder that is ours

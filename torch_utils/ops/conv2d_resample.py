@@ -3,7 +3,15 @@
 import torch
 
 from torch_utils.ops.convolution import conv2d, conv_transpose2d
-from torch_utils.ops.upfirdn2d import Pair, add_padding, downsample_padding, pad_or_crop, parse_padding, upfirdn2d, upsample_padding
+from torch_utils.ops.upfirdn2d import (
+    Pair,
+    add_padding,
+    downsample_padding,
+    pad_or_crop,
+    parse_padding,
+    upfirdn2d,
+    upsample_padding,
+)
 
 
 def conv2d_resample(
@@ -25,8 +33,8 @@ def conv2d_resample(
         f: low-pass filter from :func:`~torch_utils.ops.upfirdn2d.setup_filter`; None is the identity.
         up: upsampling factor.
         down: downsampling factor.
-        padding: of the upsampled image, ``n``, ``[x, y]`` or ``[left, right, top, bottom]``. With ``kernel // 2`` the
-            output has ``up / down`` times the input's size.
+        padding: of the upsampled image, ``n``, ``[x, y]`` or ``[left, right, top, bottom]``. With ``kernel //
+            2`` the output has ``up / down`` times the input's size.
         groups: number of convolution groups.
         flip_weight: True correlates with ``w`` (as :func:`torch.nn.functional.conv2d`), False convolves.
         flip_filter: False convolves with ``f``, True correlates.
@@ -48,7 +56,9 @@ def conv2d_resample(
     if up == 1 and down == 1:
         return _conv(x, w, pad, groups)
     if up > 1:  # 1×1: convolve at the low resolution
-        return upfirdn2d(_conv(x, w, [0] * 4, groups), f, up=up, padding=pad, flip_filter=flip_filter, gain=up**2)
+        return upfirdn2d(
+            _conv(x, w, [0] * 4, groups), f, up=up, padding=pad, flip_filter=flip_filter, gain=up**2
+        )
     if kernel == (1, 1):
         return _conv(upfirdn2d(x, f, down=down, padding=pad, flip_filter=flip_filter), w, [0] * 4, groups)
     return conv2d(upfirdn2d(x, f, padding=pad, flip_filter=flip_filter), w, stride=down, groups=groups)
@@ -71,15 +81,20 @@ def _conv_then_upsample(
     flip_weight: bool,
     flip_filter: bool,
 ) -> torch.Tensor:
-    """Transposed convolution with stride ``up``, then the low-pass filter: both orders of these linear maps agree.
+    """Transposed convolution with stride ``up``, then the low-pass filter: both orders of these linear maps
+    agree.
 
-    The transposed convolution starts ``kernel − 1`` pixels before the first pixel of the zero-inserted image and ends
-    ``kernel − up`` pixels after its last one, which the filter's padding takes back; what it would crop on both sides
-    is not computed in the first place. It convolves where a convolution correlates, so weights that are to be convolved
-    are taken as they are.
+    The transposed convolution starts ``kernel − 1`` pixels before the first pixel of the zero-inserted image
+    and ends ``kernel − up`` pixels after its last one, which the filter's padding takes back; what it would
+    crop on both sides is not computed in the first place. It convolves where a convolution correlates, so
+    weights that are to be convolved are taken as they are.
     """
     out_channels, in_per_group, kh, kw = w.shape
-    transposed = (w.flip([2, 3]) if flip_weight else w).reshape(groups, out_channels // groups, in_per_group, kh, kw).transpose(1, 2)
+    transposed = (
+        (w.flip([2, 3]) if flip_weight else w)
+        .reshape(groups, out_channels // groups, in_per_group, kh, kw)
+        .transpose(1, 2)
+    )
     transposed = transposed.reshape(groups * in_per_group, out_channels // groups, kh, kw)
     pad = add_padding(pad, [-(kw - 1), -(kw - up), -(kh - 1), -(kh - up)])
     crop_x, crop_y = (max(min(-a, -b), 0) for a, b in (pad[:2], pad[2:]))

@@ -1,8 +1,9 @@
-"""Convolution and its transpose, with derivatives of every order that are convolutions of the usual sizes again.
+"""Convolution and its transpose, with derivatives of every order that are convolutions of the usual sizes
+again.
 
-PyTorch differentiates a convolution's input gradient by the weights as a convolution whose kernel is as large as the image,
-which no library is fast at. Written with the three bilinear maps below, each the adjoint of the others, every derivative
-of any order is one of them (R1 and path length need the second).
+PyTorch differentiates a convolution's input gradient by the weights as a convolution whose kernel is as large
+as the image, which no library is fast at. Written with the three bilinear maps below, each the adjoint of the
+others, every derivative of any order is one of them (R1 and path length need the second).
 
     y = conv(x, w),    input_gradient(dy, w) = conv(·, w)ᵀ dy,    weight_gradient(x, dy) = conv(x, ·)ᵀ dy
 """
@@ -23,7 +24,9 @@ class Geometry(NamedTuple):
     groups: int
 
 
-def conv2d(x: torch.Tensor, w: torch.Tensor, stride: int = 1, padding: tuple[int, int] = (0, 0), groups: int = 1) -> torch.Tensor:
+def conv2d(
+    x: torch.Tensor, w: torch.Tensor, stride: int = 1, padding: tuple[int, int] = (0, 0), groups: int = 1
+) -> torch.Tensor:
     """:func:`torch.nn.functional.conv2d` without bias.
 
     Args:
@@ -38,7 +41,9 @@ def conv2d(x: torch.Tensor, w: torch.Tensor, stride: int = 1, padding: tuple[int
     return _Convolution.apply(_no_leaf(x), _no_leaf(w), Geometry((stride, stride), padding, groups))
 
 
-def conv_transpose2d(x: torch.Tensor, w: torch.Tensor, stride: int = 1, padding: tuple[int, int] = (0, 0), groups: int = 1) -> torch.Tensor:
+def conv_transpose2d(
+    x: torch.Tensor, w: torch.Tensor, stride: int = 1, padding: tuple[int, int] = (0, 0), groups: int = 1
+) -> torch.Tensor:
     """:func:`torch.nn.functional.conv_transpose2d` without bias: the input gradient of a convolution.
 
     Args:
@@ -67,17 +72,21 @@ def _no_leaf(x: torch.Tensor) -> torch.Tensor:
 def _wanted(ctx: Any, index: int) -> bool:
     """Whether this backward pass uses the gradient of an input.
 
-    ``needs_input_grad`` alone says yes to the weights also while :func:`torch.autograd.grad` asks for another input only, as
-    it does within R1 and path length; a third of their time would go into gradients that are thrown away.
+    ``needs_input_grad`` alone says yes to the weights also while :func:`torch.autograd.grad` asks for another
+    input only, as it does within R1 and path length; a third of their time would go into gradients that are
+    thrown away.
     """
     if not ctx.needs_input_grad[index]:
         return False
     node = ctx.next_functions[index][0]
-    return hasattr(node, "variable") or torch._C._will_engine_execute_node(node)  # the engine is not asked about leaves
+    return hasattr(node, "variable") or torch._C._will_engine_execute_node(
+        node
+    )  # the engine is not asked about leaves
 
 
 def _keep(ctx: Any, a: torch.Tensor, b: torch.Tensor) -> None:
-    """Save ``a`` only if ``b`` needs a gradient, and ``b`` only if ``a`` does: activations are most of a step's memory."""
+    """Save ``a`` only if ``b`` needs a gradient, and ``b`` only if ``a`` does: activations are most of a
+    step's memory."""
     ctx.save_for_backward(a if ctx.needs_input_grad[1] else None, b if ctx.needs_input_grad[0] else None)
 
 
@@ -104,7 +113,10 @@ class _InputGradient(torch.autograd.Function):
         _keep(ctx, dy, w)
         stride, padding, groups = geometry
         # What a stride leaves over at the far ends, which the convolution does not see.
-        rest = [shape[2 + i] - ((dy.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + w.shape[2 + i]) for i in (0, 1)]
+        rest = [
+            shape[2 + i] - ((dy.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + w.shape[2 + i])
+            for i in (0, 1)
+        ]
         return F.conv_transpose2d(dy, w, stride=stride, padding=padding, output_padding=rest, groups=groups)
 
     @staticmethod
@@ -123,7 +135,9 @@ class _WeightGradient(torch.autograd.Function):
         stride, padding, groups = geometry
         w = dy.new_empty([1]).expand(shape)  # of which only the shape matters
         wanted = (False, True, False)
-        return torch.ops.aten.convolution_backward(dy, x, w, None, stride, padding, (1, 1), False, (0, 0), groups, wanted)[1]
+        return torch.ops.aten.convolution_backward(
+            dy, x, w, None, stride, padding, (1, 1), False, (0, 0), groups, wanted
+        )[1]
 
     @staticmethod
     def backward(ctx: Any, ddw: torch.Tensor) -> tuple[Any, ...]:

@@ -1,8 +1,9 @@
 """Which implementation of an op runs, and the one place where that is decided.
 
-The *mode* holds for every call with ``impl='auto'``. Without it nothing is built: importing this package and calling an op
-runs plain PyTorch until compiled ops are loaded because :func:`prepare`, :func:`set_mode`, the environment variable
-``GGDR_OPS`` or a call with ``impl='native'`` asked for them. The command lines do so when they start.
+The *mode* holds for every call with ``impl='auto'``. Without it nothing is built: importing this package and
+calling an op runs plain PyTorch until compiled ops are loaded because :func:`prepare`, :func:`set_mode`, the
+environment variable ``GGDR_OPS`` or a call with ``impl='native'`` asked for them. The command lines do so
+when they start.
 """
 
 import contextlib
@@ -49,14 +50,16 @@ def check_impl(name: str, impl: str) -> Impl:
 
 
 def mode() -> Impl | None:
-    """What calls with ``impl='auto'`` do: what was set, else what ``GGDR_OPS`` says, else None. Raises :class:`ValueError`."""
+    """What calls with ``impl='auto'`` do: what was set, else what ``GGDR_OPS`` says, else None. Raises
+    :class:`ValueError`."""
     if _state.mode is None and os.environ.get(VARIABLE):
         _state.mode = check_impl(VARIABLE, os.environ[VARIABLE])
     return _state.mode
 
 
 def set_mode(impl: Impl) -> None:
-    """Set what calls with ``impl='auto'`` do from now on; compiled ops are built or loaded at the first call that needs them.
+    """Set what calls with ``impl='auto'`` do from now on; compiled ops are built or loaded at the first call
+    that needs them.
 
     Raises :class:`ValueError` for an unknown mode.
     """
@@ -65,7 +68,8 @@ def set_mode(impl: Impl) -> None:
 
 @contextlib.contextmanager
 def plain_ops() -> Iterator[None]:
-    """Inside, calls with ``impl='auto'`` are plain PyTorch whatever the mode: for traces, which must consist of its operators."""
+    """Inside, calls with ``impl='auto'`` are plain PyTorch whatever the mode: for traces, which must consist
+    of its operators."""
     previous, _state.mode = mode(), "ref"
     try:
         yield
@@ -106,7 +110,9 @@ def prepare(
     _load(cache, timeout, announce, again or impl == "native", warn)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if impl == "native" and device not in _state.loaded:
-        raise OpsUnavailable(f"compiled ops were asked for, but on {device} there are none: {_why_not(device)}")
+        raise OpsUnavailable(
+            f"compiled ops were asked for, but on {device} there are none: {_why_not(device)}"
+        )
     return status_line()
 
 
@@ -132,20 +138,23 @@ def loaded_devices() -> frozenset[str]:
     return frozenset(_state.loaded)
 
 
-def use_native(op: str, impl: Impl, x: torch.Tensor, obstacle: str | None = None, slower: bool = False) -> bool:
+def use_native(
+    op: str, impl: Impl, x: torch.Tensor, obstacle: str | None = None, slower: bool = False
+) -> bool:
     """Whether this call of ``op`` runs as a compiled op.
 
     Args:
         op: its name.
-        impl: ``auto`` takes the best implementation available under the mode that is set, ``ref`` is plain PyTorch,
-            ``native`` insists on the compiled op.
+        impl: ``auto`` takes the best implementation available under the mode that is set, ``ref`` is plain
+            PyTorch, ``native`` insists on the compiled op.
         x: the tensor that it works on.
         obstacle: what else keeps this call from the compiled op.
         slower: plain PyTorch is faster for this call; ``auto`` then takes it.
 
     Raises:
         ValueError: ``impl`` is none of the three.
-        OpsUnavailable: the compiled op is insisted on, by ``impl`` or by the mode, and this call cannot have it.
+        OpsUnavailable: the compiled op is insisted on, by ``impl`` or by the mode, and this call cannot have
+            it.
     """
     chosen = check_impl(f"{op}: impl", impl)
     insisting = chosen == "native"
@@ -164,7 +173,9 @@ def use_native(op: str, impl: Impl, x: torch.Tensor, obstacle: str | None = None
     elif x.dtype not in DTYPES:
         obstacle = f"{x.dtype} is not compiled"
     if obstacle is not None and insisting:
-        raise OpsUnavailable(f"{op}: no compiled op for this call on {device}: {obstacle}; use impl='ref', or --ops=auto")
+        raise OpsUnavailable(
+            f"{op}: no compiled op for this call on {device}: {obstacle}; use impl='ref', or --ops=auto"
+        )
     return obstacle is None and (insisting or not slower)
 
 
@@ -174,7 +185,9 @@ def _why_not(device: str) -> str:
     return _state.obstacles.get(device, "they are not loaded")
 
 
-def _load(cache: Path | None, timeout: float, announce: Callable[[], None], again: bool, warn: Callable[[str], None]) -> None:
+def _load(
+    cache: Path | None, timeout: float, announce: Callable[[], None], again: bool, warn: Callable[[str], None]
+) -> None:
     """Fill in the state: what is loaded, and for the rest why not. Tries once in a process."""
     with _state.lock:
         if _state.tried:
@@ -191,12 +204,19 @@ def _load(cache: Path | None, timeout: float, announce: Callable[[], None], agai
 
 
 def _try(
-    devices: set[str], cache: Path | None, timeout: float, announce: Callable[[], None], again: bool, warn: Callable[[str], None]
+    devices: set[str],
+    cache: Path | None,
+    timeout: float,
+    announce: Callable[[], None],
+    again: bool,
+    warn: Callable[[str], None],
 ) -> str | None:
     """Build or load the ops for some devices; what went wrong, or None."""
     try:
         folder = build.builds_folder() if cache is None else cache
-        path, seconds = build.library(build.find_toolchain("cuda" in devices), folder, timeout, announce, again=again, warn=warn)
+        path, seconds = build.library(
+            build.find_toolchain("cuda" in devices), folder, timeout, announce, again=again, warn=warn
+        )
         native.load(path)
     except build.BuildError as error:
         return str(error)

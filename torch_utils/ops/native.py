@@ -1,11 +1,12 @@
 """The compiled ops as PyTorch sees them: loading, shapes for tracing, gradients.
 
-``csrc/binding_cpu.cpp`` declares ``ggdr::upfirdn2d``, ``ggdr::bias_act`` and ``ggdr::bias_act_grad``; here they get the
-fake implementations by which ``torch.compile`` and ``torch.export`` trace through them, and their derivatives.
+``csrc/binding_cpu.cpp`` declares ``ggdr::upfirdn2d``, ``ggdr::bias_act`` and ``ggdr::bias_act_grad``; here
+they get the fake implementations by which ``torch.compile`` and ``torch.export`` trace through them, and
+their derivatives.
 
-Gradients. ``upfirdn2d`` is linear and its gradient is ``upfirdn2d`` with the factors exchanged. ``bias_act`` keeps its
-result, or its input for the activations of :data:`KEEPS_INPUT`; what it keeps takes part in the graph, so that the
-derivative of ``bias_act_grad`` by it is the second derivative.
+Gradients. ``upfirdn2d`` is linear and its gradient is ``upfirdn2d`` with the factors exchanged. ``bias_act``
+keeps its result, or its input for the activations of :data:`KEEPS_INPUT`; what it keeps takes part in the
+graph, so that the derivative of ``bias_act_grad`` by it is the second derivative.
 """
 
 from pathlib import Path
@@ -30,7 +31,9 @@ def _register() -> None:
     library.register_fake("ggdr::bias_act_grad", lambda dy, kept, *args: torch.empty_like(kept))
     library.register_autograd("ggdr::upfirdn2d", _upfirdn2d_backward, setup_context=_upfirdn2d_setup)
     library.register_autograd("ggdr::bias_act", _bias_act_backward, setup_context=_bias_act_setup)
-    library.register_autograd("ggdr::bias_act_grad", _bias_act_grad_backward, setup_context=_bias_act_grad_setup)
+    library.register_autograd(
+        "ggdr::bias_act_grad", _bias_act_grad_backward, setup_context=_bias_act_grad_setup
+    )
 
 
 def upfirdn2d(
@@ -46,9 +49,19 @@ def upfirdn2d(
     return torch.ops.ggdr.upfirdn2d(x, f, up, down, padding, flip_filter, gain)
 
 
-def bias_act(x: torch.Tensor, b: torch.Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float | None) -> torch.Tensor:
+def bias_act(
+    x: torch.Tensor,
+    b: torch.Tensor | None,
+    dim: int,
+    act: str,
+    alpha: float,
+    gain: float,
+    clamp: float | None,
+) -> torch.Tensor:
     """:func:`torch_utils.ops.bias_act.bias_act` with everything given."""
-    return torch.ops.ggdr.bias_act(x, b, dim % max(x.ndim, 1), act, alpha, gain, -1.0 if clamp is None else clamp)
+    return torch.ops.ggdr.bias_act(
+        x, b, dim % max(x.ndim, 1), act, alpha, gain, -1.0 if clamp is None else clamp
+    )
 
 
 def _is_channels_last(x: torch.Tensor) -> bool:
@@ -62,7 +75,9 @@ def _fake_upfirdn2d(
     width = (x.shape[3] * up[0] + padding[0] + padding[1] - taps_x) // down[0] + 1
     height = (x.shape[2] * up[1] + padding[2] + padding[3] - taps_y) // down[1] + 1
     memory_format = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
-    return torch.empty([x.shape[0], x.shape[1], height, width], dtype=x.dtype, device=x.device, memory_format=memory_format)
+    return torch.empty(
+        [x.shape[0], x.shape[1], height, width], dtype=x.dtype, device=x.device, memory_format=memory_format
+    )
 
 
 def _upfirdn2d_setup(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -119,11 +134,15 @@ def _bias_act_grad_setup(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor
 def _bias_act_grad_backward(ctx: Any, ddx: torch.Tensor) -> tuple[Any, ...]:
     dy, kept, b = ctx.saved_tensors
     constants = (ctx.dim, ctx.act, ctx.alpha, ctx.gain, ctx.clamp)
-    d_dy = torch.ops.ggdr.bias_act_grad(ddx, kept, b, *constants, ctx.order) if ctx.needs_input_grad[0] else None
+    d_dy = (
+        torch.ops.ggdr.bias_act_grad(ddx, kept, b, *constants, ctx.order) if ctx.needs_input_grad[0] else None
+    )
     d_kept = d_b = None
     if dy is not None and (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
         if ctx.order > 1:
-            raise NotImplementedError(f"bias_act: {ctx.act!r} has no third derivative as a compiled op; use impl='ref'")
+            raise NotImplementedError(
+                f"bias_act: {ctx.act!r} has no third derivative as a compiled op; use impl='ref'"
+            )
         d_kept = torch.ops.ggdr.bias_act_grad(ddx * dy, kept, b, *constants, ctx.order + 1)
         if b is not None and ctx.needs_input_grad[2]:
             d_b = _sum_to_bias(d_kept, ctx.dim)

@@ -4,8 +4,8 @@ With zero insertion written as ``up``, one call computes, for every channel alon
 
     y = ((pad(up(x)) * f) * gain) taken at every ``down``-th position
 
-where ``*`` is convolution without further padding. All functions work on ``[N, C, H, W]`` and are differentiable any
-number of times in ``x``.
+where ``*`` is convolution without further padding. All functions work on ``[N, C, H, W]`` and are
+differentiable any number of times in ``x``.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,8 @@ def setup_filter(
     """Prepare a FIR filter for :func:`upfirdn2d`.
 
     Args:
-        f: taps as a tensor, array or nested list; ``[taps]`` (separable) or ``[height, width]``; None is the identity.
+        f: taps as a tensor, array or nested list; ``[taps]`` (separable) or ``[height, width]``; None is the
+            identity.
         device: where the result lives; None takes torch's default.
         normalize: scale the taps to sum to one.
         flip_filter: reverse the taps.
@@ -106,7 +107,8 @@ def upfirdn2d(
         f: from :func:`setup_filter`; None is the identity.
         up: factor of zero insertion, ``n`` or ``[x, y]``.
         down: factor of decimation, ``n`` or ``[x, y]``.
-        padding: in pixels of the upsampled image, ``n``, ``[x, y]`` or ``[left, right, top, bottom]``; negative crops.
+        padding: in pixels of the upsampled image, ``n``, ``[x, y]`` or ``[left, right, top, bottom]``;
+            negative crops.
         flip_filter: False convolves, True correlates.
         gain: scale of the result.
         impl: see :func:`torch_utils.ops.dispatch.use_native`.
@@ -126,12 +128,15 @@ def upfirdn2d(
     taps_x, taps_y = filter_size(f)
     if x.shape[3] * up_x + left + right < taps_x or x.shape[2] * up_y + top + bottom < taps_y:
         raise ValueError(
-            f"upfirdn2d: {tuple(x.shape)} upsampled by {(up_y, up_x)} and padded by {(left, right, top, bottom)} "
+            f"upfirdn2d: {tuple(x.shape)} upsampled by {(up_y, up_x)} and padded by "
+            f"{(left, right, top, bottom)} "
             f"is smaller than the filter {(taps_y, taps_x)}"
         )
     obstacle = "the filter's gradient is asked for" if f is not None and f.requires_grad else None
     if use_native("upfirdn2d", impl, x, obstacle):
-        return native.upfirdn2d(x, f, (up_x, up_y), (down_x, down_y), (left, right, top, bottom), flip_filter, float(gain))
+        return native.upfirdn2d(
+            x, f, (up_x, up_y), (down_x, down_y), (left, right, top, bottom), flip_filter, float(gain)
+        )
     x = _insert_zeros(x, up_x, up_y)
     x = pad_or_crop(x, (left, right, top, bottom))
     if f is None:
@@ -160,9 +165,15 @@ def pad_or_crop(x: torch.Tensor, padding: tuple[int, int, int, int]) -> torch.Te
 
 
 def filter2d(
-    x: torch.Tensor, f: torch.Tensor | None, padding: Pair = 0, flip_filter: bool = False, gain: float = 1, impl: Impl = "auto"
+    x: torch.Tensor,
+    f: torch.Tensor | None,
+    padding: Pair = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    impl: Impl = "auto",
 ) -> torch.Tensor:
-    """Filter ``[N, C, H, W]``; with ``padding=0`` the output has the input's size, more padding makes it larger."""
+    """Filter ``[N, C, H, W]``; with ``padding=0`` the output has the input's size, more padding makes it
+    larger."""
     left, right, top, bottom = parse_padding(padding)
     taps_x, taps_y = filter_size(f)
     full = [left + taps_x // 2, right + (taps_x - 1) // 2, top + taps_y // 2, bottom + (taps_y - 1) // 2]
@@ -170,7 +181,8 @@ def filter2d(
 
 
 def upsample_padding(f: torch.Tensor | None, up: Pair) -> tuple[int, int, int, int]:
-    """Padding that makes upsampling by ``up`` with ``f`` give exactly ``up`` times the size, pixel centres aligned."""
+    """Padding that makes upsampling by ``up`` with ``f`` give exactly ``up`` times the size, pixel centres
+    aligned."""
     (taps_x, taps_y), (up_x, up_y) = filter_size(f), parse_scale(up)
     return (taps_x + up_x - 1) // 2, (taps_x - up_x) // 2, (taps_y + up_y - 1) // 2, (taps_y - up_y) // 2
 
@@ -178,7 +190,12 @@ def upsample_padding(f: torch.Tensor | None, up: Pair) -> tuple[int, int, int, i
 def downsample_padding(f: torch.Tensor | None, down: Pair) -> tuple[int, int, int, int]:
     """Padding that makes downsampling by ``down`` with ``f`` give exactly ``1/down`` of the size."""
     (taps_x, taps_y), (down_x, down_y) = filter_size(f), parse_scale(down)
-    return (taps_x - down_x + 1) // 2, (taps_x - down_x) // 2, (taps_y - down_y + 1) // 2, (taps_y - down_y) // 2
+    return (
+        (taps_x - down_x + 1) // 2,
+        (taps_x - down_x) // 2,
+        (taps_y - down_y + 1) // 2,
+        (taps_y - down_y) // 2,
+    )
 
 
 def add_padding(a: Sequence[int], b: Sequence[int]) -> list[int]:

@@ -1,6 +1,7 @@
 """Numpy arrays and plain values in pickles, read as data. PyTorch is not needed here.
 
-No function of numpy gets an argument from the file that was not checked: an array is a view of the file's own bytes.
+No function of numpy gets an argument from the file that was not checked: an array is a view of the file's own
+bytes.
 """
 
 import math
@@ -26,7 +27,8 @@ class StoredDtype:
         self.dtype = np.dtype(name)
 
     def set_state(self, state: Any) -> None:
-        """``(version, byte order, ...)``, the rest being for structured types, which :meth:`__init__` refuses."""
+        """``(version, byte order, ...)``, the rest being for structured types, which :meth:`__init__`
+        refuses."""
         if state[1] not in ("<", ">", "|", "="):
             raise ValueError("a byte order that is none")
         self.dtype = self.dtype.newbyteorder(state[1])
@@ -45,10 +47,12 @@ class StoredArray:
 
 
 def plain(value: Any) -> Any:
-    """A copy of ``value`` of Python's own types (and arrays), so that whoever gets it may print, copy or compare it.
+    """A copy of ``value`` of Python's own types (and arrays), so that whoever gets it may print, copy or
+    compare it.
 
-    Takes None, booleans, numbers, text, bytes, lists, tuples, dictionaries and sets of these; numpy scalars become
-    numbers. Nothing is shared in the result, so what is too deep, too large or contains itself is refused.
+    Takes None, booleans, numbers, text, bytes, lists, tuples, dictionaries and sets of these; numpy scalars
+    become numbers. Nothing is shared in the result, so what is too deep, too large or contains itself is
+    refused.
 
     Raises:
         TypeError: anything else.
@@ -77,7 +81,9 @@ class _Plain:
             return {check_key(key): self.copy(part, depth + 1) for key, part in value.items()}
         if isinstance(value, list | tuple | set):
             parts = [self.copy(part, depth + 1) for part in value]
-            return tuple(parts) if isinstance(value, tuple) else set(parts) if isinstance(value, set) else parts
+            return (
+                tuple(parts) if isinstance(value, tuple) else set(parts) if isinstance(value, set) else parts
+            )
         raise TypeError(f"a value of class {type(value).__name__}, which is not plain")
 
 
@@ -87,7 +93,11 @@ def _array(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
         data = data.encode("latin1")
     if not (isinstance(data, bytes) and isinstance(dtype, StoredDtype)):
         raise TypeError("an array without elements or type")
-    if type(shape) is not tuple or len(shape) > MAX_DIMENSIONS or any(type(size) is not int or size < 0 for size in shape):
+    if (
+        type(shape) is not tuple
+        or len(shape) > MAX_DIMENSIONS
+        or any(type(size) is not int or size < 0 for size in shape)
+    ):
         raise ValueError("an array whose shape is none")
     if math.prod(shape) * dtype.dtype.itemsize != len(data) or order not in ("C", "F"):
         raise ValueError(f"{len(data)} bytes for an array of shape {shape}")
@@ -111,7 +121,8 @@ def _array_shell(kind: Any, shape: Any, code: Any) -> StoredArray:
 
 
 def names_table(entries: Mapping[str, Callable[..., Any] | None]) -> dict[tuple[str, str], Known]:
-    """The table that :func:`~torch_utils.pickles.unpickler.read_pickle` takes, of dotted names and what builds their values."""
+    """The table that :func:`~torch_utils.pickles.unpickler.read_pickle` takes, of dotted names and what
+    builds their values."""
     names = {}
     for dotted, build in entries.items():
         module, _, name = dotted.rpartition(".")

@@ -28,10 +28,13 @@ def find_class(name: str) -> type:
 
 
 def takes(cls: type, argument: str) -> bool:
-    """Whether a constructor has an argument of this name. The programs' decorators hide theirs behind `*args, **kwargs`."""
+    """Whether a constructor has an argument of this name. The programs' decorators hide theirs behind `*args,
+    **kwargs`."""
     for base in cls.__mro__:
         parameters = inspect.signature(vars(base).get("__init__", object)).parameters.values()
-        names = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name != "self"]
+        names = [
+            p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name != "self"
+        ]
         if names:
             return argument in names
     return False
@@ -45,7 +48,9 @@ class Portable:
         kwargs, tensors = dict(state["init_kwargs"]), dict(state["tensors"])
         if not takes(cls, "synthesis_kwargs"):  # stylegan3 takes them beside the generator's own arguments
             kwargs.update(kwargs.pop("synthesis_kwargs", {}))
-        unknown = [name for name in ("decoder_res", "decoder_kwargs") if name in kwargs and not takes(cls, name)]
+        unknown = [
+            name for name in ("decoder_res", "decoder_kwargs") if name in kwargs and not takes(cls, name)
+        ]
         if unknown:  # a program without GGDR, or with another decoder: it gets none
             kwargs.pop("decoder_res", None)
             kwargs.pop("decoder_kwargs", None)

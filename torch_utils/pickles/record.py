@@ -1,7 +1,8 @@
 """A network as data, and the module made from it.
 
-A file may claim any constructor argument, so these are checked by name, type and range, and the constructor may not make
-more elements than the file's tensors have: arguments that ask for a larger network are refused before memory is taken.
+A file may claim any constructor argument, so these are checked by name, type and range, and the constructor
+may not make more elements than the file's tensors have: arguments that ask for a larger network are refused
+before memory is taken.
 """
 
 import importlib
@@ -17,7 +18,8 @@ from torch.overrides import TorchFunctionMode
 from torch_utils.ops.bias_act import ACTIVATIONS
 from torch_utils.pickles.values import StoredTensor
 
-#: Classes that a network file may name, and where they live. Each has ``init_kwargs``, its constructor arguments.
+#: Classes that a network file may name, and where they live. Each has ``init_kwargs``, its constructor
+#: arguments.
 CLASSES = {
     "Generator": "training.networks",
     "Discriminator": "training.networks",
@@ -67,7 +69,9 @@ class NetworkRecord:
         cls = getattr(importlib.import_module(CLASSES[self.class_name]), self.class_name)
         for name, tensor in self.tensors.items():
             if tensor.dtype.kind != "f":
-                raise ValueError(f"'{name}' of {self.class_name} is of type {tensor.dtype}, not floating-point")
+                raise ValueError(
+                    f"'{name}' of {self.class_name} is of type {tensor.dtype}, not floating-point"
+                )
         if sum(tensor.nbytes for tensor in self.tensors.values()) > limit:
             raise ValueError(f"the tensors of {self.class_name} share their elements")
         elements = sum(math.prod(tensor.shape) for tensor in self.tensors.values())
@@ -91,12 +95,14 @@ class NetworkRecord:
         for name, tensor in self.tensors.items():
             if tensor.shape != tuple(expected[name].shape):
                 raise ValueError(
-                    f"'{name}' of {self.class_name} has shape {tensor.shape}, its constructor arguments give {tuple(expected[name].shape)}"
+                    f"'{name}' of {self.class_name} has shape {tensor.shape}, its constructor arguments give "
+                    f"{tuple(expected[name].shape)}"
                 )
 
 
 class _WithoutInitialWeights(TorchFunctionMode):
-    """Constructors get uninitialised memory in place of random weights, and no more elements than ``allowance`` in all."""
+    """Constructors get uninitialised memory in place of random weights, and no more elements than
+    ``allowance`` in all."""
 
     FACTORIES = (torch.empty, torch.full, torch.ones, torch.randn, torch.zeros)
 
@@ -114,11 +120,14 @@ class _WithoutInitialWeights(TorchFunctionMode):
 
 
 def _few(names: list[str]) -> str:
-    return ", ".join(f"'{name:.100}'" for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(f"'{name:.100}'" for name in names[:3]) + (
+        f" and {len(names) - 3} more" if len(names) > 3 else ""
+    )
 
 
 def check_arguments(values: Mapping[str, Any], allowed: Arguments, owner: str) -> None:
-    """Raises :class:`ValueError` that names the first argument that ``allowed`` lacks, or whose value it does not allow."""
+    """Raises :class:`ValueError` that names the first argument that ``allowed`` lacks, or whose value it does
+    not allow."""
     for name, value in values.items():
         if name not in allowed:
             raise ValueError(f"{owner} has no argument {name!r:.100}; known are {', '.join(allowed)}")
@@ -162,13 +171,19 @@ def _one_of(*values: str) -> Check:
 
 def _taps(value: Any) -> bool:
     """One row of numbers, or several."""
-    rows = value if isinstance(value, list | tuple) and value and isinstance(value[0], list | tuple) else [value]
+    rows = (
+        value if isinstance(value, list | tuple) and value and isinstance(value[0], list | tuple) else [value]
+    )
     return len(rows) <= MAX_TAPS and all(
         isinstance(row, list | tuple) and 1 <= len(row) <= MAX_TAPS and all(map(_number, row)) for row in rows
     )
 
 
-_WIDTH, _ACTIVATION, _ARCHITECTURE = _integer(0, MAX_WIDTH), _one_of(*ACTIVATIONS), _one_of("orig", "skip", "resnet")
+_WIDTH, _ACTIVATION, _ARCHITECTURE = (
+    _integer(0, MAX_WIDTH),
+    _one_of(*ACTIVATIONS),
+    _one_of("orig", "skip", "resnet"),
+)
 _IMAGE: Arguments = {"img_resolution": _integer(1, MAX_WIDTH), "img_channels": _integer(1, MAX_WIDTH)}
 _CAPACITY: Arguments = {
     "channel_base": _WIDTH,
@@ -188,8 +203,8 @@ _MAPPING: Arguments = {
 }
 SYNTHESIS_ARGUMENTS: Arguments = {**_CAPACITY, **_BLOCK, "kernel_size": _kernel_size, "use_noise": _boolean}
 
-#: Arguments of the networks, which are those of the reference, in the constructors' order. (The augmentation pipe checks its
-#: own, and allocates nothing that depends on them.)
+#: Arguments of the networks, which are those of the reference, in the constructors' order. (The augmentation
+#: pipe checks its own, and allocates nothing that depends on them.)
 ARGUMENTS: dict[str, Arguments] = {
     "Generator": {
         "z_dim": _WIDTH,

@@ -1,8 +1,8 @@
 """Networks of the reference family, from the objects in their pickles.
 
-StyleGAN2-ADA-PyTorch, GGDR and StyleGAN3 (its StyleGAN2 configurations) store a network as a tree of modules, each with
-the source text of its class, its constructor arguments and its ``__dict__``. The arguments and the tensors are enough:
-the text is not looked at.
+StyleGAN2-ADA-PyTorch, GGDR and StyleGAN3 (its StyleGAN2 configurations) store a network as a tree of modules,
+each with the source text of its class, its constructor arguments and its ``__dict__``. The arguments and the
+tensors are enough: the text is not looked at.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,8 @@ from torch_utils.pickles.arrays import plain
 from torch_utils.pickles.record import ARGUMENTS, SYNTHESIS_ARGUMENTS, NetworkRecord
 from torch_utils.pickles.values import PersistentObject, StoredTensor
 
-#: Classes of the reference family, and ours in their place. The last is GGDR's, which moves feature maps too, as ours does.
+#: Classes of the reference family, and ours in their place. The last is GGDR's, which moves feature maps too,
+#: as ours does.
 CLASS_NAMES = {
     "Generator": "Generator",
     "Discriminator": "Discriminator",
@@ -25,7 +26,8 @@ MAX_TENSORS, MAX_NESTING, MAX_NAME = 10_000, 10, 100
 
 
 def record_from_reference(stored: PersistentObject) -> NetworkRecord:
-    """The network that a reference's object is. Raises :class:`ValueError` if it is none that we have, or is damaged."""
+    """The network that a reference's object is. Raises :class:`ValueError` if it is none that we have, or is
+    damaged."""
     if stored.class_name not in CLASS_NAMES:
         raise ValueError(f"an object of class {stored.class_name!r:.100}; known are {', '.join(CLASS_NAMES)}")
     class_name = CLASS_NAMES[stored.class_name]
@@ -34,7 +36,9 @@ def record_from_reference(stored: PersistentObject) -> NetworkRecord:
     if class_name == "Generator":
         _adapt_generator(stored, kwargs)
     elif class_name == "Discriminator":
-        _add_recorded(kwargs, [module for module in _children(stored).values() if isinstance(module, PersistentObject)])
+        _add_recorded(
+            kwargs, [module for module in _children(stored).values() if isinstance(module, PersistentObject)]
+        )
         if "decoder_res" not in kwargs:
             kwargs["decoder_res"] = _decoder_resolution(tensors)
     return NetworkRecord(class_name, kwargs, tensors)
@@ -43,7 +47,11 @@ def record_from_reference(stored: PersistentObject) -> NetworkRecord:
 def _constructor_arguments(stored: PersistentObject, class_name: str) -> dict[str, Any]:
     """Keyword arguments, positional ones among them under their names."""
     args, kwargs = plain(stored.state.get("_init_args", ())), plain(stored.state.get("_init_kwargs", {}))
-    if not isinstance(args, tuple) or not isinstance(kwargs, dict) or not all(isinstance(name, str) for name in kwargs):
+    if (
+        not isinstance(args, tuple)
+        or not isinstance(kwargs, dict)
+        or not all(isinstance(name, str) for name in kwargs)
+    ):
         raise ValueError(f"the constructor arguments of {class_name} are none")
     names = list(ARGUMENTS.get(class_name, ()))
     if len(args) > len(names):
@@ -52,12 +60,16 @@ def _constructor_arguments(stored: PersistentObject, class_name: str) -> dict[st
 
 
 def _adapt_generator(stored: PersistentObject, kwargs: dict[str, Any]) -> None:
-    """StyleGAN3 takes the arguments of the synthesis network beside the generator's own; StyleGAN2-ADA takes them apart."""
+    """StyleGAN3 takes the arguments of the synthesis network beside the generator's own; StyleGAN2-ADA takes
+    them apart."""
     synthesis = _children(stored).get("synthesis")
     if not isinstance(synthesis, PersistentObject):
         raise ValueError("a generator without synthesis network")
     if "input" in _children(synthesis):
-        raise ValueError("an alias-free generator (StyleGAN3's configurations t and r); only StyleGAN2 networks can be opened")
+        raise ValueError(
+            "an alias-free generator (StyleGAN3's configurations t and r); only StyleGAN2 networks can be "
+            "opened"
+        )
     inner = kwargs.setdefault("synthesis_kwargs", {})
     if not isinstance(inner, dict):
         raise ValueError("argument 'synthesis_kwargs' of Generator is no dictionary")
@@ -70,12 +82,17 @@ def _adapt_generator(stored: PersistentObject, kwargs: dict[str, Any]) -> None:
 
 
 def _add_recorded(kwargs: dict[str, Any], blocks: list[PersistentObject]) -> None:
-    """Arguments whose defaults differ within the family, from what the blocks of a network have kept of them."""
+    """Arguments whose defaults differ within the family, from what the blocks of a network have kept of
+    them."""
     if "num_fp16_res" not in kwargs:
         kwargs["num_fp16_res"] = sum(block.state.get("use_fp16") is True for block in blocks)
     if "conv_clamp" not in kwargs:
         layers = [layer for block in blocks for name, layer in _children(block).items() if name == "conv1"]
-        clamps = [layer.state["conv_clamp"] for layer in layers if isinstance(layer, PersistentObject) and "conv_clamp" in layer.state]
+        clamps = [
+            layer.state["conv_clamp"]
+            for layer in layers
+            if isinstance(layer, PersistentObject) and "conv_clamp" in layer.state
+        ]
         kwargs["conv_clamp"] = plain(clamps[0]) if clamps else None
 
 

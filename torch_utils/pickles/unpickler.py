@@ -1,13 +1,14 @@
 """An interpreter of pickle's opcodes that can build data and nothing else.
 
-``pickle.Unpickler`` with a closed ``find_class`` runs no code, but it still takes what a hostile file asks for: memory
-for a length that the file merely claims or for a memo index of four billion, and time for hashing a tuple that shares
-its halves forty times over. So the opcodes are interpreted here. There is no import machinery in this file: a name in a
-pickle is looked up in the table that the caller passes, and what is called are the table's own functions.
+``pickle.Unpickler`` with a closed ``find_class`` runs no code, but it still takes what a hostile file asks
+for: memory for a length that the file merely claims or for a memo index of four billion, and time for hashing
+a tuple that shares its halves forty times over. So the opcodes are interpreted here. There is no import
+machinery in this file: a name in a pickle is looked up in the table that the caller passes, and what is
+called are the table's own functions.
 
-Opcodes that picklers do not write for data from protocol 2 on (protocol 0's text forms, extension codes, ``INST``,
-out-of-band buffers) are refused. Of Python 2's byte strings, short ones are names and become text (Latin-1), and
-long ones stay bytes.
+Opcodes that picklers do not write for data from protocol 2 on (protocol 0's text forms, extension codes,
+``INST``, out-of-band buffers) are refused. Of Python 2's byte strings, short ones are names and become text
+(Latin-1), and long ones stay bytes.
 """
 
 import io
@@ -38,7 +39,8 @@ class Known:
 
     Attributes:
         name: the dotted name.
-        build: takes the pickle's arguments, returns data; None where the name may be mentioned and not called.
+        build: takes the pickle's arguments, returns data; None where the name may be mentioned and not
+            called.
     """
 
     name: str
@@ -62,8 +64,8 @@ def read_pickle(
 ) -> Any:
     """The next pickle of ``stream``; the position is then behind it.
 
-    Whatever the bytes are, memory is bounded by the stream's length plus some hundred megabytes, time by some seconds, as
-    long as the functions in ``names`` take constant time.
+    Whatever the bytes are, memory is bounded by the stream's length plus some hundred megabytes, time by some
+    seconds, as long as the functions in ``names`` take constant time.
 
     Args:
         stream: open for reading bytes.
@@ -73,9 +75,9 @@ def read_pickle(
         max_calls: how many of these may be calls, which cost more.
 
     Returns:
-        None, numbers, text, bytes, lists, tuples, dictionaries and sets (with keys that are text, integers, booleans or
-        None), :class:`Known` names, and what their ``build`` and ``load_persistent`` return. Containers may share parts
-        and may contain themselves.
+        None, numbers, text, bytes, lists, tuples, dictionaries and sets (with keys that are text, integers,
+        booleans or None), :class:`Known` names, and what their ``build`` and ``load_persistent`` return.
+        Containers may share parts and may contain themselves.
 
     Raises:
         ForbiddenName: a name that is not in ``names``.
@@ -89,7 +91,8 @@ def read_pickle(
 
 
 def check_key(key: Any) -> Any:
-    """``key`` if it may be a key or a set's member. Tuples may not: hashing one can take for ever. Raises :class:`TypeError`."""
+    """``key`` if it may be a key or a set's member. Tuples may not: hashing one can take for ever. Raises
+    :class:`TypeError`."""
     if key is None or type(key) in (str, int, bool):
         return key
     raise TypeError(f"a {type(key).__name__} as key")

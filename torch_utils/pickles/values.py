@@ -1,4 +1,5 @@
-"""What network pickles consist of besides plain containers: tensors, arrays and the reference's persistent objects.
+"""What network pickles consist of besides plain containers: tensors, arrays and the reference's persistent
+objects.
 
 Each is read into an inert description. Memory for a tensor is taken only when it is wanted and known to fit
 (:meth:`StoredTensor.read`), so a shape in a file costs nothing.
@@ -28,7 +29,10 @@ STORAGE_TYPES = {
     "BoolStorage": "|b1",
 }
 MAX_SET = 16  # members of a set that is made by a call
-MAX_STORAGE_HEAD, MAX_STORAGE_OPCODES = 1024, 100  # bytes and opcodes before a storage's elements: about 250 and 40
+MAX_STORAGE_HEAD, MAX_STORAGE_OPCODES = (
+    1024,
+    100,
+)  # bytes and opcodes before a storage's elements: about 250 and 40
 
 #: What ``torch.save`` writes before the object: its magic number and version 1001, each a pickle.
 _LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."
@@ -57,13 +61,19 @@ class StoredTensor:
         if any(type(number) is not int or number < 0 for number in (self.offset, *self.shape, *self.stride)):
             raise ValueError("a tensor whose shape, stride or offset are not integers of at least 0")
         stored = len(self.data) // self.dtype.itemsize
-        last = self.offset + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
+        last = self.offset + sum(
+            (size - 1) * step for size, step in zip(self.shape, self.stride, strict=True)
+        )
         if math.prod(self.shape) > stored or (math.prod(self.shape) > 0 and last >= stored):
-            raise ValueError(f"{stored} stored elements for a tensor of shape {self.shape}, stride {self.stride}, offset {self.offset}")
+            raise ValueError(
+                f"{stored} stored elements for a tensor of shape {self.shape}, stride {self.stride}, offset "
+                f"{self.offset}"
+            )
 
     @staticmethod
     def contiguous(data: bytes, dtype: np.dtype, shape: tuple[int, ...]) -> "StoredTensor":
-        """The tensor whose elements are ``data``, row by row. Raises :class:`ValueError` where they don't fit exactly."""
+        """The tensor whose elements are ``data``, row by row. Raises :class:`ValueError` where they don't fit
+        exactly."""
         if len(shape) > MAX_DIMENSIONS or any(type(size) is not int or size < 0 for size in shape):
             raise ValueError("a tensor whose shape is none")
         if math.prod(shape) * dtype.itemsize != len(data):
@@ -77,7 +87,8 @@ class StoredTensor:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def read(self, like: torch.Tensor) -> torch.Tensor:
-        """The tensor on the CPU, with its own type, bit for bit, and the memory layout of ``like``, which has the same shape."""
+        """The tensor on the CPU, with its own type, bit for bit, and the memory layout of ``like``, which has
+        the same shape."""
         elements = np.frombuffer(self.data, dtype=self.dtype, count=len(self.data) // self.dtype.itemsize)
         strides = tuple(step * self.dtype.itemsize for step in self.stride)
         view = np.lib.stride_tricks.as_strided(elements[self.offset :], self.shape, strides)
@@ -88,7 +99,8 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class PersistentObject:
-    """An object of a reference's class, which its pickles store with the class's source text. The text is never used.
+    """An object of a reference's class, which its pickles store with the class's source text. The text is
+    never used.
 
     Attributes:
         class_name: of its class.
@@ -100,7 +112,8 @@ class PersistentObject:
 
     @staticmethod
     def from_meta(meta: Any) -> "PersistentObject":
-        """From the one argument of ``torch_utils.persistence._reconstruct_persistent_obj``, of any version."""
+        """From the one argument of ``torch_utils.persistence._reconstruct_persistent_obj``, of any
+        version."""
         name, state = meta["class_name"], meta["state"]
         if meta["type"] != "class" or type(name) is not str or type(state) is not dict:
             raise ValueError("a persistent object that is not an object of a class")
@@ -137,7 +150,13 @@ class _Storage:
 def _storage_id(identity: Any) -> tuple[np.dtype, str, int]:
     """A storage's type, key and number of elements from what its pickle says instead of its contents."""
     kind, storage_type, key, _location, count, view = identity
-    if kind != "storage" or type(storage_type) is not Known or type(key) is not str or type(count) is not int or view is not None:
+    if (
+        kind != "storage"
+        or type(storage_type) is not Known
+        or type(key) is not str
+        or type(count) is not int
+        or view is not None
+    ):
         raise DamagedPickle("a storage of an unknown kind")
     return np.dtype(STORAGE_TYPES[storage_type.name.removeprefix("torch.")]), key, count
 
@@ -145,8 +164,8 @@ def _storage_id(identity: Any) -> tuple[np.dtype, str, int]:
 def _storage_from_bytes(payload: Any) -> _Storage:
     """A storage from what ``torch.save`` wrote for it, in the form that torch uses inside pickles.
 
-    After the magic number and the version come three pickles (facts about the machine, the storage's persistent id, the
-    list of its one key), the number of elements in eight bytes, and the elements.
+    After the magic number and the version come three pickles (facts about the machine, the storage's
+    persistent id, the list of its one key), the number of elements in eight bytes, and the elements.
     """
     if not isinstance(payload, bytes) or not payload.startswith(_LEGACY_START):
         raise DamagedPickle("a tensor whose contents are not in torch's form")
@@ -156,7 +175,11 @@ def _storage_from_bytes(payload: Any) -> _Storage:
     dtype, key, count = read_pickle(stream, _STORAGE_NAMES, _storage_id, max_opcodes=MAX_STORAGE_OPCODES)
     keys = read_pickle(stream, {}, max_opcodes=MAX_STORAGE_OPCODES)
     start = stream.tell() + 8
-    if machine["little_endian"] is not True or keys != [key] or payload[stream.tell() : start] != count.to_bytes(8, "little"):
+    if (
+        machine["little_endian"] is not True
+        or keys != [key]
+        or payload[stream.tell() : start] != count.to_bytes(8, "little")
+    ):
         raise DamagedPickle("a tensor whose contents are of an unknown kind")
     if len(payload) - start != count * dtype.itemsize:
         raise DamagedPickle(f"{len(payload) - start} bytes for {count} elements")
@@ -194,7 +217,10 @@ NAMES: dict[tuple[str, str], Known] = {
             "torch._utils._rebuild_parameter_with_state": _parameter,
             "torch.Size": _size,
             "torch.device": _device,
-            **{f"torch.{name}": None for name in ("float16", "float32", "float64", "int32", "int64", "uint8", "bool")},
+            **{
+                f"torch.{name}": None
+                for name in ("float16", "float32", "float64", "int32", "int64", "uint8", "bool")
+            },
         }
     ),
 }

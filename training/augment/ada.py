@@ -8,15 +8,17 @@ import torch
 class AdaController:
     """Keeps ``r_t = E[sign(D(real))]`` near a target by moving p in small steps of fixed size.
 
-    Every ``interval`` batches, ``p ← max(p + sign(r_t − target) · batch_size · interval / (1000 · kimg), 0)``, with r_t
-    over the real logits observed since the last move. There is no upper bound, as in the reference; a transform whose
-    probability exceeds 1 is always applied. Everything happens on ``device`` without the host waiting for it.
+    Every ``interval`` batches, ``p ← max(p + sign(r_t − target) · batch_size · interval / (1000 · kimg),
+    0)``, with r_t over the real logits observed since the last move. There is no upper bound, as in the
+    reference; a transform whose probability exceeds 1 is always applied. Everything happens on ``device``
+    without the host waiting for it.
 
-    ``pending`` holds what this rank has observed in the current phase. With several ranks, whoever runs the phase sums it
-    over them and calls :meth:`settle`, so that ``totals``, and with them p, are the same on all.
+    ``pending`` holds what this rank has observed in the current phase. With several ranks, whoever runs the
+    phase sums it over them and calls :meth:`settle`, so that ``totals``, and with them p, are the same on
+    all.
 
-    p itself lives in the pipe (its buffer ``p``) and is saved with it; :meth:`state_dict` holds the rest, so that a
-    continued run moves p at the same batches by the same amounts.
+    p itself lives in the pipe (its buffer ``p``) and is saved with it; :meth:`state_dict` holds the rest, so
+    that a continued run moves p at the same batches by the same amounts.
 
     Args:
         target: wanted r_t, between -1 and 1 (the paper and the reference use 0.6).
@@ -29,7 +31,14 @@ class AdaController:
         ValueError: a target outside [-1, 1], or another argument that is not positive.
     """
 
-    def __init__(self, target: float, batch_size: int, interval: int = 4, kimg: float = 500, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        target: float,
+        batch_size: int,
+        interval: int = 4,
+        kimg: float = 500,
+        device: torch.device | str = "cpu",
+    ) -> None:
         if not -1 <= target <= 1:
             raise ValueError(f"the ADA target must be between -1 and 1, got {target}")
         for name, value in (("interval", interval), ("kimg", kimg), ("batch_size", batch_size)):
@@ -70,7 +79,8 @@ class AdaController:
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """Batches so far, and the totals (zeros just after a move), the same on all ranks. Nothing may be pending."""
+        """Batches so far, and the totals (zeros just after a move), the same on all ranks. Nothing may be
+        pending."""
         return {"batches": self.batches, "totals": self.totals.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -6,15 +6,18 @@ import torch
 def check_channels(images: torch.Tensor) -> None:
     """Raise :class:`ValueError` unless ``images`` are ``[N, C, H, W]`` with C 1 (greyscale) or 3 (RGB)."""
     if images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise ValueError(f"augmentation takes images [N, C, H, W] with C 1 (greyscale) or 3 (RGB), got shape {list(images.shape)}")
+        raise ValueError(
+            "augmentation takes images [N, C, H, W] with C 1 (greyscale) or 3 (RGB), got shape "
+            f"{list(images.shape)}"
+        )
 
 
 def transform(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
     """Apply ``[N, 3, 4]`` affine maps to the colours of ``[N, C, H, W]``.
 
-    Greyscale images (C = 1) are taken as RGB with three equal channels, and the mean of the result is kept. Thus
-    brightness, contrast and luma flip act as on RGB, and hue and saturation, which turn and scale about the grey
-    axis, have no effect.
+    Greyscale images (C = 1) are taken as RGB with three equal channels, and the mean of the result is kept.
+    Thus brightness, contrast and luma flip act as on RGB, and hue and saturation, which turn and scale about
+    the grey axis, have no effect.
 
     Raises:
         ValueError: see :func:`check_channels`.

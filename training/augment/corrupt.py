@@ -1,4 +1,5 @@
-"""Spoil pixels: band-wise filtering, noise, cutout (ADA, appendix B, "image-space filtering" and "additional corruptions")."""
+"""Spoil pixels: band-wise filtering, noise, cutout (ADA, appendix B, "image-space filtering" and "additional
+corruptions")."""
 
 import numpy as np
 import torch
@@ -12,10 +13,11 @@ SYM2 = (-0.12940952255092145, 0.22414386804185735, 0.836516303737469, 0.48296291
 
 
 def band_filters() -> torch.Tensor:
-    """``[4, 43]`` zero-phase filters for the bands [0, π/8], [π/8, π/4], [π/4, π/2], [π/2, π]; they sum to the unit pulse.
+    """``[4, 43]`` zero-phase filters for the bands [0, π/8], [π/8, π/4], [π/4, π/2], [π/2, π]; they sum to
+    the unit pulse.
 
-    With the half-band pair L(z) = H(z) H(1/z) / 2 and its complement K(z) = 1 − L(z) of the symlet H, the highest band
-    is K(z), the next L(z) K(z²), then L(z) L(z²) K(z⁴), and the lowest L(z) L(z²) L(z⁴).
+    With the half-band pair L(z) = H(z) H(1/z) / 2 and its complement K(z) = 1 − L(z) of the symlet H, the
+    highest band is K(z), the next L(z) K(z²), then L(z) L(z²) K(z⁴), and the lowest L(z) L(z²) L(z⁴).
     """
     low = np.convolve(SYM2, SYM2[::-1]) / 2
     high = low * np.where(np.arange(len(low)) % 2 == len(low) // 2 % 2, 1, -1)
@@ -39,35 +41,44 @@ def _stretch(taps: np.ndarray, factor: int) -> np.ndarray:
 def filter_bands(images: torch.Tensor, gains: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
     """Amplify frequency bands of ``[N, C, H, W]`` by ``[N, 4]`` with :func:`band_filters`, across and down.
 
-    With so many taps a product with one matrix a sample and direction is the cheapest way, in every gradient too.
-    Samples whose gains are all 1 come out bit for bit.
+    With so many taps a product with one matrix a sample and direction is the cheapest way, in every gradient
+    too. Samples whose gains are all 1 come out bit for bit.
     """
     height, width = images.shape[2:]
 
     def amplify(rows: torch.Tensor, gains: torch.Tensor) -> torch.Tensor:
-        down, across = ((gains @ band_matrices(filters, size).flatten(1)).unflatten(1, (1, size, size)) for size in (height, width))
+        down, across = (
+            (gains @ band_matrices(filters, size).flatten(1)).unflatten(1, (1, size, size))
+            for size in (height, width)
+        )
         return down.to(rows.dtype) @ rows @ across.transpose(2, 3).to(rows.dtype)
 
     return apply_to_rows(images, (gains != 1).any(dim=1), amplify, gains)
 
 
 def band_matrices(filters: torch.Tensor, size: int) -> torch.Tensor:
-    """``[bands, taps]`` to ``[bands, size, size]``: the filters as matrices on ``size`` pixels with reflection at both ends."""
+    """``[bands, taps]`` to ``[bands, size, size]``: the filters as matrices on ``size`` pixels with
+    reflection at both ends."""
     reach = filters.shape[1] // 2
     pulses = torch.eye(size, device=filters.device, dtype=filters.dtype)[:, None, None, :]
-    responses = F.conv2d(reflect_pad(pulses, (reach, reach, 0, 0)), filters[:, None, None, :])  # [pulse, band, 1, pixel]
+    responses = F.conv2d(
+        reflect_pad(pulses, (reach, reach, 0, 0)), filters[:, None, None, :]
+    )  # [pulse, band, 1, pixel]
     return responses[:, :, 0].permute(1, 2, 0)
 
 
 def add_noise(images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """``images + noise``, both ``[N, C, H, W]``. Raises :class:`ValueError` if the shapes differ."""
     if images.shape != noise.shape:
-        raise ValueError(f"the noise was drawn for images of shape {tuple(noise.shape)}, not {tuple(images.shape)}")
+        raise ValueError(
+            f"the noise was drawn for images of shape {tuple(noise.shape)}, not {tuple(images.shape)}"
+        )
     return images + noise.to(images.dtype)
 
 
 def cut_out(images: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
-    """Set a square of ``[N, C, H, W]`` to 0; ``holes`` is ``[N, 3]``: centre x, y and side as fractions of the size."""
+    """Set a square of ``[N, C, H, W]`` to 0; ``holes`` is ``[N, 3]``: centre x, y and side as fractions of
+    the size."""
     height, width = images.shape[2:]
     x, y = ((torch.arange(size, device=images.device) + 0.5) / size for size in (width, height))
     half = holes[:, 2:] / 2

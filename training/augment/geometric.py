@@ -1,4 +1,5 @@
-"""Move pixels: pad, upsample, warp, downsample (ADA, appendix B, "pixel blitting" and "general geometric transformations")."""
+"""Move pixels: pad, upsample, warp, downsample (ADA, appendix B, "pixel blitting" and "general geometric
+transformations")."""
 
 import math
 
@@ -21,27 +22,34 @@ SYM6 = (
 def inverse_matrix(params: GeometricParams, width: int, height: int) -> torch.Tensor:
     """``[N, 2, 3]``: from a position in the augmented image to the one in the original that it shows.
 
-    Positions are in pixels, (x, y) from the image's centre, y downwards. Integer shifts are rounded to whole pixels
-    of ``width`` × ``height``. The forward transform is ``y = linear⁻¹ (blit⁻¹ x + round(shift)) + offset``.
+    Positions are in pixels, (x, y) from the image's centre, y downwards. Integer shifts are rounded to whole
+    pixels of ``width`` × ``height``. The forward transform is ``y = linear⁻¹ (blit⁻¹ x + round(shift)) +
+    offset``.
     """
-    shift, offset = (torch.stack([v[:, 0] * width, v[:, 1] * height], dim=1)[:, :, None] for v in (params.shift, params.offset))
+    shift, offset = (
+        torch.stack([v[:, 0] * width, v[:, 1] * height], dim=1)[:, :, None]
+        for v in (params.shift, params.offset)
+    )
     linear = compose(params.blit, params.linear)
     return torch.cat([linear, -compose(linear, offset) - compose(params.blit, shift.round())], dim=2)
 
 
-def warp(x: torch.Tensor, params: GeometricParams, up_taps: torch.Tensor | None, down_taps: torch.Tensor) -> torch.Tensor:
+def warp(
+    x: torch.Tensor, params: GeometricParams, up_taps: torch.Tensor | None, down_taps: torch.Tensor
+) -> torch.Tensor:
     """Move the pixels of ``x``; what comes from outside is a reflection.
 
     Args:
         x: images or feature maps, ``[N, C, H, W]``.
         params: for N images, on the same device.
-        up_taps: wavelet filter ``[12]`` for the way up to twice the resolution; None is bilinear interpolation.
+        up_taps: wavelet filter ``[12]`` for the way up to twice the resolution; None is bilinear
+            interpolation.
         down_taps: the same filter for the way back down.
 
     Returns:
-        ``[N, C, H, W]``. With the wavelet both ways, up and down again changes nothing; so a sample whose transform is
-        the identity at this resolution is left out of the work and comes out bit for bit. With bilinear interpolation
-        every sample is softened alike, moved or not.
+        ``[N, C, H, W]``. With the wavelet both ways, up and down again changes nothing; so a sample whose
+        transform is the identity at this resolution is left out of the work and comes out bit for bit. With
+        bilinear interpolation every sample is softened alike, moved or not.
     """
     height, width = x.shape[2:]
     matrices = inverse_matrix(params, width, height)
@@ -60,13 +68,15 @@ def warp(x: torch.Tensor, params: GeometricParams, up_taps: torch.Tensor | None,
 
 
 def sufficient_margin(reach: float, width: int, height: int) -> Margin:
-    """At least :func:`required_margin`, from :attr:`GeometricParams.reach`; a pixel more for the rounding of shifts."""
+    """At least :func:`required_margin`, from :attr:`GeometricParams.reach`; a pixel more for the rounding of
+    shifts."""
     x, y = (min(max(math.ceil(reach * size + 1 + 2 * SUPPORT), 0), size - 1) for size in (width, height))
     return x, x, y, y
 
 
 def warp_nearest(x: torch.Tensor, params: GeometricParams, outside: int) -> torch.Tensor:
-    """Move the pixels of ``x`` as :func:`warp` does, each value being that of the nearest pixel, without mixing any two.
+    """Move the pixels of ``x`` as :func:`warp` does, each value being that of the nearest pixel, without
+    mixing any two.
 
     Args:
         x: of any type, ``[N, H, W]``, on the parameters' device.
@@ -89,7 +99,8 @@ def warp_nearest(x: torch.Tensor, params: GeometricParams, outside: int) -> torc
 
 
 def required_margin(matrices: torch.Tensor, width: int, height: int) -> Margin:
-    """Pixels of reflection outside the image that any of ``matrices`` (``[n, 2, 3]``) shows, at most the size less one.
+    """Pixels of reflection outside the image that any of ``matrices`` (``[n, 2, 3]``) shows, at most the size
+    less one.
 
     To the corners' reach comes the support of the two filters.
     """
@@ -105,18 +116,27 @@ def required_margin(matrices: torch.Tensor, width: int, height: int) -> Margin:
     return left, right, top, bottom
 
 
-def _warp(x: torch.Tensor, matrices: torch.Tensor, margin: Margin, up_taps: torch.Tensor | None, down_taps: torch.Tensor) -> torch.Tensor:
+def _warp(
+    x: torch.Tensor,
+    matrices: torch.Tensor,
+    margin: Margin,
+    up_taps: torch.Tensor | None,
+    down_taps: torch.Tensor,
+) -> torch.Tensor:
     """:func:`warp` of all samples with ``matrices`` ``[n, 2, 3]``, on the same device.
 
-    The map is linear and the same for all channels. Where these are more than there are pixels, as in small feature maps, it is
-    cheaper to warp unit pulses and to multiply by the result.
+    The map is linear and the same for all channels. Where these are more than there are pixels, as in small
+    feature maps, it is cheaper to warp unit pulses and to multiply by the result.
     """
     channels, height, width = x.shape[1:]
     grid = sampling_grid(matrices, width, height, margin).to(x.dtype)
 
     def sample(images: torch.Tensor) -> torch.Tensor:
         extended = upsample(images, up_taps, margin).expand(len(grid), -1, -1, -1)
-        return downsample(F.grid_sample(extended, grid, mode="bilinear", padding_mode="zeros", align_corners=False), down_taps)
+        return downsample(
+            F.grid_sample(extended, grid, mode="bilinear", padding_mode="zeros", align_corners=False),
+            down_taps,
+        )
 
     if channels <= height * width:
         return sample(x)
@@ -125,10 +145,11 @@ def _warp(x: torch.Tensor, matrices: torch.Tensor, margin: Margin, up_taps: torc
 
 
 def sampling_grid(matrices: torch.Tensor, width: int, height: int, margin: Margin) -> torch.Tensor:
-    """Where each pixel of the augmented image at twice the resolution looks in the extended original at that resolution.
+    """Where each pixel of the augmented image at twice the resolution looks in the extended original at that
+    resolution.
 
-    Sample 2i of an upsampled image shows pixel i: the wavelet's energy is centred there, not half-way between two
-    samples as that of a symmetric filter of even length would be. Hence the quarters of a pixel below.
+    Sample 2i of an upsampled image shows pixel i: the wavelet's energy is centred there, not half-way between
+    two samples as that of a symmetric filter of even length would be. Hence the quarters of a pixel below.
 
     Args:
         matrices: from :func:`inverse_matrix`, ``[n, 2, 3]``.
@@ -136,18 +157,23 @@ def sampling_grid(matrices: torch.Tensor, width: int, height: int, margin: Margi
         margin: pixels by which the original was extended.
 
     Returns:
-        ``[n, 2 height + 4 SUPPORT, 2 width + 4 SUPPORT, 2]`` in the convention of ``grid_sample``, edges at ±1. The
-        augmented image includes SUPPORT pixels on every side for the filter on the way down.
+        ``[n, 2 height + 4 SUPPORT, 2 width + 4 SUPPORT, 2]`` in the convention of ``grid_sample``, edges at
+        ±1. The augmented image includes SUPPORT pixels on every side for the filter on the way down.
     """
     left, right, top, bottom = margin
     device = matrices.device
-    xs, ys = (torch.arange(2 * size + 4 * SUPPORT, device=device) / 2 - SUPPORT - (size - 1) / 2 for size in (width, height))
+    xs, ys = (
+        torch.arange(2 * size + 4 * SUPPORT, device=device) / 2 - SUPPORT - (size - 1) / 2
+        for size in (width, height)
+    )
     recentre = ((left - right) / 2 - 0.25, (top - bottom) / 2 - 0.25)
     half = ((left + width + right) / 2, (top + height + bottom) / 2)
 
     def coordinate(axis: int) -> torch.Tensor:
         a, b, c = matrices[:, axis].unbind(1)
         c = (c + recentre[axis]) / half[axis]
-        return (a / half[axis])[:, None, None] * xs + ((b / half[axis])[:, None, None] * ys[:, None] + c[:, None, None])
+        return (a / half[axis])[:, None, None] * xs + (
+            (b / half[axis])[:, None, None] * ys[:, None] + c[:, None, None]
+        )
 
     return torch.stack([coordinate(0), coordinate(1)], dim=3)

@@ -1,4 +1,5 @@
-"""The order of the transforms. Parameters are drawn once and then applied to images and feature maps alike."""
+"""The order of the transforms. Parameters are drawn once and then applied to images and feature maps
+alike."""
 
 import math
 from typing import Any
@@ -14,13 +15,15 @@ class AugmentPipe(torch.nn.Module):
     """ADA's augmentations with probability ``p`` each.
 
     Args:
-        spec: fields of :class:`training.augment.params.AugmentSpec`, e.g. ``**preset("bgc")``. All are off by default.
+        spec: fields of :class:`training.augment.params.AugmentSpec`, e.g. ``**preset("bgc")``. All are off by
+            default.
 
-    Buffers, with the reference's names: ``p``, scalar, 1 at first; ``Hz_geom`` ``[12]`` and ``Hz_fbank`` ``[4, 43]``,
-    the wavelet filters.
+    Buffers, with the reference's names: ``p``, scalar, 1 at first; ``Hz_geom`` ``[12]`` and ``Hz_fbank``
+    ``[4, 43]``, the wavelet filters.
 
-    ``p_at_most`` is a bound of ``p``, for whoever knows one: with ``p`` on a GPU, which nobody waits for, images are extended by
-    as much as the transforms could need, and a smaller bound makes that less. It changes no result beyond rounding.
+    ``p_at_most`` is a bound of ``p``, for whoever knows one: with ``p`` on a GPU, which nobody waits for,
+    images are extended by as much as the transforms could need, and a smaller bound makes that less. It
+    changes no result beyond rounding.
 
     Raises:
         TypeError: unknown keyword.
@@ -41,13 +44,21 @@ class AugmentPipe(torch.nn.Module):
         self.register_buffer("Hz_fbank", corrupt.band_filters())
 
     def forward(
-        self, images: torch.Tensor, debug_percentile: float | None = None, *, generator: torch.Generator | None = None
+        self,
+        images: torch.Tensor,
+        debug_percentile: float | None = None,
+        *,
+        generator: torch.Generator | None = None,
     ) -> torch.Tensor:
         """:meth:`apply` after :meth:`sample`. Images and result are ``[N, C, H, W]``."""
         return self.apply(images, self.sample(images, debug_percentile, generator=generator))
 
     def sample(
-        self, images: torch.Tensor, debug_percentile: float | None = None, *, generator: torch.Generator | None = None
+        self,
+        images: torch.Tensor,
+        debug_percentile: float | None = None,
+        *,
+        generator: torch.Generator | None = None,
     ) -> AugmentParams:
         """Draw parameters for ``images``, ``[N, C, H, W]``; see :func:`training.augment.params.draw`."""
         self._check_channels(images)
@@ -58,7 +69,8 @@ class AugmentPipe(torch.nn.Module):
         """Augment images. (This takes the name of :meth:`torch.nn.Module.apply`, which is of no use here.)
 
         Args:
-            images: ``[N, C, H, W]``, values in [-1, 1] nominally; C is 1 or 3 where there are colour transforms.
+            images: ``[N, C, H, W]``, values in [-1, 1] nominally; C is 1 or 3 where there are colour
+                transforms.
             params: from :meth:`sample` for these images.
 
         Returns:
@@ -84,11 +96,11 @@ class AugmentPipe(torch.nn.Module):
     def warp(self, features: torch.Tensor, params: AugmentParams) -> torch.Tensor:
         """Move a feature map as :meth:`apply` moves the images, and do nothing else to it (GGDR).
 
-        Two differences from the images' path: the map is upsampled bilinearly before it is warped, and integer shifts
-        are rounded at the map's own resolution. The former softens every map a little and displaces it, before the
-        transform, by a quarter of its own pixels to the right and down, whether or not it moves otherwise and also at
-        p = 0; the reference does so and ``tests/parity/data/augment.npz`` holds it. Without geometric transforms in the pipe the
-        map is returned as it is.
+        Two differences from the images' path: the map is upsampled bilinearly before it is warped, and
+        integer shifts are rounded at the map's own resolution. The former softens every map a little and
+        displaces it, before the transform, by a quarter of its own pixels to the right and down, whether or
+        not it moves otherwise and also at p = 0; the reference does so and ``tests/parity/data/augment.npz``
+        holds it. Without geometric transforms in the pipe the map is returned as it is.
 
         Args:
             features: ``[N, C, H, W]``, any C, H and W.
@@ -108,8 +120,8 @@ class AugmentPipe(torch.nn.Module):
     def warp_classes(self, classes: torch.Tensor, params: AugmentParams, outside: int) -> torch.Tensor:
         """Move class maps as :meth:`apply` moves the images, and do nothing else to them.
 
-        Each pixel takes the class of the nearest one. The images show a reflection beyond their border, the class maps
-        ``outside``.
+        Each pixel takes the class of the nearest one. The images show a reflection beyond their border, the
+        class maps ``outside``.
 
         Args:
             classes: integers ``[N, H, W]``, of the images' resolution.
@@ -134,4 +146,6 @@ class AugmentPipe(torch.nn.Module):
     @staticmethod
     def _check_batch(x: torch.Tensor, params: AugmentParams) -> None:
         if len(x) != params.batch_size:
-            raise ValueError(f"augmentation parameters were drawn for {params.batch_size} images, not {len(x)}")
+            raise ValueError(
+                f"augmentation parameters were drawn for {params.batch_size} images, not {len(x)}"
+            )

@@ -1,8 +1,8 @@
 """Up to twice the resolution and back down, around the warp; each in two ways that give the same result.
 
-The reference is :mod:`torch_utils.ops.upfirdn2d`. But filtering one axis is a matrix product, and on a CPU a dense
-product beats zero insertion and depthwise convolution several times over (measured from 32 to 512 pixels, forward and
-backward), so there it is used.
+The reference is :mod:`torch_utils.ops.upfirdn2d`. But filtering one axis is a matrix product, and on a CPU a
+dense product beats zero insertion and depthwise convolution several times over (measured from 32 to 512
+pixels, forward and backward), so there it is used.
 """
 
 import functools
@@ -18,13 +18,16 @@ SUPPORT = 3  # pixels that a filter of 12 taps at twice the resolution reaches t
 Margin = tuple[int, int, int, int]  # left, right, top, bottom in pixels
 
 
-def upsample(x: torch.Tensor, taps: torch.Tensor | None, margin: Margin, dense: bool | None = None) -> torch.Tensor:
+def upsample(
+    x: torch.Tensor, taps: torch.Tensor | None, margin: Margin, dense: bool | None = None
+) -> torch.Tensor:
     """Extend ``x`` by reflection and double its resolution.
 
     Args:
         x: ``[N, C, H, W]``.
         taps: separable low-pass filter ``[12]``; None is bilinear interpolation.
-        margin: less than H or W. What the filter sees beyond is the reflection too, up to the size less one, then 0.
+        margin: less than H or W. What the filter sees beyond is the reflection too, up to the size less one,
+            then 0.
         dense: whether to multiply by matrices; None does so on a CPU.
 
     Returns:
@@ -47,7 +50,8 @@ def upsample(x: torch.Tensor, taps: torch.Tensor | None, margin: Margin, dense: 
 
 
 def downsample(x: torch.Tensor, taps: torch.Tensor, dense: bool | None = None) -> torch.Tensor:
-    """``[N, C, 2 H + 4 SUPPORT, 2 W + 4 SUPPORT]`` filtered by ``taps`` reversed, halved and cropped to ``[N, C, H, W]``."""
+    """``[N, C, 2 H + 4 SUPPORT, 2 W + 4 SUPPORT]`` filtered by ``taps`` reversed, halved and cropped to ``[N,
+    C, H, W]``."""
     if _use_dense(x, dense):
         key = tuple(taps.tolist())
         return _down_matrix(key, x.shape[2], x.dtype) @ (x @ _down_matrix(key, x.shape[3], x.dtype).T)
@@ -61,10 +65,13 @@ def _use_dense(x: torch.Tensor, dense: bool | None) -> bool:
 @functools.lru_cache(maxsize=16)
 @torch.inference_mode(False)  # a matrix made in inference mode could not serve training later
 def _up_matrix(taps: tuple[float, ...] | None, size: int, dtype: torch.dtype) -> torch.Tensor:
-    """``[2 (3 size - 2), size]``: :func:`upsample` of one axis with the largest margin, as its response to unit pulses."""
+    """``[2 (3 size - 2), size]``: :func:`upsample` of one axis with the largest margin, as its response to
+    unit pulses."""
     pulses = reflect_pad(torch.eye(size, dtype=dtype)[:, None, None, :], (size - 1, size - 1, 0, 0))
     if taps is None:
-        return F.interpolate(pulses[:, :, 0], scale_factor=2, mode="linear", align_corners=False)[:, 0].T.contiguous()
+        return F.interpolate(pulses[:, :, 0], scale_factor=2, mode="linear", align_corners=False)[
+            :, 0
+        ].T.contiguous()
     return upfirdn2d.upsample2d(pulses, torch.tensor([taps], dtype=dtype), up=[2, 1])[:, 0, 0].T.contiguous()
 
 
@@ -74,4 +81,6 @@ def _down_matrix(taps: tuple[float, ...], size: int, dtype: torch.dtype) -> torc
     """``[size / 2 - 2 SUPPORT, size]``: :func:`downsample` of one axis, as its response to unit pulses."""
     pulses = torch.eye(size, dtype=dtype)[:, None, None, :]
     f, crop = torch.tensor([taps], dtype=dtype), [-2 * SUPPORT, -2 * SUPPORT, 0, 0]
-    return upfirdn2d.downsample2d(pulses, f, down=[2, 1], padding=crop, flip_filter=True)[:, 0, 0].T.contiguous()
+    return upfirdn2d.downsample2d(pulses, f, down=[2, 1], padding=crop, flip_filter=True)[
+        :, 0, 0
+    ].T.contiguous()

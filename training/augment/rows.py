@@ -9,12 +9,17 @@ from torch_utils import device as devices
 
 
 def apply_to_rows(
-    x: torch.Tensor, chosen: torch.Tensor, transform: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], settings: torch.Tensor
+    x: torch.Tensor,
+    chosen: torch.Tensor,
+    transform: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    settings: torch.Tensor,
 ) -> torch.Tensor:
-    """``x`` (``[N, ...]``) with ``transform(rows, settings)`` in place of the rows where ``chosen`` (``[N]``, bool) is true.
+    """``x`` (``[N, ...]``) with ``transform(rows, settings)`` in place of the rows where ``chosen`` (``[N]``,
+    bool) is true.
 
-    The other rows come out bit for bit. On a CPU they cost next to nothing, and ``transform`` is not called without rows;
-    elsewhere all rows are transformed, since to pick some the host would have to wait for the device.
+    The other rows come out bit for bit. On a CPU they cost next to nothing, and ``transform`` is not called
+    without rows; elsewhere all rows are transformed, since to pick some the host would have to wait for the
+    device.
 
     Args:
         x: see above.
@@ -33,7 +38,8 @@ def apply_to_rows(
 
 
 def reflect_pad(x: torch.Tensor, padding: tuple[int, int, int, int]) -> torch.Tensor:
-    """Pad ``[N, C, H, W]`` by ``(left, right, top, bottom)`` pixels by reflection about the outermost pixels' centres.
+    """Pad ``[N, C, H, W]`` by ``(left, right, top, bottom)`` pixels by reflection about the outermost pixels'
+    centres.
 
     Wider padding than the size less one, which PyTorch refuses, reflects again and again.
     """

@@ -1,4 +1,5 @@
-"""Going on with a run: which options may differ from it, and which run a command line means. Nothing here imports torch."""
+"""Going on with a run: which options may differ from it, and which run a command line means. Nothing here
+imports torch."""
 
 import contextlib
 import dataclasses
@@ -14,9 +15,9 @@ from training.config.options import as_options
 from training.config.run_directory import OPTIONS_FILE, snapshot_paths, state_paths
 from training.config.schema import TrainConfig
 
-#: Fields of the configuration in which a run may be continued with other values than before. None changes what a step
-#: computes but ``batch_gpu`` and ``gpus``, by which portions and so random draws may differ, and ``device``, which has draws of its own
-#: and on which half precision depends. ``description`` is only a name.
+#: Fields of the configuration in which a run may be continued with other values than before. None changes
+#: what a step computes but ``batch_gpu`` and ``gpus``, by which portions and so random draws may differ, and
+#: ``device``, which has draws of its own and on which half precision depends. ``description`` is only a name.
 CHANGEABLE = (
     "schedule.total_kimg",
     "schedule.snapshot_ticks",
@@ -50,7 +51,10 @@ def read_options(run_dir: Path) -> TrainConfig:
     """The configuration of a run. Raises :class:`UserError` where there is none, or none of this program."""
     path = run_dir / OPTIONS_FILE
     if not run_dir.is_dir():
-        raise UserError(f"--continue={run_dir} is not a folder; give a run directory, such as training-runs/00000-images-auto1")
+        raise UserError(
+            f"--continue={run_dir} is not a folder; give a run directory, such as "
+            "training-runs/00000-images-auto1"
+        )
     if not os.path.lexists(path):
         raise UserError(f"--continue={run_dir} is not a run directory: it has no {OPTIONS_FILE}")
     values = read_json(path)
@@ -68,7 +72,8 @@ def check_owner(run_dir: Path, *, trust: bool) -> None:
     for path in [] if trust else [run_dir, run_dir / OPTIONS_FILE, *state_paths(run_dir)]:
         if not _owners(path) <= {os.geteuid()}:
             raise UserError(
-                f"--continue={run_dir}: {path} belongs to another user, and a run can be made to start any program (SECURITY.md); "
+                f"--continue={run_dir}: {path} belongs to another user, and a run can be made to start any "
+                "program (SECURITY.md); "
                 "give --trust if you trust its owner"
             )
 
@@ -89,20 +94,30 @@ def has_state(run_dir: Path) -> bool:
 
 def going_on_advice(run_dir: Path) -> str:
     """What to do after a run had to stop: go on from its last state, if it has one."""
-    return f"go on from the last run state with --continue={run_dir}" if has_state(run_dir) else new_run_advice(run_dir)
+    return (
+        f"go on from the last run state with --continue={run_dir}"
+        if has_state(run_dir)
+        else new_run_advice(run_dir)
+    )
 
 
 def check_has_state(run_dir: Path) -> None:
     """Raises :class:`UserError`, which says what can be done, for a run without any state."""
     if has_state(run_dir):
         return
-    raise UserError(f"--continue={run_dir} has no training-state-*.pt, so nothing can go on exactly; {new_run_advice(run_dir)}")
+    raise UserError(
+        f"--continue={run_dir} has no training-state-*.pt, so nothing can go on exactly; "
+        f"{new_run_advice(run_dir)}"
+    )
 
 
 def new_run_advice(run_dir: Path | None) -> str:
-    """What to do where a run cannot go on as it is asked to: start another from its last networks, where it has any."""
+    """What to do where a run cannot go on as it is asked to: start another from its last networks, where it
+    has any."""
     snapshots = [] if run_dir is None else snapshot_paths(run_dir)
-    return f"start a new run from its networks with --resume={snapshots[-1]}" if snapshots else "start a new run"
+    return (
+        f"start a new run from its networks with --resume={snapshots[-1]}" if snapshots else "start a new run"
+    )
 
 
 def continued(config: TrainConfig, said: Mapping[str, Any], run_dir: Path | None = None) -> TrainConfig:
@@ -119,19 +134,28 @@ def continued(config: TrainConfig, said: Mapping[str, Any], run_dir: Path | None
     known = as_options(config)
     given = {name: value for name, value in said.items() if value is not None and value != known[name]}
     regulariser = said.get("reg_type") or known["reg_type"]
-    idle = tuple(f"{name}_" for name in ("ggdr", "seg") if name != regulariser)  # these options have no effect
+    idle = tuple(
+        f"{name}_" for name in ("ggdr", "seg") if name != regulariser
+    )  # these options have no effect
     given = {name: value for name, value in given.items() if not name.startswith(idle)}
-    if given.get("batch_gpu", 0) >= config.portion:  # a run in more processes may have fewer images at once: the option says "at most"
+    if (
+        given.get("batch_gpu", 0) >= config.portion
+    ):  # a run in more processes may have fewer images at once: the option says "at most"
         del given["batch_gpu"]
     refused = {name: value for name, value in given.items() if name not in CHANGEABLE_OPTIONS}
     if refused:
-        listed = ", ".join(f"{spelled(name)}: {_shown(known[name])} → {_shown(value)}" for name, value in refused.items())
+        listed = ", ".join(
+            f"{spelled(name)}: {_shown(known[name])} → {_shown(value)}" for name, value in refused.items()
+        )
         changeable = " ".join(spelled(name) for name in CHANGEABLE_OPTIONS)
         raise UserError(
-            f"a continued run keeps its options, and these differ ({listed}); leave them out, or {new_run_advice(run_dir)}. "
+            f"a continued run keeps its options, and these differ ({listed}); leave them out, or "
+            f"{new_run_advice(run_dir)}. "
             f"Changeable are {changeable}"
         )
-    config = _replaced(config, {CHANGEABLE_OPTIONS[name]: value for name, value in given.items() if name != "gpus"})
+    config = _replaced(
+        config, {CHANGEABLE_OPTIONS[name]: value for name, value in given.items() if name != "gpus"}
+    )
     return on_gpus(config, given["gpus"]) if "gpus" in given else config
 
 
@@ -155,7 +179,8 @@ def on_gpus(config: TrainConfig, gpus: int) -> TrainConfig:
     if not portions(gpus):
         possible = [str(2**n) for n in range(schedule.batch_size.bit_length()) if portions(2**n)]
         raise UserError(
-            f"--gpus={gpus}: the run's batch of {schedule.batch_size} images, in groups of at least {group}, cannot be split into "
+            f"--gpus={gpus}: the run's batch of {schedule.batch_size} images, in groups of at least {group}, "
+            "cannot be split into "
             f"{gpus} equal parts; --gpus may be {', '.join(possible)}"
         )
     return _replaced(config, {"runtime.gpus": gpus, "schedule.batch_gpu": portions(gpus)[-1]})
@@ -166,7 +191,10 @@ def explain_portions(before: TrainConfig, after: TrainConfig) -> list[str]:
     old, new = before.portion, after.portion
     if old == new:
         return []
-    return [f"{after.runtime.gpus} processes need portions of {new} images, not {old} as before: the random draws differ from here on."]
+    return [
+        f"{after.runtime.gpus} processes need portions of {new} images, not {old} as before: the random "
+        "draws differ from here on."
+    ]
 
 
 def check_same_run(saved: Mapping[str, Any], config: TrainConfig, name: str) -> None:
@@ -184,12 +212,18 @@ def check_same_run(saved: Mapping[str, Any], config: TrainConfig, name: str) -> 
 
 
 def find_run(outdir: Path, config: TrainConfig, *, trust: bool = False) -> tuple[Path | None, list[str]]:
-    """The newest run directory in ``outdir`` that a command line continues, and for each newer one why it does not.
+    """The newest run directory in ``outdir`` that a command line continues, and for each newer one why it
+    does not.
 
-    That is one with a run state and the same options but for :data:`CHANGEABLE`, and this user's own unless ``trust``.
+    That is one with a run state and the same options but for :data:`CHANGEABLE`, and this user's own unless
+    ``trust``.
     """
     notes = []
-    numbered = [path for path in outdir.glob("[0-9]*-*") if re.match(r"\d+-", path.name) and path.is_dir()] if outdir.is_dir() else []
+    numbered = (
+        [path for path in outdir.glob("[0-9]*-*") if re.match(r"\d+-", path.name) and path.is_dir()]
+        if outdir.is_dir()
+        else []
+    )
     for path in sorted(numbered, key=lambda path: int(path.name.split("-")[0]), reverse=True):
         try:
             check_owner(path, trust=trust)
@@ -199,22 +233,34 @@ def find_run(outdir: Path, config: TrainConfig, *, trust: bool = False) -> tuple
             continue
         if not different and has_state(path):
             return path, notes
-        notes.append(f"{one_line(path.name)} is not continued: " + (_listed(different) if different else "it has no training-state-*.pt"))
+        notes.append(
+            f"{one_line(path.name)} is not continued: "
+            + (_listed(different) if different else "it has no training-state-*.pt")
+        )
     return None, notes
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Fields in which two configurations, as plain dictionaries, differ, :data:`CHANGEABLE` left out: ``{"optim.lr_G": (old, new)}``."""
+    """Fields in which two configurations, as plain dictionaries, differ, :data:`CHANGEABLE` left out:
+    ``{"optim.lr_G": (old, new)}``."""
     before, after = flat(old), flat(new)
-    names = [name for name in {**before, **after} if not any(name == c or name.startswith(f"{c}.") for c in CHANGEABLE)]
-    return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
+    names = [
+        name
+        for name in {**before, **after}
+        if not any(name == c or name.startswith(f"{c}.") for c in CHANGEABLE)
+    ]
+    return {
+        name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)
+    }
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dictionaries as one: ``{"optim.lr_G": 0.002}``."""
     found: dict[str, Any] = {}
     for name, value in values.items():
-        found.update(flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value})
+        found.update(
+            flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+        )
     return found
 
 
@@ -224,7 +270,10 @@ def _replaced(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
     for path, value in changes.items():
         section, field = path.split(".")
         sections.setdefault(section, {})[field] = value
-    parts = {section: dataclasses.replace(getattr(config, section), **fields) for section, fields in sections.items()}
+    parts = {
+        section: dataclasses.replace(getattr(config, section), **fields)
+        for section, fields in sections.items()
+    }
     return dataclasses.replace(config, **parts)
 
 

@@ -34,13 +34,15 @@ class KeepPolicy:
             match = re.fullmatch(r"\s*(?:(last|every):([1-9][0-9]{0,17})|(best))\s*", part)
             if match is None:
                 raise UserError(
-                    f"--keep-snapshots={one_line(text, 40)}: '{part.strip()[:40]}' is not one of last:N, every:N, best; or say all"
+                    f"--keep-snapshots={one_line(text, 40)}: '{part.strip()[:40]}' is not one of last:N, "
+                    "every:N, best; or say all"
                 )
             rules[match[1] or match[3]] = int(match[2] or 1)
         return KeepPolicy(last=rules.get("last", 1), best="best" in rules, every=rules.get("every", 0))
 
     def superfluous(self, names: Sequence[str], best: str | None) -> list[str]:
-        """Those of the names, oldest first as they were taken, that no rule keeps; ``best`` is one of them, or None."""
+        """Those of the names, oldest first as they were taken, that no rule keeps; ``best`` is one of them,
+        or None."""
         kept = set(names[-self.last :])
         if self.best and best is not None:
             kept.add(best)

@@ -1,4 +1,5 @@
-"""What a command line says, before a recipe and a data set give it a meaning (:mod:`training.config.resolve`), and back from that."""
+"""What a command line says, before a recipe and a data set give it a meaning
+(:mod:`training.config.resolve`), and back from that."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,9 +9,11 @@ from training.config.schema import TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """What the command line said, one field an option; None where it said nothing. Units as in training.config.schema.
+    """What the command line said, one field an option; None where it said nothing. Units as in
+    training.config.schema.
 
-    ``--data --cond --subset --mirror`` are not here: they are in the :class:`DataConfig` of the opened data set.
+    ``--data --cond --subset --mirror`` are not here: they are in the :class:`DataConfig` of the opened data
+    set.
     """
 
     cfg: str | None = None
@@ -56,11 +59,19 @@ class TrainOptions:
 
 
 def as_options(config: TrainConfig) -> dict[str, Any]:
-    """What each option of :class:`TrainOptions`, and ``data cond subset mirror``, would say to mean a configuration.
+    """What each option of :class:`TrainOptions`, and ``data cond subset mirror``, would say to mean a
+    configuration.
 
     None for what has no meaning in it.
     """
-    data, augment, ggdr, seg, optim, schedule = config.data, config.augment, config.ggdr, config.seg, config.optim, config.schedule
+    data, augment, ggdr, seg, optim, schedule = (
+        config.data,
+        config.augment,
+        config.ggdr,
+        config.seg,
+        config.optim,
+        config.schedule,
+    )
     runtime, upkeep = config.runtime, config.upkeep
     return dict(
         cfg=config.cfg,

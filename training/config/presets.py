@@ -1,7 +1,7 @@
 """The named recipes (``--cfg``): pure functions of image resolution and number of GPUs.
 
-The numbers are those of the GGDR reference (tests/parity/test_options_golden.py). Scores in the docstrings are from
-Lee et al. 2022 (GGDR): FID of 50,000 images against all training images.
+The numbers are those of the GGDR reference (tests/parity/test_options_golden.py). Scores in the docstrings
+are from Lee et al. 2022 (GGDR): FID of 50,000 images against all training images.
 """
 
 from collections.abc import Callable
@@ -33,10 +33,11 @@ class Recipe:
 
 
 def auto(resolution: int, gpus: int) -> Recipe:
-    """For a new data set: a start that works, chosen from resolution and number of GPUs; ``--gamma`` is worth tuning.
+    """For a new data set: a start that works, chosen from resolution and number of GPUs; ``--gamma`` is worth
+    tuning.
 
-    Each GPU takes 4096 / resolution images, at most 32, and all together at most 64; γ grows with the pixels and
-    falls with the batch. No published score: the papers use the fixed recipes.
+    Each GPU takes 4096 / resolution images, at most 32, and all together at most 64; γ grows with the pixels
+    and falls with the batch. No published score: the papers use the fixed recipes.
     """
     batch = max(min(gpus * min(4096 // resolution, 32), 64), gpus)
     return Recipe(
@@ -75,10 +76,12 @@ def stylegan2(resolution: int, gpus: int) -> Recipe:
 
 
 def paper256(resolution: int, gpus: int) -> Recipe:
-    """FFHQ, LSUN and Landscape at 256×256 in the ADA and GGDR papers. G 24.8 M parameters, D 24.0 M (25.6 M with GGDR at 64).
+    """FFHQ, LSUN and Landscape at 256×256 in the ADA and GGDR papers. G 24.8 M parameters, D 24.0 M (25.6 M
+    with GGDR at 64).
 
-    Cost: 8 V100; 5.60 s without and 6.05 s with GGDR (table 4c). FID without → with GGDR: FFHQ (``--aug=noaug --mirror=1``)
-    3.71 → 3.14, LSUN cat 7.98 → 5.28, horse 3.62 → 2.50, church 3.97 → 3.15; with ADA, Landscape 13.87 → 10.38 (tables 2, 3).
+    Cost: 8 V100; 5.60 s without and 6.05 s with GGDR (table 4c). FID without → with GGDR: FFHQ (``--aug=noaug
+    --mirror=1``) 3.71 → 3.14, LSUN cat 7.98 → 5.28, horse 3.62 → 2.50, church 3.97 → 3.15; with ADA,
+    Landscape 13.87 → 10.38 (tables 2, 3).
     """
     return Recipe(
         label="paper256",
@@ -98,7 +101,8 @@ def paper256(resolution: int, gpus: int) -> Recipe:
 def paper512(resolution: int, gpus: int) -> Recipe:
     """AFHQ at 512×512 in the ADA and GGDR papers, on 8 GPUs with 8 images each.
 
-    FID with ADA, without → with GGDR (``--mirror=1``): cat 3.55 → 2.76, dog 7.40 → 4.59, wild 3.05 → 2.06 (table 3).
+    FID with ADA, without → with GGDR (``--mirror=1``): cat 3.55 → 2.76, dog 7.40 → 4.59, wild 3.05 → 2.06
+    (table 3).
     """
     return Recipe(
         label="paper512",
@@ -116,7 +120,8 @@ def paper512(resolution: int, gpus: int) -> Recipe:
 
 
 def paper1024(resolution: int, gpus: int) -> Recipe:
-    """MetFaces at 1024×1024 in the ADA paper, by transfer learning; 8 GPUs with 4 images each. Not used in the GGDR paper."""
+    """MetFaces at 1024×1024 in the ADA paper, by transfer learning; 8 GPUs with 4 images each. Not used in
+    the GGDR paper."""
     return Recipe(
         label="paper1024",
         batch=32,
@@ -133,9 +138,11 @@ def paper1024(resolution: int, gpus: int) -> Recipe:
 
 
 def cifar(resolution: int, gpus: int) -> Recipe:
-    """CIFAR-10 at 32×32: no path length, no style mixing, no residual discriminator; 2 GPUs with 32 images each.
+    """CIFAR-10 at 32×32: no path length, no style mixing, no residual discriminator; 2 GPUs with 32 images
+    each.
 
-    FID with ADA, without → with GGDR at 8×8: 2.92 ± 0.05 → 2.15 ± 0.02; inception score 9.83 → 10.02 (table 1).
+    FID with ADA, without → with GGDR at 8×8: 2.92 ± 0.05 → 2.15 ± 0.02; inception score 9.83 → 10.02 (table
+    1).
     """
     return Recipe(
         label="cifar",
@@ -168,7 +175,8 @@ RECIPES: dict[str, Callable[[int, int], Recipe]] = {
 
 
 def find_recipe(name: str, resolution: int, gpus: int) -> Recipe:
-    """The recipe of a name, for images of a resolution. Raises :class:`UserError` where there is none of that name."""
+    """The recipe of a name, for images of a resolution. Raises :class:`UserError` where there is none of that
+    name."""
     if name not in RECIPES:
         raise UserError(f"there is no --cfg={name}; choose one of {' '.join(RECIPES)}")
     return RECIPES[name](resolution, gpus)

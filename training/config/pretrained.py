@@ -1,6 +1,8 @@
-"""Where transfer learning starts: a network pickle by path, by http(s) address, or one of the reference's by name.
+"""Where transfer learning starts: a network pickle by path, by http(s) address, or one of the reference's by
+name.
 
-:mod:`dnnlib.download` is imported inside the functions: the command line's options need :data:`SOURCES` alone.
+:mod:`dnnlib.download` is imported inside the functions: the command line's options need :data:`SOURCES`
+alone.
 """
 
 import os
@@ -27,11 +29,15 @@ def check_source(resume: str) -> None:
     if resume in SOURCES or is_address(resume) or os.path.isfile(resume):
         return
     state = "is a folder, not a file" if os.path.isdir(resume) else "does not exist"
-    raise UserError(f"--resume={resume} {state}; give a network pickle by path or http(s) address, or one of {', '.join(SOURCES)}")
+    raise UserError(
+        f"--resume={resume} {state}; give a network pickle by path or http(s) address, or one of "
+        f"{', '.join(SOURCES)}"
+    )
 
 
 def fetch_source(resume: str) -> Path:
-    """The local path of what ``--resume`` names, downloaded unless it is there or in the cache. Raises :class:`UserError`."""
+    """The local path of what ``--resume`` names, downloaded unless it is there or in the cache. Raises
+    :class:`UserError`."""
     from dnnlib.download import local_file
 
     check_source(resume)

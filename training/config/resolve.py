@@ -1,4 +1,5 @@
-"""How a command line becomes a configuration: a recipe, overridden by the options that the user gave. Pure functions."""
+"""How a command line becomes a configuration: a recipe, overridden by the options that the user gave. Pure
+functions."""
 
 from typing import Any, Literal, TypeVar
 
@@ -27,7 +28,8 @@ from training.config.schema import (
 
 T = TypeVar("T")
 
-#: ``--ggdr_res`` of the reference, and the image resolution up to which a quarter of it takes the place of the default.
+#: ``--ggdr_res`` of the reference, and the image resolution up to which a quarter of it takes the place of
+#: the default.
 DEFAULT_GGDR_RES = 64
 
 #: Kimg for p to go from 0 to 1: usually, and in transfer learning.
@@ -42,12 +44,19 @@ def resolve(options: TrainOptions, data: DataConfig) -> TrainConfig:
     runtime = _runtime(options)
     cfg = _given(options.cfg, "auto")
     recipe = find_recipe(cfg, data.resolution, runtime.gpus)
-    fp16: dict[str, Any] = {"num_fp16_res": 0, "conv_clamp": None} if runtime.fp32 else {"num_fp16_res": 4, "conv_clamp": 256}
-    channels = {"channel_base": _given(options.cbase, recipe.channel_base), "channel_max": _given(options.cmax, 512)}
+    fp16: dict[str, Any] = (
+        {"num_fp16_res": 0, "conv_clamp": None} if runtime.fp32 else {"num_fp16_res": 4, "conv_clamp": 256}
+    )
+    channels = {
+        "channel_base": _given(options.cbase, recipe.channel_base),
+        "channel_max": _given(options.cmax, 512),
+    }
     resume = _resume(options.resume)
     return TrainConfig(
         data=data,
-        generator=GeneratorConfig(map_layers=_given(options.map_depth, recipe.map_layers), **channels, **fp16),
+        generator=GeneratorConfig(
+            map_layers=_given(options.map_depth, recipe.map_layers), **channels, **fp16
+        ),
         discriminator=DiscriminatorConfig(
             architecture=recipe.architecture,
             mbstd_group=_given(options.mbstd_group, recipe.mbstd_group),
@@ -57,13 +66,18 @@ def resolve(options: TrainOptions, data: DataConfig) -> TrainConfig:
         ),
         augment=_augment(options, transfer=resume is not None),
         loss=LossConfig(
-            r1_gamma=_given(options.gamma, recipe.gamma), pl_weight=recipe.pl_weight, style_mixing_prob=recipe.style_mixing_prob
+            r1_gamma=_given(options.gamma, recipe.gamma),
+            pl_weight=recipe.pl_weight,
+            style_mixing_prob=recipe.style_mixing_prob,
         ),
         ggdr=_ggdr(options, data.resolution),
         optim=OptimConfig(lr_G=_given(options.glr, recipe.lr), lr_D=_given(options.dlr, recipe.lr)),
         schedule=_schedule(options, recipe, runtime.gpus, transfer=resume is not None),
         runtime=runtime,
-        metrics=MetricsConfig(names=_given(options.metrics, ("fid50k_full",)), detector=conceal(_given(options.detector, "auto"))),
+        metrics=MetricsConfig(
+            names=_given(options.metrics, ("fid50k_full",)),
+            detector=conceal(_given(options.detector, "auto")),
+        ),
         seed=_given(options.seed, 0),
         resume=resume,
         description=describe(options, data, recipe),
@@ -79,7 +93,10 @@ def _given(value: T | None, default: T) -> T:
 
 def _runtime(options: TrainOptions) -> RuntimeConfig:
     if None not in (options.fp32, options.precision) and options.fp32 != (options.precision == "fp32"):
-        raise UserError(f"--fp32={int(bool(options.fp32))} contradicts --precision={options.precision}; leave one of them out")
+        raise UserError(
+            f"--fp32={int(bool(options.fp32))} contradicts --precision={options.precision}; leave one of "
+            "them out"
+        )
     return RuntimeConfig(
         device=_given(options.device, "auto"),
         gpus=_given(options.gpus, 1),
@@ -101,7 +118,8 @@ def _upkeep(options: TrainOptions) -> UpkeepConfig:
 
 
 def _schedule(options: TrainOptions, recipe: Recipe, gpus: int, transfer: bool) -> ScheduleConfig:
-    """With ``--batch`` every GPU takes its share at once, a recipe's batch keeps the recipe's portions; ``--batch-gpu`` overrides both."""
+    """With ``--batch`` every GPU takes its share at once, a recipe's batch keeps the recipe's portions;
+    ``--batch-gpu`` overrides both."""
     batch = _given(options.batch, recipe.batch)
     portion = batch // gpus if options.batch is not None else recipe.batch_gpu
     return ScheduleConfig(
@@ -122,7 +140,9 @@ def _augment(options: TrainOptions, transfer: bool) -> AugmentConfig:
     if options.p is None and mode == "fixed":
         raise UserError("--aug=fixed needs the probability: --p=FLOAT, between 0 and 1")
     if options.target is not None and mode != "ada":
-        raise UserError(f"--target={options.target:g} needs --aug=ada; with --aug={mode} nothing steers to it")
+        raise UserError(
+            f"--target={options.target:g} needs --aug=ada; with --aug={mode} nothing steers to it"
+        )
     if options.augpipe is not None and mode == "noaug":
         raise UserError(f"--augpipe={options.augpipe} contradicts --aug=noaug; leave one of them out")
     return AugmentConfig(
@@ -137,7 +157,9 @@ def _augment(options: TrainOptions, transfer: bool) -> AugmentConfig:
 def _ggdr(options: TrainOptions, resolution: int) -> GGDRConfig | None:
     if options.reg_type != "ggdr":
         return None
-    default: int | tuple[int, ...] = DEFAULT_GGDR_RES if resolution > DEFAULT_GGDR_RES else max(resolution // 4, 8)
+    default: int | tuple[int, ...] = (
+        DEFAULT_GGDR_RES if resolution > DEFAULT_GGDR_RES else max(resolution // 4, 8)
+    )
     return GGDRConfig(
         resolution=_given(options.ggdr_res, default),
         weight=_given(options.ggdr_weight, 10),

@@ -28,12 +28,17 @@ def state_path(run_dir: Path, images_seen: int) -> Path:
 
 def state_paths(run_dir: Path) -> list[Path]:
     """The run states of a run, the newest first, whole or not. A folder is none, whatever its name."""
-    named = (path for path in run_dir.glob("training-state-*.pt") if _STATE.fullmatch(path.name) and not path.is_dir())
+    named = (
+        path
+        for path in run_dir.glob("training-state-*.pt")
+        if _STATE.fullmatch(path.name) and not path.is_dir()
+    )
     return sorted(named, key=images_in_state, reverse=True)
 
 
 def images_in_state(path: Path) -> int:
-    """After how many images a run state was written, by its name. Raises :class:`ValueError` for another file's."""
+    """After how many images a run state was written, by its name. Raises :class:`ValueError` for another
+    file's."""
     found = _STATE.fullmatch(path.name)
     if found is None:
         raise ValueError(f"{path} is not named like a run state")

@@ -9,18 +9,27 @@ from training.config.schema import DataConfig
 
 
 def data_name(path: str) -> str:
-    """What a data set is called in names of runs: the last part of its path, without a suffix such as ``.zip``."""
+    """What a data set is called in names of runs: the last part of its path, without a suffix such as
+    ``.zip``."""
     return os.path.splitext(os.path.basename(os.path.abspath(path)))[0] or "data"
 
 
 def describe(options: TrainOptions, data: DataConfig, recipe: Recipe) -> str:
-    """The name of a run after its number: data set, recipe, and each option that was given and changes results.
+    """The name of a run after its number: data set, recipe, and each option that was given and changes
+    results.
 
-    The parts that the reference has come first, as it spells and orders them; GGDR and a single target are not among them.
+    The parts that the reference has come first, as it spells and orders them; GGDR and a single target are
+    not among them.
     """
     ggdr, seg = options.reg_type == "ggdr", options.reg_type == "seg"
     targets = options.ggdr_res if ggdr and isinstance(options.ggdr_res, tuple) else ()
-    resume = None if options.resume is None else "noresume" if options.resume == "noresume" else f"resume{_source(options.resume)}"
+    resume = (
+        None
+        if options.resume is None
+        else "noresume"
+        if options.resume == "noresume"
+        else f"resume{_source(options.resume)}"
+    )
     parts = [
         data_name(data.path),
         "cond" if data.use_labels else None,

@@ -2,7 +2,8 @@
 
 A configuration that exists is consistent: every contradiction raises :class:`dnnlib.errors.UserError` here,
 once, and nothing behind has to look again. Nothing in this file imports torch, so that a command line with a
-mistake in it is answered at once. Sizes are in images, thousands of images (kimg), channels or pixels, as named.
+mistake in it is answered at once. Sizes are in images, thousands of images (kimg), channels or pixels, as
+named.
 """
 
 import os
@@ -78,7 +79,8 @@ class DataConfig(Config):
         max_size: keep this many images, drawn by ``random_seed`` (``--subset``); None for all of them.
         xflip: add a mirrored copy of every image (``--mirror``).
         random_seed: draws the subset.
-        annotation_classes: classes in the images' annotations (:mod:`training.data.paired`); 0 where there are none or they are not used.
+        annotation_classes: classes in the images' annotations (:mod:`training.data.paired`); 0 where there
+            are none or they are not used.
     """
 
     path: str
@@ -106,13 +108,20 @@ class DataConfig(Config):
         self._at_most(2**16, "resolution")
         if not is_resolution(self.resolution):
             raise UserError(
-                f"the images in {self.path} are {self.resolution} pixels wide; a power of two from {MIN_RESOLUTION} up is needed"
+                f"the images in {self.path} are {self.resolution} pixels wide; a power of two from "
+                f"{MIN_RESOLUTION} up is needed"
                 " (dataset_tool.py --width --height resizes them)"
             )
         if self.num_channels not in (1, 3):
-            raise UserError(f"the images in {self.path} have {self.num_channels} channels, not 1 or 3; convert them with dataset_tool.py")
+            raise UserError(
+                f"the images in {self.path} have {self.num_channels} channels, not 1 or 3; convert them with "
+                "dataset_tool.py"
+            )
         if self.use_labels and self.label_dim == 0:
-            raise UserError(f"--cond=1 needs labels, and {self.path} has none (dataset.json with 'labels'); leave out --cond")
+            raise UserError(
+                f"--cond=1 needs labels, and {self.path} has none (dataset.json with 'labels'); leave out "
+                "--cond"
+            )
         if not self.use_labels and self.label_dim != 0:
             raise UserError(f"data.label_dim must be 0 where labels are not used, not {self.label_dim}")
 
@@ -151,7 +160,8 @@ class DiscriminatorConfig(Config):
 
     Attributes:
         architecture: how blocks are joined (Karras et al. 2020, StyleGAN2, figure 7).
-        mbstd_group: samples over which the minibatch standard deviation is taken; cut down to the batch of one GPU.
+        mbstd_group: samples over which the minibatch standard deviation is taken; cut down to the batch of
+            one GPU.
         freeze_layers: highest-resolution layers that are not trained (Freeze-D, Mo et al. 2020).
     """
 
@@ -196,9 +206,14 @@ class AugmentConfig(Config):
         self._at_least(1, "kimg", "interval")
         self._fraction("initial_p", "target")
         if self.mode == "noaug" and (self.pipe != NO_PIPE or self.initial_p != 0):
-            raise UserError(f"augment.mode noaug goes with pipe '{NO_PIPE}' and initial_p 0, not '{self.pipe}' and {self.initial_p:g}")
+            raise UserError(
+                f"augment.mode noaug goes with pipe '{NO_PIPE}' and initial_p 0, not '{self.pipe}' and "
+                f"{self.initial_p:g}"
+            )
         if self.mode != "noaug" and self.pipe not in AUGPIPES:
-            raise UserError(f"there is no augmentation pipeline '{self.pipe}'; choose one of {' '.join(AUGPIPES)}")
+            raise UserError(
+                f"there is no augmentation pipeline '{self.pipe}'; choose one of {' '.join(AUGPIPES)}"
+            )
         if (self.mode == "ada") != (self.target is not None):
             raise UserError("augment.target goes with augment.mode ada and with no other")
 
@@ -233,8 +248,8 @@ class GGDRConfig(Config):
     """Generator-guided discriminator regularisation (Lee et al. 2022).
 
     Attributes:
-        resolution: of the generator's feature map that D's decoder reconstructs, below the images', at least 8; or several such,
-            ascending.
+        resolution: of the generator's feature map that D's decoder reconstructs, below the images', at least
+            8; or several such, ascending.
         weight: λ of the cosine distance.
         start_kimg: thousands of images shown before the term counts.
         kernel_size, activation: of the decoder's convolutions (table 4b); the method has 1 and ``linear``.
@@ -257,7 +272,10 @@ class GGDRConfig(Config):
             if not is_resolution(resolution):
                 raise UserError(f"--ggdr_res={resolution} must be a power of two, 8 or larger")
         if not self.resolutions or list(self.resolutions) != sorted(set(self.resolutions)):
-            raise UserError(f"--ggdr_res={','.join(map(str, self.resolutions))} must name each target once, the smallest first")
+            raise UserError(
+                f"--ggdr_res={','.join(map(str, self.resolutions))} must name each target once, the smallest "
+                "first"
+            )
         self._at_least(0, "weight", "start_kimg")
         if self.kernel_size not in (1, 3):
             raise UserError(f"{self._where('kernel_size')} must be 1 or 3, not {self.kernel_size}")
@@ -337,15 +355,16 @@ class ScheduleConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeConfig(Config):
-    """Where and how it is computed. Apart from rounding, ``gpus`` may change the portions of a batch and so the random draws, and
-    ``device`` changes the draws; nothing else here changes what is computed.
+    """Where and how it is computed. Apart from rounding, ``gpus`` may change the portions of a batch and so
+    the random draws, and ``device`` changes the draws; nothing else here changes what is computed.
 
     Attributes:
         device: ``auto`` is a GPU where there is one.
         gpus: processes, each with one device.
         workers: processes that load images; 0 loads in the training process.
         fp32: no half precision anywhere.
-        precision: what half precision is: ``auto`` is float16 on a GPU and none on a CPU, ``bf16`` bfloat16 on both.
+        precision: what half precision is: ``auto`` is float16 on a GPU and none on a CPU, ``bf16`` bfloat16
+            on both.
         nhwc: channels-last memory format for half precision.
         nobench: leave cuDNN's benchmarking off.
         allow_tf32: let matrix products and convolutions round to TF32.
@@ -367,7 +386,9 @@ class RuntimeConfig(Config):
         if not is_power_of_two(self.gpus):
             raise UserError(f"--gpus={self.gpus} must be a power of two: 1, 2, 4, 8, …")
         if self.fp32 and self.precision != "auto":
-            raise UserError(f"runtime.fp32 contradicts runtime.precision={self.precision}; one of them has to go")
+            raise UserError(
+                f"runtime.fp32 contradicts runtime.precision={self.precision}; one of them has to go"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -385,7 +406,10 @@ class MetricsConfig(Config):
 
     def _validate(self) -> None:
         if any(not name for name in self.names) or len(set(self.names)) != len(self.names):
-            raise UserError(f"--metrics={','.join(self.names)} has an empty or a repeated name; list each metric once, or give none")
+            raise UserError(
+                f"--metrics={','.join(self.names)} has an empty or a repeated name; list each metric once, "
+                "or give none"
+            )
         if not self.detector:
             raise UserError("--detector is empty; give a name or the path of a TorchScript file")
 
@@ -396,7 +420,8 @@ class UpkeepConfig(Config):
 
     Attributes:
         checkpoint_minutes: between two run states, besides those at snapshots; 0 for no others.
-        keep_snapshots: which network snapshots stay, as :meth:`training.config.keep_policy.KeepPolicy.parse` reads it.
+        keep_snapshots: which network snapshots stay, as :meth:`training.config.keep_policy.KeepPolicy.parse`
+            reads it.
         on_nonfinite: whether gradients that are not finite many times in a row end the run.
     """
 
@@ -419,9 +444,10 @@ class TrainConfig(Config):
         cfg: name of the recipe.
         ggdr: None but with ``--reg_type=ggdr``.
         seg: None but with ``--reg_type=seg``.
-        seed: everything random is derived from it and the place in the run: step, phase, portion of the batch; not from the rank.
-        resume: network pickle to start from (transfer learning), as :mod:`training.config.pretrained` takes it, or None; an address by its
-            public form (:mod:`dnnlib.addresses`), as for ``metrics.detector``.
+        seed: everything random is derived from it and the place in the run: step, phase, portion of the
+            batch; not from the rank.
+        resume: network pickle to start from (transfer learning), as :mod:`training.config.pretrained` takes
+            it, or None; an address by its public form (:mod:`dnnlib.addresses`), as for ``metrics.detector``.
         description: what follows the number in the name of the run directory.
     """
 
@@ -445,24 +471,38 @@ class TrainConfig(Config):
 
     @property
     def portion(self) -> int:
-        """Images in one pass on one GPU; gradients accumulate over its passes where that is less than its share of the batch."""
+        """Images in one pass on one GPU; gradients accumulate over its passes where that is less than its
+        share of the batch."""
         return min(self.schedule.batch_gpu, self.schedule.batch_size // self.runtime.gpus)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """As of every part; addresses that an earlier version recorded whole come back in their public form."""
+        """As of every part; addresses that an earlier version recorded whole come back in their public
+        form."""
         return super().from_dict(public_values(values))
 
     def _validate(self) -> None:
         self._at_least(0, "seed")
         if not self.description or set("/\0") & set(self.description):
-            raise UserError(f"config.description must be the name of a folder, not {shown(self.description)}; it names the run's")
+            raise UserError(
+                f"config.description must be the name of a folder, not {shown(self.description)}; it names "
+                "the run's"
+            )
         if self.runtime.fp32 and (self.generator.num_fp16_res or self.discriminator.num_fp16_res):
             raise UserError("runtime.fp32 contradicts num_fp16_res > 0; set both num_fp16_res to 0")
         if not self.metrics.names and "best" in self.upkeep.keep_snapshots:
-            raise UserError(f"--keep-snapshots={self.upkeep.keep_snapshots} needs a metric to tell which is best, and --metrics=none")
-        if "best" in self.upkeep.keep_snapshots and self.schedule.kimg_per_tick * self.schedule.snapshot_ticks < 1:
-            raise UserError("--keep-snapshots=best needs snapshots at least 1 kimg apart (--tick times --snap): closer ones share a name")
+            raise UserError(
+                f"--keep-snapshots={self.upkeep.keep_snapshots} needs a metric to tell which is best, and "
+                "--metrics=none"
+            )
+        if (
+            "best" in self.upkeep.keep_snapshots
+            and self.schedule.kimg_per_tick * self.schedule.snapshot_ticks < 1
+        ):
+            raise UserError(
+                "--keep-snapshots=best needs snapshots at least 1 kimg apart (--tick times --snap): closer "
+                "ones share a name"
+            )
         self._validate_channels()
         self._validate_ggdr()
         self._validate_seg()
@@ -472,17 +512,24 @@ class TrainConfig(Config):
         least = min(self.generator.channel_base, self.discriminator.channel_base)
         if least < self.data.resolution:
             raise UserError(
-                f"--cbase={least} leaves no channel at {self.data.resolution}x{self.data.resolution}: cbase / resolution is how many "
+                f"--cbase={least} leaves no channel at {self.data.resolution}x{self.data.resolution}: cbase "
+                "/ resolution is how many "
                 f"there are; give {8 * self.data.resolution} or more"
             )
 
     def _validate_ggdr(self) -> None:
-        """D's decoder at resolution t takes D's features as they enter block t, so t is at most half the image resolution."""
+        """D's decoder at resolution t takes D's features as they enter block t, so t is at most half the
+        image resolution."""
         if self.ggdr is not None and max(self.ggdr.resolutions) >= self.data.resolution:
             images = self.data.resolution
-            advice = f"choose {images // 2} or less, such as {max(images // 4, 8)}" if images > 8 else "images this small cannot have it"
+            advice = (
+                f"choose {images // 2} or less, such as {max(images // 4, 8)}"
+                if images > 8
+                else "images this small cannot have it"
+            )
             raise UserError(
-                f"--ggdr_res={max(self.ggdr.resolutions)} must be smaller than the images, which are {images}x{images} pixels; {advice}"
+                f"--ggdr_res={max(self.ggdr.resolutions)} must be smaller than the images, which are "
+                f"{images}x{images} pixels; {advice}"
             )
 
     def _validate_seg(self) -> None:
@@ -490,7 +537,9 @@ class TrainConfig(Config):
         if self.seg is not None and self.ggdr is not None:
             raise UserError("a run has GGDR or segmentation, not both: D has one decoder")
         if (self.seg is not None) != (self.data.annotation_classes > 0):
-            raise UserError("annotations (data.annotation_classes) go with --reg_type=seg, and segmentation needs them")
+            raise UserError(
+                "annotations (data.annotation_classes) go with --reg_type=seg, and segmentation needs them"
+            )
 
     def _validate_batch(self) -> None:
         schedule, gpus = self.schedule, self.runtime.gpus
@@ -499,17 +548,20 @@ class TrainConfig(Config):
         portion = self.portion
         if schedule.batch_size % (portion * gpus):
             raise UserError(
-                f"the batch of {schedule.batch_size} cannot be split into portions of {portion} on {gpus} GPUs; "
+                f"the batch of {schedule.batch_size} cannot be split into portions of {portion} on {gpus} "
+                "GPUs; "
                 "change --batch or --batch-gpu"
             )
         group = min(self.discriminator.mbstd_group, portion)
         if portion % group:
             raise UserError(
-                f"the {portion} images of one GPU cannot be split into groups of {group} for the minibatch standard deviation;"
+                f"the {portion} images of one GPU cannot be split into groups of {group} for the minibatch "
+                "standard deviation;"
                 f" change --batch (a multiple of {group * gpus}) or --mbstd-group (a divisor of {portion})"
             )
         if self.loss.pl_weight > 0 and portion < self.loss.pl_batch_shrink:
             raise UserError(
-                f"{portion} image a GPU is too little: path length regularisation works on 1/{self.loss.pl_batch_shrink}"
+                f"{portion} image a GPU is too little: path length regularisation works on "
+                f"1/{self.loss.pl_batch_shrink}"
                 f" of the batch; use --batch={self.loss.pl_batch_shrink * gpus} or more"
             )

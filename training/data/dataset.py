@@ -41,7 +41,8 @@ CHANNELS = {"L": 1, "RGB": 3}
 #: States of before knew larger folders, by decoded bytes, by names and sizes alone.
 READ_BEFORE = 2**30
 
-#: Of so many images at most, all are looked into for further frames; of more, those in formats that mostly have them.
+#: Of so many images at most, all are looked into for further frames; of more, those in formats that mostly
+#: have them.
 FEW = 2000
 
 #: Images, labels, and whatever else a data set has for each image.
@@ -49,26 +50,33 @@ Batch = tuple[torch.Tensor, ...]
 
 
 class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]):
-    """Square 8-bit images of one size in a folder (recursive) or a zip, with optional labels from ``dataset.json``.
+    """Square 8-bit images of one size in a folder (recursive) or a zip, with optional labels from
+    ``dataset.json``.
 
-    Item ``i`` is ``(image, label)``: uint8 ``[C, H, W]`` and float32 ``[label_dim]``. Images are ordered by name.
+    Item ``i`` is ``(image, label)``: uint8 ``[C, H, W]`` and float32 ``[label_dim]``. Images are ordered by
+    name.
 
     Arguments:
         path: folder or zip.
         resolution: what the images must measure; None takes what they do.
         use_labels: give labels; without it every label is empty.
-        max_size: keep this many images, picked at random by ``random_seed`` and kept in order; None keeps all.
+        max_size: keep this many images, picked at random by ``random_seed`` and kept in order; None keeps
+            all.
         xflip: append a mirrored copy of everything: item ``num_images + i`` is item ``i`` mirrored.
-        memory_budget_mb: keep all images decoded in memory when they take no more MiB than this. They are then decoded and
-            checked at construction. Otherwise only the first is, and each other one when it is asked for. 0 never does.
+        memory_budget_mb: keep all images decoded in memory when they take no more MiB than this. They are
+            then decoded and checked at construction. Otherwise only the first is, and each other one when it
+            is asked for. 0 never does.
         only_upright: refuse images with an EXIF orientation, in place of turning them upright.
 
-    Attributes: ``name`` (the path's stem), ``path``, ``num_images`` (before mirroring; ``len()`` counts mirrored copies),
-    ``image_shape`` (``[C, H, W]``), ``resolution``, ``num_channels``, ``has_labels`` (the source has usable labels, used or
-    not), ``use_labels``, ``label_dim`` (0 when labels are off), ``label_shape``, ``in_memory``.
+    Attributes: ``name`` (the path's stem), ``path``, ``num_images`` (before mirroring; ``len()`` counts
+        mirrored copies),
+    ``image_shape`` (``[C, H, W]``), ``resolution``, ``num_channels``, ``has_labels`` (the source has usable
+    labels, used or not), ``use_labels``, ``label_dim`` (0 when labels are off), ``label_shape``,
+    ``in_memory``.
 
-    Instances may be forked or pickled into worker processes; a pickled copy reads from disk rather than carry the pixels.
-    Raises :class:`UserError`, at construction or from an item, for whatever is wrong with the path, an image or a label.
+    Instances may be forked or pickled into worker processes; a pickled copy reads from disk rather than carry
+    the pixels. Raises :class:`UserError`, at construction or from an item, for whatever is wrong with the
+    path, an image or a label.
     """
 
     def __init__(
@@ -92,7 +100,9 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
         self._turned = False
         self._pixels: np.ndarray | None = None
         self._tree = FileTree(path)
-        self._all_names = self._tree.require_images("give a folder or zip of square images, or make one with dataset_tool.py")
+        self._all_names = self._tree.require_images(
+            "give a folder or zip of square images, or make one with dataset_tool.py"
+        )
         kept = _subset(len(self._all_names), max_size, random_seed)
         self._names = [self._all_names[i] for i in kept]
         self.num_images = len(kept)
@@ -120,7 +130,8 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
         return self[index]
 
     def get_label(self, index: int) -> np.ndarray:
-        """The label of one item, float32 ``[label_dim]``: one-hot for a class, else the vector as it stands."""
+        """The label of one item, float32 ``[label_dim]``: one-hot for a class, else the vector as it
+        stands."""
         raw, _ = self._locate(index)
         if self._labels is None:
             return np.zeros(0, dtype=np.float32)
@@ -157,7 +168,8 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
 
     @cached_property
     def _unused_labels(self) -> tuple[bool, str | None]:
-        """Of labels that nobody asked for: whether they could be used, and what is wrong with those that could not."""
+        """Of labels that nobody asked for: whether they could be used, and what is wrong with those that
+        could not."""
         try:
             file = read_labels(self._tree)
             return file is not None and bool(file.labels_of(self._all_names)), None
@@ -165,11 +177,16 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
             return False, str(error)
 
     def notes(self) -> list[str]:
-        """Sentences for a person: files, frames and bits that are left out, labels without images, classes without images."""
-        notes = [*self._tree.note(), *frames_note(len(self._with_frames) if self.in_memory else self._count_frames())]
+        """Sentences for a person: files, frames and bits that are left out, labels without images, classes
+        without images."""
+        notes = [
+            *self._tree.note(),
+            *frames_note(len(self._with_frames) if self.in_memory else self._count_frames()),
+        ]
         if self._deep is not None and self._deep.dark:
             notes.append(
-                f"The values of images with 16 bits {self._deep.describe_dark()} (options of dataset_tool.py, which converts them)."
+                f"The values of images with 16 bits {self._deep.describe_dark()} (options of "
+                "dataset_tool.py, which converts them)."
             )
         return [*notes, *self._label_notes]
 
@@ -178,7 +195,9 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
         if self.use_labels:
             return []
         usable, fault = self._unused_labels
-        unused = ["The data set has labels, which are not used; --cond=1 conditions on them."] if usable else []
+        unused = (
+            ["The data set has labels, which are not used; --cond=1 conditions on them."] if usable else []
+        )
         return unused if fault is None else [f"The data set has labels that cannot be used: {fault}"]
 
     def check_apart(self, output: str | os.PathLike[str], option: str) -> None:
@@ -186,28 +205,32 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
         self._tree.check_apart(output, option)
 
     def fingerprint(self) -> str:
-        """A digest of all that decides the pixels: file contents, which of them and in which order, mirroring.
+        """A digest of all that decides the pixels: file contents, which of them and in which order,
+        mirroring.
 
         The files are read once, not decoded; nothing but their contents matters, neither path nor time.
         """
         return f"{self._digest}-{'mirrored' if self.xflip else 'plain'}"
 
     def identity(self) -> str:
-        """By what a continued run knows its data again: a digest of contents, labels, order and mirroring, whatever the path.
+        """By what a continued run knows its data again: a digest of contents, labels, order and mirroring,
+        whatever the path.
 
         Every file is read.
         """
         return self._identity(self._digest)
 
     def quick_identity(self) -> str:
-        """The same for a first comparison, such as between ranks: of large data, contents of a part of the files count.
+        """The same for a first comparison, such as between ranks: of large data, contents of a part of the
+        files count.
 
         See :meth:`training.data.file_tree.FileTree.quick_digest`; names count, too.
         """
         return self._identity(self._tree.quick_digest(self._names))
 
     def is_known_as(self, identity: str) -> bool:
-        """Whether these are the data of which :meth:`identity` once said that, here or in an earlier version of the program."""
+        """Whether these are the data of which :meth:`identity` once said that, here or in an earlier version
+        of the program."""
         return identity == self.identity() or identity == self.earlier_identity()
 
     def earlier_identity(self) -> str:
@@ -230,7 +253,8 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
         return self._tree.digest(self._names, self._mark)
 
     def _mark(self, content: bytes) -> bytes:
-        """What a digest has beside a file's content: earlier versions of the program did not turn images upright."""
+        """What a digest has beside a file's content: earlier versions of the program did not turn images
+        upright."""
         if not is_turned(content):
             return b""
         self._turned = True
@@ -252,20 +276,27 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
             _, height, width = shape
             if height != width or not is_resolution(width):
                 raise UserError(
-                    f"'{first}' in '{self.path}' is {width}x{height}; images must be square with a power of two of at least "
-                    f"{MIN_RESOLUTION} a side: convert them with dataset_tool.py --transform=center-crop --resolution=WxH"
+                    f"'{first}' in '{self.path}' is {width}x{height}; images must be square with a power of "
+                    "two of at least "
+                    f"{MIN_RESOLUTION} a side: convert them with dataset_tool.py --transform=center-crop "
+                    "--resolution=WxH"
                 )
             if resolution is not None and resolution != width:
-                raise UserError(f"the images in '{self.path}' are {width}x{height}, not {resolution}x{resolution} as was asked for")
+                raise UserError(
+                    f"the images in '{self.path}' are {width}x{height}, not {resolution}x{resolution} as was "
+                    "asked for"
+                )
 
         return self._read(first, check).shape
 
     def _every_label(self) -> tuple[np.ndarray, list[str]]:
-        """Labels of all images, before any subset is taken, so that a subset has the same label_dim; and notes about them."""
+        """Labels of all images, before any subset is taken, so that a subset has the same label_dim; and
+        notes about them."""
         file = read_labels(self._tree)
         if file is None:
             raise UserError(
-                f"'{self.path}' has no labels in a {LABEL_FILE}, and a conditional model needs them; add them "
+                f"'{self.path}' has no labels in a {LABEL_FILE}, and a conditional model needs them; add "
+                "them "
                 "(dataset_tool.py --labels=subfolders takes them from folder names)"
             )
         labels = file.labels_of(self._all_names)
@@ -289,7 +320,8 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
         image, loaded = read_pixels(self._tree, name, check)
         if loaded.orientation != 1 and self._only_upright:
             raise UserError(
-                f"'{name}' in '{self.path}' is to be turned for display (EXIF orientation {loaded.orientation}), and its counterpart "
+                f"'{name}' in '{self.path}' is to be turned for display (EXIF orientation "
+                f"{loaded.orientation}), and its counterpart "
                 "does not say how it lies; turn both upright first"
             )
         if loaded.more_frames:
@@ -299,7 +331,8 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
         return image
 
     def _count_frames(self) -> int:
-        """How many images have more than one frame or page, as far as headers that are quick to read say so."""
+        """How many images have more than one frame or page, as far as headers that are quick to read say
+        so."""
         few = len(self._names) <= FEW
         for name in self._names:
             if few or os.path.splitext(name)[1].lower() in FRAME_SUFFIXES:
@@ -311,16 +344,21 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
 
     def _load_all(self) -> np.ndarray:
         pixels = np.empty([self.num_images, *self.image_shape], dtype=np.uint8)
-        for raw in range(self.num_images):  # no threads: on images that are small enough to fit they take longer
+        for raw in range(
+            self.num_images
+        ):  # no threads: on images that are small enough to fit they take longer
             pixels[raw] = self._load(raw)
         self._tree.close()
         return pixels
 
 
-def read_pixels(tree: FileTree, name: str, check: Callable[[tuple[int, int, int]], None] | None = None) -> tuple[np.ndarray, Loaded]:
+def read_pixels(
+    tree: FileTree, name: str, check: Callable[[tuple[int, int, int]], None] | None = None
+) -> tuple[np.ndarray, Loaded]:
     """Decode one greyscale or RGB image as uint8 ``[C, H, W]``, upright; with it, what was found in the file.
 
-    ``check`` is called with that shape before any pixel is decoded. Raises :class:`UserError` for an image that can't be used.
+    ``check`` is called with that shape before any pixel is decoded. Raises :class:`UserError` for an image
+    that can't be used.
     """
     content, where = tree.read(name), f"'{one_line(name)}' in '{tree.path}'"
 
@@ -328,7 +366,10 @@ def read_pixels(tree: FileTree, name: str, check: Callable[[tuple[int, int, int]
         mode = image.mode + (" with transparency" if "transparency" in image.info else "")
         if mode not in CHANNELS:
             deep = " (more than 8 bits a value)" if mode in DEEP_GREY else ""
-            raise UserError(f"{where} is {mode}{deep}, not RGB or 8-bit greyscale (L); convert the images with dataset_tool.py")
+            raise UserError(
+                f"{where} is {mode}{deep}, not RGB or 8-bit greyscale (L); convert the images with "
+                "dataset_tool.py"
+            )
         if check is not None:
             check((CHANNELS[mode], image.height, image.width))
 
@@ -336,7 +377,9 @@ def read_pixels(tree: FileTree, name: str, check: Callable[[tuple[int, int, int]
         try:
             loaded = load(content, check=check_header)
         except NeedsOption as error:
-            raise UserError(f"{where} cannot be used: {error}; convert the images with dataset_tool.py") from error
+            raise UserError(
+                f"{where} cannot be used: {error}; convert the images with dataset_tool.py"
+            ) from error
         check_header(loaded.image)  # once more: some files change what they are as they are decoded
         pixels = np.asarray(loaded.image)
     return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)), loaded
@@ -345,13 +388,16 @@ def read_pixels(tree: FileTree, name: str, check: Callable[[tuple[int, int, int]
 class EndlessShuffle(torch.utils.data.Sampler[int]):
     """Indices of a data set in an endless shuffled order that is a pure function of (seed, position).
 
-    Position p lies in epoch ``p // size``; every epoch is a permutation of its own, drawn from (seed, epoch), and never
-    begins with the item that the one before ended with (from three items up). From position ``start`` on, ``world_size``
-    ranks take turns of ``block`` positions each, so together they walk the order once, and with the batch of one rank as
-    the block, every global batch is the same whatever the number of ranks.
+    Position p lies in epoch ``p // size``; every epoch is a permutation of its own, drawn from (seed, epoch),
+    and never begins with the item that the one before ended with (from three items up). From position
+    ``start`` on, ``world_size`` ranks take turns of ``block`` positions each, so together they walk the order
+    once, and with the batch of one rank as the block, every global batch is the same whatever the number of
+    ranks.
     """
 
-    def __init__(self, size: int, *, seed: int, start: int = 0, rank: int = 0, world_size: int = 1, block: int = 1) -> None:
+    def __init__(
+        self, size: int, *, seed: int, start: int = 0, rank: int = 0, world_size: int = 1, block: int = 1
+    ) -> None:
         if size < 1 or seed < 0 or start < 0 or not 0 <= rank < world_size or block < 1:
             raise ValueError(f"EndlessShuffle: {size=} {seed=} {start=} {rank=} {world_size=} {block=}")
         self.size = size
@@ -375,14 +421,16 @@ class EndlessShuffle(torch.utils.data.Sampler[int]):
 def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
     """The permutation int64 ``[size]`` of one epoch of :class:`EndlessShuffle`."""
     order = _permutation(size, seed, epoch)
-    # Mending the seam touches places 0 and 1 alone, so the last item of an epoch is that of its raw permutation.
+    # Mending the seam touches places 0 and 1 alone, so the last item of an epoch is that of its raw
+    # permutation.
     if size > 2 and epoch > 0 and order[0] == _permutation(size, seed, epoch - 1)[-1]:
         order[[0, 1]] = order[[1, 0]]
     return order
 
 
 def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
-    # RandomState, because NumPy promises never to change its streams: a run can be continued under another NumPy.
+    # RandomState, because NumPy promises never to change its streams: a run can be continued under another
+    # NumPy.
     bits = np.random.MT19937(np.random.SeedSequence([seed, epoch]))
     return np.random.RandomState(bits).permutation(size).astype(np.int64)
 
@@ -398,18 +446,21 @@ def image_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> Generator[Batch, None, None]:
-    """Endless batches ``(images uint8 [N, C, H, W], labels float32 [N, label_dim])`` in :class:`EndlessShuffle`'s order,
-    with whatever else :meth:`ImageFolderDataset.sample` gives.
+    """Endless batches ``(images uint8 [N, C, H, W], labels float32 [N, label_dim])`` in
+    :class:`EndlessShuffle`'s order, with whatever else :meth:`ImageFolderDataset.sample` gives.
 
-    ``start`` is the position of the first item over all ranks, ``batch_size`` counts one rank's images: rank r's are the r-th
-    of ``world_size`` equal parts of each global batch, in order. A data set in memory
-    is indexed directly; any other is read by ``workers`` processes (0: in this one). The global random generators are left
-    alone. Close the iterator (``contextlib.closing``) to end the workers at once. Raises :class:`UserError`, with the
-    file's name, for an image that can't be used, and :class:`ValueError` for senseless numbers.
+    ``start`` is the position of the first item over all ranks, ``batch_size`` counts one rank's images: rank
+    r's are the r-th of ``world_size`` equal parts of each global batch, in order. A data set in memory
+    is indexed directly; any other is read by ``workers`` processes (0: in this one). The global random
+    generators are left alone. Close the iterator (``contextlib.closing``) to end the workers at once. Raises
+    :class:`UserError`, with the file's name, for an image that can't be used, and :class:`ValueError` for
+    senseless numbers.
     """
     if batch_size < 1 or workers < 0:
         raise ValueError(f"image_batches: {batch_size=} {workers=}")
-    sampler = EndlessShuffle(len(dataset), seed=seed, start=start, rank=rank, world_size=world_size, block=batch_size)
+    sampler = EndlessShuffle(
+        len(dataset), seed=seed, start=start, rank=rank, world_size=world_size, block=batch_size
+    )
     pin_memory = pin_memory and torch.cuda.is_available()
     if dataset.in_memory or workers == 0:
         return _direct_batches(dataset, sampler, batch_size, pin_memory)
@@ -432,7 +483,8 @@ def _worker_batches(
         sampler=sampler,
         batch_size=batch_size,
         num_workers=workers,
-        collate_fn=_stack_or_error,  # to arrays, not tensors: those would need shared memory, which containers often lack,
+        # to arrays, not tensors: those would need shared memory, which containers often lack,
+        collate_fn=_stack_or_error,
         # and a handshake with the worker for each, which an interrupt can cut
         worker_init_fn=_obey_the_parent_alone,
         generator=torch.Generator(),  # without one of its own, the loader draws from the global generator
@@ -451,7 +503,8 @@ def _worker_batches(
 def _started(loader: Any) -> tuple[Iterator[Any], list[BaseProcess]]:
     """The loader's iterator, and the processes that it has started.
 
-    A worker that dies is noticed where a batch is taken from it. The loader would raise an exception wherever this process is.
+    A worker that dies is noticed where a batch is taken from it. The loader would raise an exception wherever
+    this process is.
     """
     before, handler = multiprocessing.active_children(), signal.getsignal(signal.SIGCHLD)
     batches = iter(loader)
@@ -469,13 +522,15 @@ def _next(batches: Iterator[Any], processes: Sequence[BaseProcess], dataset: Ima
         if "DataLoader worker" not in str(error):
             raise
     raise UserError(
-        f"a process that reads images of '{dataset.path}' was killed, most likely for want of memory; use fewer --workers, and go on"
+        f"a process that reads images of '{dataset.path}' was killed, most likely for want of memory; use "
+        "fewer --workers, and go on"
         " from the last run state with --continue"
     )
 
 
 class _ErrorsAsItems(torch.utils.data.Dataset[Any]):
-    """Hands a :class:`UserError` over as an item; raised in a worker it would arrive buried in a traceback's text."""
+    """Hands a :class:`UserError` over as an item; raised in a worker it would arrive buried in a traceback's
+    text."""
 
     def __init__(self, dataset: ImageFolderDataset) -> None:
         self.dataset = dataset
@@ -501,8 +556,8 @@ def _stack_or_error(items: list[Any]) -> tuple[np.ndarray, ...] | UserError:
 
 
 def _obey_the_parent_alone(_worker: int) -> None:
-    # Signals reach the whole process group; the main process alone answers them, and needs its workers for the current step.
-    # Its own SIGTERM, by which multiprocessing ends them, counts.
+    # Signals reach the whole process group; the main process alone answers them, and needs its workers for
+    # the current step. Its own SIGTERM, by which multiprocessing ends them, counts.
     for number in SIGNALS:
         if number != signal.SIGTERM:
             signal.signal(number, signal.SIG_IGN)

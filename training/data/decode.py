@@ -1,4 +1,5 @@
-"""One decoder for every picture that somebody gives: a file's bytes to 8-bit greyscale or RGB, upright and opaque."""
+"""One decoder for every picture that somebody gives: a file's bytes to 8-bit greyscale or RGB, upright and
+opaque."""
 
 import contextlib
 import dataclasses
@@ -34,19 +35,20 @@ from dnnlib.cli import counted
 
 Color = tuple[int, int, int]
 
-#: Which values become black and white: two numbers, ``"auto"`` (those that are found), ``"full"`` (all that the type
-#: holds), or None (full, not asked for).
+#: Which values become black and white: two numbers, ``"auto"`` (those that are found), ``"full"`` (all that
+#: the type holds), or None (full, not asked for).
 ValueRange = tuple[float, float] | Literal["auto", "full"] | None
 
-#: The formats that are read, whatever a file's name says. All are decoded by libraries in this process: none starts a
-#: program, as EPS does. TGA has no signature, so it comes last.
+#: The formats that are read, whatever a file's name says. All are decoded by libraries in this process: none
+#: starts a program, as EPS does. TGA has no signature, so it comes last.
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "PCX", "SGI", "TGA")
 
 #: Pixels of one image, unless ``--max-pixels`` says otherwise. At 4 bytes a pixel, decoding takes 2 GB.
 MAX_PIXELS = 500_000_000
 
 PIL.Image.MAX_IMAGE_PIXELS = None  # ours takes its place
-# What Pillow says of odd metadata helps nobody: it names neither the file nor what to do, and the pixels are not affected.
+# What Pillow says of odd metadata helps nobody: it names neither the file nor what to do, and the pixels are
+# not affected.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 #: Pillow's modes of greyscale with more than 8 bits.
@@ -61,11 +63,15 @@ _EXIF_KEYS = {"exif", "xmp", "Raw profile type exif", "Raw profile type APP1", "
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # neither is needed for the pixels
 
-#: For 16-bit colour, of which Pillow keeps the upper bytes: the layout under which it gives the lower bytes in their place.
+#: For 16-bit colour, of which Pillow keeps the upper bytes: the layout under which it gives the lower bytes
+#: in their place.
 _LOWER_BYTES = {
     **{f"{mode};16B": f"{mode};16L" for mode in ("RGB", "RGBA", "RGBX")},
     **{f"{mode};16L": f"{mode};16B" for mode in ("RGB", "RGBA", "RGBX")},
-    **{f"{mode};16N": f"{mode};16{'B' if sys.byteorder == 'little' else 'L'}" for mode in ("RGB", "RGBA", "RGBX")},
+    **{
+        f"{mode};16N": f"{mode};16{'B' if sys.byteorder == 'little' else 'L'}"
+        for mode in ("RGB", "RGBA", "RGBX")
+    },
     "LA;16B": "I;32B",  # both values of a pixel as one number
 }
 
@@ -124,15 +130,18 @@ class DeepValues(NamedTuple):
 
     @property
     def dark(self) -> bool:
-        """Whether the values leave the upper half of the type unused: 10-, 12- or 14-bit data in 16-bit files."""
+        """Whether the values leave the upper half of the type unused: 10-, 12- or 14-bit data in 16-bit
+        files."""
         return self.high <= (self.white + 1) / 2
 
     def describe_dark(self) -> str:
         """What is wrong with :attr:`dark` values, and what to do."""
         top = 2 ** max(int(self.high).bit_length(), 1) - 1
         return (
-            f"lie between {self.low:g} and {self.high:g}, and {self.white:g} would be white: they come out dark; "
-            f"--range=0-{top} makes {top} white, --range=auto the largest value, and --range=full leaves them as they are"
+            f"lie between {self.low:g} and {self.high:g}, and {self.white:g} would be white: they come out "
+            "dark; "
+            f"--range=0-{top} makes {top} white, --range=auto the largest value, and --range=full leaves "
+            "them as they are"
         )
 
 
@@ -158,7 +167,8 @@ class Loaded:
     Attributes:
         image: in any mode.
         orientation: what the file's EXIF data says; 1 is upright.
-        turned: the stored pixels lie in another direction than ``image``. (Not of TIFF, which Pillow never gives otherwise.)
+        turned: the stored pixels lie in another direction than ``image``. (Not of TIFF, which Pillow never
+            gives otherwise.)
         more_frames: more frames or pages follow in the file.
         layout: Pillow's name of how the pixels lie in the file, such as ``RGB;16B``.
         depth: bits a value in the file, 8 or 16, where the mode does not show them.
@@ -175,13 +185,14 @@ class Loaded:
 def decode(content: bytes, options: DecodeOptions | None = None) -> Picture:
     """Decode the first frame.
 
-    The EXIF orientation is applied; transparency of any kind is composited on the background; palettes are resolved (a
-    palette without colours gives ``L``); CMYK and other colour spaces are converted without regard to colour profiles;
-    values of more than 8 bits are scaled, by the range in the options or from what the type holds.
+    The EXIF orientation is applied; transparency of any kind is composited on the background; palettes are
+    resolved (a palette without colours gives ``L``); CMYK and other colour spaces are converted without
+    regard to colour profiles; values of more than 8 bits are scaled, by the range in the options or from what
+    the type holds.
 
     Raises:
-        NeedsOption: the picture is larger than the limit, or has values whose range isn't known (floating point, 32-bit
-            integers) and none was given.
+        NeedsOption: the picture is larger than the limit, or has values whose range isn't known (floating
+            point, 32-bit integers) and none was given.
         ValueError: the content is of no known format. And whatever Pillow raises on damaged bytes.
     """
     options = options or DecodeOptions()
@@ -196,7 +207,9 @@ def decode(content: bytes, options: DecodeOptions | None = None) -> Picture:
     return Picture(_flat(image, options.background), loaded.more_frames, deep)
 
 
-def load(content: bytes, *, max_pixels: int = MAX_PIXELS, check: Callable[[PIL.Image.Image], None] | None = None) -> Loaded:
+def load(
+    content: bytes, *, max_pixels: int = MAX_PIXELS, check: Callable[[PIL.Image.Image], None] | None = None
+) -> Loaded:
     """Open a picture, turn it upright and load its first frame.
 
     Args:
@@ -225,7 +238,8 @@ def frames_note(count: int) -> list[str]:
 
 
 def range_notes(images: int, deep: DeepValues | None, value_range: ValueRange) -> list[str]:
-    """What was done with the values of so many images with more than 8 bits, where ``value_range`` was asked for."""
+    """What was done with the values of so many images with more than 8 bits, where ``value_range`` was asked
+    for."""
     if deep is None:
         return [] if value_range is None else ["--range has no effect: all images have 8 bits a value"]
     between = f"the values of {counted(images, 'image')} with more than 8 bits lie between {deep.low:g} and {deep.high:g}"
@@ -237,7 +251,8 @@ def range_notes(images: int, deep: DeepValues | None, value_range: ValueRange) -
 
 
 def dark_warning(images: int, deep: DeepValues | None, value_range: ValueRange) -> list[str]:
-    """A warning where so many images with 16 bits come out dark and ``--range`` was not given; none elsewhere."""
+    """A warning where so many images with 16 bits come out dark and ``--range`` was not given; none
+    elsewhere."""
     if deep is None or value_range is not None or not deep.dark:
         return []
     return [f"the values of {counted(images, 'image')} with 16 bits {deep.describe_dark()}"]
@@ -249,7 +264,9 @@ def open_picture(content: bytes, max_pixels: int = MAX_PIXELS) -> Iterator[PIL.I
     try:
         opened = PIL.Image.open(io.BytesIO(content), formats=FORMATS)
     except PIL.UnidentifiedImageError as error:
-        raise ValueError(f"it is no image, or of a format that is not read; those are {' '.join(FORMATS)}") from error
+        raise ValueError(
+            f"it is no image, or of a format that is not read; those are {' '.join(FORMATS)}"
+        ) from error
     with opened as image:
         if image.width * image.height > max_pixels:
             raise NeedsOption(
@@ -264,26 +281,34 @@ def _load(content: bytes, max_pixels: int, check: Callable[[PIL.Image.Image], No
         if check is not None:
             check(image)
         layout, depth, more_frames = _layout(image), _depth(content, image), _more_frames(image)
-        if image.format != "TIFF":  # which forgets its orientation as it is loaded; PNG may have it behind the pixels
+        if (
+            image.format != "TIFF"
+        ):  # which forgets its orientation as it is loaded; PNG may have it behind the pixels
             image.load()
         orientation = _orientation(image)
         image.load()
         if orientation != 1:
             PIL.ImageOps.exif_transpose(image, in_place=True)
-        return Loaded(image, orientation, orientation != 1 and image.format != "TIFF", more_frames, layout, depth)
+        return Loaded(
+            image, orientation, orientation != 1 and image.format != "TIFF", more_frames, layout, depth
+        )
 
 
 def _without_text(content: bytes) -> bytes:
-    """A PNG file without its texts and colour profile, which Pillow refuses where they are long. Other files as they are."""
+    """A PNG file without its texts and colour profile, which Pillow refuses where they are long. Other files
+    as they are."""
     if not content.startswith(_PNG):
         return content
     return _PNG + b"".join(content[at:end] for kind, at, end in _png_chunks(content) if kind not in _PNG_TEXT)
 
 
 def is_turned(content: bytes) -> bool:
-    """Whether :func:`load` turns a picture, by its header where that is enough; False for what can't be read."""
+    """Whether :func:`load` turns a picture, by its header where that is enough; False for what can't be
+    read."""
     try:
-        if content.startswith(_PNG):  # of these, Pillow tells the orientation only once the pixels are decoded
+        if content.startswith(
+            _PNG
+        ):  # of these, Pillow tells the orientation only once the pixels are decoded
             return _png_may_be_turned(content) and load(content).turned
         with open_picture(content) as image:
             return _orientation(image) != 1 and image.format != "TIFF"
@@ -317,7 +342,10 @@ def _png_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 def _png_may_be_turned(content: bytes) -> bool:
     exif = (b"Raw profile type", b"XML:com.adobe.xmp")
-    return any(kind == b"eXIf" or (kind in _PNG_TEXT and content.startswith(exif, at + 8)) for kind, at, _ in _png_chunks(content))
+    return any(
+        kind == b"eXIf" or (kind in _PNG_TEXT and content.startswith(exif, at + 8))
+        for kind, at, _ in _png_chunks(content)
+    )
 
 
 def _orientation(image: PIL.Image.Image) -> int:
@@ -348,7 +376,8 @@ def _layout(image: PIL.ImageFile.ImageFile) -> str:
 
 
 def _depth(content: bytes, image: PIL.ImageFile.ImageFile) -> int:
-    """Bits a value, 8 or 16, of a picture that Pillow gives with 8. Raises :class:`ValueError` for what Pillow reads wrongly."""
+    """Bits a value, 8 or 16, of a picture that Pillow gives with 8. Raises :class:`ValueError` for what
+    Pillow reads wrongly."""
     if image.format == "TIFF":
         tags = image.tag_v2  # type: ignore[attr-defined]
         deep = max(tags.get(_BITS, (8,))) > 8
@@ -358,20 +387,27 @@ def _depth(content: bytes, image: PIL.ImageFile.ImageFile) -> int:
             and image.mode in ("RGB", "RGBA", "CMYK")
             and any(tile.codec_name != "libtiff" for tile in image.tile)
         ):
-            raise ValueError("16-bit colour in separate planes without compression cannot be read; save it with interleaved channels")
+            raise ValueError(
+                "16-bit colour in separate planes without compression cannot be read; save it with "
+                "interleaved channels"
+            )
         return 16 if deep and image.mode != "CMYK" else 8
     if image.format == "SGI":
         return 8 * content[3]
     if image.format == "PPM":
         return 16 if content[:2] in (b"P3", b"P6") and _ppm_white(content) > 255 else 8
     if image.format == "JPEG2000":
-        at = content.find(b"\xff\x4f\xff\x51") + 42  # of the first channel's depth in the codestream's header (ISO 15444-1, A.5.1)
+        at = (
+            content.find(b"\xff\x4f\xff\x51") + 42
+        )  # of the first channel's depth in the codestream's header (ISO 15444-1, A.5.1)
         return 16 if len(content) > at >= 42 and (content[at] & 127) + 1 == 16 else 8
     return 16 if image.format == "PNG" and _layout(image).endswith(";16B") else 8
 
 
 def _ppm_white(content: bytes) -> int:
-    match = re.match(rb"P\d(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+(\d{1,5})", content[:4096])
+    match = re.match(
+        rb"P\d(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+(\d{1,5})", content[:4096]
+    )
     return int(match[1]) if match else 255
 
 
@@ -390,14 +426,16 @@ def _ends(value_range: ValueRange, deep: DeepValues) -> tuple[float, float]:
         return value_range
     if np.isnan(deep.white):
         raise NeedsOption(
-            f"floating-point or 32-bit pixels, whose range is not known; they lie between {deep.low:g} and {deep.high:g}",
+            f"floating-point or 32-bit pixels, whose range is not known; they lie between {deep.low:g} and "
+            f"{deep.high:g}",
             "say with --range=LOW-HIGH which values become black and white, or --range=auto",
         )
     return 0.0, deep.white
 
 
 def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """``255 (v - low) / (high - low)``, rounded and cut to 0 … 255: uint8 of the same shape. All 0 where low is high."""
+    """``255 (v - low) / (high - low)``, rounded and cut to 0 … 255: uint8 of the same shape. All 0 where low
+    is high."""
     out = np.zeros(values.shape, dtype=np.uint8)
     rows = max(_BLOCK // max(values[0].size, 1), 1)
     for start in range(0, len(values) if high > low else 0, rows):
@@ -406,8 +444,11 @@ def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return out
 
 
-def _deep_colour(content: bytes, loaded: Loaded, value_range: ValueRange) -> tuple[PIL.Image.Image, DeepValues]:
-    """A picture with 16 bits a value, ``RGB`` or ``RGBA``, or ``L`` as Pillow cut it to 8, by the range; and what was found."""
+def _deep_colour(
+    content: bytes, loaded: Loaded, value_range: ValueRange
+) -> tuple[PIL.Image.Image, DeepValues]:
+    """A picture with 16 bits a value, ``RGB`` or ``RGBA``, or ``L`` as Pillow cut it to 8, by the range; and
+    what was found."""
     image = loaded.image
     upper = np.asarray(image)
     upper = upper[:, :, :3] if upper.ndim == 3 else upper
@@ -418,7 +459,8 @@ def _deep_colour(content: bytes, loaded: Loaded, value_range: ValueRange) -> tup
         if value_range is None or value_range == "full":
             return image, found
         raise NeedsOption(
-            f"of 16-bit colour in {image.format} files of this layout the upper 8 bits alone are read, so --range cannot be applied",
+            f"of 16-bit colour in {image.format} files of this layout the upper 8 bits alone are read, so "
+            "--range cannot be applied",
             "save it as PNG, or read it with --range=full",
         )
     values = _lower_bytes(content, loaded)
@@ -433,10 +475,14 @@ def _deep_colour(content: bytes, loaded: Loaded, value_range: ValueRange) -> tup
 
 
 def _lower_bytes(content: bytes, loaded: Loaded) -> np.ndarray:
-    """The lower bytes of 16-bit colour: uint16 ``[H, W, 3]``, or ``[H, W, 1]`` where the three are the same."""
+    """The lower bytes of 16-bit colour: uint16 ``[H, W, 3]``, or ``[H, W, 1]`` where the three are the
+    same."""
     with open_picture(_without_text(content), sys.maxsize) as image:
         lower = _LOWER_BYTES[loaded.layout]
-        image.tile = [tile._replace(args=(lower, *tile.args[1:]) if isinstance(tile.args, tuple) else lower) for tile in image.tile]
+        image.tile = [
+            tile._replace(args=(lower, *tile.args[1:]) if isinstance(tile.args, tuple) else lower)
+            for tile in image.tile
+        ]
         if lower == "I;32B":
             image._mode = "I"
         image.load()
@@ -476,7 +522,8 @@ def _composite_rgb(image: PIL.Image.Image, background: Color) -> PIL.Image.Image
 
 
 def _over(color: np.ndarray, alpha: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """``color·alpha + background·(1 - alpha)`` of 8-bit values ``[H, W, C]``, ``[H, W, 1]``, ``[C]``, rounded to nearest."""
+    """``color·alpha + background·(1 - alpha)`` of 8-bit values ``[H, W, C]``, ``[H, W, 1]``, ``[C]``, rounded
+    to nearest."""
     out = np.empty(color.shape, dtype=np.uint8)
     rows = max(_BLOCK // max(color[0].size, 1), 1)
     for start in range(0, len(color), rows):

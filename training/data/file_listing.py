@@ -12,9 +12,24 @@ from dnnlib.cli import counted
 from dnnlib.errors import UserError
 from dnnlib.untrusted import one_line, reason
 
-# Raster formats that Pillow reads by itself. Not Pillow's whole registry: that names formats needing outside programs too.
+# Raster formats that Pillow reads by itself. Not Pillow's whole registry: that names formats needing outside
+# programs too.
 IMAGE_SUFFIXES = {
-    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
+    *(
+        ".png",
+        ".apng",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".webp",
+        ".avif",
+        ".bmp",
+        ".dib",
+        ".gif",
+        ".tif",
+        ".tiff",
+    ),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".j2k", ".jpx", ".pcx", ".sgi"),
 }
 
@@ -58,15 +73,20 @@ class Listing:
         return [name for name in self.names if is_image_name(name)]
 
     def label_file(self) -> str | None:
-        """The name of the ``dataset.json`` that holds the labels: at the top, or in the one folder that holds everything."""
+        """The name of the ``dataset.json`` that holds the labels: at the top, or in the one folder that holds
+        everything."""
         tops = {name.split("/")[0] for name in self.names}
         places = [LABEL_FILE, *(f"{top}/{LABEL_FILE}" for top in tops if len(tops) == 1)]
         return next((name for name in places if name in self.names), None)
 
     def left_out(self) -> str:
-        """``20 .heic, 1 .zip, 3 without an ending, 2 hidden``: what is neither an image nor the labels; empty for nothing."""
+        """``20 .heic, 1 .zip, 3 without an ending, 2 hidden``: what is neither an image nor the labels; empty
+        for nothing."""
         endings = self._unread()
-        shown = [f"{number} {one_line(ending, 20) or 'without an ending'}" for ending, number in endings.most_common(SHOWN_KINDS)]
+        shown = [
+            f"{number} {one_line(ending, 20) or 'without an ending'}"
+            for ending, number in endings.most_common(SHOWN_KINDS)
+        ]
         others = sum(endings.values()) - sum(number for _, number in endings.most_common(SHOWN_KINDS))
         counts = {
             f"{others} of other kinds": others,
@@ -77,7 +97,10 @@ class Listing:
         }
         shown += [text for text, number in counts.items() if number]
         if self.again:
-            shown.append(f"{len(self.again)} linked to folders that are read already ('{one_line(self.again[0])}' first)")
+            shown.append(
+                f"{len(self.again)} linked to folders that are read already ('{one_line(self.again[0])}' "
+                "first)"
+            )
         return ", ".join(shown)
 
     def advice(self) -> str:
@@ -92,15 +115,19 @@ class Listing:
 
     def _unread(self) -> Counter[str]:
         label_file = self.label_file()
-        unread = (name for name in self.names if not is_image_name(name) and name != label_file and not _is_clutter(name))
+        unread = (
+            name
+            for name in self.names
+            if not is_image_name(name) and name != label_file and not _is_clutter(name)
+        )
         return Counter(os.path.splitext(name)[1].lower() for name in unread)
 
 
 def list_folder(folder: Path) -> Listing:
     """The files below a folder. Raises :class:`UserError` when one can't be listed.
 
-    Linked folders are followed. Each real folder is read once, so links cannot lead round in circles or double the data; a
-    folder's own place comes before links to it.
+    Linked folders are followed. Each real folder is read once, so links cannot lead round in circles or
+    double the data; a folder's own place comes before links to it.
     """
     found = Listing()
     waiting = [("", str(folder))]
@@ -134,7 +161,10 @@ def list_zip(infos: Iterable[zipfile.ZipInfo], inside: str, path: Path) -> Listi
         elif name in found.members and (is_image_name(name) or parts[-1] == LABEL_FILE):
             first, second = one_line(found.members[name]), one_line(info.filename)
             spelled = "" if first == second else f" (as '{first}' and '{second}')"
-            raise UserError(f"'{one_line(name)}' is in '{path}' twice{spelled}; make the zip anew with one file of each name")
+            raise UserError(
+                f"'{one_line(name)}' is in '{path}' twice{spelled}; make the zip anew with one file of each "
+                "name"
+            )
         else:
             found.members[name] = info.filename
     found.hidden = sum(not _is_clutter(name) for name in hidden)
@@ -143,7 +173,8 @@ def list_zip(infos: Iterable[zipfile.ZipInfo], inside: str, path: Path) -> Listi
 
 
 def plain_name(name: str) -> str:
-    """A file's name as others write it: some begin with ``./`` or ``/``, some put backslashes between the parts."""
+    """A file's name as others write it: some begin with ``./`` or ``/``, some put backslashes between the
+    parts."""
     return "/".join(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
 
 

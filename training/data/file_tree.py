@@ -18,7 +18,8 @@ from training.data.file_listing import Listing, list_folder, list_zip
 
 MAX_FILE = 2**31  # bytes of one file
 
-#: Files that a thread reads for a digest before it takes the next ones, and how many threads there are at most.
+#: Files that a thread reads for a digest before it takes the next ones, and how many threads there are at
+#: most.
 READ_IN_TURN, READERS = 64, 8
 
 #: So many bytes of a data set at most are read for :meth:`FileTree.quick_digest`, in whole files.
@@ -26,16 +27,17 @@ QUICK_BYTES = 2**28
 
 
 class FileTree:
-    """The files below a folder (recursively) or inside a zip, by name relative to it with ``/`` between the parts.
+    """The files below a folder (recursively) or inside a zip, by name relative to it with ``/`` between the
+    parts.
 
     A folder may lie in a zip: ``pairs.zip/images``.
 
-    Hidden files and macOS' ``__MACOSX`` shadows are left out; linked folders are followed. Zip handles are opened per process and
-    never travel to another one, so an instance may be forked or pickled into workers.
+    Hidden files and macOS' ``__MACOSX`` shadows are left out; linked folders are followed. Zip handles are
+    opened per process and never travel to another one, so an instance may be forked or pickled into workers.
 
-    Attributes: ``path``, ``is_zip``, ``listing`` (what is there, and what is left out), and ``names``, every file's name in sorted
-    order. Raises :class:`UserError` when the path is missing, is neither folder nor zip, can't be listed, or a zip has two images
-    of one name.
+    Attributes: ``path``, ``is_zip``, ``listing`` (what is there, and what is left out), and ``names``, every
+    file's name in sorted order. Raises :class:`UserError` when the path is missing, is neither folder nor
+    zip, can't be listed, or a zip has two images of one name.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -56,18 +58,25 @@ class FileTree:
         return self.listing.image_names()
 
     def require_images(self, advice: str) -> list[str]:
-        """The names of the images. Raises :class:`UserError` when there are none, with what is there in their place."""
+        """The names of the images. Raises :class:`UserError` when there are none, with what is there in their
+        place."""
         names = self.image_names
         if not names:
             there = self.listing.left_out()
-            unread = f" that are read (not read: {there}). {self.listing.advice()}".rstrip(" .") if there else ""
+            unread = (
+                f" that are read (not read: {there}). {self.listing.advice()}".rstrip(" .") if there else ""
+            )
             raise UserError(f"'{self.path}' holds no images{unread}; {advice}")
         return names
 
     def note(self) -> list[str]:
         """A sentence about the files that are left out; none where there are none."""
         there = self.listing.left_out()
-        return [f"Not read in '{one_line(str(self.path))}': {there}. {self.listing.advice()}".rstrip()] if there else []
+        return (
+            [f"Not read in '{one_line(str(self.path))}': {there}. {self.listing.advice()}".rstrip()]
+            if there
+            else []
+        )
 
     def read(self, name: str) -> bytes:
         """The content of one file. Raises :class:`UserError` with its name when it can't be read."""
@@ -80,7 +89,8 @@ class FileTree:
             return self._zip().read(info)
 
     def digest(self, names: Sequence[str], mark: Callable[[bytes], bytes] | None = None) -> str:
-        """SHA-256 over the SHA-256 of each file's content, in order: the same for a folder and for a zip of it.
+        """SHA-256 over the SHA-256 of each file's content, in order: the same for a folder and for a zip of
+        it.
 
         What ``mark`` gives for a content, mostly nothing, follows its SHA-256.
         Everything is read, by some threads. On a terminal a bar shows how far that is when it takes its time.
@@ -93,7 +103,15 @@ class FileTree:
         try:
             digests_of = functools.partial(self._digests, mark=mark)
             found = pool.map(digests_of, parts) if len(parts) > 1 else map(digests_of, parts)
-            for digests in tqdm(found, total=len(parts), unit="part", desc="reading the data", delay=2, leave=False, disable=None):
+            for digests in tqdm(
+                found,
+                total=len(parts),
+                unit="part",
+                desc="reading the data",
+                delay=2,
+                leave=False,
+                disable=None,
+            ):
                 total.update(digests)
         finally:
             pool.shutdown(cancel_futures=True)
@@ -103,26 +121,34 @@ class FileTree:
     def quick_digest(self, names: Sequence[str]) -> str:
         """A digest for a first comparison: names, sizes, a zip's checksums, and contents.
 
-        Contents of all files where they have :data:`QUICK_BYTES` together, else of as many files at even distances.
+        Contents of all files where they have :data:`QUICK_BYTES` together, else of as many files at even
+        distances.
         """
         sizes = [size for size, _ in self._facts(names)]
         sample = names[:: max(1, -(-sum(sizes) // QUICK_BYTES))]
         listed = "\n".join(names).encode("utf-8", "surrogateescape")
-        return hashlib.sha256(listed + self.outline(names).encode() + self.digest(sample).encode()).hexdigest()
+        return hashlib.sha256(
+            listed + self.outline(names).encode() + self.digest(sample).encode()
+        ).hexdigest()
 
     def outline(self, names: Iterable[str]) -> str:
-        """SHA-256 of what a directory says about some files: names and sizes in a folder, checksums and sizes in a zip.
+        """SHA-256 of what a directory says about some files: names and sizes in a folder, checksums and sizes
+        in a zip.
 
-        States of before knew zips and large folders by it. Files can be made that have other contents and the same outline.
+        States of before knew zips and large folders by it. Files can be made that have other contents and the
+        same outline.
         """
         if self.is_zip:
             text = "".join(f"{checksum:08x} {size}\n" for size, checksum in self._facts(names))
         else:
-            text = "\n".join(f"{name} {size}" for name, (size, _) in zip(names, self._facts(names), strict=True))
+            text = "\n".join(
+                f"{name} {size}" for name, (size, _) in zip(names, self._facts(names), strict=True)
+            )
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
     def check_apart(self, output: str | os.PathLike[str], option: str) -> None:
-        """Raise :class:`UserError` where ``output`` is this folder or zip, or lies in a folder that is read, by whatever links.
+        """Raise :class:`UserError` where ``output`` is this folder or zip, or lies in a folder that is read,
+        by whatever links.
 
         ``option`` gives the output.
         """
@@ -137,7 +163,9 @@ class FileTree:
     def _list(self) -> Listing:
         if not self.is_zip:
             if self._place.exists() and not self._place.is_dir():
-                raise UserError(f"'{self.path}' is a pipe, socket or device; give a folder of images or a zip of them")
+                raise UserError(
+                    f"'{self.path}' is a pipe, socket or device; give a folder of images or a zip of them"
+                )
             return list_folder(self.path) if self._place.exists() else Listing()
         with parsing(f"'{self.path}'", "is no zip that can be read", "give a folder of images or a zip"):
             found = list_zip(self._zip().infolist(), self._inside, self.path)
@@ -147,13 +175,18 @@ class FileTree:
 
     def _digests(self, names: Sequence[str], mark: Callable[[bytes], bytes] | None = None) -> bytes:
         contents = map(self.read, names)
-        return b"".join(hashlib.sha256(content).digest() + (mark(content) if mark else b"") for content in contents)
+        return b"".join(
+            hashlib.sha256(content).digest() + (mark(content) if mark else b"") for content in contents
+        )
 
     def _facts(self, names: Iterable[str]) -> list[tuple[int, int]]:
         """Size and, in a zip, CRC-32 of each file, as its directory says."""
         if not self.is_zip:
             return [((self.path / name).stat().st_size, 0) for name in names]
-        found = [(info.file_size, info.CRC) for info in (self._zip().getinfo(self._members[name]) for name in names)]
+        found = [
+            (info.file_size, info.CRC)
+            for info in (self._zip().getinfo(self._members[name]) for name in names)
+        ]
         self.close()
         return found
 
@@ -169,20 +202,25 @@ class FileTree:
 
 
 def split_zip(path: str | os.PathLike[str]) -> tuple[Path, str]:
-    """``pairs.zip/images`` to ``(pairs.zip, "images/")`` where pairs.zip is a file; any other path to itself and an empty string."""
+    """``pairs.zip/images`` to ``(pairs.zip, "images/")`` where pairs.zip is a file; any other path to itself
+    and an empty string."""
     whole = Path(path)
     files = [] if whole.exists() else [parent for parent in whole.parents if parent.is_file()]
     return (files[0], f"{whole.relative_to(files[0]).as_posix()}/") if files else (whole, "")
 
 
 def folder_exists(path: str | os.PathLike[str]) -> bool:
-    """Whether there is such a folder, on disk or in a zip. Raises :class:`UserError` for a zip that can't be read."""
+    """Whether there is such a folder, on disk or in a zip. Raises :class:`UserError` for a zip that can't be
+    read."""
     place, inside = split_zip(path)
     return any(name.startswith(inside) for name in FileTree(place).names) if inside else place.is_dir()
 
 
 def check_apart(
-    output: str | os.PathLike[str], source: str | os.PathLike[str], option: str, folders: Iterable[tuple[int, int]] = ()
+    output: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    option: str,
+    folders: Iterable[tuple[int, int]] = (),
 ) -> None:
     """Raise :class:`UserError` where an output is an input, or lies in it: it would become part of it.
 
@@ -199,7 +237,8 @@ def check_apart(
     around = Path(os.path.realpath(Path(output).parent))  # where a link itself lies, not what it leads to
     if (itself | set(folders)) & set(_identities([real, *real.parents, around, *around.parents])):
         raise UserError(
-            f"{option} '{output}' lies in '{source}', which is read: what is written would become part of the data; give a place outside it"
+            f"{option} '{output}' lies in '{source}', which is read: what is written would become part of "
+            "the data; give a place outside it"
         )
 
 

@@ -46,24 +46,31 @@ class LabelFile:
         """The labels of images in their order.
 
         Raises:
-            UserError: one is missing, kinds are mixed, or two images' names are the same but for Unicode's normal forms.
+            UserError: one is missing, kinds are mixed, or two images' names are the same but for Unicode's
+                normal forms.
         """
         keys = [matching_name(name) for name in names]
         twice = _first_repeated(keys)
         if twice is not None:
-            raise UserError(f"{self.where}: two images are called '{one_line(names[twice])}', in two forms of Unicode; rename one")
+            raise UserError(
+                f"{self.where}: two images are called '{one_line(names[twice])}', in two forms of Unicode; "
+                "rename one"
+            )
         missing = [name for name, key in zip(names, keys, strict=True) if key not in self.labels]
         if missing:
             raise UserError(
-                f"{self.where} has no label for {len(missing)} of {len(names)} images, '{one_line(missing[0])}' first; its own first name"
-                f" is '{one_line(self.first)}'. Names start at the folder that the file lies in: mend them, or do without labels"
+                f"{self.where} has no label for {len(missing)} of {len(names)} images, "
+                f"'{one_line(missing[0])}' first; its own first name"
+                f" is '{one_line(self.first)}'. Names start at the folder that the file lies in: mend them, "
+                "or do without labels"
                 " (dataset_tool.py --labels=none)"
             )
         chosen = [self.labels[key] for key in keys]
         for name, label in zip(names, chosen, strict=True):
             if _kind(label) != _kind(chosen[0]):
                 raise UserError(
-                    f"{self.where}: the label of '{one_line(name)}' is {_kind(label)}, but that of '{one_line(names[0])}' is"
+                    f"{self.where}: the label of '{one_line(name)}' is {_kind(label)}, but that of "
+                    f"'{one_line(names[0])}' is"
                     f" {_kind(chosen[0])}; make them alike"
                 )
         return chosen
@@ -73,14 +80,17 @@ class LabelFile:
         others = self.labels.keys() - {matching_name(name) for name in names}
         if not others:
             return []
-        return [f"{self.where}: {counted(len(others), 'label')} for images that are not there, '{one_line(min(others))}' first."]
+        return [
+            f"{self.where}: {counted(len(others), 'label')} for images that are not there, "
+            f"'{one_line(min(others))}' first."
+        ]
 
 
 def read_labels(tree: FileTree) -> LabelFile | None:
     """The labels in a tree's ``dataset.json``; None when there is no such file or it holds none.
 
-    The file lies at the top, or in the one folder that holds everything (a zip made of a whole folder); the names in it
-    are relative to where it lies. Raises :class:`UserError` when its content is not of the form
+    The file lies at the top, or in the one folder that holds everything (a zip made of a whole folder); the
+    names in it are relative to where it lies. Raises :class:`UserError` when its content is not of the form
     ``{"labels": [[name, class or list of numbers], ...]}``.
     """
     place = tree.listing.label_file()
@@ -88,7 +98,9 @@ def read_labels(tree: FileTree) -> LabelFile | None:
         return None
     folder = place[: -len(LABEL_FILE)]
     limit = MAX_BYTES + MAX_BYTES_AN_IMAGE * len(tree.image_names)
-    return parse_labels(tree.read(place), f"'{place}' in '{one_line(str(tree.path))}'", tree.path / folder, folder, limit)
+    return parse_labels(
+        tree.read(place), f"'{place}' in '{one_line(str(tree.path))}'", tree.path / folder, folder, limit
+    )
 
 
 def parse_labels(
@@ -106,7 +118,9 @@ def parse_labels(
     """
     document = parse_json(content, where, limit=limit, finite=False, advice="mend or remove it")
     if not isinstance(document, dict) or "labels" not in document:
-        raise UserError(f'{where} must be of the form {{"labels": [[name, label], ...]}} or {{"labels": null}}')
+        raise UserError(
+            f'{where} must be of the form {{"labels": [[name, label], ...]}} or {{"labels": null}}'
+        )
     entries = document["labels"]
     if entries is None or entries == []:
         return None
@@ -124,13 +138,17 @@ def parse_labels(
         first, second = one_line(entries[names.index(names[twice])][0]), one_line(entries[twice][0])
         spelled = "" if first == second else f" and, as '{second}', again"
         raise UserError(
-            f"{where} has '{first}'{spelled or ' twice'}; give each image one label (several classes at once are a list of numbers)"
+            f"{where} has '{first}'{spelled or ' twice'}; give each image one label (several classes at once "
+            "are a list of numbers)"
         )
-    return LabelFile(dict(zip(names, labels, strict=True)), entries[0][0], where, _class_names(document.get("class_names")))
+    return LabelFile(
+        dict(zip(names, labels, strict=True)), entries[0][0], where, _class_names(document.get("class_names"))
+    )
 
 
 def matching_name(name: str) -> str:
-    """What a name is matched by: without ``./``, with ``/`` between the parts, in one of Unicode's normal forms (NFC)."""
+    """What a name is matched by: without ``./``, with ``/`` between the parts, in one of Unicode's normal
+    forms (NFC)."""
     return unicodedata.normalize("NFC", plain_name(name))
 
 
@@ -143,8 +161,10 @@ def notes_on_classes(labels: Sequence[Label | None]) -> list[str]:
         return []
     first = next(number for number in range(label_dim) if number not in used)
     return [
-        f"Class numbers go from {min(used)} to {label_dim - 1}, and {empty} of the {label_dim} classes from 0 up"
-        f" {'has' if empty == 1 else 'have'} no image ({first} first). Each class takes memory in G and D: number them 0, 1, 2"
+        f"Class numbers go from {min(used)} to {label_dim - 1}, and {empty} of the {label_dim} classes from "
+        "0 up"
+        f" {'has' if empty == 1 else 'have'} no image ({first} first). Each class takes memory in G and D: "
+        "number them 0, 1, 2"
         " and so on without gaps."
     ]
 

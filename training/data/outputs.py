@@ -1,8 +1,9 @@
-"""Files that commands for trained networks write: an earlier result is never replaced by that of other options.
+"""Files that commands for trained networks write: an earlier result is never replaced by that of other
+options.
 
-Every PNG file carries a mark, a digest of the options and networks that made it. The same command may replace its own
-results. Others are refused unless ``--overwrite`` is given (:func:`dnnlib.cli.may_overwrite`). The mark tells nobody what
-the options were.
+Every PNG file carries a mark, a digest of the options and networks that made it. The same command may replace
+its own results. Others are refused unless ``--overwrite`` is given (:func:`dnnlib.cli.may_overwrite`). The
+mark tells nobody what the options were.
 """
 
 import hashlib
@@ -28,13 +29,15 @@ from training.inference.renderer import GeneratorRenderer, Renderer
 MARK = "made-by"  # the key of the mark among a PNG file's texts
 
 
-def mark_of(command: str, sources: Sequence[str | nn.Module] = (), *, offline: bool = False, **options: Any) -> str:
+def mark_of(
+    command: str, sources: Sequence[str | nn.Module] = (), *, offline: bool = False, **options: Any
+) -> str:
     """A mark of what decides a command's results.
 
     Args:
         command: its name.
-        sources: networks, whose weights count, in whatever format they came; single files by path or address, whose
-            content counts; other text.
+        sources: networks, whose weights count, in whatever format they came; single files by path or address,
+            whose content counts; other text.
         offline: download nothing.
         options: all that changes the result, as plain data.
 
@@ -80,13 +83,16 @@ def has_mark(path: str | os.PathLike[str], mark: str) -> bool:
         return False
 
 
-def check_outputs(folder: str | Path, marks: Mapping[str, str], beside: Sequence[str] = (), option: str = "--outdir") -> None:
+def check_outputs(
+    folder: str | Path, marks: Mapping[str, str], beside: Sequence[str] = (), option: str = "--outdir"
+) -> None:
     """Refuse to replace files in a folder that other options made, unless ``--overwrite`` was given.
 
     Args:
         folder: need not be there.
         marks: names of the PNG files to write, with the mark of each.
-        beside: names of files of other kinds that come with them. They are ours where a picture is there with its mark.
+        beside: names of files of other kinds that come with them. They are ours where a picture is there with
+            its mark.
         option: names the folder in the message.
 
     Raises:
@@ -94,7 +100,9 @@ def check_outputs(folder: str | Path, marks: Mapping[str, str], beside: Sequence
     """
     if may_overwrite() or not os.path.isdir(folder):
         return
-    there = {entry.name for entry in os.scandir(folder) if not entry.is_dir()}  # writing over a folder fails by itself
+    there = {
+        entry.name for entry in os.scandir(folder) if not entry.is_dir()
+    }  # writing over a folder fails by itself
     ours = [name for name, mark in marks.items() if name in there and has_mark(Path(folder, name), mark)]
     foreign = [name for name in marks if name in there and name not in set(ours)]
     foreign += [name for name in beside if name in there and not ours]

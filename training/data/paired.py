@@ -21,20 +21,23 @@ FOLDERS = (IMAGES, ANNOTATIONS)
 
 
 class PairedDataset(ImageFolderDataset):
-    """``ROOT/images`` and ``ROOT/annotations``, each as ``dataset_tool.py`` writes one, with the same file names.
+    """``ROOT/images`` and ``ROOT/annotations``, each as ``dataset_tool.py`` writes one, with the same file
+    names.
 
-    ``ROOT`` is a folder or a zip. Annotations are 8-bit greyscale PNG files of the images' size whose values are class
-    numbers from 0 to :data:`MAX_CLASSES` − 1; :data:`UNLABELLED` marks pixels of none.
+    ``ROOT`` is a folder or a zip. Annotations are 8-bit greyscale PNG files of the images' size whose values
+    are class numbers from 0 to :data:`MAX_CLASSES` − 1; :data:`UNLABELLED` marks pixels of none.
 
-    It is the data set ``ROOT/images`` (a path that can be given wherever one is asked for), with the same arguments,
-    attributes and items; :meth:`classes` gives the annotations, and :meth:`sample` both. The memory budget is for images
-    and for annotations each.
+    It is the data set ``ROOT/images`` (a path that can be given wherever one is asked for), with the same
+    arguments, attributes and items; :meth:`classes` gives the annotations, and :meth:`sample` both. The
+    memory budget is for images and for annotations each.
 
     Further argument:
-        num_classes: of all annotations. None reads them all at construction and takes the largest class number plus one.
+        num_classes: of all annotations. None reads them all at construction and takes the largest class
+        number plus one.
 
     Further attributes: ``root``, ``num_classes``.
-    Raises :class:`UserError` when a folder is missing, names or sizes differ, or an annotation is no class map.
+    Raises :class:`UserError` when a folder is missing, names or sizes differ, or an annotation is no class
+    map.
     """
 
     def __init__(
@@ -52,18 +55,27 @@ class PairedDataset(ImageFolderDataset):
         folders = [os.path.join(path, name) for name in FOLDERS]
         for folder in folders:
             if not folder_exists(folder):
-                raise UserError(f"'{folder}' is not there; a paired data set has the folders {' and '.join(FOLDERS)}")
+                raise UserError(
+                    f"'{folder}' is not there; a paired data set has the folders {' and '.join(FOLDERS)}"
+                )
         names, annotated = (set(FileTree(folder).image_names) for folder in folders)
         if names != annotated:
             odd = min(names ^ annotated)
-            raise UserError(f"'{odd}' is in only one of {' and '.join(FOLDERS)} of '{path}'; each image needs one annotation of its name")
-        same: dict[str, Any] = dict(max_size=max_size, xflip=xflip, random_seed=random_seed, memory_budget_mb=memory_budget_mb)
+            raise UserError(
+                f"'{odd}' is in only one of {' and '.join(FOLDERS)} of '{path}'; each image needs one "
+                "annotation of its name"
+            )
+        same: dict[str, Any] = dict(
+            max_size=max_size, xflip=xflip, random_seed=random_seed, memory_budget_mb=memory_budget_mb
+        )
         same["only_upright"] = True
         super().__init__(folders[0], resolution=resolution, use_labels=use_labels, **same)
         try:
             self._annotations = ImageFolderDataset(folders[1], **same)
         except UserError as error:  # dataset_tool.py would turn class numbers into colours
-            raise UserError(f"{error} (of annotations, tools/make_paired_dataset.py keeps the class numbers)") from error
+            raise UserError(
+                f"{error} (of annotations, tools/make_paired_dataset.py keeps the class numbers)"
+            ) from error
         if self._annotations.image_shape != [1, self.resolution, self.resolution]:
             found, size = self._annotations.image_shape, self.resolution
             raise UserError(
@@ -77,12 +89,14 @@ class PairedDataset(ImageFolderDataset):
                 raise UserError(f"the annotations in '{path}' tell no two classes apart")
 
     def classes(self, index: int) -> np.ndarray:
-        """The annotation of one item, uint8 ``[H, W]``, mirrored where the item is. Raises :class:`UserError` for a class too many."""
+        """The annotation of one item, uint8 ``[H, W]``, mirrored where the item is. Raises :class:`UserError`
+        for a class too many."""
         classes = self._annotations[index][0][0]
         if ((classes >= self.num_classes) & (classes != UNLABELLED)).any():
             name, number = self._names[index % self.num_images], classes[classes != UNLABELLED].max()
             raise UserError(
-                f"'{name}' in '{self._annotations.path}' has class {number}; classes are 0 to {self.num_classes - 1} here,"
+                f"'{name}' in '{self._annotations.path}' has class {number}; classes are 0 to "
+                f"{self.num_classes - 1} here,"
                 f" and {UNLABELLED} is unlabelled"
             )
         return classes

@@ -29,7 +29,8 @@ def to_picture(image: torch.Tensor) -> PIL.Image.Image:
 
 
 def save_png(image: torch.Tensor, path: str | os.PathLike[str], mark: str | None = None) -> None:
-    """Write one uint8 image ``[C, H, W]`` with C 1 (greyscale) or 3 (RGB); the file appears complete or not at all.
+    """Write one uint8 image ``[C, H, W]`` with C 1 (greyscale) or 3 (RGB); the file appears complete or not
+    at all.
 
     ``mark`` says what made it (:func:`training.data.outputs.mark_of`).
     """
@@ -38,25 +39,36 @@ def save_png(image: torch.Tensor, path: str | os.PathLike[str], mark: str | None
 
 
 def grid_image(images: torch.Tensor, columns: int) -> torch.Tensor:
-    """uint8 images ``[N, C, H, W]`` side by side, row by row, without gaps: ``[C, rows · H, columns · W]``; black where none is left."""
+    """uint8 images ``[N, C, H, W]`` side by side, row by row, without gaps: ``[C, rows · H, columns · W]``;
+    black where none is left."""
     count, channels, height, width = images.shape
     columns = min(columns, count)
     rows = -(-count // columns)
     cells = images.new_zeros([rows * columns, channels, height, width])
     cells[:count] = images
-    return cells.reshape(rows, columns, channels, height, width).permute(2, 0, 3, 1, 4).reshape(channels, rows * height, columns * width)
+    return (
+        cells.reshape(rows, columns, channels, height, width)
+        .permute(2, 0, 3, 1, 4)
+        .reshape(channels, rows * height, columns * width)
+    )
 
 
-def save_grid(images: torch.Tensor, path: str | os.PathLike[str], columns: int, mark: str | None = None) -> None:
+def save_grid(
+    images: torch.Tensor, path: str | os.PathLike[str], columns: int, mark: str | None = None
+) -> None:
     """Write :func:`grid_image` of the images as one picture, with :func:`save_png`."""
     save_png(grid_image(images, columns), path, mark)
 
 
 def check_grid(columns: int, rows: int, resolution: int) -> None:
-    """Raise :class:`UserError` for a grid of pictures that would be too large for one, before any is drawn."""
+    """Raise :class:`UserError` for a grid of pictures that would be too large for one, before any is
+    drawn."""
     width, height = columns * resolution, rows * resolution
     if width * height > MAX_PIXELS:
-        raise UserError(f"a grid of {columns}x{rows} pictures has {width}x{height} pixels, more than {MAX_PIXELS}; ask for fewer pictures")
+        raise UserError(
+            f"a grid of {columns}x{rows} pictures has {width}x{height} pixels, more than {MAX_PIXELS}; ask "
+            "for fewer pictures"
+        )
 
 
 #: Bytes of a picture's file.
@@ -64,12 +76,14 @@ MAX_FILE = 2**31
 
 
 def load_picture(path: str | os.PathLike[str], resolution: int, channels: int) -> torch.Tensor:
-    """A picture from disk as a network would draw it: :func:`fitted` of :func:`read_picture`. Raises :class:`UserError`."""
+    """A picture from disk as a network would draw it: :func:`fitted` of :func:`read_picture`. Raises
+    :class:`UserError`."""
     return fitted(read_picture(path), resolution, channels)
 
 
 def read_picture(path: str | os.PathLike[str], options: DecodeOptions | None = None) -> Picture:
-    """A picture from disk, read as for a data set: upright, transparent parts white, more than 8 bits scaled to 8.
+    """A picture from disk, read as for a data set: upright, transparent parts white, more than 8 bits scaled
+    to 8.
 
     Raises:
         UserError: it is missing or no picture, or the options do not allow it.
@@ -85,11 +99,14 @@ def read_picture(path: str | os.PathLike[str], options: DecodeOptions | None = N
 
 
 def fitted(picture: Picture, resolution: int, channels: int) -> torch.Tensor:
-    """The largest centred square of a picture, resized (Lanczos): uint8 ``[channels, resolution, resolution]``.
+    """The largest centred square of a picture, resized (Lanczos): uint8 ``[channels, resolution,
+    resolution]``.
 
     Colours become grey for one channel.
     """
     image = picture.image.convert("L" if channels == 1 else "RGB")
-    square = PIL.ImageOps.fit(image, (resolution, resolution), method=PIL.Image.Resampling.LANCZOS, centering=(0.5, 0.5))
+    square = PIL.ImageOps.fit(
+        image, (resolution, resolution), method=PIL.Image.Resampling.LANCZOS, centering=(0.5, 0.5)
+    )
     array = np.array(square)
     return torch.from_numpy(array[None] if channels == 1 else array.transpose(2, 0, 1).copy())

@@ -15,7 +15,8 @@ from training.networks import Discriminator, Generator
 
 
 def open_images(path: str, **options: Any) -> ImageFolderDataset:
-    """A folder or zip of images alone; ``options`` are those of :class:`training.data.dataset.ImageFolderDataset`.
+    """A folder or zip of images alone; ``options`` are those of
+    :class:`training.data.dataset.ImageFolderDataset`.
 
     A line to standard error says what of it is left out.
     Raises :class:`UserError` also for a paired data set, whose annotations would be taken for images.
@@ -28,10 +29,15 @@ def open_images(path: str, **options: Any) -> ImageFolderDataset:
 
 
 def open_reals(
-    training_set_kwargs: Mapping[str, Any] | None, data: str | None, network: Generator | Discriminator, *, labels: bool = True
+    training_set_kwargs: Mapping[str, Any] | None,
+    data: str | None,
+    network: Generator | Discriminator,
+    *,
+    labels: bool = True,
 ) -> ImageFolderDataset:
-    """All images of ``data``, or of what the network was trained on, as they are (as the reference's metrics take them): neither
-    a subset nor mirrored copies, whatever the training used, and with labels if the network takes any and ``labels`` are needed.
+    """All images of ``data``, or of what the network was trained on, as they are (as the reference's metrics
+    take them): neither a subset nor mirrored copies, whatever the training used, and with labels if the
+    network takes any and ``labels`` are needed.
 
     Args:
         training_set_kwargs: what the network pickle says of its training set.
@@ -45,7 +51,9 @@ def open_reals(
     if not path:
         raise UserError("this network pickle does not say what it was trained on; give --data")
     if data is None and not split_zip(path)[0].exists():
-        raise UserError(f"'{one_line(path)}', which the network was trained on, is not there; say where it is with --data")
+        raise UserError(
+            f"'{one_line(path)}', which the network was trained on, is not there; say where it is with --data"
+        )
     dataset = open_images(path, resolution=network.img_resolution, use_labels=labels and network.c_dim > 0)
     if dataset.num_channels != network.img_channels:
         channels = "1 channel" if dataset.num_channels == 1 else f"{dataset.num_channels} channels"

@@ -25,9 +25,9 @@ def describe_file(source: str | os.PathLike[str], *, offline: bool = False) -> d
     """What is in a file, as plain data.
 
     Returns:
-        ``file``, ``bytes``, ``sha256``, ``format``; ``networks``, for each its class, constructor arguments, sizes,
-        number of parameters and SHA-256 of the weights; ``training_set_kwargs`` and ``info`` as recorded; for exports
-        ``graph``, which of psi and noise are fixed.
+        ``file``, ``bytes``, ``sha256``, ``format``; ``networks``, for each its class, constructor arguments,
+        sizes, number of parameters and SHA-256 of the weights; ``training_set_kwargs`` and ``info`` as
+        recorded; for exports ``graph``, which of psi and noise are fixed.
 
     Raises:
         UserError: the file can't be had or opened.
@@ -40,7 +40,13 @@ def describe_file(source: str | os.PathLike[str], *, offline: bool = False) -> d
         described = {**header["G_ema"], **_measure(_skeleton(header["G_ema"], str(source)))}
         recorded = {key: header[key] for key in ("training_set_kwargs", "info")}
         graph = {key: header[key] for key in ("psi", "noise")}
-        return {**about, "format": EXPORTS[suffix], "networks": {"G_ema": described}, "graph": graph, **recorded}
+        return {
+            **about,
+            "format": EXPORTS[suffix],
+            "networks": {"G_ema": described},
+            "graph": graph,
+            **recorded,
+        }
     networks = load_networks(source, offline=offline)
     about["format"] = "safetensors" if suffix == ".safetensors" else "network pickle"
     about["networks"] = {name: _describe(networks[name]) for name in NETWORKS}
@@ -51,13 +57,23 @@ def describe_file(source: str | os.PathLike[str], *, offline: bool = False) -> d
 def table(about: Mapping[str, Any]) -> str:
     """:func:`describe_file` as lines for people."""
     info, data = about["info"] or {}, about["training_set_kwargs"] or {}
-    rows: list[tuple[str, Any]] = [("file", about["file"]), ("format", about["format"]), ("bytes", f"{about['bytes']:,}")]
+    rows: list[tuple[str, Any]] = [
+        ("file", about["file"]),
+        ("format", about["format"]),
+        ("bytes", f"{about['bytes']:,}"),
+    ]
     rows.append(("SHA-256", about["sha256"]))
     rows += [("kimg", f"{info['kimg']:g}")] if info.get("kimg") is not None else [("kimg", "not recorded")]
     rows.append(("data set", data.get("path") or "not recorded"))
     if "graph" in about:
         psi = about["graph"]["psi"]
-        rows.append(("graph", f"psi {'is an input' if psi is None else f'fixed at {psi:g}'}, noise {about['graph']['noise']}"))
+        rows.append(
+            (
+                "graph",
+                f"psi {'is an input' if psi is None else f'fixed at {psi:g}'}, noise "
+                f"{about['graph']['noise']}",
+            )
+        )
     for name, network in about["networks"].items():
         rows.append((name, "none" if network is None else _line(network)))
         if network is not None:
@@ -69,7 +85,9 @@ def table(about: Mapping[str, Any]) -> str:
 def _line(network: Mapping[str, Any]) -> str:
     sizes = [network["class"]]
     if "img_resolution" in network:
-        sizes.append(f"{network['img_resolution']}x{network['img_resolution']}, channels {network['img_channels']}")
+        sizes.append(
+            f"{network['img_resolution']}x{network['img_resolution']}, channels {network['img_channels']}"
+        )
     sizes += [f"{key} {network[key]}" for key in SIZES[2:] if network.get(key) is not None]
     return ", ".join([*sizes, f"{network['parameters']:,} parameters"])
 

@@ -5,7 +5,8 @@ The graph is float32 throughout and has a dynamic batch size. Its inputs, in thi
 - ``z [N, z_dim]``;
 - ``c [N, c_dim]``, for a conditional network;
 - ``psi []``, the truncation, unless it was fixed when the graph was made;
-- with external noise, ``noise_<layer> [N, 1, R, R]`` for each layer that adds noise, such as ``noise_b8_conv0``.
+- with external noise, ``noise_<layer> [N, 1, R, R]`` for each layer that adds noise, such as
+``noise_b8_conv0``.
 
 Its output is ``images [N, C, H, W]``, about [-1, 1]. The file also carries :func:`header` as JSON.
 """
@@ -61,16 +62,30 @@ class GeneratorGraph(nn.Module):
     def __init__(self, G: Generator, options: GraphOptions) -> None:
         super().__init__()
         if G.mapping.w_avg_beta is None and options.psi != 1:
-            raise UserError("this network tracks no average of w, so that truncation means nothing; export it with --trunc=1")
+            raise UserError(
+                "this network tracks no average of w, so that truncation means nothing; export it with "
+                "--trunc=1"
+            )
         self.G = copy.deepcopy(G).cpu().eval().requires_grad_(False)
-        for weight in self.G.parameters():  # torch.export.save warns of weights in another order, such as channels last
+        for weight in (
+            self.G.parameters()
+        ):  # torch.export.save warns of weights in another order, such as channels last
             weight.data = weight.data.contiguous()
         self.options = options
-        self.noise_names = [f"noise_{name.replace('.', '_')}" for name in noise_layers(G.synthesis)] if options.noise == "external" else []
+        self.noise_names = (
+            [f"noise_{name.replace('.', '_')}" for name in noise_layers(G.synthesis)]
+            if options.noise == "external"
+            else []
+        )
 
     def input_names(self) -> list[str]:
         """Names of the inputs, in order."""
-        return ["z", *(["c"] if self.G.c_dim else []), *([] if self.options.psi is not None else ["psi"]), *self.noise_names]
+        return [
+            "z",
+            *(["c"] if self.G.c_dim else []),
+            *([] if self.options.psi is not None else ["psi"]),
+            *self.noise_names,
+        ]
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         """See the module's docstring."""
@@ -97,8 +112,11 @@ class GeneratorGraph(nn.Module):
 
 
 def header(graph: GeneratorGraph, networks: Mapping[str, Any]) -> dict[str, Any]:
-    """What a graph's file says about itself, as plain data: constructor arguments, inputs, weights' hash, provenance."""
-    about: dict[str, Any] = dict(format=FORMAT, version=VERSION, G_ema=describe_module(graph.G), **asdict(graph.options))
+    """What a graph's file says about itself, as plain data: constructor arguments, inputs, weights' hash,
+    provenance."""
+    about: dict[str, Any] = dict(
+        format=FORMAT, version=VERSION, G_ema=describe_module(graph.G), **asdict(graph.options)
+    )
     about["noise_resolutions"] = [layer.resolution for layer in noise_layers(graph.G.synthesis).values()]
     about.update(training_set_kwargs=networks["training_set_kwargs"], info=networks["info"])
     return about
@@ -116,7 +134,8 @@ def export(graph: GeneratorGraph, networks: Mapping[str, Any], suffix: str) -> t
     """The graph as an ``.onnx`` or ``.pt2`` file, opened again and checked against the network.
 
     Args:
-        networks: the file that the generator came from, as :func:`~training.inference.files.load_networks` gives it.
+        networks: the file that the generator came from, as :func:`~training.inference.files.load_networks`
+            gives it.
 
     Returns:
         the file's content, and the largest difference that :func:`check` saw.
@@ -128,7 +147,9 @@ def export(graph: GeneratorGraph, networks: Mapping[str, Any], suffix: str) -> t
     if suffix == ".onnx":
         content = onnx_bytes(graph, document)
         session = onnx_session(content, "the exported graph")
-        return content, check(graph, lambda inputs: run_onnx(session, inputs), "the exported graph in onnxruntime")
+        return content, check(
+            graph, lambda inputs: run_onnx(session, inputs), "the exported graph in onnxruntime"
+        )
     content = program_bytes(graph, document)
     module = read_program(content, "the exported program").module()
     return content, check(graph, lambda inputs: module(*inputs), "the exported program")
@@ -142,11 +163,14 @@ def program_bytes(graph: GeneratorGraph, document: str) -> bytes:
 
 
 def onnx_bytes(graph: GeneratorGraph, document: str) -> bytes:
-    """The graph as ONNX, with ``document`` in its metadata. Raises :class:`UserError` when a package is missing."""
+    """The graph as ONNX, with ``document`` in its metadata. Raises :class:`UserError` when a package is
+    missing."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
         optional_import(package, extra="export", purpose="writing .onnx")
     names = graph.input_names()
-    program = torch.onnx.export(to_program(graph), dynamo=True, input_names=names, output_names=["images"], verbose=False)
+    program = torch.onnx.export(
+        to_program(graph), dynamo=True, input_names=names, output_names=["images"], verbose=False
+    )
     assert program is not None
     model = program.model_proto
     for value in (*model.graph.input, *model.graph.output):
@@ -160,7 +184,8 @@ def onnx_bytes(graph: GeneratorGraph, document: str) -> bytes:
 
 
 def onnx_session(content: bytes, name: str) -> Any:
-    """An onnxruntime session on the CPU. Raises :class:`UserError` when the package is missing or the file is no ONNX."""
+    """An onnxruntime session on the CPU. Raises :class:`UserError` when the package is missing or the file is
+    no ONNX."""
     runtime = optional_import("onnxruntime", extra="export", purpose="opening .onnx")
     options = runtime.SessionOptions()
     options.log_severity_level = 4  # its errors come as exceptions; without this they are printed too
@@ -176,19 +201,24 @@ def run_onnx(session: Any, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
 
 @torch.no_grad()
 def check(graph: GeneratorGraph, run: Run, name: str) -> float:
-    """The largest difference of a pixel between an export and the network, over several batch sizes and truncations.
+    """The largest difference of a pixel between an export and the network, over several batch sizes and
+    truncations.
 
     Raises:
         UserError: it is above :data:`TOLERANCE` or not a number.
     """
     worst = max(differences(graph, run))
     if not worst <= TOLERANCE:
-        raise UserError(f"{name} draws other pictures than the network: a pixel differs by {worst:.2g}, and {TOLERANCE:g} is allowed")
+        raise UserError(
+            f"{name} draws other pictures than the network: a pixel differs by {worst:.2g}, and "
+            f"{TOLERANCE:g} is allowed"
+        )
     return worst
 
 
 def differences(graph: GeneratorGraph, run: Run) -> Iterator[float]:
-    """Of each batch that :func:`check` looks at; infinity for values that are not finite or of another shape."""
+    """Of each batch that :func:`check` looks at; infinity for values that are not finite or of another
+    shape."""
     for batch in CHECKED_BATCHES:
         for psi in (0.5, 1.0):
             inputs = graph.example(batch, psi, seed=batch)

@@ -1,4 +1,5 @@
-"""Generators that were exported, as renderers: an ``.onnx`` file in onnxruntime, a ``.pt2`` file in PyTorch."""
+"""Generators that were exported, as renderers: an ``.onnx`` file in onnxruntime, a ``.pt2`` file in
+PyTorch."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +34,8 @@ class Sizes(TypedDict):
 
 
 class ExportHeader(TypedDict):
-    """What :func:`training.inference.export.header` writes, beside what :func:`torch_utils.recorded.check_recorded` looks at."""
+    """What :func:`training.inference.export.header` writes, beside what
+    :func:`torch_utils.recorded.check_recorded` looks at."""
 
     G_ema: Described
     noise_resolutions: list[Size]
@@ -67,11 +69,20 @@ class ExportedRenderer:
     def check(self, truncation_psi: float, noise_mode: str) -> None:
         """Raises :class:`UserError` for what was fixed otherwise when the file was made."""
         if self._psi is not None and truncation_psi != self._psi:
-            raise UserError(f"{self.path} was exported with --trunc={self._psi:g} fixed in it; give that, or use the network's pickle")
+            raise UserError(
+                f"{self.path} was exported with --trunc={self._psi:g} fixed in it; give that, or use the "
+                "network's pickle"
+            )
         if not self._external and noise_mode != "const":
-            raise UserError(f"{self.path} has its noise fixed in it; --noise-mode={noise_mode} needs an export with --noise=external")
+            raise UserError(
+                f"{self.path} has its noise fixed in it; --noise-mode={noise_mode} needs an export with "
+                "--noise=external"
+            )
         if self._external and noise_mode == "const":
-            raise UserError(f"{self.path} was exported without its noise (--noise=external); give --noise-mode=random or none")
+            raise UserError(
+                f"{self.path} was exported without its noise (--noise=external); give --noise-mode=random or "
+                "none"
+            )
 
     def images(self, z: torch.Tensor, c: torch.Tensor, truncation_psi: float, noise: Noise) -> torch.Tensor:
         """See :meth:`training.inference.renderer.Renderer.images`."""
@@ -83,14 +94,20 @@ class ExportedRenderer:
             maps = zeros if isinstance(noise, str) else list(noise)
         batched = [z, *labels, *maps]
         first = 1 + len(labels)
-        return in_fixed_calls(lambda *part: self._checked([*part[:first], *psi, *part[first:]]), batched, self.device)
+        return in_fixed_calls(
+            lambda *part: self._checked([*part[:first], *psi, *part[first:]]), batched, self.device
+        )
 
     def _checked(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """The graph's images, which are images. Raises :class:`UserError`."""
         with parsing(self.path, "cannot be run", "make it again with tools/convert.py"):
             images = self._run(inputs)
             expected = (len(inputs[0]), *self._shape)
-            if not isinstance(images, torch.Tensor) or images.dtype != torch.float32 or tuple(images.shape) != expected:
+            if (
+                not isinstance(images, torch.Tensor)
+                or images.dtype != torch.float32
+                or tuple(images.shape) != expected
+            ):
                 raise ValueError(f"it gives no images float32 {list(expected)}")
             return images
 
@@ -112,7 +129,8 @@ def open_export(path: str | os.PathLike[str]) -> ExportedRenderer:
 
 
 def read_export_header(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What an exported file says of itself, without running it. Raises :class:`UserError` as :func:`open_export` does."""
+    """What an exported file says of itself, without running it. Raises :class:`UserError` as
+    :func:`open_export` does."""
     content, name = _read(path), str(path)
     if Path(path).suffix.lower() == ".onnx":
         onnx = optional_import("onnx", extra="export", purpose="opening .onnx")
@@ -123,7 +141,8 @@ def read_export_header(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def parse_header(document: str | bytes | None, name: str) -> dict[str, Any]:
-    """The JSON of :func:`training.inference.export.header`. Raises :class:`UserError` when it is missing, damaged or of another version."""
+    """The JSON of :func:`training.inference.export.header`. Raises :class:`UserError` when it is missing,
+    damaged or of another version."""
     if document is None:
         raise UserError(f"{name} was not made by tools/convert.py: it does not say what its inputs are")
     damaged = f"{name} is damaged: its header"
@@ -145,5 +164,7 @@ def parse_header(document: str | bytes | None, name: str) -> dict[str, Any]:
 def _read(path: str | os.PathLike[str]) -> bytes:
     name = str(path)
     suffix = Path(path).suffix.lower()
-    refuse_other_kinds(path, name, wanted=["onnx", "pt2"], advice=f"give a {suffix} file that tools/convert.py wrote")
+    refuse_other_kinds(
+        path, name, wanted=["onnx", "pt2"], advice=f"give a {suffix} file that tools/convert.py wrote"
+    )
     return read_bytes(path, limit=MAX_FILE)

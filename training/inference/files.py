@@ -1,9 +1,9 @@
 """Files that hold networks with their weights: network pickles, and safetensors plus JSON.
 
-``name.safetensors`` holds every tensor under ``<network>.<name in its state dict>``; ``name.json`` beside it holds the
-rest: format and version, the SHA-256 of the ``.safetensors`` file, and for each network its class, its constructor
-arguments and the SHA-256 of its weights; the data set's arguments and what the run recorded (``info``). Both are plain
-data: opening them looks no name up.
+``name.safetensors`` holds every tensor under ``<network>.<name in its state dict>``; ``name.json`` beside it
+holds the rest: format and version, the SHA-256 of the ``.safetensors`` file, and for each network its class,
+its constructor arguments and the SHA-256 of its weights; the data set's arguments and what the run recorded
+(``info``). Both are plain data: opening them looks no name up.
 """
 
 import hashlib
@@ -44,7 +44,8 @@ def suffix_of(source: str | os.PathLike[str]) -> str:
 
 
 class Header(TypedDict):
-    """The JSON beside a ``.safetensors`` file, beside what :func:`torch_utils.recorded.check_recorded` looks at."""
+    """The JSON beside a ``.safetensors`` file, beside what :func:`torch_utils.recorded.check_recorded` looks
+    at."""
 
     sha256: str
     networks: dict[str, Described | None]
@@ -54,8 +55,11 @@ class Header(TypedDict):
 TITLES = {"G": "generator", "D": "discriminator", "G_ema": "averaged generator"}
 
 
-def load_networks(source: str | os.PathLike[str], *, need: Collection[str] = (), offline: bool = False) -> dict[str, Any]:
-    """Open a network pickle, or a ``.safetensors`` file with its ``.json``, as :func:`load_network_pkl` gives them.
+def load_networks(
+    source: str | os.PathLike[str], *, need: Collection[str] = (), offline: bool = False
+) -> dict[str, Any]:
+    """Open a network pickle, or a ``.safetensors`` file with its ``.json``, as :func:`load_network_pkl` gives
+    them.
 
     Args:
         source: a path or an address; the JSON has the same one but for its ending.
@@ -63,7 +67,8 @@ def load_networks(source: str | os.PathLike[str], *, need: Collection[str] = (),
         offline: raise instead of downloading.
 
     Raises:
-        UserError: the file can't be had, is damaged or of another kind, is an export, which has no networks, or lacks one of ``need``.
+        UserError: the file can't be had, is damaged or of another kind, is an export, which has no networks,
+            or lacks one of ``need``.
     """
     networks = _load(source, offline)
     networks["info"] = addresses.public_values(networks["info"])  # earlier versions recorded whole addresses
@@ -77,7 +82,8 @@ def _load(source: str | os.PathLike[str], offline: bool) -> dict[str, Any]:
     suffix = suffix_of(source)
     if suffix in EXPORTS:
         raise UserError(
-            f"{source} is an export ({EXPORTS[suffix]}): it draws pictures from latents, and there is no way back to the network; "
+            f"{source} is an export ({EXPORTS[suffix]}): it draws pictures from latents, and there is no way "
+            "back to the network; "
             "use the .pkl or .safetensors file that it was made from"
         )
     if suffix == ".safetensors":
@@ -86,18 +92,22 @@ def _load(source: str | os.PathLike[str], offline: bool) -> dict[str, Any]:
 
 
 def local_pair(source: str | os.PathLike[str], *, offline: bool = False) -> tuple[Path, Path]:
-    """The local paths of a ``.safetensors`` file and of its JSON. Raises :class:`UserError` when one of them can't be had."""
+    """The local paths of a ``.safetensors`` file and of its JSON. Raises :class:`UserError` when one of them
+    can't be had."""
     weights = local_file(source, offline=offline)
     text = os.fspath(source)
     header = addresses.with_suffix(text, ".json") if is_address(text) else json_path(weights)
     try:
         return weights, local_file(header, offline=offline)
     except UserError as error:
-        raise UserError(f"a network in safetensors is two files, {weights.name} and its .json: {error}") from error
+        raise UserError(
+            f"a network in safetensors is two files, {weights.name} and its .json: {error}"
+        ) from error
 
 
 def save_networks(path: str | os.PathLike[str], networks: Mapping[str, Any]) -> None:
-    """Write what :func:`load_networks` gave as a network pickle or, where ``path`` ends so, as ``.safetensors``."""
+    """Write what :func:`load_networks` gave as a network pickle or, where ``path`` ends so, as
+    ``.safetensors``."""
     if Path(path).suffix.lower() == ".safetensors":
         save_safetensors(path, networks)
     else:
@@ -119,7 +129,9 @@ def save_safetensors(path: str | os.PathLike[str], networks: Mapping[str, Any]) 
     safetensors = optional_import("safetensors.torch", extra="export", purpose="writing .safetensors")
     modules = {name: networks[name] for name in NETWORKS if networks[name] is not None}
     tensors = {
-        f"{name}.{key}": value.detach().cpu().contiguous() for name, module in modules.items() for key, value in module.state_dict().items()
+        f"{name}.{key}": value.detach().cpu().contiguous()
+        for name, module in modules.items()
+        for key, value in module.state_dict().items()
     }
     content: bytes = safetensors.save(tensors)
     header: dict[str, Any] = dict(format=FORMAT, version=VERSION, sha256=hashlib.sha256(content).hexdigest())
@@ -128,7 +140,9 @@ def save_safetensors(path: str | os.PathLike[str], networks: Mapping[str, Any]) 
     try:
         document = json.dumps(header, indent=2)
     except (TypeError, ValueError) as error:
-        raise UserError(f"cannot write {json_path(path)}: something that is recorded has no form in JSON ({error})") from error
+        raise UserError(
+            f"cannot write {json_path(path)}: something that is recorded has no form in JSON ({error})"
+        ) from error
     with atomic_write(path) as stream:
         stream.write(content)
     with atomic_write(json_path(path), "w", encoding="utf-8") as stream:
@@ -139,18 +153,27 @@ def load_safetensors(path: Path, header_path: Path) -> dict[str, Any]:
     """Open the two files that :func:`save_safetensors` wrote; modules are in evaluation mode on the CPU.
 
     Raises:
-        UserError: a file is damaged or of another kind, or the two don't belong together; or the package is missing.
+        UserError: a file is damaged or of another kind, or the two don't belong together; or the package is
+            missing.
     """
     safetensors = optional_import("safetensors.torch", extra="export", purpose="reading .safetensors")
-    refuse_other_kinds(path, str(path), wanted=["safetensors"], advice="give the .safetensors file that tools/convert.py wrote")
+    refuse_other_kinds(
+        path,
+        str(path),
+        wanted=["safetensors"],
+        advice="give the .safetensors file that tools/convert.py wrote",
+    )
     header = read_header(header_path)
     if file_sha256(path) != header["sha256"]:
-        raise UserError(f"{path} is damaged, or not the file that {header_path} was written for: its SHA-256 differs")
+        raise UserError(
+            f"{path} is damaged, or not the file that {header_path} was written for: its SHA-256 differs"
+        )
     with parsing(str(path), "is not a safetensors file that can be read"):
         tensors = safetensors.load(path.read_bytes())
     packed = {name: header["networks"].get(name) for name in NETWORKS}
     networks = {
-        name: None if about is None else rebuild(about, name, _with_prefix(tensors, name), str(path)) for name, about in packed.items()
+        name: None if about is None else rebuild(about, name, _with_prefix(tensors, name), str(path))
+        for name, about in packed.items()
     }
     return {**networks, **{key: header.get(key) or {} for key in RECORDED}}
 
@@ -161,7 +184,10 @@ def read_header(path: Path) -> dict[str, Any]:
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise UserError(f"{path} does not describe networks (its 'format' is not '{FORMAT}')")
     if header.get("version") != VERSION:
-        raise UserError(f"{path} has version {shown(header.get('version'))}, this program reads version {VERSION}; update the program")
+        raise UserError(
+            f"{path} has version {shown(header.get('version'))}, this program reads version {VERSION}; "
+            "update the program"
+        )
     check(header, Header, f"{path} is damaged:")
     check_recorded(header, str(path))
     return header
@@ -171,10 +197,16 @@ def describe_module(module: nn.Module | None) -> dict[str, Any] | None:
     """Class, constructor arguments and hash of the weights of a network, as plain data; None for None."""
     if module is None:
         return None
-    return {"class": type(module).__name__, "init_kwargs": module.init_kwargs, "weights_sha256": weights_sha256(module)}
+    return {
+        "class": type(module).__name__,
+        "init_kwargs": module.init_kwargs,
+        "weights_sha256": weights_sha256(module),
+    }
 
 
-def rebuild(packed: Mapping[str, Any], slot: str, tensors: Mapping[str, torch.Tensor], name: str) -> nn.Module:
+def rebuild(
+    packed: Mapping[str, Any], slot: str, tensors: Mapping[str, torch.Tensor], name: str
+) -> nn.Module:
     """A network, in float32, from :func:`describe_module` and its tensors.
 
     Args:
@@ -184,7 +216,8 @@ def rebuild(packed: Mapping[str, Any], slot: str, tensors: Mapping[str, torch.Te
         name: of the file, for messages.
 
     Raises:
-        UserError: the arguments are none of the class, the tensors don't fit them, or are not those of the hash.
+        UserError: the arguments are none of the class, the tensors don't fit them, or are not those of the
+            hash.
     """
     with parsing(f"{name}: its {slot}", "cannot be rebuilt"):
         stored = {key: _stored(value) for key, value in tensors.items()}
@@ -193,7 +226,10 @@ def rebuild(packed: Mapping[str, Any], slot: str, tensors: Mapping[str, torch.Te
         record = NetworkRecord(packed["class"], packed["init_kwargs"], stored)
         module = record.build(limit=sum(tensor.nbytes for tensor in stored.values()), slot=slot)
     if weights_sha256(module) != packed.get("weights_sha256"):
-        raise UserError(f"{name}: the weights of its {packed['class']} are not those that were written; the SHA-256 differs")
+        raise UserError(
+            f"{name}: the weights of its {packed['class']} are not those that were written; the SHA-256 "
+            "differs"
+        )
     return module.float()
 
 
@@ -203,7 +239,8 @@ def _stored(tensor: torch.Tensor) -> StoredTensor:
 
 
 def weights_sha256(module: nn.Module) -> str:
-    """SHA-256 of a network's weights, the same in whatever format they travel: of names, types, shapes and bytes, by name."""
+    """SHA-256 of a network's weights, the same in whatever format they travel: of names, types, shapes and
+    bytes, by name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         array = np.asarray(tensor.detach().cpu().contiguous())  # keeps [] apart from [1]
@@ -213,4 +250,6 @@ def weights_sha256(module: nn.Module) -> str:
 
 
 def _with_prefix(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
-    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+    return {
+        key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")
+    }

@@ -44,11 +44,13 @@ def images_from_seeds(
     noise_mode: NoiseMode = "const",
     batch: int = 16,
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """``(seed, uint8 [C, H, W])`` for each seed. A picture depends on its seed, not on ``batch`` nor on the others.
+    """``(seed, uint8 [C, H, W])`` for each seed. A picture depends on its seed, not on ``batch`` nor on the
+    others.
 
     Raises:
         UserError: at once, see :func:`check_seeds`, :func:`~training.inference.renderer.one_hot_label` and
-            :meth:`~training.inference.renderer.Renderer.check`; later, where the network gives values that are not finite.
+            :meth:`~training.inference.renderer.Renderer.check`; later, where the network gives values that
+            are not finite.
     """
     check_seeds(seeds)
     c = one_hot_label(renderer.c_dim, class_idx)
@@ -69,15 +71,23 @@ def images_from_seeds(
 def images_from_ws(
     renderer: GeneratorRenderer, ws: torch.Tensor, *, noise_mode: NoiseMode = "const", batch: int = 16
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """``(index, uint8 [C, H, W])`` for each of ``ws [N, num_ws, w_dim]``; random noise is drawn from the index."""
+    """``(index, uint8 [C, H, W])`` for each of ``ws [N, num_ws, w_dim]``; random noise is drawn from the
+    index."""
     for part in batches(range(len(ws)), batch):
         noise = draw_noise(noise_mode, part, renderer.noise_resolutions)
-        yield from zip(part, to_uint8(finite(renderer.images_from_ws(ws[part[0] : part[-1] + 1], noise))).cpu(), strict=True)
+        yield from zip(
+            part,
+            to_uint8(finite(renderer.images_from_ws(ws[part[0] : part[-1] + 1], noise))).cpu(),
+            strict=True,
+        )
 
 
 @torch.no_grad()
-def ws_from_seeds(renderer: GeneratorRenderer, seeds: Sequence[int], class_idx: int | None, truncation_psi: float) -> torch.Tensor:
-    """Intermediate latents ``[N, num_ws, w_dim]`` of seeds, on the renderer's device. Raises as :func:`images_from_seeds`."""
+def ws_from_seeds(
+    renderer: GeneratorRenderer, seeds: Sequence[int], class_idx: int | None, truncation_psi: float
+) -> torch.Tensor:
+    """Intermediate latents ``[N, num_ws, w_dim]`` of seeds, on the renderer's device. Raises as
+    :func:`images_from_seeds`."""
     check_seeds(seeds)
     c = one_hot_label(renderer.c_dim, class_idx)
     renderer.check(truncation_psi, "const")
@@ -93,8 +103,9 @@ def batches(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 def load_projected_w(path: str | Path, G: Generator) -> torch.Tensor:
     """Intermediate latents from a file, float32 ``[N, num_ws, w_dim]``.
 
-    The file is an ``.npz`` with an array ``w``, as projecting writes it, or an ``.npy``. One set of latents may lack its
-    first dimension. Raises :class:`UserError` if the file isn't there, is something else, or doesn't fit ``G``.
+    The file is an ``.npz`` with an array ``w``, as projecting writes it, or an ``.npy``. One set of latents
+    may lack its first dimension. Raises :class:`UserError` if the file isn't there, is something else, or
+    doesn't fit ``G``.
     """
     name = f"--projected-w={path}"
     if not Path(path).exists():
@@ -109,7 +120,9 @@ def load_projected_w(path: str | Path, G: Generator) -> torch.Tensor:
         ws = torch.from_numpy(found.astype(np.float32))
     ws = ws[None] if ws.ndim == 2 else ws
     if ws.ndim != 3 or tuple(ws.shape[1:]) != (G.num_ws, G.w_dim) or not len(ws):
-        raise UserError(f"'w' in {path} has shape {found.shape}; this network needs [N, {G.num_ws}, {G.w_dim}]")
+        raise UserError(
+            f"'w' in {path} has shape {found.shape}; this network needs [N, {G.num_ws}, {G.w_dim}]"
+        )
     if not ws.isfinite().all():
         raise UserError(f"'w' in {path} has values that are not finite")
     return ws

@@ -14,7 +14,8 @@ from training.inference.renderer import GeneratorRenderer, one_hot_label
 
 
 def looping_path(keys: torch.Tensor, frames: int) -> torch.Tensor:
-    """A closed curve through points: ``keys [K, …]`` to ``[K · frames, …]``; ``keys[i]`` is at ``i · frames``.
+    """A closed curve through points: ``keys [K, …]`` to ``[K · frames, …]``; ``keys[i]`` is at ``i ·
+    frames``.
 
     The curve is the periodic cubic spline, so speed and curvature are continuous where it closes, too.
 
@@ -44,8 +45,8 @@ def walk_images(
     Args:
         walks: the seeds that each walk passes, as many in each.
         frames: from one seed to the next.
-        space: where :func:`looping_path` is laid. Mapping scales z to unit length first, so in ``z`` the walk stays among
-            likely latents; in ``w`` the pictures change more evenly.
+        space: where :func:`looping_path` is laid. Mapping scales z to unit length first, so in ``z`` the walk
+            stays among likely latents; in ``w`` the pictures change more evenly.
         batch: pictures at a time; changes none.
 
     Raises:
@@ -65,6 +66,8 @@ def walk_images(
                 ws = renderer.ws(points, c.expand(len(points), -1), truncation_psi)
             else:
                 ws = points[:, None].expand(-1, renderer.G.num_ws, -1)
-            yield from to_uint8(renderer.images_from_ws(ws, noise_mode)).cpu().unflatten(0, (len(part), len(walks)))
+            yield from (
+                to_uint8(renderer.images_from_ws(ws, noise_mode)).cpu().unflatten(0, (len(part), len(walks)))
+            )
 
     return draw()

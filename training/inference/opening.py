@@ -22,7 +22,10 @@ def open_renderer(source: str, *, device: str = "auto", offline: bool = False) -
     if suffix_of(source) not in EXPORTS:
         return open_generator(source, device=device, offline=offline)
     if device == "cuda":
-        raise UserError(f"--device=cuda, but {source} is an export, and those run on the CPU here; use the network's pickle")
+        raise UserError(
+            f"--device=cuda, but {source} is an export, and those run on the CPU here; use the network's "
+            "pickle"
+        )
     return open_export(local_file(source, offline=offline))
 
 

@@ -1,8 +1,9 @@
 """Reading the programs of ``torch.export`` without running anything but their tensor operators.
 
-``torch.export.load`` trusts its file: it unpickles, evaluates symbolic sizes and guards as Python, and looks operators
-up by name. So a ``.pt2`` file is taken apart here first. What passes is a graph of ATen operators on tensors that are
-stored as plain bytes; it is put into a fresh archive, without guards and notes on its source, and that is loaded.
+``torch.export.load`` trusts its file: it unpickles, evaluates symbolic sizes and guards as Python, and looks
+operators up by name. So a ``.pt2`` file is taken apart here first. What passes is a graph of ATen operators
+on tensors that are stored as plain bytes; it is put into a fresh archive, without guards and notes on its
+source, and that is loaded.
 """
 
 import contextlib
@@ -22,21 +23,58 @@ MODEL = "models/model.json"
 CONFIGS = ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json")
 SAMPLES = "data/sample_inputs/model.pt"
 MAX_MODEL = 2**27  # bytes
-PLAIN = ("archive_format", "archive_version", "byteorder", ".data/version", ".data/serialization_id", ".data/alignment")
+PLAIN = (
+    "archive_format",
+    "archive_version",
+    "byteorder",
+    ".data/version",
+    ".data/serialization_id",
+    ".data/alignment",
+)
 TENSOR_DATA = re.compile(r"data/(weights/weight|constants/tensor)_\d+")
 EXTRA = re.compile(r"extra/[\w.]+")
 
-#: What the graphs of this project's generators are made of: arithmetic on tensors in memory. They are listed by name because
-#: the same namespace has operators that open files (``from_file``, ``save``).
+#: What the graphs of this project's generators are made of: arithmetic on tensors in memory. They are listed
+#: by name because the same namespace has operators that open files (``from_file``, ``save``).
 OPERATORS = frozenset(
     f"torch.ops.aten.{name}"
     for name in (
-        *("add.Tensor", "addcmul.default", "lerp.Scalar", "lerp.Tensor", "mul.Tensor", "rsqrt.default", "square.default"),
-        *("conv2d.default", "conv_transpose2d.input", "linear.default", "matmul.default", "mean.dim", "sum.dim_IntList"),
-        *("cat.default", "expand.default", "flip.default", "pad.default", "repeat.default", "reshape.default", "slice.Tensor"),
+        *(
+            "add.Tensor",
+            "addcmul.default",
+            "lerp.Scalar",
+            "lerp.Tensor",
+            "mul.Tensor",
+            "rsqrt.default",
+            "square.default",
+        ),
+        *(
+            "conv2d.default",
+            "conv_transpose2d.input",
+            "linear.default",
+            "matmul.default",
+            "mean.dim",
+            "sum.dim_IntList",
+        ),
+        *(
+            "cat.default",
+            "expand.default",
+            "flip.default",
+            "pad.default",
+            "repeat.default",
+            "reshape.default",
+            "slice.Tensor",
+        ),
         *("sym_size.int", "t.default", "transpose.int", "unbind.int", "unsqueeze.default"),
         *("_assert_tensor_metadata.default", "to.dtype", "to.dtype_layout"),
-        *("clamp.default", "elu.default", "leaky_relu.default", "relu.default", "selu.default", "sigmoid.default"),
+        *(
+            "clamp.default",
+            "elu.default",
+            "leaky_relu.default",
+            "relu.default",
+            "selu.default",
+            "sigmoid.default",
+        ),
         *("softplus.default", "tanh.default"),
     )
 )
@@ -44,7 +82,19 @@ SIZE = re.compile(r"Symbol\('[su]\d+', (positive=True, )?integer=True\)|[su]\d+|
 TREE_TYPES = ("builtins.tuple", "builtins.list", "builtins.dict", None)
 
 #: Kinds of arguments and values that a graph of tensor operators has.
-_VALUES = ("tensor", "int", "float", "bool", "none", "scalar_type", "memory_format", "layout", "device", "expr", "name")
+_VALUES = (
+    "tensor",
+    "int",
+    "float",
+    "bool",
+    "none",
+    "scalar_type",
+    "memory_format",
+    "layout",
+    "device",
+    "expr",
+    "name",
+)
 _LISTS = ("tensors", "optional_tensors", "ints", "floats", "bools", "sym_ints")
 _SYMBOLIC = ("sym_int", "sym_bool")
 KINDS = frozenset(f"as_{kind}" for kind in (*_VALUES, *_LISTS, *_SYMBOLIC))
@@ -62,16 +112,22 @@ def read_program(content: bytes, name: str) -> torch.export.ExportedProgram:
         name: of the file, for messages.
 
     Raises:
-        UserError: it is damaged, was made by another version of PyTorch, or holds more than a graph of tensor operators.
+        UserError: it is damaged, was made by another version of PyTorch, or holds more than a graph of tensor
+            operators.
     """
     with _one_line(name):
         return torch.export.load(io.BytesIO(_archive(_checked(_members(content)))))
 
 
 def read_extra(content: bytes, name: str) -> dict[str, bytes]:
-    """The extra files of a program's ``.pt2`` file by name, without opening the program. Raises as :func:`read_program`."""
+    """The extra files of a program's ``.pt2`` file by name, without opening the program. Raises as
+    :func:`read_program`."""
     with _one_line(name):
-        return {key.removeprefix("extra/"): value for key, value in _members(content).items() if EXTRA.fullmatch(key)}
+        return {
+            key.removeprefix("extra/"): value
+            for key, value in _members(content).items()
+            if EXTRA.fullmatch(key)
+        }
 
 
 @contextlib.contextmanager
@@ -82,7 +138,8 @@ def _one_line(name: str) -> Iterator[None]:
             yield
         except _Refused as error:
             raise UserError(
-                f"{name} holds more than a graph of tensor operators, and opening it could run code: {one_line(str(error))}"
+                f"{name} holds more than a graph of tensor operators, and opening it could run code: "
+                f"{one_line(str(error))}"
             ) from error
 
 
@@ -96,7 +153,11 @@ def _members(content: bytes) -> dict[str, bytes]:
     if len(members) != len(names):
         raise _Refused("two of its files have the same name")
     for name in members:
-        if name not in (MODEL, SAMPLES, *CONFIGS, *PLAIN) and not TENSOR_DATA.fullmatch(name) and not EXTRA.fullmatch(name):
+        if (
+            name not in (MODEL, SAMPLES, *CONFIGS, *PLAIN)
+            and not TENSOR_DATA.fullmatch(name)
+            and not EXTRA.fullmatch(name)
+        ):
             raise _Refused(f"the file '{name}'")
     return members
 
@@ -105,7 +166,9 @@ def _checked(members: dict[str, bytes]) -> dict[str, bytes]:
     """The files to load: checked, and without what is not needed."""
     for name in CONFIGS:
         for key, entry in parse_json(members[name], name)["config"].items():
-            if entry["use_pickle"] is not False or not TENSOR_DATA.fullmatch(f"{name.rpartition('/')[0]}/{entry['path_name']}"):
+            if entry["use_pickle"] is not False or not TENSOR_DATA.fullmatch(
+                f"{name.rpartition('/')[0]}/{entry['path_name']}"
+            ):
                 raise _Refused(f"the pickled object '{key}'")
     model = parse_json(members[MODEL], MODEL, limit=MAX_MODEL, finite=False)
     model["guards_code"] = []

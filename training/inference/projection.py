@@ -1,11 +1,13 @@
-"""An image into W: the latent whose picture is perceptually nearest (Karras et al. 2020, StyleGAN2, appendix D).
+"""An image into W: the latent whose picture is perceptually nearest (Karras et al. 2020, StyleGAN2, appendix
+D).
 
 Adam moves one ``w [1, w_dim]``, copied to every layer, and the noise maps, so that
 
     distance(picture(w̃, noise), target) + α · Σ regularisation(noise)
 
-gets small. ``w̃`` is w plus noise that fades out during the first three quarters, which lets the search leave poor
-regions. The noise maps are kept from carrying the image by penalising correlation between neighbours at every scale.
+gets small. ``w̃`` is w plus noise that fades out during the first three quarters, which lets the search leave
+poor regions. The noise maps are kept from carrying the image by penalising correlation between neighbours at
+every scale.
 """
 
 import copy
@@ -33,7 +35,8 @@ class ProjectionConfig:
         num_steps: of Adam.
         w_samples: latents whose w give mean and standard deviation.
         learning_rate: of Adam, at its highest.
-        rampup, rampdown: fractions of the steps in which the learning rate rises linearly and falls along a cosine.
+        rampup, rampdown: fractions of the steps in which the learning rate rises linearly and falls along a
+            cosine.
         w_noise: standard deviation of the noise added to w at first, relative to that of w.
         w_noise_length: fraction of the steps until it has faded out.
         noise_weight: α of the regularisation.
@@ -53,7 +56,8 @@ class ProjectionConfig:
 
 @dataclass(frozen=True)
 class ProjectionStep:
-    """One step: w ``[1, 1, w_dim]`` before and after it, and the distance and the whole loss that it went down from."""
+    """One step: w ``[1, 1, w_dim]`` before and after it, and the distance and the whole loss that it went
+    down from."""
 
     start: torch.Tensor
     w: torch.Tensor
@@ -62,14 +66,19 @@ class ProjectionStep:
 
 
 def w_statistics(G: Generator, c: torch.Tensor, samples: int, seed: int) -> tuple[torch.Tensor, float]:
-    """Mean ``[1, 1, w_dim]`` and standard deviation (root of the mean squared distance from it) of w over random z.
+    """Mean ``[1, 1, w_dim]`` and standard deviation (root of the mean squared distance from it) of w over
+    random z.
 
     Args:
         c: the label, ``[1, c_dim]``.
     """
-    z = torch.from_numpy(np.random.RandomState(derive_seed(seed, "w statistics") % 2**32).randn(samples, G.z_dim)).float()
+    z = torch.from_numpy(
+        np.random.RandomState(derive_seed(seed, "w statistics") % 2**32).randn(samples, G.z_dim)
+    ).float()
     with torch.no_grad():
-        w = torch.cat([G.mapping(part.to(c.device), c.expand(len(part), -1))[:, :1] for part in z.split(1024)])
+        w = torch.cat(
+            [G.mapping(part.to(c.device), c.expand(len(part), -1))[:, :1] for part in z.split(1024)]
+        )
     mean = w.mean(dim=0, keepdim=True)
     return mean, float((w - mean).square().sum().div(samples).sqrt())
 
@@ -81,14 +90,17 @@ def learning_rate_factor(t: float, rampup: float, rampdown: float) -> float:
 
 
 def w_noise_factor(t: float, strength: float, length: float) -> float:
-    """Standard deviation of the noise added to w at ``t`` in [0, 1], relative to that of w: falls to 0 at ``length``."""
+    """Standard deviation of the noise added to w at ``t`` in [0, 1], relative to that of w: falls to 0 at
+    ``length``."""
     return strength * max(0.0, 1 - t / length) ** 2
 
 
 def noise_regularization(noise: torch.Tensor) -> torch.Tensor:
-    """Squared correlation of neighbours of one map ``[1, 1, R, R]`` (wrapping around), summed over scales from R down to 8.
+    """Squared correlation of neighbours of one map ``[1, 1, R, R]`` (wrapping around), summed over scales
+    from R down to 8.
 
-    From scale to scale, 2×2 values are averaged and multiplied by 2, which keeps the variance of white noise at one.
+    From scale to scale, 2×2 values are averaged and multiplied by 2, which keeps the variance of white noise
+    at one.
     """
     total = noise.new_zeros([])
     while True:
@@ -112,7 +124,9 @@ def shrink(images: torch.Tensor) -> torch.Tensor:
     return F.avg_pool2d(images, kernel_size=factor) if factor > 1 else images
 
 
-def perceptual_distance(perceptual: Callable[[torch.Tensor], torch.Tensor], image: torch.Tensor, other: torch.Tensor) -> float:
+def perceptual_distance(
+    perceptual: Callable[[torch.Tensor], torch.Tensor], image: torch.Tensor, other: torch.Tensor
+) -> float:
     """Distance of two uint8 images ``[C, H, W]``, on the CPU."""
     with torch.no_grad():
         first, second = perceptual(shrink(torch.stack([image, other]).float()))
@@ -132,8 +146,8 @@ def project(
         G: on the device to work on; it is left as it is.
         target: uint8 ``[C, R, R]`` of the generator's size.
         c: label ``[1, c_dim]``, on the same device.
-        perceptual: images float32 ``[N, C, H, W]``, 0 to 255, to ``[N, K]``, differentiable, whose squared distances
-            between rows are perceptual distances.
+        perceptual: images float32 ``[N, C, H, W]``, 0 to 255, to ``[N, K]``, differentiable, whose squared
+            distances between rows are perceptual distances.
 
     Raises:
         ValueError: the target does not have the generator's size.
@@ -148,19 +162,26 @@ def project(
     w, w_std = w_statistics(G, c, config.w_samples, config.seed)
     w = w.clone().requires_grad_(True)
     resolutions = [layer.resolution for layer in noise_layers(G.synthesis).values()]
-    noise = [torch.randn([1, 1, res, res], generator=generator).to(device).requires_grad_(True) for res in resolutions]
+    noise = [
+        torch.randn([1, 1, res, res], generator=generator).to(device).requires_grad_(True)
+        for res in resolutions
+    ]
     with torch.no_grad():
         wanted = perceptual(shrink(target[None].to(device).float()))
     optimizer = torch.optim.Adam([w, *noise], betas=(0.9, 0.999), lr=config.learning_rate)
 
     for step in range(config.num_steps):
         t = step / config.num_steps
-        optimizer.param_groups[0]["lr"] = config.learning_rate * learning_rate_factor(t, config.rampup, config.rampdown)
+        optimizer.param_groups[0]["lr"] = config.learning_rate * learning_rate_factor(
+            t, config.rampup, config.rampdown
+        )
         spread = w_std * w_noise_factor(t, config.w_noise, config.w_noise_length)
         moved = w + torch.randn(w.shape, generator=generator).to(device) * spread
         images = synthesize(G.synthesis, moved.expand(-1, G.num_ws, -1), noise, force_fp32=True)
         distance = (perceptual(shrink((images + 1) * (255 / 2))) - wanted).square().sum()
-        loss = distance + config.noise_weight * sum(map(noise_regularization, noise), torch.zeros([], device=device))
+        loss = distance + config.noise_weight * sum(
+            map(noise_regularization, noise), torch.zeros([], device=device)
+        )
         start = w.detach().clone()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

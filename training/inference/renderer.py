@@ -1,8 +1,9 @@
 """What draws pictures: a generator in this process, behind an interface that exported networks have too.
 
-Kernels are chosen by the shape of their input and round differently, so that a sample's last bits depend on how many
-others it shares a call with. Everything here therefore calls a network with one fixed number of samples for each kind
-of device (:data:`CALL_SIZE`), padded where fewer are left: a picture depends on its own inputs and on nothing else.
+Kernels are chosen by the shape of their input and round differently, so that a sample's last bits depend on
+how many others it shares a call with. Everything here therefore calls a network with one fixed number of
+samples for each kind of device (:data:`CALL_SIZE`), padded where fewer are left: a picture depends on its own
+inputs and on nothing else.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,7 +44,8 @@ class Renderer(Protocol):
         ...
 
     def images(self, z: torch.Tensor, c: torch.Tensor, truncation_psi: float, noise: Noise) -> torch.Tensor:
-        """``z [N, z_dim]`` and ``c [N, c_dim]`` to float32 ``[N, C, H, W]``, about [-1, 1], on :attr:`device`."""
+        """``z [N, z_dim]`` and ``c [N, c_dim]`` to float32 ``[N, C, H, W]``, about [-1, 1], on
+        :attr:`device`."""
         ...
 
 
@@ -59,11 +61,16 @@ class GeneratorRenderer:
     def check(self, truncation_psi: float, noise_mode: str) -> None:
         """Raises :class:`UserError` for truncation of a network that tracks no average."""
         if truncation_psi != 1 and self.G.mapping.w_avg_beta is None:
-            raise UserError("this network tracks no average of w, so that truncation means nothing; leave --trunc at 1")
+            raise UserError(
+                "this network tracks no average of w, so that truncation means nothing; leave --trunc at 1"
+            )
 
     def ws(self, z: torch.Tensor, c: torch.Tensor, truncation_psi: float) -> torch.Tensor:
-        """``z [N, z_dim]`` and ``c [N, c_dim]`` to ``[N, num_ws, w_dim]``, one fixed number of samples a call."""
-        return in_fixed_calls(lambda z, c: self.G.mapping(z, c, truncation_psi=truncation_psi), (z, c), self.device)
+        """``z [N, z_dim]`` and ``c [N, c_dim]`` to ``[N, num_ws, w_dim]``, one fixed number of samples a
+        call."""
+        return in_fixed_calls(
+            lambda z, c: self.G.mapping(z, c, truncation_psi=truncation_psi), (z, c), self.device
+        )
 
     def images(self, z: torch.Tensor, c: torch.Tensor, truncation_psi: float, noise: Noise) -> torch.Tensor:
         """See :meth:`Renderer.images`."""
@@ -81,30 +88,49 @@ class GeneratorRenderer:
 
 def noise_layers(synthesis: SynthesisNetwork) -> dict[str, SynthesisLayer]:
     """The layers that add noise, by their names, in the order in which they run."""
-    return {name: layer for name, layer in synthesis.named_modules() if isinstance(layer, SynthesisLayer) and layer.use_noise}
+    return {
+        name: layer
+        for name, layer in synthesis.named_modules()
+        if isinstance(layer, SynthesisLayer) and layer.use_noise
+    }
 
 
-def synthesize(synthesis: SynthesisNetwork, ws: torch.Tensor, noise: Noise, *, force_fp32: bool = False) -> torch.Tensor:
-    """Images of ``ws [N, num_ws, w_dim]`` with given noise: maps that broadcast to ``[N, 1, R, R]``, or the stored ones, or none.
+def synthesize(
+    synthesis: SynthesisNetwork, ws: torch.Tensor, noise: Noise, *, force_fp32: bool = False
+) -> torch.Tensor:
+    """Images of ``ws [N, num_ws, w_dim]`` with given noise: maps that broadcast to ``[N, 1, R, R]``, or the
+    stored ones, or none.
 
-    Maps stand in for the stored buffers during the call, so gradients reach them and the network stays as it is.
+    Maps stand in for the stored buffers during the call, so gradients reach them and the network stays as it
+    is.
     """
     mode, maps = (noise, ()) if isinstance(noise, str) else ("const", noise)
     layers = noise_layers(synthesis) if maps else ()
     buffers = {f"{name}.noise_const": values for name, values in zip(layers, maps, strict=True)}
-    return cast(torch.Tensor, torch.func.functional_call(synthesis, buffers, (ws,), dict(noise_mode=mode, force_fp32=force_fp32)))
+    return cast(
+        torch.Tensor,
+        torch.func.functional_call(synthesis, buffers, (ws,), dict(noise_mode=mode, force_fp32=force_fp32)),
+    )
 
 
 def noise_from_seeds(seeds: Sequence[int], resolutions: Sequence[int]) -> list[torch.Tensor]:
-    """The random noise of pictures: N(0, 1), ``[N, 1, R, R]`` for each R, drawn for each seed alone and on the CPU."""
+    """The random noise of pictures: N(0, 1), ``[N, 1, R, R]`` for each R, drawn for each seed alone and on
+    the CPU."""
     generators = [torch.Generator().manual_seed(derive_seed(seed, "noise")) for seed in seeds]
-    return [torch.cat([torch.randn([1, 1, res, res], generator=generator) for generator in generators]) for res in resolutions]
+    return [
+        torch.cat([torch.randn([1, 1, res, res], generator=generator) for generator in generators])
+        for res in resolutions
+    ]
 
 
 def in_fixed_calls(
-    function: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor], device: torch.device, call_size: int | None = None
+    function: Callable[..., torch.Tensor],
+    inputs: Sequence[torch.Tensor],
+    device: torch.device,
+    call_size: int | None = None,
 ) -> torch.Tensor:
-    """``function`` of ``inputs`` (each ``[N, …]``), called with exactly ``call_size`` samples at a time on ``device``.
+    """``function`` of ``inputs`` (each ``[N, …]``), called with exactly ``call_size`` samples at a time on
+    ``device``.
 
     The last call is padded with copies of its last sample. ``call_size`` None takes :data:`CALL_SIZE`.
     """
@@ -113,7 +139,10 @@ def in_fixed_calls(
     for start in range(0, len(inputs[0]), size):
         parts = [values[start : start + size].to(device) for values in inputs]
         count = len(parts[0])
-        padded = [torch.cat([part, part[-1:].expand(size - count, *part.shape[1:])]) if count < size else part for part in parts]
+        padded = [
+            torch.cat([part, part[-1:].expand(size - count, *part.shape[1:])]) if count < size else part
+            for part in parts
+        ]
         results.append(function(*padded)[:count])
     return torch.cat(results)
 

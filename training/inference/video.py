@@ -33,11 +33,12 @@ def check_video_path(path: str | os.PathLike[str]) -> None:
 def save_video(frames: Iterable[torch.Tensor], path: str | os.PathLike[str], fps: int) -> None:
     """Write uint8 frames ``[C, H, W]`` of one size, C 1 or 3; the file appears complete or not at all.
 
-    A GIF runs in a loop and has a palette of 256 colours for each frame; its frames last whole hundredths of a second.
+    A GIF runs in a loop and has a palette of 256 colours for each frame; its frames last whole hundredths of
+    a second.
 
     Raises:
-        UserError: see :func:`check_video_path`; an MP4 of odd width or height, which H.264 does not have, or that ffmpeg could not
-            write whole.
+        UserError: see :func:`check_video_path`; an MP4 of odd width or height, which H.264 does not have, or
+            that ffmpeg could not write whole.
     """
     check_video_path(path)
     if Path(path).suffix.lower() == ".mp4":
@@ -47,7 +48,8 @@ def save_video(frames: Iterable[torch.Tensor], path: str | os.PathLike[str], fps
 
 
 def shown_fps(path: str | os.PathLike[str], fps: int) -> float:
-    """Frames a second at which a file will run: those asked for, or what a GIF can do that is nearest, 50 at most."""
+    """Frames a second at which a file will run: those asked for, or what a GIF can do that is nearest, 50 at
+    most."""
     return fps if Path(path).suffix.lower() == ".mp4" else 100 / _gif_hundredths(fps)
 
 
@@ -59,7 +61,14 @@ def _save_gif(frames: Iterable[torch.Tensor], path: Path, fps: int) -> None:
     pictures = (to_picture(frame) for frame in frames)
     first = next(pictures)
     with atomic_write(path) as stream:
-        first.save(stream, format="gif", save_all=True, append_images=pictures, duration=_gif_hundredths(fps) * 10, loop=0)
+        first.save(
+            stream,
+            format="gif",
+            save_all=True,
+            append_images=pictures,
+            duration=_gif_hundredths(fps) * 10,
+            loop=0,
+        )
 
 
 def _save_mp4(frames: Iterable[torch.Tensor], path: Path, fps: int) -> None:
@@ -92,12 +101,15 @@ def _save_mp4(frames: Iterable[torch.Tensor], path: Path, fps: int) -> None:
         except RuntimeError:
             written = 0
         if written != sent:
-            raise UserError(f"{path}: ffmpeg wrote {written} of {sent} frames; make room on the disk, or write a .gif")
+            raise UserError(
+                f"{path}: ffmpeg wrote {written} of {sent} frames; make room on the disk, or write a .gif"
+            )
 
 
 @contextlib.contextmanager
 def _temporary_neighbour(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` for a program that opens its file itself; renamed to ``path`` on success, removed otherwise."""
+    """A name beside ``path`` for a program that opens its file itself; renamed to ``path`` on success,
+    removed otherwise."""
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         temporary = Path(folder) / path.name
         yield temporary

@@ -1,8 +1,8 @@
 """The decoder: the up-going half of the U-Net discriminator (Lee et al. 2022, section 3).
 
-From the encoder's 4×4 features, each step concatenates the previous decoder output with the encoder features of the
-same resolution, applies one convolution (1×1 and linear in the paper) and upsamples by two. It ends below the image's
-resolution, at a feature map, or at it, with one channel a class (section 2.1).
+From the encoder's 4×4 features, each step concatenates the previous decoder output with the encoder features
+of the same resolution, applies one convolution (1×1 and linear in the paper) and upsamples by two. It ends
+below the image's resolution, at a feature map, or at it, with one channel a class (section 2.1).
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,12 +40,13 @@ def build_decoder(
     """The decoder's layers by name, up to resolution ``target``.
 
     Args:
-        channels: feature maps of the encoder at each resolution; the decoder's output at a resolution has as many.
-        target: resolution of the last map; a power of two, at least 8. For feature maps it is below the image's resolution,
-            for class scores it is the image's.
+        channels: feature maps of the encoder at each resolution; the decoder's output at a resolution has as
+            many.
+        target: resolution of the last map; a power of two, at least 8. For feature maps it is below the
+            image's resolution, for class scores it is the image's.
         kernel_size: of the convolutions, odd (table 4b: 1 or 3).
-        activation: of the layers, a key of :data:`torch_utils.ops.bias_act.ACTIVATIONS` (table 4b: linear or leaky ReLU).
-            Class scores have none.
+        activation: of the layers, a key of :data:`torch_utils.ops.bias_act.ACTIVATIONS` (table 4b: linear or
+            leaky ReLU). Class scores have none.
         num_classes: channels of the last layer, which then gives class scores; None for feature maps.
         resample_filter: low-pass taps.
 
@@ -65,7 +66,9 @@ def build_decoder(
     layers = {}
     for res, (out, act) in outputs.items():
         width = channels[res // 2] * (1 if res == 8 else 2)
-        layers[decoder_name(res)] = Conv2dLayer(width, out, kernel_size, activation=act, up=2, resample_filter=resample_filter)
+        layers[decoder_name(res)] = Conv2dLayer(
+            width, out, kernel_size, activation=act, up=2, resample_filter=resample_filter
+        )
     return layers
 
 
@@ -78,8 +81,8 @@ def decode(layers: nn.Module, target: int, features: Mapping[int, torch.Tensor])
         features: encoder features ``{resolution: [N, C, resolution, resolution]}`` from 4 to ``target / 2``.
 
     Returns:
-        ``{resolution: float32 [N, channels[resolution], resolution, resolution]}`` from 8 to ``target``; of class scores, as
-        many channels as classes.
+        ``{resolution: float32 [N, channels[resolution], resolution, resolution]}`` from 8 to ``target``; of
+        class scores, as many channels as classes.
     """
     maps: dict[int, torch.Tensor] = {}
     x = features[4].float()

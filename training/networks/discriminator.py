@@ -31,13 +31,15 @@ class DiscriminatorBlock(nn.Module, HalfPrecision):
         resolution: of the input.
         img_channels: of the image.
         first_layer_idx: how many layers the blocks before have, for ``freeze_layers``.
-        architecture: ``resnet`` adds a skip connection, ``skip`` reads the image at each resolution, ``orig`` does neither.
+        architecture: ``resnet`` adds a skip connection, ``skip`` reads the image at each resolution, ``orig``
+            does neither.
         activation: of the convolutions.
         resample_filter: low-pass taps.
         conv_clamp: bound on activations; None for no bound.
         use_fp16: whether it may run in half precision, see :class:`~training.networks.layers.HalfPrecision`.
         fp16_channels_last: channels-last memory format with it.
-        freeze_layers: layers of the network, counted from the image, that are not trained (Freeze-D, Mo et al. 2020).
+        freeze_layers: layers of the network, counted from the image, that are not trained (Freeze-D, Mo et
+            al. 2020).
     """
 
     resample_filter: torch.Tensor
@@ -70,20 +72,30 @@ class DiscriminatorBlock(nn.Module, HalfPrecision):
         def layer(in_channels: int, out_channels: int, kernel_size: int, **kwargs: Any) -> Conv2dLayer:
             trainable = first_layer_idx + self.num_layers >= freeze_layers
             self.num_layers += 1
-            return Conv2dLayer(in_channels, out_channels, kernel_size, trainable=trainable, channels_last=self.channels_last, **kwargs)
+            return Conv2dLayer(
+                in_channels,
+                out_channels,
+                kernel_size,
+                trainable=trainable,
+                channels_last=self.channels_last,
+                **kwargs,
+            )
 
         if in_channels == 0 or architecture == "skip":
             self.fromrgb = layer(img_channels, tmp_channels, 1, activation=activation, conv_clamp=conv_clamp)
         resampling: dict[str, Any] = dict(down=2, resample_filter=resample_filter)
         self.conv0 = layer(tmp_channels, tmp_channels, 3, activation=activation, conv_clamp=conv_clamp)
-        self.conv1 = layer(tmp_channels, out_channels, 3, **resampling, activation=activation, conv_clamp=conv_clamp)
+        self.conv1 = layer(
+            tmp_channels, out_channels, 3, **resampling, activation=activation, conv_clamp=conv_clamp
+        )
         if architecture == "resnet":
             self.skip = layer(tmp_channels, out_channels, 1, bias=False, **resampling)
 
     def forward(
         self, x: torch.Tensor | None, img: torch.Tensor | None, force_fp32: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """``x [N, in_channels, resolution, resolution]`` and the image at ``resolution`` to both at half of it.
+        """``x [N, in_channels, resolution, resolution]`` and the image at ``resolution`` to both at half of
+        it.
 
         ``x`` is None in the first block; the returned image is None where no later block reads it.
         """
@@ -104,7 +116,8 @@ class DiscriminatorBlock(nn.Module, HalfPrecision):
 
 
 class MinibatchStdLayer(nn.Module):
-    """Appends the mean standard deviation over groups of samples as feature maps (Karras et al. 2018, section 3).
+    """Appends the mean standard deviation over groups of samples as feature maps (Karras et al. 2018, section
+    3).
 
     Args:
         group_size: samples a group; None groups the whole batch. A smaller batch is one group.
@@ -117,12 +130,17 @@ class MinibatchStdLayer(nn.Module):
         self.num_channels = num_channels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``[N, C, H, W]`` to ``[N, C + num_channels, H, W]``. Raises :class:`ValueError` if groups do not divide N."""
+        """``[N, C, H, W]`` to ``[N, C + num_channels, H, W]``. Raises :class:`ValueError` if groups do not
+        divide N."""
         n, c, h, w = x.shape
         group = n if self.group_size is None else min(self.group_size, n)
         if n % group:
-            raise ValueError(f"minibatch standard deviation: a batch of {n} does not divide into groups of {group}")
-        y = x.reshape(group, n // group, self.num_channels, c // self.num_channels, h, w)  # members of a group are n/group apart
+            raise ValueError(
+                f"minibatch standard deviation: a batch of {n} does not divide into groups of {group}"
+            )
+        y = x.reshape(
+            group, n // group, self.num_channels, c // self.num_channels, h, w
+        )  # members of a group are n/group apart
         std = (y.var(dim=0, correction=0) + 1e-8).sqrt().mean(dim=[2, 3, 4])  # [N / group, num_channels]
         return torch.cat([x, std[:, :, None, None].repeat(group, 1, h, w).to(x.dtype)], dim=1)
 
@@ -158,8 +176,12 @@ class DiscriminatorEpilogue(nn.Module):
         self.architecture = architecture
         if architecture == "skip":
             self.fromrgb = Conv2dLayer(img_channels, in_channels, 1, activation=activation)
-        self.mbstd = MinibatchStdLayer(mbstd_group_size, mbstd_num_channels) if mbstd_num_channels > 0 else None
-        self.conv = Conv2dLayer(in_channels + mbstd_num_channels, in_channels, 3, activation=activation, conv_clamp=conv_clamp)
+        self.mbstd = (
+            MinibatchStdLayer(mbstd_group_size, mbstd_num_channels) if mbstd_num_channels > 0 else None
+        )
+        self.conv = Conv2dLayer(
+            in_channels + mbstd_num_channels, in_channels, 3, activation=activation, conv_clamp=conv_clamp
+        )
         self.fc = FullyConnectedLayer(in_channels * resolution**2, in_channels, activation=activation)
         self.out = FullyConnectedLayer(in_channels, 1 if cmap_dim == 0 else cmap_dim)
 
@@ -191,8 +213,8 @@ class Discriminator(nn.Module):
         cmap_dim: width of the mapped label; None takes the width of the 4×4 features.
         block_kwargs, mapping_kwargs, epilogue_kwargs: further arguments of :class:`DiscriminatorBlock`,
             :class:`~training.networks.layers.MappingNetwork` and :class:`DiscriminatorEpilogue`.
-        decoder_res: resolution of the decoder's last map; None builds no decoder. It is built last, so that everything
-            else draws the same initial weights with and without it.
+        decoder_res: resolution of the decoder's last map; None builds no decoder. It is built last, so that
+            everything else draws the same initial weights with and without it.
         decoder_kwargs: further arguments of :func:`~training.networks.decoder.build_decoder`.
     """
 
@@ -215,9 +237,15 @@ class Discriminator(nn.Module):
     ) -> None:
         super().__init__()
         if architecture not in ("orig", "skip", "resnet"):
-            raise ValueError(f"unknown discriminator architecture {architecture!r}; known: orig, skip, resnet")
-        block_kwargs, mapping_kwargs, epilogue_kwargs = (dict(d or {}) for d in (block_kwargs, mapping_kwargs, epilogue_kwargs))
-        common: dict[str, Any] = dict(img_channels=img_channels, architecture=architecture, conv_clamp=conv_clamp)
+            raise ValueError(
+                f"unknown discriminator architecture {architecture!r}; known: orig, skip, resnet"
+            )
+        block_kwargs, mapping_kwargs, epilogue_kwargs = (
+            dict(d or {}) for d in (block_kwargs, mapping_kwargs, epilogue_kwargs)
+        )
+        common: dict[str, Any] = dict(
+            img_channels=img_channels, architecture=architecture, conv_clamp=conv_clamp
+        )
         self.init_kwargs: dict[str, Any] = dict(
             c_dim=c_dim,
             img_resolution=img_resolution,
@@ -258,16 +286,25 @@ class Discriminator(nn.Module):
             self.add_module(f"b{res}", block)
         if c_dim > 0:
             self.mapping = MappingNetwork(0, c_dim, cmap_dim, num_ws=None, w_avg_beta=None, **mapping_kwargs)
-        self.b4 = DiscriminatorEpilogue(channels[4], cmap_dim=cmap_dim, resolution=4, **common, **epilogue_kwargs)
+        self.b4 = DiscriminatorEpilogue(
+            channels[4], cmap_dim=cmap_dim, resolution=4, **common, **epilogue_kwargs
+        )
         if decoder_res is not None:
             for name, layer in build_decoder(channels, decoder_res, **(decoder_kwargs or {})).items():
                 self.add_module(name, layer)
 
-    def forward(self, img: torch.Tensor, c: torch.Tensor | None, return_features: bool = False, force_fp32: bool = False) -> Any:
+    def forward(
+        self,
+        img: torch.Tensor,
+        c: torch.Tensor | None,
+        return_features: bool = False,
+        force_fp32: bool = False,
+    ) -> Any:
         """Judge images ``[N, img_channels, img_resolution, img_resolution]`` with labels ``[N, c_dim]``.
 
         Returns:
-            logits ``[N, 1]``; with ``return_features``, ``(logits, {resolution: decoder map})``. The decoder runs only then.
+            logits ``[N, 1]``; with ``return_features``, ``(logits, {resolution: decoder map})``. The decoder
+            runs only then.
 
         Raises:
             ValueError: images of the wrong shape, or features asked of a discriminator without decoder.
@@ -282,19 +319,24 @@ class Discriminator(nn.Module):
         assert self.decoder_res is not None
         return logits, decode(self, self.decoder_res, features)
 
-    def encode(self, img: torch.Tensor, force_fp32: bool = False) -> tuple[dict[int, torch.Tensor], torch.Tensor | None]:
+    def encode(
+        self, img: torch.Tensor, force_fp32: bool = False
+    ) -> tuple[dict[int, torch.Tensor], torch.Tensor | None]:
         """What the blocks make of images ``[N, img_channels, img_resolution, img_resolution]``.
 
         Returns:
-            ``{resolution: [N, C, resolution, resolution]}`` from half the images' resolution down to 4, and the image at 4×4
-            for the last layers, None where they read none.
+            ``{resolution: [N, C, resolution, resolution]}`` from half the images' resolution down to 4, and
+            the image at 4×4 for the last layers, None where they read none.
 
         Raises:
             ValueError: images of the wrong shape.
         """
         expected = (self.img_channels, self.img_resolution, self.img_resolution)
         if tuple(img.shape[1:]) != expected:
-            raise ValueError(f"expected images of shape [N, {expected[0]}, {expected[1]}, {expected[2]}], got {tuple(img.shape)}")
+            raise ValueError(
+                f"expected images of shape [N, {expected[0]}, {expected[1]}, {expected[2]}], got "
+                f"{tuple(img.shape)}"
+            )
         x: torch.Tensor | None = None
         image: torch.Tensor | None = img
         features: dict[int, torch.Tensor] = {}
@@ -303,7 +345,8 @@ class Discriminator(nn.Module):
             assert x is not None
             features[res // 2] = x
             if x.requires_grad:
-                # A sum of gradients has the layout of one of them: with a decoder, what follows would round differently.
+                # A sum of gradients has the layout of one of them: with a decoder, what follows would round
+                # differently.
                 last = x.is_contiguous(memory_format=torch.channels_last)
                 layout = torch.channels_last if last else torch.contiguous_format
                 x.register_hook(partial(torch.Tensor.contiguous, memory_format=layout))

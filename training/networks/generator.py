@@ -48,23 +48,28 @@ def modulated_conv2d(
         weight: ``[out, in, kh, kw]``.
         styles: ``[N, in]``.
         noise: added to the result; broadcasts to ``[N, out, H', W']``.
-        up, down, padding, resample_filter, flip_weight: see :func:`torch_utils.ops.conv2d_resample.conv2d_resample`.
+        up, down, padding, resample_filter, flip_weight: see
+            :func:`torch_utils.ops.conv2d_resample.conv2d_resample`.
         demodulate: whether to normalise each output channel of each sample.
-        fused_modconv: form the N modulated weights and run one grouped convolution. The default scales activations
-            instead: the same result, and N weight tensors less memory.
+        fused_modconv: form the N modulated weights and run one grouped convolution. The default scales
+            activations instead: the same result, and N weight tensors less memory.
 
     Returns:
         ``[N, out, H·up/down, W·up/down]``.
     """
     n = x.shape[0]
-    if x.dtype in (torch.float16, torch.bfloat16) and demodulate:  # equal after demodulation, and far from overflow
+    if (
+        x.dtype in (torch.float16, torch.bfloat16) and demodulate
+    ):  # equal after demodulation, and far from overflow
         weight = weight * (weight[0].numel() ** -0.5 / weight.norm(float("inf"), dim=[1, 2, 3], keepdim=True))
         styles = styles / styles.norm(float("inf"), dim=1, keepdim=True)
     dcoefs = None
     if demodulate:
         energy = weight.square().sum(dim=[2, 3])  # [out, in]
         dcoefs = (styles.square() @ energy.t() + 1e-8).rsqrt()  # [N, out]
-    resampling: dict[str, Any] = dict(f=resample_filter, up=up, down=down, padding=padding, flip_weight=flip_weight)
+    resampling: dict[str, Any] = dict(
+        f=resample_filter, up=up, down=down, padding=padding, flip_weight=flip_weight
+    )
 
     if fused_modconv:
         w = weight[None] * styles[:, None, :, None, None]
@@ -130,12 +135,20 @@ class SynthesisLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros([out_channels]))
 
     def forward(
-        self, x: torch.Tensor, w: torch.Tensor, noise_mode: NoiseMode = "random", fused_modconv: bool = False, gain: float = 1
+        self,
+        x: torch.Tensor,
+        w: torch.Tensor,
+        noise_mode: NoiseMode = "random",
+        fused_modconv: bool = False,
+        gain: float = 1,
     ) -> torch.Tensor:
         """``x [N, in, H, W]`` and ``w [N, w_dim]`` to ``[N, out, H·up, W·up]``."""
         noise = None
         if self.use_noise and noise_mode == "random":
-            noise = torch.randn([x.shape[0], 1, self.resolution, self.resolution], device=x.device) * self.noise_strength
+            noise = (
+                torch.randn([x.shape[0], 1, self.resolution, self.resolution], device=x.device)
+                * self.noise_strength
+            )
         elif self.use_noise and noise_mode == "const":
             noise = self.noise_const * self.noise_strength
         x = modulated_conv2d(
@@ -233,13 +246,21 @@ class SynthesisBlock(nn.Module, HalfPrecision):
         if in_channels == 0:
             self.const = nn.Parameter(torch.randn([out_channels, resolution, resolution]))
         else:
-            self.conv0 = SynthesisLayer(in_channels, out_channels, up=2, resample_filter=resample_filter, **layer)
+            self.conv0 = SynthesisLayer(
+                in_channels, out_channels, up=2, resample_filter=resample_filter, **layer
+            )
         self.conv1 = SynthesisLayer(out_channels, out_channels, **layer)
         if self.num_torgb:
             self.torgb = ToRGBLayer(out_channels, img_channels, w_dim=w_dim, **common)
         if in_channels != 0 and architecture == "resnet":
             self.skip = Conv2dLayer(
-                in_channels, out_channels, 1, bias=False, up=2, resample_filter=resample_filter, channels_last=self.channels_last
+                in_channels,
+                out_channels,
+                1,
+                bias=False,
+                up=2,
+                resample_filter=resample_filter,
+                channels_last=self.channels_last,
             )
 
     def forward(
@@ -259,13 +280,16 @@ class SynthesisBlock(nn.Module, HalfPrecision):
             ws: ``[N, num_conv + num_torgb, w_dim]``.
 
         Returns:
-            features ``[N, out_channels, resolution, resolution]`` and the image so far at ``resolution``, or None.
+            features ``[N, out_channels, resolution, resolution]`` and the image so far at ``resolution``, or
+            None.
         """
         w = iter(ws.unbind(dim=1))
         dtype, memory_format = self.compute_as(ws.device, force_fp32)
         layer: dict[str, Any] = dict(noise_mode=noise_mode, fused_modconv=fused_modconv)
         if x is None:
-            x = self.const.to(dtype=dtype, memory_format=torch.contiguous_format).expand(ws.shape[0], -1, -1, -1)
+            x = self.const.to(dtype=dtype, memory_format=torch.contiguous_format).expand(
+                ws.shape[0], -1, -1, -1
+            )
             x = self.conv1(x.to(memory_format=memory_format), next(w), **layer)
         else:
             x = x.to(dtype=dtype, memory_format=memory_format)
@@ -276,7 +300,9 @@ class SynthesisBlock(nn.Module, HalfPrecision):
         if img is not None:
             img = upsample2d(img, self.resample_filter)
         if self.num_torgb:
-            y = self.torgb(x, next(w), fused_modconv=fused_modconv).to(dtype=torch.float32, memory_format=torch.contiguous_format)
+            y = self.torgb(x, next(w), fused_modconv=fused_modconv).to(
+                dtype=torch.float32, memory_format=torch.contiguous_format
+            )
             img = y if img is None else img + y
         return x, img
 
@@ -333,7 +359,8 @@ class SynthesisNetwork(nn.Module):
         force_fp32: bool = False,
         fused_modconv: bool = False,
     ) -> Any:
-        """``ws [N, num_ws, w_dim]`` to images ``[N, img_channels, img_resolution, img_resolution]``, about [-1, 1].
+        """``ws [N, num_ws, w_dim]`` to images ``[N, img_channels, img_resolution, img_resolution]``, about
+        [-1, 1].
 
         Args:
             capture: resolutions whose block outputs are wanted too.
@@ -353,14 +380,18 @@ class SynthesisNetwork(nn.Module):
             raise ValueError(f"noise_mode must be 'random', 'const' or 'none', not {noise_mode!r}")
         unknown = sorted(set(capture) - set(self.channels))
         if unknown:
-            raise ValueError(f"cannot capture features at {unknown}: the generator has blocks at {list(self.channels)}")
+            raise ValueError(
+                f"cannot capture features at {unknown}: the generator has blocks at {list(self.channels)}"
+            )
         ws = ws.float()
         x, img = None, None
         features, first = {}, 0
         for res in self.channels:
             block = self.get_submodule(f"b{res}")
             assert isinstance(block, SynthesisBlock)
-            block_ws = ws[:, first : first + block.num_conv + block.num_torgb]  # ToRGB shares its w with the next block
+            block_ws = ws[
+                :, first : first + block.num_conv + block.num_torgb
+            ]  # ToRGB shares its w with the next block
             x, img = block(x, img, block_ws, noise_mode, force_fp32, fused_modconv)
             first += block.num_conv
             if res in capture:
@@ -421,5 +452,7 @@ class Generator(nn.Module):
         **synthesis_kwargs: Any,
     ) -> Any:
         """``z [N, z_dim]`` and ``c [N, c_dim]`` to what :meth:`SynthesisNetwork.forward` returns."""
-        ws = self.mapping(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff, update_emas=update_emas)
+        ws = self.mapping(
+            z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff, update_emas=update_emas
+        )
         return self.synthesis(ws, **synthesis_kwargs)

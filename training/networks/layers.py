@@ -1,7 +1,8 @@
 """Layers of StyleGAN2 (Karras et al. 2020), with equalised learning rate (Karras et al. 2018).
 
-Weights are drawn from N(0, 1) and scaled at run time by ``1 / sqrt(fan_in)``; that is the one place where they are
-initialised. A *frozen* layer keeps its weights as buffers under the same names, so no optimiser can reach them.
+Weights are drawn from N(0, 1) and scaled at run time by ``1 / sqrt(fan_in)``; that is the one place where
+they are initialised. A *frozen* layer keeps its weights as buffers under the same names, so no optimiser can
+reach them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,9 @@ from torch_utils.ops.conv2d_resample import conv2d_resample
 from torch_utils.ops.upfirdn2d import setup_filter
 
 DEFAULT_FILTER = (1, 3, 3, 1)
-CPU_CHANNELS_LAST_FROM = 16  # resolution; below it, convolutions on a CPU are no faster with channels-last memory
+CPU_CHANNELS_LAST_FROM = (
+    16  # resolution; below it, convolutions on a CPU are no faster with channels-last memory
+)
 
 
 def normalize_2nd_moment(x: torch.Tensor, dim: int = 1, eps: float = 1e-8) -> torch.Tensor:
@@ -26,14 +29,16 @@ def normalize_2nd_moment(x: torch.Tensor, dim: int = 1, eps: float = 1e-8) -> to
 class HalfPrecision:
     """The data type and memory format in which a block computes; a mix-in of :class:`torch.nn.Module`.
 
-    At the resolutions that may run in half precision, float16 on a GPU and float32 elsewhere, until :func:`use_bfloat16` says
-    otherwise. It belongs to how a network is run, not to what it is: neither weights nor constructor arguments know of it.
+    At the resolutions that may run in half precision, float16 on a GPU and float32 elsewhere, until
+    :func:`use_bfloat16` says otherwise. It belongs to how a network is run, not to what it is: neither
+    weights nor constructor arguments know of it.
 
     Attributes:
         resolution: of the block.
         use_fp16: whether it may run in half precision.
-        channels_last: whether it then takes channels-last memory on a GPU. On a CPU all blocks from 16×16 up take it, in any
-            precision (oneDNN's transposed convolutions are faster, docs/performance.md), and those in half precision.
+        channels_last: whether it then takes channels-last memory on a GPU. On a CPU all blocks from 16×16 up
+            take it, in any precision (oneDNN's transposed convolutions are faster, docs/performance.md), and
+            those in half precision.
         half_types: the data type by type of device.
     """
 
@@ -44,7 +49,11 @@ class HalfPrecision:
 
     def compute_as(self, device: torch.device, force_fp32: bool) -> tuple[torch.dtype, torch.memory_format]:
         """Data type and memory format for a call on ``device``."""
-        dtype = self.half_types.get(device.type, torch.float32) if self.use_fp16 and not force_fp32 else torch.float32
+        dtype = (
+            self.half_types.get(device.type, torch.float32)
+            if self.use_fp16 and not force_fp32
+            else torch.float32
+        )
         half = dtype != torch.float32
         if device.type == "cpu":
             last = half or self.resolution >= CPU_CHANNELS_LAST_FROM
@@ -62,7 +71,9 @@ def use_bfloat16(network: nn.Module) -> None:
 
 def half_precision_resolution(img_resolution: int, num_fp16_res: int) -> int:
     """The lowest resolution that runs in half precision; larger than the image when none does."""
-    return max(2 ** (img_resolution.bit_length() - num_fp16_res), 8) if num_fp16_res > 0 else 2 * img_resolution
+    return (
+        max(2 ** (img_resolution.bit_length() - num_fp16_res), 8) if num_fp16_res > 0 else 2 * img_resolution
+    )
 
 
 def channel_table(img_resolution: int, channel_base: int, channel_max: int) -> dict[int, int]:
@@ -75,7 +86,10 @@ def channel_table(img_resolution: int, channel_base: int, channel_max: int) -> d
         raise ValueError(f"image resolution must be a power of two and at least 8, got {img_resolution}")
     resolutions = [2**i for i in range(2, img_resolution.bit_length())]
     if min(channel_base // img_resolution, channel_max) < 1:
-        raise ValueError(f"channel_base {channel_base} and channel_max {channel_max} leave no feature map at resolution {img_resolution}")
+        raise ValueError(
+            f"channel_base {channel_base} and channel_max {channel_max} leave no feature map at resolution "
+            f"{img_resolution}"
+        )
     return {res: min(channel_base // res, channel_max) for res in resolutions}
 
 
@@ -115,7 +129,8 @@ class FullyConnectedLayer(nn.Module):
 
 
 class Conv2dLayer(nn.Module):
-    """Convolution with optional resampling, bias and activation: ``[N, in, H, W]`` to ``[N, out, H·up/down, W·up/down]``.
+    """Convolution with optional resampling, bias and activation: ``[N, in, H, W]`` to ``[N, out, H·up/down,
+    W·up/down]``.
 
     Args:
         in_channels, out_channels, kernel_size: of the convolution; its padding keeps the size.
@@ -155,7 +170,9 @@ class Conv2dLayer(nn.Module):
         self.register_buffer("resample_filter", setup_filter(resample_filter))
 
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        weight = torch.randn([out_channels, in_channels, kernel_size, kernel_size]).to(memory_format=memory_format)
+        weight = torch.randn([out_channels, in_channels, kernel_size, kernel_size]).to(
+            memory_format=memory_format
+        )
         initial_bias = torch.zeros([out_channels]) if bias else None
         if trainable:
             self.weight = nn.Parameter(weight)
@@ -225,7 +242,9 @@ class MappingNetwork(nn.Module):
             self.embed = FullyConnectedLayer(c_dim, embed_features)
         widths = [z_dim + embed_features] + [hidden] * (num_layers - 1) + [w_dim]
         for i in range(num_layers):
-            layer = FullyConnectedLayer(widths[i], widths[i + 1], activation=activation, lr_multiplier=lr_multiplier)
+            layer = FullyConnectedLayer(
+                widths[i], widths[i + 1], activation=activation, lr_multiplier=lr_multiplier
+            )
             self.add_module(f"fc{i}", layer)
         if num_ws is not None and w_avg_beta is not None:
             self.register_buffer("w_avg", torch.zeros([w_dim]))
@@ -238,10 +257,12 @@ class MappingNetwork(nn.Module):
         truncation_cutoff: int | None = None,
         update_emas: bool = False,
     ) -> torch.Tensor:
-        """``z [N, z_dim]`` and ``c [N, c_dim]`` to ``[N, num_ws, w_dim]`` (``[N, w_dim]`` where ``num_ws`` is None).
+        """``z [N, z_dim]`` and ``c [N, c_dim]`` to ``[N, num_ws, w_dim]`` (``[N, w_dim]`` where ``num_ws`` is
+        None).
 
-        The truncation trick (Karras et al. 2019, section 3.1) moves the first ``truncation_cutoff`` (None: all) copies
-        towards the average: ``w_avg + psi · (w − w_avg)``. ``update_emas`` moves the average towards this batch's mean.
+        The truncation trick (Karras et al. 2019, section 3.1) moves the first ``truncation_cutoff`` (None:
+        all) copies towards the average: ``w_avg + psi · (w − w_avg)``. ``update_emas`` moves the average
+        towards this batch's mean.
 
         Raises:
             ValueError: z or c is missing or of the wrong shape, or truncation without a tracked average.

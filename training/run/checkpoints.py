@@ -20,8 +20,9 @@ RETRY = 60.0
 class StateKeeper:
     """Keeps the last two states of a run on disk.
 
-    A state is never written while the gradients are not finite (:meth:`training.run.health.GradientHealth.failing`), unless the run is
-    to ignore that: the last one on disk is then from before.
+    A state is never written while the gradients are not finite
+    (:meth:`training.run.health.GradientHealth.failing`), unless the run is to ignore that: the last one on
+    disk is then from before.
 
     Args:
         state: of the run.
@@ -30,7 +31,9 @@ class StateKeeper:
         clock: seconds.
     """
 
-    def __init__(self, state: RunState, run_dir: Path, identity: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, state: RunState, run_dir: Path, identity: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._state = state
         self._run_dir = run_dir
         self._identity = identity
@@ -45,13 +48,15 @@ class StateKeeper:
         return distributed.is_main() and self._interval > 0 and self._clock() >= self._next
 
     def unsound(self) -> str | None:
-        """Why the networks had better not be kept as they are; None if they may. This waits for the device."""
+        """Why the networks had better not be kept as they are; None if they may. This waits for the
+        device."""
         return self._state.health.failing() if self._state.config.upkeep.on_nonfinite == "stop" else None
 
     def save(self, *, insist: bool = False) -> None:
         """Save the state now, unless it is unsound or saved already. Every rank has to call this.
 
-        When that cannot be, a warning is printed, the run can go on, and the states before stay; the next attempt is made soon.
+        When that cannot be, a warning is printed, the run can go on, and the states before stay; the next
+        attempt is made soon.
 
         Raises:
             UserError: with ``insist``, for an end that has nothing else to go on from.
@@ -63,7 +68,11 @@ class StateKeeper:
         if reason is not None:
             self._next = self._clock() + min(self._interval, RETRY)
             if distributed.is_main():
-                print(f"Warning: no training state is kept here: {reason}; the one before stays", file=sys.stderr, flush=True)
+                print(
+                    f"Warning: no training state is kept here: {reason}; the one before stays",
+                    file=sys.stderr,
+                    flush=True,
+                )
             return
         content = {**self._state.state_dict(), "data": self._identity}
         failure = on_main(lambda: self._write(content), "writing the training state")
@@ -73,7 +82,11 @@ class StateKeeper:
         elif insist:
             raise UserError(f"{failure}; make room, and {going_on_advice(self._run_dir)}")
         elif distributed.is_main():
-            print(f"Warning: {failure}; training goes on, the state before stays, and it is tried again", file=sys.stderr, flush=True)
+            print(
+                f"Warning: {failure}; training goes on, the state before stays, and it is tried again",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _write(self, content: dict[str, object]) -> str | None:
         path = state_path(self._run_dir, self._state.images_seen)

@@ -12,7 +12,8 @@ from torch_utils.training_stats import Summary
 #: A run stops when the gradients of one phase were not finite so many times in a row.
 LIMIT = 16
 
-#: A single one says little: in float16 some gradients overflow. From so many in a row on, neither snapshots nor states are kept.
+#: A single one says little: in float16 some gradients overflow. From so many in a row on, neither snapshots
+#: nor states are kept.
 SUSPECT = 3
 
 #: Steps between two looks at the counters; looking waits for the device.
@@ -51,11 +52,13 @@ class GradientHealth:
         self._rows[index] = torch.where(bad, self._rows[index] + 1, 0)
 
     def rows(self) -> dict[str, int]:
-        """For each phase, how often in a row its last gradients were not finite. This waits for the device."""
+        """For each phase, how often in a row its last gradients were not finite. This waits for the
+        device."""
         return dict(zip(self.phases, self._rows.tolist(), strict=True))
 
     def failing(self) -> str | None:
-        """Which gradients have not been finite for :data:`SUSPECT` times in a row, in words; None if none. This waits for the device."""
+        """Which gradients have not been finite for :data:`SUSPECT` times in a row, in words; None if none.
+        This waits for the device."""
         worst, row = max(self.rows().items(), key=lambda item: item[1])
         return f"the last {row} gradients of {worst} were not finite" if row >= SUSPECT else None
 
@@ -64,8 +67,10 @@ class GradientHealth:
         for phase, row in self.rows().items():
             if row >= LIMIT:
                 raise UserError(
-                    f"stopped at {images_seen / 1000:g} kimg: the gradients of {phase} were not finite {row} times in a row. "
-                    "The run keeps its state from before; continuing repeats this exactly, so start from its last good snapshot "
+                    f"stopped at {images_seen / 1000:g} kimg: the gradients of {phase} were not finite {row} "
+                    "times in a row. "
+                    "The run keeps its state from before; continuing repeats this exactly, so start from its "
+                    "last good snapshot "
                     "(--resume) with lower --glr and --dlr or with --fp32=1, or pass --on-nonfinite=ignore"
                 )
 
@@ -86,11 +91,14 @@ class GradientHealth:
 
 
 def health_statistics(gradients: Mapping[str, int], summaries: Mapping[str, Summary]) -> dict[str, float]:
-    """The ``Health/*`` statistics of a tick: executions of each phase whose gradients, and loss values that, were not finite."""
+    """The ``Health/*`` statistics of a tick: executions of each phase whose gradients, and loss values that,
+    were not finite."""
     values: dict[str, float] = {}
     for phase, count in gradients.items():
         values[f"Health/nonfinite_gradients/{phase}"] = float(count)
-        values[f"Health/nonfinite_losses/{phase}"] = float(sum(summaries[name].nonfinite for name in LOSSES[phase] if name in summaries))
+        values[f"Health/nonfinite_losses/{phase}"] = float(
+            sum(summaries[name].nonfinite for name in LOSSES[phase] if name in summaries)
+        )
     return values
 
 
@@ -110,5 +118,9 @@ class MemoryMeter:
             values["Resources/peak_gpu_mem_gb"] = torch.cuda.max_memory_allocated(self._device) / 2**30
             torch.cuda.reset_peak_memory_stats(self._device)
         self._first = self._first or values
-        grown = {f"{name.removesuffix('_gb')}_growth_gb": value - self._first[name] for name, value in values.items() if "peak" not in name}
+        grown = {
+            f"{name.removesuffix('_gb')}_growth_gb": value - self._first[name]
+            for name, value in values.items()
+            if "peak" not in name
+        }
         return {**values, **grown}

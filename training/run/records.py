@@ -1,4 +1,5 @@
-"""The records of a run, ``stats.jsonl`` and ``metric-*.jsonl``: what they say of a place in it, and back to that place."""
+"""The records of a run, ``stats.jsonl`` and ``metric-*.jsonl``: what they say of a place in it, and back to
+that place."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -37,8 +38,8 @@ class Measured(TypedDict):
 def tick_means(run_dir: Path) -> Iterator[dict[str, float]]:
     """The means of every tick's statistics by name, ``Progress/kimg`` always among them, oldest first.
 
-    What is no tick (a line that was cut off when a process was killed) is left out with a warning. Raises :class:`UserError`
-    when the file can't be read.
+    What is no tick (a line that was cut off when a process was killed) is left out with a warning. Raises
+    :class:`UserError` when the file can't be read.
     """
     for tick in read_records(run_dir / STATISTICS, Tick, "statistics"):
         if accepted(tick, Placed):
@@ -46,10 +47,12 @@ def tick_means(run_dir: Path) -> Iterator[dict[str, float]]:
 
 
 def rewind(run_dir: Path, *, tick: int, images_seen: int) -> list[str]:
-    """Drop the records that a killed run wrote after the state from which it goes on; it will write them again.
+    """Drop the records that a killed run wrote after the state from which it goes on; it will write them
+    again.
 
-    That is every tick from ``tick`` on, and every metric of a snapshot taken after ``images_seen`` images. A line that was
-    cut off goes too. Files are replaced as a whole. One of metrics that can't be read is left alone with a warning.
+    That is every tick from ``tick`` on, and every metric of a snapshot taken after ``images_seen`` images. A
+    line that was cut off goes too. Files are replaced as a whole. One of metrics that can't be read is left
+    alone with a warning.
 
     Returns:
         one line for each file that was changed.

@@ -1,4 +1,5 @@
-"""Whether all ranks have the same run: the same program, options and data before it starts, the same state from then on.
+"""Whether all ranks have the same run: the same program, options and data before it starts, the same state
+from then on.
 
 Every rank computes all of the state, so nothing else would tell when they are apart.
 """
@@ -45,14 +46,26 @@ def check_same_options(command: str, options: Mapping[str, Any], device: str | N
         "the program's sources": _digest_of_sources(),
         "PyTorch": torch.__version__,
     }
-    machine = {"the device": pick_device(device or "auto").type, "--ops": os.environ.get("GGDR_OPS") or "auto"}
-    _check_same({**program, **options, **machine}, "comparing options", "start all ranks with the same program and command line")
+    machine = {
+        "the device": pick_device(device or "auto").type,
+        "--ops": os.environ.get("GGDR_OPS") or "auto",
+    }
+    _check_same(
+        {**program, **options, **machine},
+        "comparing options",
+        "start all ranks with the same program and command line",
+    )
 
 
 def check_same_content(contents: Mapping[str, str]) -> None:
-    """Compare the SHA-256 of what the ranks read, by name. Raises :class:`UserError` as :func:`check_same_options`."""
+    """Compare the SHA-256 of what the ranks read, by name. Raises :class:`UserError` as
+    :func:`check_same_options`."""
     if distributed.world_size() > 1:
-        _check_same({name: digest[:16] for name, digest in contents.items()}, "comparing data", "give all ranks the same files")
+        _check_same(
+            {name: digest[:16] for name, digest in contents.items()},
+            "comparing data",
+            "give all ranks the same files",
+        )
 
 
 def _check_same(values: Mapping[str, Any], what: str, remedy: str) -> None:
@@ -62,7 +75,9 @@ def _check_same(values: Mapping[str, Any], what: str, remedy: str) -> None:
         for name in [*first, *(name for name in other if name not in first)]:
             mine, expected = other.get(name, "nothing"), first.get(name, "nothing")
             if mine != expected:
-                raise UserError(f"rank {number} has {_pair(name, mine)}, rank 0 has {_pair(name, expected)}; {remedy}")
+                raise UserError(
+                    f"rank {number} has {_pair(name, mine)}, rank 0 has {_pair(name, expected)}; {remedy}"
+                )
 
 
 def _pair(name: str, value: str) -> str:
@@ -90,7 +105,9 @@ def check_same_start(state: RunState) -> None:
     try:
         distributed.check_equal(shared_tensors(state), "the run's state before the first step")
     except distributed.Unequal as error:
-        raise UserError(f"{error}; give all ranks the same files (--resume, --continue) and the same libraries") from error
+        raise UserError(
+            f"{error}; give all ranks the same files (--resume, --continue) and the same libraries"
+        ) from error
 
 
 def check_agreement(state: RunState) -> None:
@@ -106,7 +123,8 @@ def check_agreement(state: RunState) -> None:
 
 
 def shared_tensors(state: RunState) -> dict[str, torch.Tensor]:
-    """Everything that must be the same on all ranks, by name, such as ``G_opt.synthesis.b4.const.exp_avg``."""
+    """Everything that must be the same on all ranks, by name, such as
+    ``G_opt.synthesis.b4.const.exp_avg``."""
     optimised = {"G_opt": state.G, "D_opt": state.D}
     found: dict[str, torch.Tensor] = {}
     for part, stateful in state.parts().items():

@@ -48,7 +48,11 @@ class SampleGrid:
         columns, rows = int(np.clip(2048 // resolution, 4, 16)), int(np.clip(1024 // resolution, 2, 8))
         rng = np.random.default_rng(derive_seed(seed, "grid"))
         order = rng.permutation(len(dataset))
-        indices = order[: columns * rows] if dataset.label_dim == 0 else _row_per_class(dataset, order, columns, rows)
+        indices = (
+            order[: columns * rows]
+            if dataset.label_dim == 0
+            else _row_per_class(dataset, order, columns, rows)
+        )
         indices = np.resize(indices, columns * rows)
         items = [dataset[int(i)] for i in indices]
         return SampleGrid(
@@ -100,7 +104,9 @@ class RunLog:
         print(self.tensorboard_status)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -110,9 +116,12 @@ class RunLog:
             self._tensorboard.close()
 
     def write(self, summaries: Mapping[str, Summary], images_seen: int) -> None:
-        """One line of ``stats.jsonl``, ``{name: {num, mean, std}, timestamp}``, and the means to TensorBoard."""
+        """One line of ``stats.jsonl``, ``{name: {num, mean, std}, timestamp}``, and the means to
+        TensorBoard."""
         now = time.time()
-        fields: dict[str, Any] = {name: dict(num=s.num, mean=s.mean, std=s.std) for name, s in summaries.items()}
+        fields: dict[str, Any] = {
+            name: dict(num=s.num, mean=s.mean, std=s.std) for name, s in summaries.items()
+        }
         self._stats.write(json.dumps({**fields, "timestamp": now}) + "\n")
         self.write_scalars({name: s.mean for name, s in summaries.items()}, images_seen, now)
 
@@ -125,7 +134,11 @@ class RunLog:
                 self._tensorboard.add_scalar(name, value, global_step=images_seen // 1000, walltime=now)
             self._tensorboard.flush()
         except OSError as error:  # its writer does not recover from a full disk; stats.jsonl has everything
-            print(f"Warning: TensorBoard's event file cannot be written ({error.strerror}); there will be no more events", file=sys.stderr)
+            print(
+                f"Warning: TensorBoard's event file cannot be written ({error.strerror}); there will be no "
+                "more events",
+                file=sys.stderr,
+            )
             self._tensorboard = None
 
 
@@ -138,12 +151,15 @@ def _open_tensorboard(run_dir: Path, images_seen: int) -> tuple[Any, str]:
         first = str(error).strip().split("\n")[0]
         return None, f"TensorBoard: cannot be used, no event files ({type(error).__name__}: {first})"
     purge = images_seen // 1000 + 1 if images_seen else None
-    return SummaryWriter(str(run_dir), purge_step=purge), "TensorBoard: event files are written to the run directory"
+    return SummaryWriter(
+        str(run_dir), purge_step=purge
+    ), "TensorBoard: event files are written to the run directory"
 
 
 @dataclass
 class TickTimer:
-    """Times of the current tick and of the maintenance (start-up, snapshots, metrics) before it, in seconds."""
+    """Times of the current tick and of the maintenance (start-up, snapshots, metrics) before it, in
+    seconds."""
 
     clock: Callable[[], float] = time.monotonic
 
@@ -153,13 +169,15 @@ class TickTimer:
         self.tick = self.maintenance = 0.0  # up to `mark`; what has passed since belongs to one of them
 
     def begin_tick(self) -> None:
-        """Training begins or goes on: everything since the last :meth:`summary`, or since the process began, was maintenance."""
+        """Training begins or goes on: everything since the last :meth:`summary`, or since the process began,
+        was maintenance."""
         now = self.clock()
         self.maintenance += now - self.mark
         self.mark, self.training = now, True
 
     def summary(self, images: int) -> dict[str, float]:
-        """The ``Timing/*`` statistics of a tick that took ``images`` images, and start the clock for maintenance."""
+        """The ``Timing/*`` statistics of a tick that took ``images`` images, and start the clock for
+        maintenance."""
         state = self.state_dict()
         total, seconds = state["total"], state["tick"]
         self.mark, self.training, self.tick, self.maintenance = self.start + total, False, 0.0, 0.0
@@ -176,7 +194,9 @@ class TickTimer:
         """How long the run, its current tick and the maintenance before that have taken so far."""
         now = self.clock()
         since = now - self.mark
-        tick, maintenance = (self.tick + since, self.maintenance) if self.training else (self.tick, self.maintenance + since)
+        tick, maintenance = (
+            (self.tick + since, self.maintenance) if self.training else (self.tick, self.maintenance + since)
+        )
         return {"total": now - self.start, "tick": tick, "maintenance": maintenance}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
@@ -215,4 +235,6 @@ MAIN_LOSSES = ("Loss/G/loss", "Loss/D/loss", "Loss/D/loss_gen_reg", "Loss/D/loss
 
 def loss_line(summaries: Mapping[str, Summary], names: Sequence[str] = MAIN_LOSSES) -> str:
     """The main losses of a tick, for the progress bar."""
-    return " ".join(f"{name.removeprefix('Loss/')} {summaries[name].mean:.3f}" for name in names if name in summaries)
+    return " ".join(
+        f"{name.removeprefix('Loss/')} {summaries[name].mean:.3f}" for name in names if name in summaries
+    )

@@ -18,7 +18,14 @@ from torch_utils.persistence import load_network_pkl, save_network_pkl
 from torch_utils.seeding import seed_everything
 from torch_utils.training_stats import StatsCollector
 from training.augment import AdaController, AugmentPipe
-from training.build import build_ada, build_augment_pipe, build_discriminator, build_generator, build_objective, build_optimizer
+from training.build import (
+    build_ada,
+    build_augment_pipe,
+    build_discriminator,
+    build_generator,
+    build_objective,
+    build_optimizer,
+)
 from training.config.continuation import check_same_run, new_run_advice
 from training.config.pretrained import fetch_source
 from training.config.run_directory import snapshot_name
@@ -138,15 +145,19 @@ class RunState:
         )
 
     @staticmethod
-    def restore(config: TrainConfig, device: torch.device, run_dir: Path, is_known_as: Callable[[str], bool]) -> "RunState":
+    def restore(
+        config: TrainConfig, device: torch.device, run_dir: Path, is_known_as: Callable[[str], bool]
+    ) -> "RunState":
         """The state that the newest usable file in ``run_dir`` holds. Every rank has to call this.
 
         Args:
-            config: may differ from the saved one in what :data:`training.config.continuation.CHANGEABLE` names.
+            config: may differ from the saved one in what :data:`training.config.continuation.CHANGEABLE`
+                names.
             is_known_as: whether the data set, as it is now, is the one with an identity. Rank 0 asks.
 
         Raises:
-            UserError: no file can be used, the configuration or the data set differs, or the state does not fit.
+            UserError: no file can be used, the configuration or the data set differs, or the state does not
+                fit.
         """
         read: list[dict[str, Any]] = []
 
@@ -160,7 +171,8 @@ class RunState:
         check_same_run(saved["config"], config, f"the training state {path}")
         if not on_main(lambda: is_known_as(saved["data"]), "comparing the data"):
             raise UserError(
-                f"'{config.data.path}' is not the data that {path} was trained on: files, labels or their order differ; "
+                f"'{config.data.path}' is not the data that {path} was trained on: files, labels or their "
+                "order differ; "
                 f"bring the old data back, or {new_run_advice(run_dir)}"
             )
         state = RunState.build(config, device)
@@ -168,7 +180,8 @@ class RunState:
         return state
 
     def parts(self) -> dict[str, Stateful]:
-        """Everything that a step changes, by the name under which it is saved: the one place where that is registered."""
+        """Everything that a step changes, by the name under which it is saved: the one place where that is
+        registered."""
         parts: dict[str, Stateful | None] = {
             "G": self.G,
             "D": self.D,
@@ -185,7 +198,8 @@ class RunState:
         return {name: part for name, part in parts.items() if part is not None}
 
     def state_dict(self) -> dict[str, Any]:
-        """What continues this run, as plain values and tensors. Every rank has to call this; rank 0's result counts.
+        """What continues this run, as plain values and tensors. Every rank has to call this; rank 0's result
+        counts.
 
         It has the statistics of all ranks; all else is the same on each.
         """
@@ -203,24 +217,31 @@ class RunState:
         parts = self.checked_parts(saved["parts"])
         counters: Any = saved["counters"]
         if counters["images_seen"] != counters["steps"] * self.config.schedule.batch_size:
-            raise UserError(f"{STATE} does not fit this run: its images are not its steps times the batch of this run")
+            raise UserError(
+                f"{STATE} does not fit this run: its images are not its steps times the batch of this run"
+            )
         try:
             for name, part in self.parts().items():
                 part.load_state_dict(parts[name])
         except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise  # faults of the device, not of the file
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"{STATE} does not fit this run or this version of the program ({error})") from error
+            raise UserError(
+                f"{STATE} does not fit this run or this version of the program ({error})"
+            ) from error
         for name in COUNTERS:
             setattr(self, name, counters[name])
         if not distributed.is_main():
             self.stats.flush()  # rank 0 goes on with those of all ranks
 
     def checked_parts(self, saved: Mapping[str, Any]) -> dict[str, Any]:
-        """What :meth:`parts` are to load of a state from a file. Raises :class:`UserError` for what does not fit them."""
+        """What :meth:`parts` are to load of a state from a file. Raises :class:`UserError` for what does not
+        fit them."""
         missing = sorted(self.parts().keys() - saved.keys())
         if missing:
-            raise UserError(f"{STATE} lacks {', '.join(missing)}; it is of another program or another version of this one")
+            raise UserError(
+                f"{STATE} lacks {', '.join(missing)}; it is of another program or another version of this one"
+            )
         found: dict[str, Any] = {}
         for name, part in self.parts().items():
             where = f"{STATE}: {name}"
@@ -250,11 +271,15 @@ class RunState:
     @property
     def finished(self) -> bool:
         """Whether the schedule has ended, its last tick and snapshot included."""
-        return self.images_seen >= self.config.schedule.total_images and self.images_seen == self.tick_start == self.snapshot_at
+        return (
+            self.images_seen >= self.config.schedule.total_images
+            and self.images_seen == self.tick_start == self.snapshot_at
+        )
 
     @property
     def tick_is_over(self) -> bool:
-        """A tick ends after a number of images; the first one after one step; the last one with the schedule."""
+        """A tick ends after a number of images; the first one after one step; the last one with the
+        schedule."""
         schedule = self.config.schedule
         due = self.images_seen >= self.tick_start + schedule.kimg_per_tick * 1000
         return due or self.steps == 1 or self.images_seen >= schedule.total_images
@@ -311,27 +336,31 @@ _OF_CHANNELS = re.compile(r".*\.(torgb|fromrgb)\.")
 def transfer_weights(source: nn.Module | None, target: nn.Module, name: str) -> list[str]:
     """Copy every parameter and buffer that both networks have; what only one of them has is left alone.
 
-    A network without a decoder can so start one that has it, and the other way round. Layers of another shape keep their
-    initial values where the shape depends on the decoder's make, on the labels or on the channels of the images.
+    A network without a decoder can so start one that has it, and the other way round. Layers of another shape
+    keep their initial values where the shape depends on the decoder's make, on the labels or on the channels
+    of the images.
 
     Returns:
         the layers of the target that keep their initial values, whole or in part.
 
     Raises:
-        UserError: there is no source, another tensor that both have differs in shape, they have nothing in common, or a frozen
-            layer of the target is not taken over: it would stay random.
+        UserError: there is no source, another tensor that both have differs in shape, they have nothing in
+            common, or a frozen layer of the target is not taken over: it would stay random.
     """
     if source is None:
         raise UserError(f"{name} is not in the file; resume from a network pickle with G, D and G_ema")
     theirs, ours = source.state_dict(), target.state_dict()
     common = [key for key in ours if key in theirs]
     if not common:
-        raise UserError(f"{name} has no weights in common with this run's network; resume from a network of the same kind")
+        raise UserError(
+            f"{name} has no weights in common with this run's network; resume from a network of the same kind"
+        )
     other_shape = [key for key in common if theirs[key].shape != ours[key].shape]
     for key in other_shape:
         if not (is_decoder_key(key) or _follows_data(key, source, target)):
             raise UserError(
-                f"{name} does not fit this run: '{key}' is {list(theirs[key].shape)} there and {list(ours[key].shape)} here; "
+                f"{name} does not fit this run: '{key}' is {list(theirs[key].shape)} there and "
+                f"{list(ours[key].shape)} here; "
                 "use the same --cfg, --cbase, --cmax and --map-depth"
             )
     fresh = [key for key in ours if key not in theirs or key in other_shape]
@@ -339,7 +368,8 @@ def transfer_weights(source: nn.Module | None, target: nn.Module, name: str) -> 
     for key in fresh:
         if key.endswith(".weight") and key not in trainable:
             raise UserError(
-                f"{name} has no '{key}', which --freezed keeps; resume from a network of the same resolution, channels, labels and --cfg"
+                f"{name} has no '{key}', which --freezed keeps; resume from a network of the same "
+                "resolution, channels, labels and --cfg"
             )
     for key in common:
         if key not in other_shape:
@@ -348,7 +378,8 @@ def transfer_weights(source: nn.Module | None, target: nn.Module, name: str) -> 
 
 
 def _follows_data(key: str, source: nn.Module, target: nn.Module) -> bool:
-    """Whether a tensor may differ in shape because the networks are for other labels, or for images of other channels."""
+    """Whether a tensor may differ in shape because the networks are for other labels, or for images of other
+    channels."""
     labels, channels = source.c_dim != target.c_dim, source.img_channels != target.img_channels
     return bool((labels and _OF_LABELS.match(key)) or (channels and _OF_CHANNELS.match(key)))
 
@@ -365,8 +396,16 @@ def describe_transfer(source: nn.Module, target: nn.Module, name: str, fresh: Se
     lines = []
     if source.c_dim != target.c_dim:
         there, here = (f"{dim} labels" if dim else "no labels" for dim in (source.c_dim, target.c_dim))
-        lines.append(f"{name} was trained with {there}, and this run has {here}; layers that depend on them start afresh")
+        lines.append(
+            f"{name} was trained with {there}, and this run has {here}; layers that depend on them start "
+            "afresh"
+        )
     if source.img_channels != target.img_channels:
-        there, here = ("greyscale" if channels == 1 else "RGB" for channels in (source.img_channels, target.img_channels))
-        lines.append(f"{name} was trained on {there} images, and this run has {here}; layers that depend on it start afresh")
+        there, here = (
+            "greyscale" if channels == 1 else "RGB" for channels in (source.img_channels, target.img_channels)
+        )
+        lines.append(
+            f"{name} was trained on {there} images, and this run has {here}; layers that depend on it start "
+            "afresh"
+        )
     return [*lines, f"Not in {name}, or of another shape, and started afresh: {', '.join(fresh)}"]

@@ -1,7 +1,8 @@
 """Run state files on disk: ``training-state-NNNNNNNNNN.pt``, N being images seen.
 
-A file is what ``torch.save`` writes, followed by a checksum of it, which ``torch.load`` passes over. PyTorch does not hold
-the checksums in its own files against their content, and half a file can look like a whole one to it.
+A file is what ``torch.save`` writes, followed by a checksum of it, which ``torch.load`` passes over. PyTorch
+does not hold the checksums in its own files against their content, and half a file can look like a whole one
+to it.
 """
 
 import hashlib
@@ -60,7 +61,8 @@ class _HashingWriter:
 
 
 def write_state(path: Path, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain values, nested in dictionaries, lists and tuples. Raises :class:`OSError`; ``path`` is then as before."""
+    """Write tensors and plain values, nested in dictionaries, lists and tuples. Raises :class:`OSError`;
+    ``path`` is then as before."""
     with atomic_write(path) as stream:
         writer = _HashingWriter(stream)
         try:
@@ -92,7 +94,10 @@ def read_state(path: Path) -> dict[str, Any]:
     if not accepted(content, Marked):
         raise UserError(f"{path} is not a training state of this project")
     if content["version"] != VERSION:
-        raise UserError(f"{path} has format version {content['version']}, this program reads version {VERSION}; update the program")
+        raise UserError(
+            f"{path} has format version {content['version']}, this program reads version {VERSION}; update "
+            "the program"
+        )
     return content
 
 
@@ -112,7 +117,8 @@ def _verify(stream: IO[bytes]) -> None:
 
 
 def _check_unpacked_size(stream: IO[bytes]) -> None:
-    """PyTorch packs without compression. Raises :class:`ValueError` for a file that unpacks to more than it has."""
+    """PyTorch packs without compression. Raises :class:`ValueError` for a file that unpacks to more than it
+    has."""
     with zipfile.ZipFile(stream) as archive:
         unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > os.fstat(stream.fileno()).st_size:
@@ -136,16 +142,24 @@ def newest_state(run_dir: Path) -> tuple[Path, dict[str, Any]]:
             reason = str(error)
         except OSError as error:
             reason = f"it cannot be read ({error.strerror})"
-        print(f"Warning: {path} is damaged: {reason}; looking for the one before it", file=sys.stderr, flush=True)
+        print(
+            f"Warning: {path} is damaged: {reason}; looking for the one before it",
+            file=sys.stderr,
+            flush=True,
+        )
     raise UserError(
-        f"none of the {len(paths)} training states in {run_dir} can be used; put a copy of a whole one there, "
+        f"none of the {len(paths)} training states in {run_dir} can be used; put a copy of a whole one "
+        "there, "
         "or start a new run from its last network-snapshot-*.pkl with --resume"
     )
 
 
 def prune_states(run_dir: Path, newest: Path) -> None:
-    """Keep ``newest`` and the one before it. Later ones were damaged, or the run would have gone on from them: they go too."""
-    older = [path for path in state_paths(run_dir) if images_in_state(path) < images_in_state(newest)][: KEEP - 1]
+    """Keep ``newest`` and the one before it. Later ones were damaged, or the run would have gone on from
+    them: they go too."""
+    older = [path for path in state_paths(run_dir) if images_in_state(path) < images_in_state(newest)][
+        : KEEP - 1
+    ]
     for path in state_paths(run_dir):
         if path != newest and path not in older:
             path.unlink(missing_ok=True)

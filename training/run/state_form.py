@@ -1,4 +1,5 @@
-"""What a training state must look like: everything in it is checked for type, range and form before the run takes it over."""
+"""What a training state must look like: everything in it is checked for type, range and form before the run
+takes it over."""
 
 import math
 from collections.abc import Mapping
@@ -39,12 +40,22 @@ class StateDocument(TypedDict):
 
 
 def plain_tensor(value: Any) -> bool:
-    """Whether a value is a tensor of numbers in memory: dense, of no class of its own, and without a gradient."""
-    return type(value) is torch.Tensor and value.layout is torch.strided and not (value.is_meta or value.requires_grad)
+    """Whether a value is a tensor of numbers in memory: dense, of no class of its own, and without a
+    gradient."""
+    return (
+        type(value) is torch.Tensor
+        and value.layout is torch.strided
+        and not (value.is_meta or value.requires_grad)
+    )
 
 
 def _moments(value: Any) -> bool:
-    return plain_tensor(value) and value.dtype is torch.float64 and list(value.shape) == [4] and _countable(value.tolist())
+    return (
+        plain_tensor(value)
+        and value.dtype is torch.float64
+        and list(value.shape) == [4]
+        and _countable(value.tolist())
+    )
 
 
 def _countable(row: list[float]) -> bool:
@@ -55,10 +66,17 @@ def _countable(row: list[float]) -> bool:
 class Statistics(TypedDict):
     """The state of :class:`torch_utils.training_stats.StatsCollector`."""
 
-    moments: dict[ValueName, Annotated[object, Rule(_moments, "moments: count, sum, sum of squares, not finite")]]
+    moments: dict[
+        ValueName, Annotated[object, Rule(_moments, "moments: count, sum, sum of squares, not finite")]
+    ]
     last: dict[
         ValueName,
-        Annotated[list[Real], Rule(lambda row: len(row) == 4 and _countable(row) and row[0] > 0, "moments of at least one value")],
+        Annotated[
+            list[Real],
+            Rule(
+                lambda row: len(row) == 4 and _countable(row) and row[0] > 0, "moments of at least one value"
+            ),
+        ],
     ]
 
 
@@ -76,23 +94,34 @@ def check_document(saved: object, where: str) -> StateDocument:
     counters, at = document["counters"], f"{where} counters"
     for name in ("tick_start", "snapshot_at", "tick", "steps"):
         if counters[name] > counters["images_seen"]:
-            raise UserError(f"{at}.{name} must be at most images_seen, {counters['images_seen']}, and is more")
+            raise UserError(
+                f"{at}.{name} must be at most images_seen, {counters['images_seen']}, and is more"
+            )
     if counters["pending"] not in (None, *counters["snapshots"]):
         raise UserError(f"{at}.pending must be one of its snapshots, not {shown(counters['pending'])}")
     return document
 
 
 def check_like(value: object, ours: object, where: str) -> None:
-    """A part of a state is built as that of this run: the same keys, tensors of the same type and shape, numbers from 0."""
+    """A part of a state is built as that of this run: the same keys, tensors of the same type and shape,
+    numbers from 0."""
     if isinstance(ours, torch.Tensor):
-        if not (isinstance(value, torch.Tensor) and plain_tensor(value) and (value.dtype, value.shape) == (ours.dtype, ours.shape)):
+        if not (
+            isinstance(value, torch.Tensor)
+            and plain_tensor(value)
+            and (value.dtype, value.shape) == (ours.dtype, ours.shape)
+        ):
             raise UserError(f"{where} must be {_described(ours)}, not {_described(value)}")
     elif isinstance(ours, Mapping):
         entries: dict[Any, Any] = check(value, dict, where)
         if entries.keys() != ours.keys():
             missing = [str(key) for key in ours if key not in entries]
             more = [shown(key) for key in entries if key not in ours]
-            fault = f"lacks {', '.join(missing[:3])}" if missing else f"has {', '.join(more[:3])}, which is not in this run"
+            fault = (
+                f"lacks {', '.join(missing[:3])}"
+                if missing
+                else f"has {', '.join(more[:3])}, which is not in this run"
+            )
             raise UserError(f"{where} {fault}")
         for key, item in entries.items():
             check_like(item, ours[key], f"{where}.{key}")
@@ -101,15 +130,18 @@ def check_like(value: object, ours: object, where: str) -> None:
 
 
 def check_optimizer(value: object, optimizer: torch.optim.Optimizer, where: str) -> dict[str, Any]:
-    """The state of Adam for the same parameters, some of which may have had no step. Gives what the optimiser is to load.
+    """The state of Adam for the same parameters, some of which may have had no step. Gives what the optimiser
+    is to load.
 
-    Its moments are copies, since an optimiser keeps the tensors that it loads. Learning rates and the like are this run's: they
-    follow from the configuration.
+    Its moments are copies, since an optimiser keeps the tensors that it loads. Learning rates and the like
+    are this run's: they follow from the configuration.
     """
     ours = optimizer.state_dict()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     saved: dict[int, dict[object, object]] = check(
-        check(value, dict[object, object], where).get("state"), dict[Count, dict[object, object]], f"{where}.state"
+        check(value, dict[object, object], where).get("state"),
+        dict[Count, dict[object, object]],
+        f"{where}.state",
     )
     moments = {}
     for index, entry in saved.items():
@@ -118,7 +150,11 @@ def check_optimizer(value: object, optimizer: torch.optim.Optimizer, where: str)
             raise UserError(f"{at} is of a parameter that this run has not; it has {len(parameters)}")
         like = torch.empty_like(parameters[index], device="cpu")
         check_like(entry, {"step": torch.tensor(0.0), "exp_avg": like, "exp_avg_sq": like}, at)
-        tensors = {name: tensor.detach().clone() for name, tensor in entry.items() if isinstance(tensor, torch.Tensor)}
+        tensors = {
+            name: tensor.detach().clone()
+            for name, tensor in entry.items()
+            if isinstance(tensor, torch.Tensor)
+        }
         check(float(tensors["step"]), Annotated[float, between(0, 1e15)], f"{at}.step")
         moments[index] = {str(name): tensor for name, tensor in tensors.items()}
     return {"state": moments, "param_groups": ours["param_groups"]}
@@ -126,11 +162,15 @@ def check_optimizer(value: object, optimizer: torch.optim.Optimizer, where: str)
 
 def check_numbers(value: torch.Tensor, high: float, where: str) -> None:
     """Numbers from -``high`` to ``high``. Raises :class:`UserError`."""
-    if not all(accepted(number, Annotated[float, between(-high, high)]) for number in value.flatten().tolist()):
+    if not all(
+        accepted(number, Annotated[float, between(-high, high)]) for number in value.flatten().tolist()
+    ):
         raise UserError(f"{where} must have finite numbers of at most {high:g}, not {shown(value.tolist())}")
 
 
 def _described(value: object) -> str:
     if isinstance(value, torch.Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}" + ("" if plain_tensor(value) else " of another kind")
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}" + (
+            "" if plain_tensor(value) else " of another kind"
+        )
     return shown(value)

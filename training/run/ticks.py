@@ -66,7 +66,11 @@ class Maintenance:
         reason = self.keeper.unsound() if due and not last else None
         self.overdue = reason is not None
         if reason is not None and distributed.is_main():
-            print(f"Warning: no snapshot is taken here: {reason}; it is made up for at a later tick", file=sys.stderr, flush=True)
+            print(
+                f"Warning: no snapshot is taken here: {reason}; it is made up for at a later tick",
+                file=sys.stderr,
+                flush=True,
+            )
         if due and not self.overdue:
             self._take_snapshot(insist=last)
             self.measure()
@@ -77,16 +81,20 @@ class Maintenance:
     def measure(self) -> None:
         """Measure the snapshot that is pending, if there is one, and record the results.
 
-        A metric that fails is reported and training goes on. A request to stop ends this at once, or with several ranks keeps it
-        from starting; the snapshot stays pending, and the run measures it when it is continued.
+        A metric that fails is reported and training goes on. A request to stop ends this at once, or with
+        several ranks keeps it from starting; the snapshot stays pending, and the run measures it when it is
+        continued.
         """
         state, config = self.state, self.state.config.metrics
         if state.pending is None:
             return
-        names = on_main(lambda: unmeasured(self.run_dir, config.names, state.images_seen), "looking for earlier results")
+        names = on_main(
+            lambda: unmeasured(self.run_dir, config.names, state.images_seen), "looking for earlier results"
+        )
         if any(distributed.maxima([self.interrupt.raised], "whether to measure")):
             return
-        # Several ranks have to get through this together; one that left in the middle would keep the others waiting.
+        # Several ranks have to get through this together; one that left in the middle would keep the others
+        # waiting.
         stopping = contextlib.nullcontext() if distributed.world_size() > 1 else self.interrupt.at_once()
         try:
             with stopping:
@@ -133,7 +141,8 @@ class Maintenance:
             self.log.write_scalars(values, self.state.images_seen)
 
     def _take_snapshot(self, *, insist: bool) -> None:
-        """The networks, the pictures, then the run state, which says that the snapshot has yet to be measured."""
+        """The networks, the pictures, then the run state, which says that the snapshot has yet to be
+        measured."""
         state = self.state
         check_agreement(state)
         failure = on_main(self._write_snapshot, "writing the snapshot")
@@ -166,7 +175,11 @@ class Maintenance:
         try:
             best = best_snapshot(self.run_dir, state.config.metrics.names[0]) if policy.best else None
         except UserError as error:
-            print(f"Warning: no snapshot is removed, since nothing tells which is the best: {error}", file=sys.stderr, flush=True)
+            print(
+                f"Warning: no snapshot is removed, since nothing tells which is the best: {error}",
+                file=sys.stderr,
+                flush=True,
+            )
             return
         for name in policy.superfluous(state.snapshots, None if best is None else best.name):
             with contextlib.suppress(OSError):  # one that can't be removed harms nothing

@@ -1,4 +1,5 @@
-"""experiments.analysis.clustering: clusters by cosine, their colours, and the same colours from picture to picture."""
+"""experiments.analysis.clustering: clusters by cosine, their colours, and the same colours from picture to
+picture."""
 
 import itertools
 
@@ -13,7 +14,12 @@ from experiments.analysis import clustering
 from experiments.analysis.clustering import PALETTE, cluster_pixels, match_all, match_clusters, paint
 
 # Three directions; the largest area is that of number 0, in both images together.
-TRUTH = np.array([[[0, 0, 1, 1], [0, 0, 1, 1], [2, 0, 0, 0], [2, 2, 0, 0]], [[1, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0], [2, 2, 2, 0]]])
+TRUTH = np.array(
+    [
+        [[0, 0, 1, 1], [0, 0, 1, 1], [2, 0, 0, 0], [2, 2, 0, 0]],
+        [[1, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0], [2, 2, 2, 0]],
+    ]
+)
 
 
 def maps_of(truth: np.ndarray, noise: float = 0.1) -> torch.Tensor:
@@ -33,7 +39,10 @@ def test_directions_are_found_over_all_images_and_numbered_by_size() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_pixels_belong_to_the_centre_of_largest_cosine(seed: int) -> None:
-    maps = torch.randn(2, 5, 20, 20, generator=torch.Generator().manual_seed(seed)) + torch.tensor([1.5, 0, 0, 0, 0])[:, None, None]
+    maps = (
+        torch.randn(2, 5, 20, 20, generator=torch.Generator().manual_seed(seed))
+        + torch.tensor([1.5, 0, 0, 0, 0])[:, None, None]
+    )
     labels = cluster_pixels(maps, 6, seed=0)
     pixels = torch.nn.functional.normalize(maps.permute(0, 2, 3, 1).reshape(-1, 5).double(), dim=1)
     flat = torch.from_numpy(labels.ravel())
@@ -48,7 +57,10 @@ def test_pixels_belong_to_the_centre_of_largest_cosine(seed: int) -> None:
 def test_of_many_pixels_some_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clustering, "MAX_FITTED", 20)
     monkeypatch.setattr(clustering, "_CHUNK", 7)
-    np.testing.assert_array_equal(cluster_pixels(maps_of(TRUTH, noise=0.01), 3, seed=0), cluster_pixels(maps_of(TRUTH, noise=0), 3, seed=0))
+    np.testing.assert_array_equal(
+        cluster_pixels(maps_of(TRUTH, noise=0.01), 3, seed=0),
+        cluster_pixels(maps_of(TRUTH, noise=0), 3, seed=0),
+    )
     assert len(np.unique(cluster_pixels(maps_of(TRUTH), 3, seed=0))) == 3
 
 
@@ -62,7 +74,9 @@ def test_a_diverged_map_is_refused() -> None:
 def test_maps_with_little_in_them() -> None:
     assert not cluster_pixels(torch.zeros(1, 4, 8, 8), 3, seed=0).any()
     flat = maps_of(TRUTH, noise=0)
-    exact = torch.eye(16)[torch.from_numpy(TRUTH)].permute(0, 3, 1, 2)  # three different pixels, fewer than clusters
+    exact = torch.eye(16)[torch.from_numpy(TRUTH)].permute(
+        0, 3, 1, 2
+    )  # three different pixels, fewer than clusters
     for maps in (flat, exact):
         labels = cluster_pixels(maps, 6, seed=0)
         assert all(len(np.unique(TRUTH[labels == k])) == 1 for k in np.unique(labels))

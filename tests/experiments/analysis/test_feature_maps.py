@@ -34,7 +34,9 @@ def test_discriminator_maps(state: Any) -> None:
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     outputs: dict[int, torch.Tensor] = {}
     hooks = [
-        state.D.get_submodule(f"b{res}").register_forward_hook(lambda _m, _i, out, res=res: outputs.update({res // 2: out[0]}))
+        state.D.get_submodule(f"b{res}").register_forward_hook(
+            lambda _m, _i, out, res=res: outputs.update({res // 2: out[0]})
+        )
         for res in (32, 16, 8)
     ]
     decoder_maps = state.D(images, None, return_features=True)[1] if state.D.decoder_res else {}

@@ -72,7 +72,9 @@ def test_first_weights_come_from_the_seed() -> None:
     assert not torch.equal(first, other)
 
 
-def test_heads_are_measured_on_what_was_held_back(data: PairedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heads_are_measured_on_what_was_held_back(
+    data: PairedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[list[int]] = []
 
     def recording(data: PairedDataset, indices: np.ndarray, *others: Any) -> Any:
@@ -116,7 +118,9 @@ def test_training_and_measuring_keep_their_statistics_apart(data: PairedDataset)
     assert head.norm.running_mean.abs().max() > 0
     gradient = head.conv1.weight.grad
     head.zero_grad()
-    segmentation_loss(head(features(pairs[-1][0])), pairs[-1][1]).backward()  # each step has the gradient of its own batch
+    segmentation_loss(
+        head(features(pairs[-1][0])), pairs[-1][1]
+    ).backward()  # each step has the gradient of its own batch
     torch.testing.assert_close(gradient, head.conv1.weight.grad)
     before = copy.deepcopy(head.state_dict())
     accuracy = pixel_accuracy(head, features, pairs)
@@ -166,4 +170,6 @@ def test_wrong_resolutions_and_images(tmp_path: Path, data: PairedDataset) -> No
         with pytest.raises(UserError, match=r"has maps at \[16, 8, 4\]"):
             FrozenFeatures(D, resolutions, CPU)
     with pytest.raises(UserError, match="takes 3-channel images of 32x32"):
-        train_probe(D, PairedDataset(make_pairs(tmp_path / "small", resolution=16)), OPTIONS, seed=0, device=CPU)
+        train_probe(
+            D, PairedDataset(make_pairs(tmp_path / "small", resolution=16)), OPTIONS, seed=0, device=CPU
+        )

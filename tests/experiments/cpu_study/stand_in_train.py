@@ -1,4 +1,5 @@
-"""Takes the place of ``train.py`` in tests of ``experiments.cpu_study.reproduce``: no networks, but states, records and stopping as there.
+"""Takes the place of ``train.py`` in tests of ``experiments.cpu_study.reproduce``: no networks, but states,
+records and stopping as there.
 
 Every kimg that it "trains" is a line in ``ledger.txt``, in the folder that it is started in.
 """
@@ -18,9 +19,14 @@ stopping = []
 def snapshot(run_dir: Path, kimg: int) -> None:
     for metric in OPTIONS["metrics"].split(","):
         names = [f"{metric}_precision", f"{metric}_recall"] if metric.startswith("pr") else [metric]
-        record = {"results": dict.fromkeys(names, 100 - kimg), "snapshot_pkl": f"network-snapshot-{kimg:06d}.pkl"}
+        record = {
+            "results": dict.fromkeys(names, 100 - kimg),
+            "snapshot_pkl": f"network-snapshot-{kimg:06d}.pkl",
+        }
         with open(run_dir / f"metric-{metric}.jsonl", "a") as stream:
-            stream.write(json.dumps({**record, "images_seen": kimg * 1000, "detector": OPTIONS["detector"]}) + "\n")
+            stream.write(
+                json.dumps({**record, "images_seen": kimg * 1000, "detector": OPTIONS["detector"]}) + "\n"
+            )
 
 
 def main() -> None:

@@ -1,4 +1,5 @@
-"""experiments.cpu_study.reproduce: a balanced order, nothing lost or done twice whatever ends it, and a report that half a set cannot mislead."""
+"""experiments.cpu_study.reproduce: a balanced order, nothing lost or done twice whatever ends it, and a
+report that half a set cannot mislead."""
 
 import collections
 import contextlib
@@ -51,7 +52,9 @@ def invoke(*arguments: Any) -> Any:
     return CliRunner().invoke(reproduce.main, [str(argument) for argument in arguments])
 
 
-def fill(root: Path, protocol: Protocol, values: dict[str, dict[int, list[float]]], *, pr: float = 0.25) -> None:
+def fill(
+    root: Path, protocol: Protocol, values: dict[str, dict[int, list[float]]], *, pr: float = 0.25
+) -> None:
     """Made-up runs: FIDs by arm and kimg, a value a seed (None: not reached)."""
     root.mkdir(exist_ok=True)
     reproduce.check_definition("claim", protocol, root, start=True)
@@ -70,15 +73,24 @@ def fill(root: Path, protocol: Protocol, values: dict[str, dict[int, list[float]
 
 def record(folder: Path, kimg: int, values: dict[str, float], **others: Any) -> None:
     metric = next(iter(values)).removesuffix("_precision")
-    line = {"results": values, "snapshot_pkl": f"network-snapshot-{kimg:06d}.pkl", "detector": CLAIM.detector, "images_seen": kimg * 1000}
+    line = {
+        "results": values,
+        "snapshot_pkl": f"network-snapshot-{kimg:06d}.pkl",
+        "detector": CLAIM.detector,
+        "images_seen": kimg * 1000,
+    }
     with open(folder / f"metric-{metric}.jsonl", "a") as stream:
         stream.write(json.dumps({**line, **others}) + "\n")
 
 
 def resolved(protocol: Protocol, run: Any) -> dict[str, Any]:
     """The configuration that train.py makes of a run's command line."""
-    arguments = [arg for arg in train_command(protocol, run, "out", protocol.kimg)[1:] if not arg.startswith("--data=")]
-    result = CliRunner().invoke(train.main, [*arguments, f"--data={ROOT / 'data' / 'emoji32.zip'}", "--dry-run"])
+    arguments = [
+        arg for arg in train_command(protocol, run, "out", protocol.kimg)[1:] if not arg.startswith("--data=")
+    ]
+    result = CliRunner().invoke(
+        train.main, [*arguments, f"--data={ROOT / 'data' / 'emoji32.zip'}", "--dry-run"]
+    )
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
 
@@ -100,7 +112,11 @@ def test_every_beginning_is_balanced(name: str) -> None:
             assert len(set(sums)) == 1
     order = [to for _, to in protocol.rounds]
     assert order == sorted(order)
-    assert len(set(protocol.rounds)) == len(order) == len(protocol.data) * count * len(protocol.seeds) * (len(protocol.snapshots) - 1)
+    assert (
+        len(set(protocol.rounds))
+        == len(order)
+        == len(protocol.data) * count * len(protocol.seeds) * (len(protocol.snapshots) - 1)
+    )
     first = collections.Counter(run.arm for run in protocol.runs[::count])
     assert abs(first["none"] - first[list(protocol.arms)[-1]]) <= len(protocol.runs) // count % 2
 
@@ -110,7 +126,10 @@ def test_the_arms_differ_in_ggdr_alone() -> None:
         assert protocol.kimg % protocol.round_kimg == 0
         assert protocol.options == CLAIM.options
         for arm in protocol.arms:
-            none, other = (next(run for run in CLAIM.runs if run.arm == "none"), next(run for run in protocol.runs if run.arm == arm))
+            none, other = (
+                next(run for run in CLAIM.runs if run.arm == "none"),
+                next(run for run in protocol.runs if run.arm == arm),
+            )
             before, after = (resolved(protocol, dataclasses.replace(run, seed=0)) for run in (none, other))
             changed = {key for key in before if before[key] != after[key]} - {"description"}
             assert changed <= {"ggdr", "discriminator"}, name
@@ -142,8 +161,10 @@ def test_the_documentation_is_in_step() -> None:
 def driver(root: Path, out: Path, *options: str) -> "subprocess.Popen[str]":
     """The tool in a process and session of its own, in a workshop."""
     program = (
-        "import dataclasses, sys; from pathlib import Path; from tools import reproduce as r, run_queue as q; p = r.PROTOCOLS; "
-        "p['claim'] = dataclasses.replace(p['claim'], data={'emoji': p['claim'].data['emoji']}, **eval(sys.argv[2])); "
+        "import dataclasses, sys; from pathlib import Path; from tools import reproduce as r, run_queue as "
+        "q; p = r.PROTOCOLS; "
+        "p['claim'] = dataclasses.replace(p['claim'], data={'emoji': p['claim'].data['emoji']}, "
+        "**eval(sys.argv[2])); "
         "r.ROOT = q.ROOT = Path(sys.argv[1]); r.main(sys.argv[3:])"
     )
     return start(program, str(root), repr(CHANGES), f"--outdir={out}", *options)
@@ -151,12 +172,16 @@ def driver(root: Path, out: Path, *options: str) -> "subprocess.Popen[str]":
 
 def start(program: str, *arguments: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-c", program, *arguments]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
 
 
 def wait_for_lines(path: Path, count: int) -> None:
     deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and (len(path.read_text().splitlines()) if path.exists() else 0) < count:
+    while (
+        time.monotonic() < deadline and (len(path.read_text().splitlines()) if path.exists() else 0) < count
+    ):
         time.sleep(0.005)
 
 
@@ -191,7 +216,9 @@ def test_nothing_is_lost_or_done_twice(workshop: Path, tmp_path: Path) -> None:
 def test_the_first_round_of_all_comes_before_the_second_of_any(workshop: Path, tmp_path: Path) -> None:
     assert invoke(f"--outdir={tmp_path / 'out'}").exit_code == 0
     starts = [json.loads(line) for line in (tmp_path / "out" / "history.jsonl").read_text().splitlines()]
-    assert [(start["run"], start["to_kimg"]) for start in starts] == [(run.name, kimg) for run, kimg in SMALL.rounds]
+    assert [(start["run"], start["to_kimg"]) for start in starts] == [
+        (run.name, kimg) for run, kimg in SMALL.rounds
+    ]
     assert [start["from_images"] for start in starts] == [0] * 6 + [2000] * 6
 
 
@@ -200,7 +227,9 @@ def test_one_data_set_at_a_time(workshop: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(PROTOCOLS, "claim", two)
     out = tmp_path / "out"
     assert invoke(f"--outdir={out}", "--data=other").exit_code == 0
-    assert [images_seen(find_run(out, run)) for run in two.runs] == [4000 * (run.data == "other") for run in two.runs]
+    assert [images_seen(find_run(out, run)) for run in two.runs] == [
+        4000 * (run.data == "other") for run in two.runs
+    ]
     for run in two.runs:  # which the stand-in does not write
         folder = find_run(out, run)
         if folder is not None:
@@ -235,7 +264,8 @@ def test_a_run_that_fails_does_not_keep_the_others(workshop: Path, tmp_path: Pat
 def test_trainings_end_with_a_tool_that_is_killed(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from experiments.cpu_study.run_queue import Job, work_off; "
-        "work_off([Job('a', lambda: ['-c', 'import os, time; print(os.getpid(), flush=True); time.sleep(60)'], Path(sys.argv[1]), '')])"
+        "work_off([Job('a', lambda: ['-c', 'import os, time; print(os.getpid(), flush=True); "
+        "time.sleep(60)'], Path(sys.argv[1]), '')])"
     )
     process = start(program, str(tmp_path / "log"))
     wait_for_lines(tmp_path / "log", 1)
@@ -320,7 +350,11 @@ def test_only_what_all_have_reached_is_reported(workshop: Path, tmp_path: Path) 
     record(odd, 4, {"fid5_full": 1.0})  # FID, but not yet precision and recall
     record(odd, 3, {"fid5_full": 2.0})  # a snapshot that is not the protocol's
     record(odd, 2, {"fid5_full": 3.0}, detector="inception")
-    line = {"results": {"fid5_full": 4.0}, "snapshot_pkl": "network-snapshot-000002.pkl", "detector": CLAIM.detector}
+    line = {
+        "results": {"fid5_full": 4.0},
+        "snapshot_pkl": "network-snapshot-000002.pkl",
+        "detector": CLAIM.detector,
+    }
     with open(odd / "metric-fid5_full.jsonl", "a") as stream:
         stream.write(json.dumps(line) + '\n{"results": {"fid')  # calc_metrics.py's, and one that was cut off
     text = report(tmp_path)
@@ -339,7 +373,9 @@ def test_a_report_of_nothing_says_so(workshop: Path, tmp_path: Path) -> None:
     assert "There is nothing to draw yet." in text
 
 
-def test_without_matplotlib_the_tables_are_written(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_matplotlib_the_tables_are_written(
+    workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def missing(count: int) -> Any:
         raise UserError("drawing plots needs the package matplotlib.figure: pip install -e '.[plots]'")
 
@@ -382,15 +418,23 @@ def test_verdicts(means: list[tuple[float, float]], p: float, expected: str) -> 
 # Bad input.
 
 
-def test_one_clear_line(workshop: Path, tmp_path: Path, complaint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_clear_line(
+    workshop: Path, tmp_path: Path, complaint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
     assert "give one of them" in complaint(reproduce.main, [f"--outdir={out}", "--status", f"--report={out}"])
-    assert "--data says which runs to go on with" in complaint(reproduce.main, [f"--outdir={out}", "--data=emoji", "--status"])
-    assert "protocol claim has no data set x; choose one of emoji" in complaint(reproduce.main, [f"--outdir={out}", "--data=x"])
+    assert "--data says which runs to go on with" in complaint(
+        reproduce.main, [f"--outdir={out}", "--data=emoji", "--status"]
+    )
+    assert "protocol claim has no data set x; choose one of emoji" in complaint(
+        reproduce.main, [f"--outdir={out}", "--data=x"]
+    )
     assert "--hours=0 is no time" in complaint(reproduce.main, [f"--outdir={out}", "--hours=0"])
     assert "'x' is not a finite number" in complaint(reproduce.main, [f"--outdir={out}", "--hours=x"])
     assert "has not been begun" in complaint(reproduce.main, [f"--outdir={out}", "--status"])
-    assert "has not been begun" in complaint(reproduce.main, [f"--outdir={out}", f"--report={out / 'report'}"])
+    assert "has not been begun" in complaint(
+        reproduce.main, [f"--outdir={out}", f"--report={out / 'report'}"]
+    )
     assert not out.exists()
     fill(out, SMALL, FIDS)
     assert "cannot write to the folder --report" in complaint(
@@ -399,7 +443,9 @@ def test_one_clear_line(workshop: Path, tmp_path: Path, complaint: Any, monkeypa
     second = out / "emoji" / "none-seed1" / "00001-run"
     second.mkdir()
     (second / "training-state-0000002000.pt").touch()
-    assert "has several runs (00000-run, 00001-run)" in complaint(reproduce.main, [f"--outdir={out}", "--status"])
+    assert "has several runs (00000-run, 00001-run)" in complaint(
+        reproduce.main, [f"--outdir={out}", "--status"]
+    )
     monkeypatch.setitem(PROTOCOLS, "claim", dataclasses.replace(SMALL, kimg=6))
     assert "another definition (kimg: 4 → 6)" in complaint(reproduce.main, [f"--outdir={out}"])
     assert "another protocol, protocol-claim, with other batch, round_kimg, metrics" in complaint(
@@ -409,7 +455,9 @@ def test_one_clear_line(workshop: Path, tmp_path: Path, complaint: Any, monkeypa
     assert "cannot be read" in complaint(reproduce.main, [f"--outdir={out}"])
 
 
-def test_data_that_cannot_be_made(workshop: Path, tmp_path: Path, complaint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_that_cannot_be_made(
+    workshop: Path, tmp_path: Path, complaint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     missing = dataclasses.replace(CLAIM.data["fashion"], source="/nowhere/images.gz")
     monkeypatch.setitem(PROTOCOLS, "claim", dataclasses.replace(SMALL, data={"fashion": missing}))
     line = complaint(reproduce.main, [f"--outdir={tmp_path / 'out'}"])
@@ -443,23 +491,38 @@ def test_real_trainings(tmp_path: Path) -> None:
     text = (tmp_path / "trial.md").read_text(encoding="utf-8")
     assert "Complete: 1 data sets × 2 arms × 1 seeds to 2 kimg." in text
     options = next(line for line in text.splitlines() if line.startswith("- `ggdr`: "))
-    assert all(part.strip().startswith(("ggdr", "discriminator.")) for part in options.removeprefix("- `ggdr`: ").split(", "))
+    assert all(
+        part.strip().startswith(("ggdr", "discriminator."))
+        for part in options.removeprefix("- `ggdr`: ").split(", ")
+    )
 
 
 def test_the_program_of_a_report_is_that_of_its_own_runs(tmp_path: Path) -> None:
     def start(run: str, commit: str, kimg: int) -> str:
-        return json.dumps({"run": run, "commit": commit * 12, "changed": False, "torch": "2", "to_kimg": kimg})
+        return json.dumps(
+            {"run": run, "commit": commit * 12, "changed": False, "torch": "2", "to_kimg": kimg}
+        )
 
-    (tmp_path / "protocol-claim.json").write_text(json.dumps({"time": 0, "commit": "a" * 12, "changed": False, "torch": "2"}))
+    (tmp_path / "protocol-claim.json").write_text(
+        json.dumps({"time": 0, "commit": "a" * 12, "changed": False, "torch": "2"})
+    )
     first, second = CLAIM.runs[:2]
-    runs = ((first.name, "a", 20), (second.name, "b", 180), ("emoji/weight1-seed1", "c", 20), (first.name, "d", 200))
+    runs = (
+        (first.name, "a", 20),
+        (second.name, "b", 180),
+        ("emoji/weight1-seed1", "c", 20),
+        (first.name, "d", 200),
+    )
     (tmp_path / "history.jsonl").write_text("\n".join(start(*run) for run in runs))
     found = claim_report.provenance("claim", CLAIM, tmp_path)
     assert found == f"Begun on 1970-01-01; commits `{'a' * 12}`, `{'b' * 12}`; PyTorch 2; 2 starts."
 
 
 def test_the_hours_of_a_report_are_those_of_its_own_ticks(tmp_path: Path) -> None:
-    ticks = [{"Progress/kimg": {"mean": kimg}, "Timing/total_hours": {"mean": kimg / 100}} for kimg in (0, 100, 180, 240)]
+    ticks = [
+        {"Progress/kimg": {"mean": kimg}, "Timing/total_hours": {"mean": kimg / 100}}
+        for kimg in (0, 100, 180, 240)
+    ]
     (tmp_path / "stats.jsonl").write_text("\n".join(map(json.dumps, ticks)) + '\n{"Progr')
     assert hours_so_far(tmp_path) == 2.4
     assert hours_so_far(tmp_path, 180) == 1.8

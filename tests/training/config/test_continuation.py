@@ -1,4 +1,5 @@
-"""Which options a continued run may change, in which processes it fits, and which run a command line means."""
+"""Which options a continued run may change, in which processes it fits, and which run a command line
+means."""
 
 import dataclasses
 import json
@@ -35,17 +36,47 @@ def images(said):
 
 RUNS = [
     {},
-    {"reg_type": "ggdr", "ggdr_res": 8, "ggdr_weight": 3, "ggdr_start_kimg": 1, "cfg": "paper256", "kimg": 3, "metrics": ()},
+    {
+        "reg_type": "ggdr",
+        "ggdr_res": 8,
+        "ggdr_weight": 3,
+        "ggdr_start_kimg": 1,
+        "cfg": "paper256",
+        "kimg": 3,
+        "metrics": (),
+    },
     {"reg_type": "ggdr", "ggdr_res": (8, 16), "ggdr_kernel": 3, "ggdr_act": "lrelu"},
     {"reg_type": "seg", "seg_weight": 2},
-    {"aug": "fixed", "p": 0.3, "augpipe": "bg", "fp32": True, "batch": 8, "gamma": 2, "resume": "a.pkl", "freezed": 1, "seed": 3},
-    {"aug": "noaug", "cbase": 128, "cmax": 8, "map_depth": 3, "glr": 0.1, "dlr": 0.2, "mbstd_group": 2, "snap": 3, "tick": 1, "workers": 0},
+    {
+        "aug": "fixed",
+        "p": 0.3,
+        "augpipe": "bg",
+        "fp32": True,
+        "batch": 8,
+        "gamma": 2,
+        "resume": "a.pkl",
+        "freezed": 1,
+        "seed": 3,
+    },
+    {
+        "aug": "noaug",
+        "cbase": 128,
+        "cmax": 8,
+        "map_depth": 3,
+        "glr": 0.1,
+        "dlr": 0.2,
+        "mbstd_group": 2,
+        "snap": 3,
+        "tick": 1,
+        "workers": 0,
+    },
 ]
 
 
 @pytest.mark.parametrize("said", RUNS)
 def test_the_options_of_a_run_mean_the_run(said):
-    """What as_options says is what was said, and resolves to the same configuration (batch given: its portions are the whole)."""
+    """What as_options says is what was said, and resolves to the same configuration (batch given: its
+    portions are the whole)."""
     original = config(**said)
     options = as_options(original)
     assert {name: options[name] for name in said} == said
@@ -62,13 +93,23 @@ def test_the_same_command_line_changes_nothing():
 
 
 def test_what_may_change():
-    new = {"kimg": 9.0, "snap": 7, "metrics": ("kid5k_full",), "detector": "x", "workers": 1, "device": "cpu", "checkpoint_minutes": 1.5}
+    new = {
+        "kimg": 9.0,
+        "snap": 7,
+        "metrics": ("kid5k_full",),
+        "detector": "x",
+        "workers": 1,
+        "device": "cpu",
+        "checkpoint_minutes": 1.5,
+    }
     new |= {"keep_snapshots": "last:2", "on_nonfinite": "ignore", "data": "/elsewhere"}
     assert new.keys() | {"gpus"} == CHANGEABLE_OPTIONS.keys()
     old = config()
     found = as_options(continued(old, new))
     assert {name: found[name] for name in new} == new
-    assert {name: value for name, value in found.items() if name not in new} == {k: v for k, v in as_options(old).items() if k not in new}
+    assert {name: value for name, value in found.items() if name not in new} == {
+        k: v for k, v in as_options(old).items() if k not in new
+    }
 
 
 @pytest.mark.parametrize(
@@ -110,17 +151,31 @@ def test_options_of_ggdr_without_ggdr_have_no_effect():
 def test_new_values_are_checked_together():
     with pytest.raises(UserError, match="--keep-snapshots=best needs a metric"):
         continued(config(), {"keep_snapshots": "best", "metrics": ()})
-    assert continued(config(metrics=()), {"keep_snapshots": "best", "metrics": ("fid5k_full",)}).metrics.names == ("fid5k_full",)
+    assert continued(
+        config(metrics=()), {"keep_snapshots": "best", "metrics": ("fid5k_full",)}
+    ).metrics.names == ("fid5k_full",)
 
 
 @pytest.mark.parametrize(
     ("batch", "group", "gpus", "portion"),
-    [(32, 4, 2, 16), (32, 4, 8, 4), (32, 4, 1, 32), (24, 4, 2, 12), (24, 8, 2, None), (32, 4, 16, None), (20, 4, 8, None), (40, 4, 2, 20)],
+    [
+        (32, 4, 2, 16),
+        (32, 4, 8, 4),
+        (32, 4, 1, 32),
+        (24, 4, 2, 12),
+        (24, 8, 2, None),
+        (32, 4, 16, None),
+        (20, 4, 8, None),
+        (40, 4, 2, 20),
+    ],
 )
 def test_portions_in_other_numbers_of_processes(batch, group, gpus, portion):
     run = config(batch=batch, mbstd_group=group)
     if portion is None:
-        with pytest.raises(UserError, match=f"--gpus={gpus}: the run's batch of {batch} images, in groups of at least {group}"):
+        with pytest.raises(
+            UserError,
+            match=f"--gpus={gpus}: the run's batch of {batch} images, in groups of at least {group}",
+        ):
             on_gpus(run, gpus)
         return
     went_on = continued(run, {"gpus": gpus})
@@ -133,7 +188,9 @@ def test_portions_in_other_numbers_of_processes(batch, group, gpus, portion):
 )
 def test_a_refused_number_of_processes_comes_with_those_that_would_do(batch, group, gpus, possible):
     run = config(batch=batch, mbstd_group=group)
-    with pytest.raises(UserError, match=f"cannot be split into {gpus} equal parts; --gpus may be {possible}$"):
+    with pytest.raises(
+        UserError, match=f"cannot be split into {gpus} equal parts; --gpus may be {possible}$"
+    ):
         continued(run, {"gpus": gpus})
     for number in possible.split(", "):
         assert continued(run, {"gpus": int(number)}).runtime.gpus == int(number)
@@ -189,7 +246,10 @@ def test_options_of_a_run_directory(tmp_path):
     with pytest.raises(UserError, match=r"is not a run directory: it has no training_options.json"):
         read_options(tmp_path)
     (path / "training_options.json").write_text('{"G_kwargs": {}}')  # the reference's
-    with pytest.raises(UserError, match=r"training_options.json is not from this version of the program: .*unknown keys \(G_kwargs\)"):
+    with pytest.raises(
+        UserError,
+        match=r"training_options.json is not from this version of the program: .*unknown keys \(G_kwargs\)",
+    ):
         read_options(path)
     (path / "training_options.json").write_text("{")
     with pytest.raises(UserError, match=r"training_options\.json is no valid JSON"):
@@ -198,7 +258,13 @@ def test_options_of_a_run_directory(tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("total_kimg", 1e300), ("total_kimg", 10**400), ("batch_size", 2**70), ("kimg_per_tick", "1"), ("snapshot_ticks", True)],
+    [
+        ("total_kimg", 1e300),
+        ("total_kimg", 10**400),
+        ("batch_size", 2**70),
+        ("kimg_per_tick", "1"),
+        ("snapshot_ticks", True),
+    ],
 )
 def test_options_of_any_size_and_type_are_refused(tmp_path, field, value):
     path = make_run(tmp_path, 0, config())
@@ -220,7 +286,11 @@ def test_a_run_of_another_user_needs_trust(tmp_path, monkeypatch, name):
     theirs = os.lstat(path / name)
 
     def foreign(found):
-        return os.stat_result([*found[:4], found.st_uid + 1, *found[5:]]) if os.path.samestat(found, theirs) else found
+        return (
+            os.stat_result([*found[:4], found.st_uid + 1, *found[5:]])
+            if os.path.samestat(found, theirs)
+            else found
+        )
 
     stat, lstat = os.stat, os.lstat
     monkeypatch.setattr(Path, "stat", lambda self, **options: foreign(stat(self, **options)))
@@ -240,7 +310,8 @@ def test_a_refused_option_names_the_way(tmp_path):
         continued(config(), {"glr": 0.5}, path)
     (path / "network-snapshot-000002.pkl").touch()
     with pytest.raises(
-        UserError, match=rf"start a new run from its networks with --resume={path}/network-snapshot-000002\.pkl\. Changeable"
+        UserError,
+        match=rf"start a new run from its networks with --resume={path}/network-snapshot-000002\.pkl\. Changeable",
     ):
         continued(config(), {"glr": 0.5}, path)
 
@@ -250,7 +321,9 @@ def test_without_a_state_it_says_what_there_is(tmp_path):
         check_has_state(tmp_path)
     for kimg in (100, 200):
         (tmp_path / f"network-snapshot-{kimg:06d}.pkl").touch()
-    with pytest.raises(UserError, match=r"start a new run from its networks with --resume=.*network-snapshot-000200\.pkl"):
+    with pytest.raises(
+        UserError, match=r"start a new run from its networks with --resume=.*network-snapshot-000200\.pkl"
+    ):
         check_has_state(tmp_path)
 
 

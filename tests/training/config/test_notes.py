@@ -21,12 +21,18 @@ def test_what_is_worth_a_note() -> None:
     assert "over 2 images, all that a GPU has, in place of 4" in explained(batch=2)
     assert "--freezed=2 without --resume" in explained(freezed=2)
     assert "--freezed" not in explained(freezed=2, resume="a.pkl")
-    assert "--freezed=99: D has 16 layers above 4x4, and all of them are frozen" in explained(freezed=99, resume="a.pkl")
+    assert "--freezed=99: D has 16 layers above 4x4, and all of them are frozen" in explained(
+        freezed=99, resume="a.pkl"
+    )
 
 
 def test_the_reason_for_a_target_resolution() -> None:
-    assert "--ggdr_res=8 was chosen, a quarter of the image resolution" in explained(described_data(resolution=32), reg_type="ggdr")
-    assert "--ggdr_res=8 was chosen, the smallest there is" in explained(described_data(resolution=16), reg_type="ggdr")
+    assert "--ggdr_res=8 was chosen, a quarter of the image resolution" in explained(
+        described_data(resolution=32), reg_type="ggdr"
+    )
+    assert "--ggdr_res=8 was chosen, the smallest there is" in explained(
+        described_data(resolution=16), reg_type="ggdr"
+    )
 
 
 def test_ggdr_options_without_ggdr_are_pointed_out() -> None:
@@ -43,6 +49,9 @@ def test_ggdr_options_without_ggdr_are_pointed_out() -> None:
 
 
 def test_the_batch_in_portions() -> None:
-    assert describe_batch(resolved_config(cfg="paper256", gpus=2)) == "64 images, 8 at once in each of 2 processes"
+    assert (
+        describe_batch(resolved_config(cfg="paper256", gpus=2))
+        == "64 images, 8 at once in each of 2 processes"
+    )
     assert describe_batch(resolved_config(batch=8)) == "8 images, 8 at once"
     assert describe_batch(resolved_config(batch=8, batch_gpu=4)) == "8 images, 4 at once"

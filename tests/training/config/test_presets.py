@@ -1,4 +1,5 @@
-"""training.config.presets: recipes on any number of GPUs. Their numbers: tests/parity/test_options_golden.py."""
+"""training.config.presets: recipes on any number of GPUs. Their numbers:
+tests/parity/test_options_golden.py."""
 
 import pytest
 
@@ -17,8 +18,13 @@ def test_every_recipe_runs_on_any_number_of_gpus(name: str, gpus: int) -> None:
     assert schedule.batch_size % (resolved.portion * gpus) == 0
 
 
-@pytest.mark.parametrize(("name", "gpus", "recorded", "portion"), [("cifar", 8, 32, 8), ("paper256", 16, 8, 4), ("stylegan2", 1, 4, 4)])
-def test_a_recipe_records_its_portion_and_no_gpu_takes_more_than_its_share(name: str, gpus: int, recorded: int, portion: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "gpus", "recorded", "portion"),
+    [("cifar", 8, 32, 8), ("paper256", 16, 8, 4), ("stylegan2", 1, 4, 4)],
+)
+def test_a_recipe_records_its_portion_and_no_gpu_takes_more_than_its_share(
+    name: str, gpus: int, recorded: int, portion: int
+) -> None:
     resolved = resolved_config(cfg=name, gpus=gpus)
     assert (resolved.schedule.batch_gpu, resolved.portion) == (recorded, portion)
 

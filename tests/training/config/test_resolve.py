@@ -1,4 +1,5 @@
-"""training.config.resolve: options over recipes. The recipes' numbers: tests/parity/test_options_golden.py."""
+"""training.config.resolve: options over recipes. The recipes' numbers:
+tests/parity/test_options_golden.py."""
 
 import dataclasses
 from typing import Any
@@ -11,7 +12,9 @@ from training.config.options import TrainOptions
 
 
 def test_resolving_twice_gives_the_same() -> None:
-    assert resolved_config(cfg="paper256", gpus=8, reg_type="ggdr") == resolved_config(cfg="paper256", gpus=8, reg_type="ggdr")
+    assert resolved_config(cfg="paper256", gpus=8, reg_type="ggdr") == resolved_config(
+        cfg="paper256", gpus=8, reg_type="ggdr"
+    )
 
 
 def test_a_recipe_on_fewer_gpus_accumulates() -> None:
@@ -72,7 +75,9 @@ def test_a_recipe_on_fewer_gpus_accumulates() -> None:
     ],
 )
 def test_each_option_reaches_its_field(said: dict[str, Any], path: str, value: object) -> None:
-    found: Any = resolved_config(described_data(annotation_classes=3 if said.get("reg_type") == "seg" else 0), **said)
+    found: Any = resolved_config(
+        described_data(annotation_classes=3 if said.get("reg_type") == "seg" else 0), **said
+    )
     for name in path.split("."):
         found = getattr(found, name)
     assert found == value
@@ -80,23 +85,45 @@ def test_each_option_reaches_its_field(said: dict[str, Any], path: str, value: o
 
 @pytest.mark.parametrize(("fp32", "precision"), [(True, "bf16"), (True, "auto"), (False, "fp32")])
 def test_contradictory_precision_is_refused(fp32: bool, precision: Any) -> None:
-    with pytest.raises(UserError, match=f"--fp32={int(fp32)} contradicts --precision={precision}; leave one of them out"):
+    with pytest.raises(
+        UserError, match=f"--fp32={int(fp32)} contradicts --precision={precision}; leave one of them out"
+    ):
         resolved_config(fp32=fp32, precision=precision)
 
 
 def test_every_option_is_covered_by_the_list_above() -> None:
-    covered = {name for mark in test_each_option_reaches_its_field.pytestmark for said, _, _ in mark.args[1] for name in said}
-    assert {field.name for field in dataclasses.fields(TrainOptions)} - covered == {"cfg", "gpus", "resume"}  # tested by themselves
+    covered = {
+        name
+        for mark in test_each_option_reaches_its_field.pytestmark
+        for said, _, _ in mark.args[1]
+        for name in said
+    }
+    assert {field.name for field in dataclasses.fields(TrainOptions)} - covered == {
+        "cfg",
+        "gpus",
+        "resume",
+    }  # tested by themselves
 
 
 def test_defaults() -> None:
     resolved = resolved_config()
     assert resolved.ggdr is None
-    assert (resolved.metrics.names, resolved.schedule.snapshot_ticks, resolved.runtime.gpus) == (("fid50k_full",), 50, 1)
-    assert (resolved.augment.mode, resolved.augment.pipe, resolved.seed, resolved.resume) == ("ada", "bgc", 0, None)
+    assert (resolved.metrics.names, resolved.schedule.snapshot_ticks, resolved.runtime.gpus) == (
+        ("fid50k_full",),
+        50,
+        1,
+    )
+    assert (resolved.augment.mode, resolved.augment.pipe, resolved.seed, resolved.resume) == (
+        "ada",
+        "bgc",
+        0,
+        None,
+    )
 
 
-@pytest.mark.parametrize(("resolution", "chosen"), [(16, 8), (32, 8), (64, 16), (128, 64), (256, 64), (1024, 64)])
+@pytest.mark.parametrize(
+    ("resolution", "chosen"), [(16, 8), (32, 8), (64, 16), (128, 64), (256, 64), (1024, 64)]
+)
 def test_the_default_target_resolution(resolution: int, chosen: int) -> None:
     resolved = resolved_config(described_data(resolution=resolution), reg_type="ggdr")
     assert resolved.ggdr is not None
@@ -105,7 +132,10 @@ def test_the_default_target_resolution(resolution: int, chosen: int) -> None:
     assert (f"--ggdr_res={chosen} was chosen" in said) == (resolution <= 64)
 
 
-@pytest.mark.parametrize(("resolution", "ggdr_res"), [(8, None), (32, 32), (64, 64), (128, 256), (128, 4), (128, 48), (128, 0), (128, -8)])
+@pytest.mark.parametrize(
+    ("resolution", "ggdr_res"),
+    [(8, None), (32, 32), (64, 64), (128, 256), (128, 4), (128, 48), (128, 0), (128, -8)],
+)
 def test_target_resolutions_that_cannot_work(resolution: int, ggdr_res: int | None) -> None:
     with pytest.raises(UserError, match="--ggdr_res="):
         resolved_config(described_data(resolution=resolution), reg_type="ggdr", ggdr_res=ggdr_res)

@@ -36,16 +36,25 @@ COMPLETE = TrainConfig(
         xflip=False,
         random_seed=0,
     ),
-    generator=GeneratorConfig(map_layers=2, channel_base=16384, channel_max=512, num_fp16_res=4, conv_clamp=256),
+    generator=GeneratorConfig(
+        map_layers=2, channel_base=16384, channel_max=512, num_fp16_res=4, conv_clamp=256
+    ),
     discriminator=DiscriminatorConfig(
-        architecture="resnet", channel_base=16384, channel_max=512, num_fp16_res=4, conv_clamp=256, mbstd_group=4
+        architecture="resnet",
+        channel_base=16384,
+        channel_max=512,
+        num_fp16_res=4,
+        conv_clamp=256,
+        mbstd_group=4,
     ),
     augment=AugmentConfig(mode="ada", pipe="bgc", initial_p=0, target=0.6, kimg=500),
     loss=LossConfig(r1_gamma=1, pl_weight=2, style_mixing_prob=0.9),
     ggdr=GGDRConfig(resolution=16),
     optim=OptimConfig(lr_G=0.002, lr_D=0.002),
     schedule=ScheduleConfig(total_kimg=100, batch_size=16, batch_gpu=8, ema_kimg=5, ema_rampup=None),
-    runtime=RuntimeConfig(device="auto", gpus=2, workers=3, fp32=False, nhwc=False, nobench=False, allow_tf32=False),
+    runtime=RuntimeConfig(
+        device="auto", gpus=2, workers=3, fp32=False, nhwc=False, nobench=False, allow_tf32=False
+    ),
     metrics=MetricsConfig(names=("fid50k_full", "pr50k3_full"), detector="auto"),
     seed=0,
     resume=None,
@@ -54,14 +63,18 @@ COMPLETE = TrainConfig(
 
 
 def changed(**parts: Any) -> TrainConfig:
-    """The complete configuration with some fields of its parts replaced: ``changed(schedule={"batch_size": 8})``."""
+    """The complete configuration with some fields of its parts replaced: ``changed(schedule={"batch_size":
+    8})``."""
     values = {
-        name: dataclasses.replace(getattr(COMPLETE, name), **value) if isinstance(value, dict) else value for name, value in parts.items()
+        name: dataclasses.replace(getattr(COMPLETE, name), **value) if isinstance(value, dict) else value
+        for name, value in parts.items()
     }
     return dataclasses.replace(COMPLETE, **values)
 
 
-@pytest.mark.parametrize("config", [COMPLETE, changed(ggdr=None, resume="a.pkl", schedule={"ema_rampup": 0.05})])
+@pytest.mark.parametrize(
+    "config", [COMPLETE, changed(ggdr=None, resume="a.pkl", schedule={"ema_rampup": 0.05})]
+)
 def test_json_there_and_back(config: TrainConfig) -> None:
     again = TrainConfig.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
@@ -174,7 +187,8 @@ def test_values_out_of_range_are_refused(part: str, field: str, value: float) ->
         ({"ggdr": {"resolution": 4}}, "--ggdr_res=4 must be a power of two, 8 or larger"),
         (
             {"ggdr": {"resolution": 64}},
-            "--ggdr_res=64 must be smaller than the images, which are 64x64 pixels; choose 32 or less, such as 16",
+            "--ggdr_res=64 must be smaller than the images, which are 64x64 pixels; choose 32 or less, such "
+            "as 16",
         ),
         ({"ggdr": {"resolution": 128}}, "--ggdr_res=128 must be smaller"),
         ({"ggdr": {"resolution": (8, 64)}}, "--ggdr_res=64 must be smaller"),
@@ -190,13 +204,22 @@ def test_values_out_of_range_are_refused(part: str, field: str, value: float) ->
         ({"runtime": {"fp32": True}}, "fp32 contradicts"),
         ({"schedule": {"batch_size": 15}}, "--batch=15 must be divisible by --gpus=2"),
         ({"schedule": {"batch_gpu": 3}}, "cannot be split into portions of 3 on 2 GPUs"),
-        ({"schedule": {"batch_size": 12, "batch_gpu": 6}}, "6 images of one GPU cannot be split into groups of 4"),
+        (
+            {"schedule": {"batch_size": 12, "batch_gpu": 6}},
+            "6 images of one GPU cannot be split into groups of 4",
+        ),
         ({"schedule": {"batch_size": 2, "batch_gpu": 1}}, "path length regularisation"),
         ({"metrics": {"names": ("fid50k_full", "fid50k_full")}}, "repeated name"),
         ({"metrics": {"names": ("",)}}, "empty"),
         ({"metrics": {"detector": ""}}, "--detector is empty"),
-        ({"upkeep": {"keep_snapshots": "first:2"}}, "--keep-snapshots=first:2: 'first:2' is not one of last:N, every:N, best"),
-        ({"upkeep": {"keep_snapshots": "best"}, "metrics": {"names": ()}}, "--keep-snapshots=best needs a metric"),
+        (
+            {"upkeep": {"keep_snapshots": "first:2"}},
+            "--keep-snapshots=first:2: 'first:2' is not one of last:N, every:N, best",
+        ),
+        (
+            {"upkeep": {"keep_snapshots": "best"}, "metrics": {"names": ()}},
+            "--keep-snapshots=best needs a metric",
+        ),
         (
             {"upkeep": {"keep_snapshots": "best"}, "schedule": {"kimg_per_tick": 0.5, "snapshot_ticks": 1}},
             "--keep-snapshots=best needs snapshots at least 1 kimg apart",
@@ -222,7 +245,8 @@ def test_what_looks_odd_and_is_allowed() -> None:
 
 
 def test_kimg_are_whole_images() -> None:
-    """A run stopped after n images and continued with --kimg=n/1000 has nothing left to do, however that is rounded."""
+    """A run stopped after n images and continued with --kimg=n/1000 has nothing left to do, however that is
+    rounded."""
     for images in range(1, 3000):
         assert changed(schedule={"total_kimg": images / 1000}).schedule.total_images == images
     assert changed(schedule={"total_kimg": 0.0001}).schedule.total_images == 1

@@ -1,4 +1,5 @@
-"""Reading folders and zips, labels, subsets, mirroring; the endless order; batches from this process and from workers."""
+"""Reading folders and zips, labels, subsets, mirroring; the endless order; batches from this process and from
+workers."""
 
 import contextlib
 import hashlib
@@ -73,7 +74,12 @@ def test_items_are_the_images_in_order_of_name(folder: Path, tmp_path: Path, kin
     assert dataset.name == "faces"
     assert dataset.in_memory == (budget > 0)
     assert (len(dataset), dataset.num_images, dataset.image_shape) == (6, 6, [3, 8, 8])
-    assert (dataset.resolution, dataset.num_channels, dataset.label_dim, dataset.label_shape) == (8, 3, 3, [3])
+    assert (dataset.resolution, dataset.num_channels, dataset.label_dim, dataset.label_shape) == (
+        8,
+        3,
+        3,
+        [3],
+    )
     assert dataset.has_labels
     for item, seed in enumerate(ORDER):
         image, label = dataset[item]
@@ -127,7 +133,9 @@ def test_labels_off_and_absent(folder: Path, tmp_path: Path) -> None:
 
 
 def test_vector_labels_stay_as_they_are(tmp_path: Path) -> None:
-    path = make_folder(tmp_path / "x", count=2, labels=[["0/0.png", [0.5, -1, 2]], ["1\\1.png", [3, 4.25, 5]]])
+    path = make_folder(
+        tmp_path / "x", count=2, labels=[["0/0.png", [0.5, -1, 2]], ["1\\1.png", [3, 4.25, 5]]]
+    )
     dataset = ImageFolderDataset(path, use_labels=True)
     assert (dataset.label_dim, dataset.label_shape) == (3, [3])
     np.testing.assert_array_equal(dataset.get_label(1), [3, 4.25, 5])
@@ -144,7 +152,9 @@ def test_hidden_files_are_no_images(folder: Path, tmp_path: Path) -> None:
     (folder / "0" / "._0.png").write_bytes(b"resource fork")
     (folder / "__MACOSX").mkdir()
     (folder / "__MACOSX" / "0.png").write_bytes(b"resource fork")
-    assert len(ImageFolderDataset(folder)) == len(ImageFolderDataset(make_zip(folder, tmp_path / "x.zip"))) == 6
+    assert (
+        len(ImageFolderDataset(folder)) == len(ImageFolderDataset(make_zip(folder, tmp_path / "x.zip"))) == 6
+    )
 
 
 def test_budget_counts_the_subset(tmp_path: Path) -> None:
@@ -156,8 +166,12 @@ def test_budget_counts_the_subset(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("budget", [1024, 0])
-def test_a_pickled_copy_carries_no_pixels_and_gives_the_same(folder: Path, tmp_path: Path, budget: int) -> None:
-    dataset = ImageFolderDataset(make_zip(folder, tmp_path / "x.zip"), memory_budget_mb=budget, xflip=True, use_labels=True)
+def test_a_pickled_copy_carries_no_pixels_and_gives_the_same(
+    folder: Path, tmp_path: Path, budget: int
+) -> None:
+    dataset = ImageFolderDataset(
+        make_zip(folder, tmp_path / "x.zip"), memory_budget_mb=budget, xflip=True, use_labels=True
+    )
     dataset[0]
     copy = pickle.loads(pickle.dumps(dataset))
     assert not copy.in_memory
@@ -175,7 +189,9 @@ def test_a_forked_process_opens_the_zip_itself(folder: Path, tmp_path: Path) -> 
 
     def check() -> None:
         assert tree.read("1/3.png") == content
-        assert tree._zip() is not handle  # a shared one shares its place in the file, so reads would get mixed up
+        assert (
+            tree._zip() is not handle
+        )  # a shared one shares its place in the file, so reads would get mixed up
 
     process = multiprocessing.get_context("fork").Process(target=check)
     process.start()
@@ -223,7 +239,10 @@ BAD_IMAGES = {
     "greyscale among RGB": (PIL.Image.fromarray(pixels(9, (8, 8))), "is 8x8 greyscale, but"),
     "RGBA": (PIL.Image.fromarray(pixels(9, (8, 8, 4))), "is RGBA, not RGB"),
     "palette": (PIL.Image.fromarray(pixels(9)).quantize(16), "is P, not RGB"),
-    "16-bit": (PIL.Image.fromarray(pixels(9, (8, 8)).astype(np.uint16)), r"is I;16 (more than 8 bits a value), not RGB"),
+    "16-bit": (
+        PIL.Image.fromarray(pixels(9, (8, 8)).astype(np.uint16)),
+        r"is I;16 (more than 8 bits a value), not RGB",
+    ),
     "transparent colour": (PIL.Image.fromarray(pixels(9)), "is RGB with transparency, not RGB"),
     "broken": (None, "is broken"),
 }
@@ -267,7 +286,10 @@ BAD_LABELS = {
     "an id": ('{"labels": [["0/0.png", 20260101120000]]}', "the label of '0/0.png' is 20260101120000"),
     "some only": ('{"labels": [["0/0.png", 1]]}', "has no label for 5 of 6 images, '0/2.png' first"),
     "null": ('{"labels": null}', "has no labels"),
-    "mixed kinds": (json.dumps({"labels": [*CLASSES[:5], ["1/5.png", [1.0]]]}), "the label of '1/5.png' is a list of 1 numbers"),
+    "mixed kinds": (
+        json.dumps({"labels": [*CLASSES[:5], ["1/5.png", [1.0]]]}),
+        "the label of '1/5.png' is a list of 1 numbers",
+    ),
 }
 
 
@@ -310,8 +332,12 @@ def test_a_far_position_costs_nothing() -> None:
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_share_one_order(world_size: int) -> None:
-    ranks = [first(14, size=5, seed=2, start=4, rank=rank, world_size=world_size) for rank in range(world_size)]
-    assert [item for items in zip(*ranks, strict=True) for item in items] == first(14 * world_size, size=5, seed=2, start=4)
+    ranks = [
+        first(14, size=5, seed=2, start=4, rank=rank, world_size=world_size) for rank in range(world_size)
+    ]
+    assert [item for items in zip(*ranks, strict=True) for item in items] == first(
+        14 * world_size, size=5, seed=2, start=4
+    )
 
 
 def test_no_item_comes_twice_running_at_a_seam() -> None:
@@ -325,7 +351,9 @@ def test_the_order_is_the_one_that_runs_were_begun_with() -> None:
     assert first(12, size=6, seed=7) == [1, 5, 4, 0, 2, 3, 5, 4, 3, 0, 1, 2]
 
 
-@pytest.mark.parametrize("kwargs", [{"size": 0, "seed": 0}, {"size": 3, "seed": -1}, {"size": 3, "seed": 0, "rank": 1}])
+@pytest.mark.parametrize(
+    "kwargs", [{"size": 0, "seed": 0}, {"size": 3, "seed": -1}, {"size": 3, "seed": 0, "rank": 1}]
+)
 def test_senseless_orders_are_refused(kwargs: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="EndlessShuffle"):
         EndlessShuffle(**kwargs)
@@ -335,13 +363,17 @@ def test_senseless_orders_are_refused(kwargs: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize(("budget", "workers"), [(1024, 2), (0, 0), (0, 2)])
-def test_batches_follow_the_order_however_they_are_read(folder: Path, tmp_path: Path, budget: int, workers: int) -> None:
+def test_batches_follow_the_order_however_they_are_read(
+    folder: Path, tmp_path: Path, budget: int, workers: int
+) -> None:
     path = make_zip(folder, tmp_path / "x.zip")
     dataset = ImageFolderDataset(path, use_labels=True, xflip=True, memory_budget_mb=budget)
     if budget == 0:
         dataset[0]  # opens a zip handle, which workers must not share
     before = torch.get_rng_state()
-    with contextlib.closing(image_batches(dataset, batch_size=5, seed=1, start=3, workers=workers)) as batches:
+    with contextlib.closing(
+        image_batches(dataset, batch_size=5, seed=1, start=3, workers=workers)
+    ) as batches:
         taken = list(itertools.islice(batches, 8))
     assert not multiprocessing.active_children()
     assert torch.equal(torch.get_rng_state(), before)
@@ -357,7 +389,11 @@ def test_batches_follow_the_order_however_they_are_read(folder: Path, tmp_path: 
 def test_ranks_take_consecutive_parts_of_each_global_batch(folder: Path, world_size: int) -> None:
     dataset = ImageFolderDataset(folder)
     ranks = [
-        list(itertools.islice(image_batches(dataset, batch_size=2, seed=0, start=3, rank=rank, world_size=world_size), 4))
+        list(
+            itertools.islice(
+                image_batches(dataset, batch_size=2, seed=0, start=3, rank=rank, world_size=world_size), 4
+            )
+        )
         for rank in range(world_size)
     ]
     whole = list(itertools.islice(image_batches(dataset, batch_size=2 * world_size, seed=0, start=3), 4))
@@ -417,7 +453,8 @@ def test_ctrl_c_leaves_no_words_and_no_workers(folder: Path) -> None:
 
 
 class Stuck(ImageFolderDataset):
-    """Item 5 is never read, as from a file system that does not answer, and no signal that can be blocked gets through."""
+    """Item 5 is never read, as from a file system that does not answer, and no signal that can be blocked
+    gets through."""
 
     def sample(self, index: int) -> tuple[np.ndarray, ...]:
         if index == 5:
@@ -438,7 +475,9 @@ def test_a_worker_that_blocks_does_not_keep_a_run_from_its_end(folder: Path) -> 
     assert not multiprocessing.active_children()
 
 
-def test_where_other_ranks_wait_a_batch_that_does_not_come_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_other_ranks_wait_a_batch_that_does_not_come_is_an_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("torch_utils.distributed.world_size", lambda: 2)
     monkeypatch.setattr("training.training_loop.PATIENCE", 0.2)
 
@@ -447,7 +486,10 @@ def test_where_other_ranks_wait_a_batch_that_does_not_come_is_an_error(folder: P
         time.sleep(600)
         yield
 
-    with InterruptFlag(announce=False) as flag, pytest.raises(UserError, match=r"within 0\.2 seconds after SIGTERM; go on from the last"):
+    with (
+        InterruptFlag(announce=False) as flag,
+        pytest.raises(UserError, match=r"within 0\.2 seconds after SIGTERM; go on from the last"),
+    ):
         take(never(), flag, ImageFolderDataset(folder))
 
 
@@ -458,7 +500,9 @@ def test_a_worker_that_is_killed_is_one_line(folder: Path) -> None:
         (worker,) = multiprocessing.active_children()
         worker.kill()
         worker.join(30)
-        with pytest.raises(UserError, match=r"a process that reads images of '.*' was killed, .*use fewer --workers"):
+        with pytest.raises(
+            UserError, match=r"a process that reads images of '.*' was killed, .*use fewer --workers"
+        ):
             next(batches)
 
 
@@ -472,7 +516,10 @@ def test_fingerprint_is_of_the_contents(tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "b")
     os.utime(tmp_path / "b" / "0.png", (0, 0))
     assert ImageFolderDataset(tmp_path / "b").fingerprint() == plain
-    others = {ImageFolderDataset(folder, xflip=True).fingerprint(), ImageFolderDataset(folder, max_size=3).fingerprint()}
+    others = {
+        ImageFolderDataset(folder, xflip=True).fingerprint(),
+        ImageFolderDataset(folder, max_size=3).fingerprint(),
+    }
     PIL.Image.new("RGB", (8, 8), (9, 0, 0)).save(tmp_path / "b" / "0.png")
     others.add(ImageFolderDataset(tmp_path / "b").fingerprint())
     for name in ("c.zip", "d.zip"):
@@ -489,14 +536,28 @@ def test_the_identity_of_data(tmp_path: Path) -> None:
     labels = [[f"{i % 2}/{i}.png", i % 3] for i in range(6)]
     folder = make_folder(tmp_path / "a", labels=labels)
     shutil.copytree(folder, tmp_path / "b")
-    (known,) = {ImageFolderDataset(folder, use_labels=True, memory_budget_mb=budget).identity() for budget in (0, 1024)}
+    (known,) = {
+        ImageFolderDataset(folder, use_labels=True, memory_budget_mb=budget).identity()
+        for budget in (0, 1024)
+    }
     other = ImageFolderDataset(tmp_path / "b", use_labels=True)
     assert other.identity() == known
-    assert len({ImageFolderDataset(folder, xflip=flip, use_labels=use).identity() for flip in (0, 1) for use in (0, 1)}) == 4
+    assert (
+        len(
+            {
+                ImageFolderDataset(folder, xflip=flip, use_labels=use).identity()
+                for flip in (0, 1)
+                for use in (0, 1)
+            }
+        )
+        == 4
+    )
     for name, change in (("0/0.png", "0/2.png"), ("dataset.json", None)):
         path = tmp_path / "b" / name
         before = path.read_bytes()
-        path.write_bytes((tmp_path / "b" / change).read_bytes() if change else before.replace(b", 1]", b", 2]"))
+        path.write_bytes(
+            (tmp_path / "b" / change).read_bytes() if change else before.replace(b", 1]", b", 2]")
+        )
         assert ImageFolderDataset(tmp_path / "b", use_labels=True).identity() != known, name
         path.write_bytes(before)
     packed = ImageFolderDataset(make_zip(folder, tmp_path / "a.zip"), use_labels=True)
@@ -544,7 +605,9 @@ def test_files_made_to_have_one_checksum_are_other_data(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["zip", "large folder", "small folder"])
-def test_states_of_before_know_their_data_again(folder: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_states_of_before_know_their_data_again(
+    folder: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = make_zip(folder, tmp_path / "x.zip") if kind == "zip" else folder
     names = [f"{i % 2}/{i}.png" for i in ORDER]
     if kind == "zip":
@@ -556,7 +619,11 @@ def test_states_of_before_know_their_data_again(folder: Path, tmp_path: Path, ki
     files = hashlib.sha256(text.encode()).hexdigest() if kind != "small folder" else None
     dataset = ImageFolderDataset(path, use_labels=True)
     labels = np.array([i % 3 for i in ORDER], dtype=np.int64)
-    before = dataset.identity() if files is None else hashlib.sha256(f"{files} 6 ".encode() + labels.tobytes()).hexdigest()
+    before = (
+        dataset.identity()
+        if files is None
+        else hashlib.sha256(f"{files} 6 ".encode() + labels.tobytes()).hexdigest()
+    )
     assert dataset.is_known_as(before)
     assert (dataset.identity() == before) == (kind == "small folder")
     PIL.Image.new("RGB", (8, 8)).save(folder / "0" / "0.png")
@@ -564,7 +631,9 @@ def test_states_of_before_know_their_data_again(folder: Path, tmp_path: Path, ki
     assert not ImageFolderDataset(changed, use_labels=True).is_known_as(before)
 
 
-def test_the_quick_identity_reads_a_part_of_large_data(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_quick_identity_reads_a_part_of_large_data(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     known = ImageFolderDataset(folder).quick_identity()
     shutil.copytree(folder, tmp_path / "b")
     assert ImageFolderDataset(tmp_path / "b").quick_identity() == known
@@ -581,7 +650,9 @@ def test_the_quick_identity_reads_a_part_of_large_data(folder: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("threads", [1, 8])
-def test_a_digest_does_not_depend_on_how_many_read(tmp_path: Path, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_digest_does_not_depend_on_how_many_read(
+    tmp_path: Path, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     contents = [bytes([i]) * i for i in range(20)]
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         for i, content in enumerate(contents):
@@ -612,12 +683,15 @@ print("alive", flush=True)
 
 
 def test_workers_let_the_main_process_answer_signals(folder: Path) -> None:
-    """A scheduler's SIGTERM reaches all processes of a job; without its workers the main one could not finish its step.
+    """A scheduler's SIGTERM reaches all processes of a job; without its workers the main one could not finish
+    its step.
 
     When the main process ends, even without closing the batches, so do they.
     """
     command = [sys.executable, "-c", WORKERS_UNDER_FIRE, str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)  # pipes close with the last one
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )  # pipes close with the last one
     assert (done.returncode, done.stdout, done.stderr) == (0, "alive\n", "")
 
 
@@ -627,7 +701,10 @@ def test_a_folder_inside_a_zip(folder: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("a/faces2/other.png", b"")
         archive.writestr("b.png", b"")
-    found, expected = ImageFolderDataset(f"{path}/a/faces", use_labels=True), ImageFolderDataset(folder, use_labels=True)
+    found, expected = (
+        ImageFolderDataset(f"{path}/a/faces", use_labels=True),
+        ImageFolderDataset(folder, use_labels=True),
+    )
     assert len(found) == len(expected)
     assert (found.name, found.label_dim) == ("faces", expected.label_dim)
     for i in range(len(found)):
@@ -640,12 +717,17 @@ def test_a_folder_inside_a_zip(folder: Path, tmp_path: Path) -> None:
     assert f"'{path}/c' does not exist" in complaint(path / "c")
 
 
-@pytest.mark.parametrize("spell", [lambda name: f"./{name}", lambda name: name.replace("/", "\\")], ids=["dot", "backslash"])
+@pytest.mark.parametrize(
+    "spell", [lambda name: f"./{name}", lambda name: name.replace("/", "\\")], ids=["dot", "backslash"]
+)
 def test_other_spellings_of_names_in_a_zip(folder: Path, tmp_path: Path, spell: Any) -> None:
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         for path in sorted(folder.rglob("*.*")):
             archive.write(path, spell(str(path.relative_to(folder))))
-    found, expected = ImageFolderDataset(tmp_path / "x.zip", use_labels=True), ImageFolderDataset(folder, use_labels=True)
+    found, expected = (
+        ImageFolderDataset(tmp_path / "x.zip", use_labels=True),
+        ImageFolderDataset(folder, use_labels=True),
+    )
     assert len(found) == len(expected) == 6
     for i in range(6):
         assert all(np.array_equal(a, b) for a, b in zip(found[i], expected[i], strict=True))

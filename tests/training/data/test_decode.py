@@ -1,4 +1,5 @@
-"""The decoder of all pictures: formats, limits, orientation, frames, transparency's neighbours, and more than 8 bits."""
+"""The decoder of all pictures: formats, limits, orientation, frames, transparency's neighbours, and more than
+8 bits."""
 
 import io
 import os
@@ -43,8 +44,15 @@ def noise(shape: tuple[int, ...] = (8, 8, 3), seed: int = 0) -> np.ndarray:
 
 def png(width: int, height: int, bits: int, color: int, rows: bytes = b"") -> bytes:
     """A PNG file by hand; Pillow writes none with 16-bit colour. Without rows, its pixels are missing."""
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    made = [struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks]
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
+    made = [
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(made)
 
 
@@ -69,8 +77,20 @@ def deep_tiff(values: np.ndarray, order: str, *, deflate: bool = False, planar: 
     lists = start + len(data)
     data += struct.pack(f"{order}{2 * count}I", *places[1:], *(len(strip) for strip in strips))
     at, sizes = (lists, lists + 4 * count) if count > 1 else (places[1], len(strips[0]))
-    tags = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, places[0]), (259, 3, 1, 8 if deflate else 1), (262, 3, 1, 2)]
-    tags += [(273, 4, count, at), (277, 3, 1, 3), (278, 3, 1, height), (279, 4, count, sizes), (284, 3, 1, 2 if planar else 1)]
+    tags = [
+        (256, 3, 1, width),
+        (257, 3, 1, height),
+        (258, 3, 3, places[0]),
+        (259, 3, 1, 8 if deflate else 1),
+        (262, 3, 1, 2),
+    ]
+    tags += [
+        (273, 4, count, at),
+        (277, 3, 1, 3),
+        (278, 3, 1, height),
+        (279, 4, count, sizes),
+        (284, 3, 1, 2 if planar else 1),
+    ]
     entries = b""
     for tag, kind, number, value in tags:
         short = kind == 3 and number == 1
@@ -119,7 +139,11 @@ def test_pictures_are_opened_in_one_place() -> None:
     root = Path(__file__).parents[2]
     folders = ("training", "metrics", "torch_utils", "dnnlib", "tools", "benchmarks")
     sources = [*root.glob("*.py"), *(path for folder in folders for path in (root / folder).rglob("*.py"))]
-    opening = [path.relative_to(root).as_posix() for path in sources if "Image.open(" in path.read_text(encoding="utf-8")]
+    opening = [
+        path.relative_to(root).as_posix()
+        for path in sources
+        if "Image.open(" in path.read_text(encoding="utf-8")
+    ]
     assert opening == ["training/data/decode.py"]
 
 
@@ -132,7 +156,9 @@ def test_the_limit_of_pixels_is_ours() -> None:
     with pytest.raises(NeedsOption, match="has 10x10 pixels, more than the 99 that are read") as caught:
         decode(content, DecodeOptions(max_pixels=99))
     assert "--max-pixels=100" in caught.value.advice
-    with open_picture(png(14000, 14000, 1, 0)) as image:  # 196 megapixels: Pillow alone refuses, and warns from half of that
+    with open_picture(
+        png(14000, 14000, 1, 0)
+    ) as image:  # 196 megapixels: Pillow alone refuses, and warns from half of that
         assert image.size == (14000, 14000)
     with pytest.raises(NeedsOption, match="40000x40000"):
         decode(png(40000, 40000, 1, 0))  # before any memory is taken
@@ -157,7 +183,12 @@ def test_long_texts_of_png_do_not_matter(where: str) -> None:
 
 # --- orientation and frames
 
-TURNED = {2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1], 5: lambda a: a.swapaxes(0, 1)} | {
+TURNED = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+} | {
     6: lambda a: np.rot90(a, 3),
     7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
     8: lambda a: np.rot90(a, 1),
@@ -183,7 +214,9 @@ def test_every_orientation_is_turned_upright(kind: str, orientation: int) -> Non
     np.testing.assert_array_equal(np.asarray(decode(content).image), expected)
     loaded = load(content)
     assert loaded.orientation == orientation
-    assert loaded.turned == is_turned(content) == (orientation != 1 and kind != "tiff")  # Pillow turns TIFF by itself
+    assert (
+        loaded.turned == is_turned(content) == (orientation != 1 and kind != "tiff")
+    )  # Pillow turns TIFF by itself
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "avif"])
@@ -197,7 +230,9 @@ def test_lossy_formats_are_turned_upright(kind: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # as the module itself sets it, outside tests
-@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0", b"\0" * 40])
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0", b"\0" * 40]
+)
 def test_damaged_orientation_is_none(exif: bytes) -> None:
     for kind in ("png", "jpeg", "webp"):
         content = encode(PIL.Image.fromarray(noise()), kind, exif=exif)
@@ -246,17 +281,26 @@ def test_twelve_bits_in_sixteen_bit_colour(kind: str) -> None:
     assert picture.deep == DeepValues(0, 4080, 65535)
     assert picture.deep.dark
     np.testing.assert_array_equal(np.asarray(picture.image), TWELVE >> 8)  # the upper bytes, as always
-    for value_range, ends in (((0.0, 4095.0), (0, 4095)), ("auto", (0, 4080)), ((1000.0, 2000.0), (1000, 2000))):
+    for value_range, ends in (
+        ((0.0, 4095.0), (0, 4095)),
+        ("auto", (0, 4080)),
+        ((1000.0, 2000.0), (1000, 2000)),
+    ):
         image = decode(content, DecodeOptions(value_range=value_range)).image  # type: ignore[arg-type]
         np.testing.assert_array_equal(np.asarray(image), scaled(TWELVE, *ends))
-    np.testing.assert_array_equal(np.asarray(decode(content, DecodeOptions(value_range="full")).image), TWELVE >> 8)
+    np.testing.assert_array_equal(
+        np.asarray(decode(content, DecodeOptions(value_range="full")).image), TWELVE >> 8
+    )
 
 
 def test_twelve_bits_in_grey_with_alpha() -> None:
     grey = TWELVE[:, :, :1]
     content = deep_png(np.dstack([grey, np.where(grey > 2000, 65535, 0)]).astype(np.uint16))
     expected = np.where(grey > 2000, scaled(grey, 0, 4095), 255)
-    np.testing.assert_array_equal(np.asarray(decode(content, DecodeOptions(value_range=(0, 4095))).image), np.repeat(expected, 3, axis=2))
+    np.testing.assert_array_equal(
+        np.asarray(decode(content, DecodeOptions(value_range=(0, 4095))).image),
+        np.repeat(expected, 3, axis=2),
+    )
 
 
 def test_sixteen_bit_colour_that_uses_them_is_as_before() -> None:
@@ -280,7 +324,10 @@ def test_turned_sixteen_bit_colour() -> None:
 def test_layouts_that_cannot_be_read_in_full() -> None:
     with pytest.raises(ValueError, match="separate planes without compression"):
         decode(deep_tiff(TWELVE, "<", planar=True))
-    lines = {"ppm": b"P6 32 8 65535\n" + TWELVE.astype(">u2").tobytes(), "tiff": deep_tiff(TWELVE, "<", deflate=True, planar=True)}
+    lines = {
+        "ppm": b"P6 32 8 65535\n" + TWELVE.astype(">u2").tobytes(),
+        "tiff": deep_tiff(TWELVE, "<", deflate=True, planar=True),
+    }
     for content in lines.values():
         picture = decode(content)
         assert picture.deep is not None
@@ -296,12 +343,18 @@ def test_ranges_of_sixteen_bit_grey(kind: str) -> None:
     picture = decode(content)
     assert picture.deep == DeepValues(0, 4080, 65535)
     np.testing.assert_array_equal(np.asarray(picture.image), scaled(values, 0, 65535))
-    np.testing.assert_array_equal(np.asarray(decode(content, DecodeOptions(value_range=(16, 4000))).image), scaled(values, 16, 4000))
-    np.testing.assert_array_equal(np.asarray(decode(content, DecodeOptions(value_range="auto")).image), scaled(values, 0, 4080))
+    np.testing.assert_array_equal(
+        np.asarray(decode(content, DecodeOptions(value_range=(16, 4000))).image), scaled(values, 16, 4000)
+    )
+    np.testing.assert_array_equal(
+        np.asarray(decode(content, DecodeOptions(value_range="auto")).image), scaled(values, 0, 4080)
+    )
 
 
 @pytest.mark.parametrize(
-    "values", [np.linspace(-1, 2, 64, dtype=np.float32), np.arange(64, dtype=np.int32) * 1000 - 3000], ids=["float", "int32"]
+    "values",
+    [np.linspace(-1, 2, 64, dtype=np.float32), np.arange(64, dtype=np.int32) * 1000 - 3000],
+    ids=["float", "int32"],
 )
 def test_values_of_unknown_range_need_one(values: np.ndarray) -> None:
     grid = values.reshape(8, 8)
@@ -310,7 +363,9 @@ def test_values_of_unknown_range_need_one(values: np.ndarray) -> None:
         with pytest.raises(NeedsOption, match=f"they lie between {values[0]:g} and {values[-1]:g}") as caught:
             decode(content, DecodeOptions(value_range=value_range))  # type: ignore[arg-type]
     assert "--range=LOW-HIGH" in caught.value.advice
-    np.testing.assert_array_equal(np.asarray(decode(content, DecodeOptions(value_range=(0, 1))).image), scaled(grid, 0, 1))
+    np.testing.assert_array_equal(
+        np.asarray(decode(content, DecodeOptions(value_range=(0, 1))).image), scaled(grid, 0, 1)
+    )
     image = np.asarray(decode(content, DecodeOptions(value_range="auto")).image)
     np.testing.assert_array_equal(image, scaled(grid, values[0], values[-1]))
     assert (image.min(), image.max()) == (0, 255)
@@ -330,7 +385,9 @@ def test_one_value_alone_is_black() -> None:
 
 def test_eight_bits_have_no_range() -> None:
     content = encode(PIL.Image.fromarray(noise()))
-    np.testing.assert_array_equal(np.asarray(decode(content, DecodeOptions(value_range=(0, 10))).image), noise())
+    np.testing.assert_array_equal(
+        np.asarray(decode(content, DecodeOptions(value_range=(0, 10))).image), noise()
+    )
     assert decode(content).deep is None
 
 
@@ -350,7 +407,9 @@ def test_range_option(text: str, expected: Any) -> None:
     assert ValueRange().convert(text, None, None) == expected
 
 
-@pytest.mark.parametrize("text", ["", "5", "5-", "-5", "5-5", "9-1", "a-b", "0-inf", "nan-1", "0-1-2", "0-1e999", "AUTO"])
+@pytest.mark.parametrize(
+    "text", ["", "5", "5-", "-5", "5-5", "9-1", "a-b", "0-inf", "nan-1", "0-1-2", "0-1e999", "AUTO"]
+)
 def test_senseless_ranges(text: str) -> None:
     with pytest.raises(Exception, match=r"LOW-HIGH|less than the second"):
         ValueRange().convert(text, None, None)

@@ -33,14 +33,27 @@ def write_zip(path: Path, names: Iterable[str]) -> Path:
 
 
 def pack(folder: Path, path: Path) -> Path:
-    return write_zip(path, sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()))
+    return write_zip(
+        path, sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+    )
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_what_is_left_out_is_counted(tmp_path: Path, kind: str) -> None:
     folder = make_files(
         tmp_path / "d",
-        *("a.png", "b.JPG", "dataset.json", "c.HEIC", "d.heic", "e.heif", "more.zip", "noending", "sub/notes.txt", "sub/dataset.json"),
+        *(
+            "a.png",
+            "b.JPG",
+            "dataset.json",
+            "c.HEIC",
+            "d.heic",
+            "e.heif",
+            "more.zip",
+            "noending",
+            "sub/notes.txt",
+            "sub/dataset.json",
+        ),
         *(".hidden.png", ".cache/x.png", ".cache/y.png", "sub/.thumb/z.png"),
         *("__MACOSX/._a.png", "._a.png", ".DS_Store", "Thumbs.db", "sub/desktop.ini"),
     )
@@ -73,7 +86,9 @@ def test_an_ending_cannot_forge_a_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_no_images_says_what_is_there(tmp_path: Path, kind: str) -> None:
     folder = make_files(tmp_path / "d", "a.heic", "b.heic", "c")
-    with pytest.raises(UserError, match=r"holds no images that are read \(not read: 2 \.heic, 1 without an ending\)"):
+    with pytest.raises(
+        UserError, match=r"holds no images that are read \(not read: 2 \.heic, 1 without an ending\)"
+    ):
         ImageFolderDataset(folder if kind == "folder" else pack(folder, tmp_path / "d.zip"))
 
 
@@ -119,7 +134,14 @@ def test_what_is_no_file_is_never_opened(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "names", [("a.png", "a.png"), ("b/a.png", "./b/a.png"), ("b/a.png", "b\\a.png"), ("/a.png", "a.png"), ("b//a.png", "b/./a.png")]
+    "names",
+    [
+        ("a.png", "a.png"),
+        ("b/a.png", "./b/a.png"),
+        ("b/a.png", "b\\a.png"),
+        ("/a.png", "a.png"),
+        ("b//a.png", "b/./a.png"),
+    ],
 )
 def test_a_zip_has_each_name_once(tmp_path: Path, names: tuple[str, str]) -> None:
     path = write_zip(tmp_path / "x.zip", ["first.png", *names])
@@ -129,10 +151,14 @@ def test_a_zip_has_each_name_once(tmp_path: Path, names: tuple[str, str]) -> Non
 
 
 def test_repeated_names_that_are_no_data_do_no_harm(tmp_path: Path) -> None:
-    assert FileTree(write_zip(tmp_path / "x.zip", ["a.png", "b/", "b/", "README", "README"])).image_names == ["a.png"]
+    assert FileTree(write_zip(tmp_path / "x.zip", ["a.png", "b/", "b/", "README", "README"])).image_names == [
+        "a.png"
+    ]
     with pytest.raises(UserError, match=r"'dataset\.json' is in .* twice"):
         FileTree(write_zip(tmp_path / "y.zip", ["a.png", "dataset.json", "dataset.json"]))
-    assert FileTree(f"{write_zip(tmp_path / 'z.zip', ['in/a.png', 'b.png', 'b.png'])}/in").names == ["a.png"], "beside what is read"
+    assert FileTree(f"{write_zip(tmp_path / 'z.zip', ['in/a.png', 'b.png', 'b.png'])}/in").names == [
+        "a.png"
+    ], "beside what is read"
 
 
 def test_names_that_lead_out_of_a_zip_are_left_out(tmp_path: Path) -> None:
@@ -149,7 +175,9 @@ def test_a_name_in_a_zip_that_is_no_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
-def test_a_file_that_fills_the_memory_is_refused(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_fills_the_memory_is_refused(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = make_files(tmp_path / "d", "a.png")
     monkeypatch.setattr(file_tree, "MAX_FILE", 6)
     with pytest.raises(UserError, match="it has 7 bytes, more than the 6 that are read"):
@@ -157,7 +185,19 @@ def test_a_file_that_fills_the_memory_is_refused(tmp_path: Path, kind: str, monk
 
 
 @pytest.mark.parametrize(
-    "output", ["d", "d/out", "d/a/new/out", "link/out", "d/../d/out", "elsewhere/out", "d/away", "d/a", "hop/../out", "fresh"]
+    "output",
+    [
+        "d",
+        "d/out",
+        "d/a/new/out",
+        "link/out",
+        "d/../d/out",
+        "elsewhere/out",
+        "d/away",
+        "d/a",
+        "hop/../out",
+        "fresh",
+    ],
 )
 def test_outputs_in_what_is_read(tmp_path: Path, output: str) -> None:
     make_files(tmp_path / "elsewhere", "x.png")
@@ -193,4 +233,7 @@ def test_opening_images_says_what_is_left_out(tmp_path: Path, capsys: pytest.Cap
     folder = make_files(tmp_path / "d", "x.heic")
     PIL.Image.new("RGB", (8, 8)).save(folder / "a.png")
     assert len(open_images(str(folder))) == 1
-    assert capsys.readouterr().err == f"Note: Not read in '{folder}': 1 .heic. Convert HEIC files to PNG or JPEG.\n"
+    assert (
+        capsys.readouterr().err
+        == f"Note: Not read in '{folder}': 1 .heic. Convert HEIC files to PNG or JPEG.\n"
+    )

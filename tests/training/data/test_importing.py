@@ -56,7 +56,9 @@ def make_folder(folder: Path, images: dict[str, np.ndarray]) -> Path:
 def read_zip(path: Path) -> tuple[list[np.ndarray], Any]:
     """The images of a written zip in order, and the labels."""
     with zipfile.ZipFile(path) as archive:
-        assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}  # else bytes differ from day to day
+        assert {info.date_time for info in archive.infolist()} == {
+            (1980, 1, 1, 0, 0, 0)
+        }  # else bytes differ from day to day
         names = [name for name in archive.namelist() if name != "dataset.json"]
         assert names == [f"{i // 1000:05d}/img{i:08d}.png" for i in range(len(names))]
         labels = json.loads(archive.read("dataset.json"))["labels"]
@@ -81,7 +83,8 @@ BLUE = (0, 0, 255)
 
 
 def over(color: np.ndarray, background: int | tuple[int, int, int]) -> np.ndarray:
-    """What ``color`` with ALPHA looks like on a background, by hand: places (0, 0) and (1, 0) are see-through."""
+    """What ``color`` with ALPHA looks like on a background, by hand: places (0, 0) and (1, 0) are
+    see-through."""
     out = color.astype(float)
     out[0, 0] = background
     out[1, 0] = 0.2 * out[1, 0] + 0.8 * np.asarray(background)
@@ -97,7 +100,9 @@ def decoded(content: bytes, **kwargs: Any) -> np.ndarray:
 def test_plain_images_keep_their_pixels() -> None:
     np.testing.assert_array_equal(decoded(encode(PIL.Image.fromarray(GREY))), GREY)
     np.testing.assert_array_equal(decoded(encode(PIL.Image.fromarray(COLOR))), COLOR)
-    np.testing.assert_array_equal(decoded(encode(PIL.Image.fromarray(GREY >= 128))), np.where(GREY >= 128, 255, 0))
+    np.testing.assert_array_equal(
+        decoded(encode(PIL.Image.fromarray(GREY >= 128))), np.where(GREY >= 128, 255, 0)
+    )
 
 
 def test_rgba_goes_over_the_background() -> None:
@@ -122,7 +127,9 @@ def palette_image(colors: list[int]) -> PIL.Image.Image:
 def test_palettes_are_resolved() -> None:
     image = palette_image(COLOR.ravel().tolist())
     np.testing.assert_array_equal(decoded(encode(image)), COLOR)
-    np.testing.assert_array_equal(decoded(encode(image, transparency=ALPHA.tobytes())), over(COLOR, (255, 255, 255)))
+    np.testing.assert_array_equal(
+        decoded(encode(image, transparency=ALPHA.tobytes())), over(COLOR, (255, 255, 255))
+    )
     np.testing.assert_array_equal(decoded(encode(image, "gif")), COLOR)
     expected = COLOR.copy()
     expected[0, 1] = 255
@@ -136,8 +143,12 @@ def test_a_palette_without_colours_is_grey() -> None:
 def test_transparent_colours_of_png_go_over_the_background() -> None:
     expected = COLOR.copy()
     expected[0, 0] = 255
-    np.testing.assert_array_equal(decoded(encode(PIL.Image.fromarray(COLOR), transparency=(255, 0, 0))), expected)
-    np.testing.assert_array_equal(decoded(encode(PIL.Image.fromarray(GREY), transparency=0)), [[255, 100], [200, 255]])
+    np.testing.assert_array_equal(
+        decoded(encode(PIL.Image.fromarray(COLOR), transparency=(255, 0, 0))), expected
+    )
+    np.testing.assert_array_equal(
+        decoded(encode(PIL.Image.fromarray(GREY), transparency=0)), [[255, 100], [200, 255]]
+    )
 
 
 def test_cmyk() -> None:
@@ -149,7 +160,9 @@ def test_cmyk() -> None:
 def test_sixteen_bits_are_scaled_not_cut() -> None:
     wide = np.array([[0, 257 * 100], [257 * 200, 65535]], dtype=np.uint16)
     np.testing.assert_array_equal(decoded(encode(PIL.Image.fromarray(wide))), GREY)
-    np.testing.assert_array_equal(decoded(encode(PIL.Image.fromarray(np.array([[128, 129]], dtype=np.uint16)))), [[0, 1]])
+    np.testing.assert_array_equal(
+        decoded(encode(PIL.Image.fromarray(np.array([[128, 129]], dtype=np.uint16)))), [[0, 1]]
+    )
     np.testing.assert_array_equal(decoded(encode(PIL.Image.fromarray(wide), "tiff")), GREY)
     np.testing.assert_array_equal(decoded(encode(PIL.Image.fromarray(wide.astype(np.int32)), "tiff")), GREY)
 
@@ -158,7 +171,11 @@ def test_sixteen_bit_rgb_png() -> None:
     import zlib
 
     rows = b"".join(b"\0" + (COLOR[y].astype(">u2") * 257).tobytes() for y in range(2))
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
     content = b"\x89PNG\r\n\x1a\n"
     for kind, body in chunks:
         content += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -171,10 +188,14 @@ def test_exif_rotation_is_undone(kind: str, orientation: int, turns: int) -> Non
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
     stored = pixels(0, (2, 3, 3))
-    np.testing.assert_array_equal(decoded(encode(PIL.Image.fromarray(stored), kind, exif=exif)), np.rot90(stored, turns))
+    np.testing.assert_array_equal(
+        decoded(encode(PIL.Image.fromarray(stored), kind, exif=exif)), np.rot90(stored, turns)
+    )
 
 
-@pytest.mark.parametrize("image", [np.full((1, 1), 0.5, np.float32), np.full((1, 1), 70000, np.int32)], ids=["float", "int32"])
+@pytest.mark.parametrize(
+    "image", [np.full((1, 1), 0.5, np.float32), np.full((1, 1), 70000, np.int32)], ids=["float", "int32"]
+)
 def test_pixels_of_unknown_range_are_refused(image: np.ndarray) -> None:
     with pytest.raises(ValueError, match="range is not known"):
         decode(encode(PIL.Image.fromarray(image), "tiff"))
@@ -193,7 +214,9 @@ def test_center_crop_takes_the_middle_square() -> None:
     for width, height in [(12, 8), (8, 12), (8, 8)]:
         out = np.asarray(Transform("center-crop", 8, 8).apply(gradient(width, height)))
         left, top = (width - 8) // 2, (height - 8) // 2
-        np.testing.assert_array_equal(out, np.asarray(gradient(width, height))[top : top + 8, left : left + 8])
+        np.testing.assert_array_equal(
+            out, np.asarray(gradient(width, height))[top : top + 8, left : left + 8]
+        )
 
 
 def test_box_filter_averages_areas() -> None:
@@ -250,7 +273,13 @@ def test_senseless_transforms_are_refused(args: tuple[Any, ...], message: str) -
 def test_folder_to_zip_to_folder(tmp_path: Path) -> None:
     source = make_folder(tmp_path / "in", {f"{i % 2}/{i}.png": pixels(i) for i in range(4)})
     report = import_dataset(source, tmp_path / "new" / "out.zip", workers=1)
-    assert (report.num_images, report.resolution, report.num_channels, report.label_dim, report.skipped) == (4, 8, 3, 0, [])
+    assert (report.num_images, report.resolution, report.num_channels, report.label_dim, report.skipped) == (
+        4,
+        8,
+        3,
+        0,
+        [],
+    )
     images, labels = read_zip(tmp_path / "new" / "out.zip")
     np.testing.assert_array_equal(images, [pixels(i) for i in (0, 2, 1, 3)])
     assert labels is None
@@ -283,7 +312,9 @@ def test_labels_of_the_source_go_along(tmp_path: Path) -> None:
 
 
 def test_labels_from_subfolders(tmp_path: Path) -> None:
-    source = make_folder(tmp_path / "in", {f"train/{name}/{i}/x.png": pixels(i) for name in ("cat", "ant") for i in range(2)})
+    source = make_folder(
+        tmp_path / "in", {f"train/{name}/{i}/x.png": pixels(i) for name in ("cat", "ant") for i in range(2)}
+    )
     report = import_dataset(source, tmp_path / "out.zip", labels="subfolders", workers=1)
     assert report.label_dim == 2
     _, labels = read_zip(tmp_path / "out.zip")
@@ -303,19 +334,31 @@ def test_labels_from_subfolders(tmp_path: Path) -> None:
 def test_folders_that_are_numbers_are_numbered_by_them(tmp_path: Path) -> None:
     names = [f"{number}/x.png" for number in (0, 1, 10, 2, 9)]
     assert subfolder_labels(names, "here") == ([0, 1, 4, 2, 3], ["0", "1", "2", "9", "10"])
-    assert subfolder_labels(["07/x.png", "7/x.png", "3/x.png", "000/x.png", f"{'1' * 5000}/x.png"], "here")[0] == [2, 3, 1, 0, 4]
-    assert subfolder_labels(["10/x.png", "9a/x.png"], "here")[1] == ["10", "9a"], "names as soon as one is no number"
+    assert subfolder_labels(["07/x.png", "7/x.png", "3/x.png", "000/x.png", f"{'1' * 5000}/x.png"], "here")[
+        0
+    ] == [2, 3, 1, 0, 4]
+    assert subfolder_labels(["10/x.png", "9a/x.png"], "here")[1] == ["10", "9a"], (
+        "names as soon as one is no number"
+    )
 
 
-@pytest.mark.parametrize("folders", [("train", "val"), ("Train", "TEST"), ("training", "validation"), ("test",), ("dev", "valid", "train")])
+@pytest.mark.parametrize(
+    "folders",
+    [("train", "val"), ("Train", "TEST"), ("training", "validation"), ("test",), ("dev", "valid", "train")],
+)
 def test_parts_of_a_data_set_are_no_classes(folders: tuple[str, ...]) -> None:
     names = [f"{folder}/{kind}.png" for folder in folders for kind in "ab"]
-    with pytest.raises(UserError, match=f"'{min(folders)}'.* parts of a data set; give the folder of one part"):
+    with pytest.raises(
+        UserError, match=f"'{min(folders)}'.* parts of a data set; give the folder of one part"
+    ):
         subfolder_labels(names, "here")
     assert subfolder_labels([*names, "cats/x.png"], "here")[1] == sorted([*folders, "cats"])
 
 
-@pytest.mark.parametrize(("count", "shares"), [(1, {0: 1}), (3, {0: 1, 1: 1, 2: 1}), (10, {0: 6, 1: 3, 2: 1}), (99, {0: 20, 1: 10, 2: 3})])
+@pytest.mark.parametrize(
+    ("count", "shares"),
+    [(1, {0: 1}), (3, {0: 1, 1: 1, 2: 1}), (10, {0: 6, 1: 3, 2: 1}), (99, {0: 20, 1: 10, 2: 3})],
+)
 def test_each_class_has_its_share_of_fewer_images(count: int, shares: dict[int, int]) -> None:
     labels: list[Label] = [0] * 20 + [1] * 10 + [2] * 3
     places = share_of_each_class(labels, count)
@@ -325,7 +368,9 @@ def test_each_class_has_its_share_of_fewer_images(count: int, shares: dict[int, 
 
 
 def test_max_images_of_subfolders(tmp_path: Path) -> None:
-    source = make_folder(tmp_path / "in", {f"{kind}/{i}.png": pixels(i) for kind in ("ant", "cat") for i in range(4)})
+    source = make_folder(
+        tmp_path / "in", {f"{kind}/{i}.png": pixels(i) for kind in ("ant", "cat") for i in range(4)}
+    )
     report = import_dataset(source, tmp_path / "out.zip", labels="subfolders", max_images=4, workers=1)
     assert report.classes == [(0, "ant", 2), (1, "cat", 2)]
     images, labels = read_zip(tmp_path / "out.zip")
@@ -344,7 +389,9 @@ def test_what_an_import_leaves_out_is_said(tmp_path: Path) -> None:
     assert one.startswith("There is one image")
 
 
-@pytest.mark.parametrize("dest", ["in/out", "in/out.zip", "in/b/deep/out", "link/out", "in/../in/b/out", "elsewhere/out", "in"])
+@pytest.mark.parametrize(
+    "dest", ["in/out", "in/out.zip", "in/b/deep/out", "link/out", "in/../in/b/out", "elsewhere/out", "in"]
+)
 def test_a_destination_inside_the_source_is_refused(tmp_path: Path, dest: str) -> None:
     source = make_folder(tmp_path / "in", {"a.png": pixels(0), "b/c.png": pixels(1)})
     make_folder(tmp_path / "elsewhere", {"d.png": pixels(2)})
@@ -352,7 +399,11 @@ def test_a_destination_inside_the_source_is_refused(tmp_path: Path, dest: str) -
     (source / "linked").symlink_to(tmp_path / "elsewhere")  # its files are part of the source
     before = sorted(tmp_path.rglob("*"))
     message = complaint(source, tmp_path / dest)
-    assert "are the same" in message if dest == "in" else "what is written would become part of the data" in message
+    assert (
+        "are the same" in message
+        if dest == "in"
+        else "what is written would become part of the data" in message
+    )
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -367,7 +418,10 @@ def test_missing_labels_are_named(tmp_path: Path) -> None:
 def test_a_mixed_set_becomes_rgb(tmp_path: Path, order: str) -> None:
     grey, colour = pixels(0, (8, 8)), pixels(1)
     images = [grey] * 20 + [colour]
-    source = make_folder(tmp_path / "in", {f"{i:02d}.png": x for i, x in enumerate(images if order == "grey first" else images[::-1])})
+    source = make_folder(
+        tmp_path / "in",
+        {f"{i:02d}.png": x for i, x in enumerate(images if order == "grey first" else images[::-1])},
+    )
     for workers in (1, 2):
         assert import_dataset(source, tmp_path / "out.zip", workers=workers).num_channels == 3
         out, _ = read_zip(tmp_path / "out.zip")
@@ -377,16 +431,25 @@ def test_a_mixed_set_becomes_rgb(tmp_path: Path, order: str) -> None:
 
 def test_a_grey_set_stays_grey(tmp_path: Path) -> None:
     source = make_folder(tmp_path / "in", {"a.png": pixels(0, (8, 8)), "b.png": pixels(1, (8, 8))})
-    assert import_dataset(source, tmp_path / "out.zip", transform=Transform(None, 16, 16), workers=1).num_channels == 1
+    assert (
+        import_dataset(
+            source, tmp_path / "out.zip", transform=Transform(None, 16, 16), workers=1
+        ).num_channels
+        == 1
+    )
     assert read_zip(tmp_path / "out.zip")[0][0].shape == (16, 16)
 
 
 def test_the_number_of_workers_changes_no_byte(tmp_path: Path) -> None:
-    source = make_folder(tmp_path / "in", {f"{i % 3}/{i}.png": pixels(i, (16 + i % 5, 20, 3)) for i in range(60)})
+    source = make_folder(
+        tmp_path / "in", {f"{i % 3}/{i}.png": pixels(i, (16 + i % 5, 20, 3)) for i in range(60)}
+    )
     contents = set()
     for workers in (1, 2, 3):
         dest = tmp_path / f"{workers}.zip"
-        import_dataset(source, dest, transform=Transform("center-crop", 8, 8), labels="subfolders", workers=workers)
+        import_dataset(
+            source, dest, transform=Transform("center-crop", 8, 8), labels="subfolders", workers=workers
+        )
         contents.add(dest.read_bytes())
     assert len(contents) == 1
 
@@ -425,7 +488,9 @@ def test_a_broken_image_stops_or_is_skipped(tmp_path: Path, workers: int) -> Non
 def test_nothing_but_broken_images(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(b"nothing")
-    assert "none of the 1 images could be used" in complaint(tmp_path / "in", tmp_path / "out", on_error="skip")
+    assert "none of the 1 images could be used" in complaint(
+        tmp_path / "in", tmp_path / "out", on_error="skip"
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
 
 
@@ -443,7 +508,10 @@ def test_images_too_small_for_a_wide_crop_are_named(tmp_path: Path) -> None:
     source = make_folder(tmp_path / "in", {"a.png": pixels(0, (8, 16, 3)), "b.png": pixels(0, (3, 16, 3))})
     wide = Transform("center-crop-wide", 8, 4)
     assert "'b.png' in" in complaint(source, tmp_path / "out.zip", transform=wide)
-    assert import_dataset(source, tmp_path / "out.zip", transform=wide, on_error="skip", workers=1).num_images == 1
+    assert (
+        import_dataset(source, tmp_path / "out.zip", transform=wide, on_error="skip", workers=1).num_images
+        == 1
+    )
 
 
 def test_sources_that_are_none(tmp_path: Path) -> None:
@@ -451,7 +519,12 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
     assert "nowhere' does not exist" in complaint(tmp_path / "nowhere", dest)
     (tmp_path / "empty").mkdir()
     assert "holds no images" in complaint(tmp_path / "empty", dest)
-    for name, words in [("x.zip", "is no zip"), ("x.bin", "no source that is known"), ("x.tar.gz", "as CIFAR-10"), ("x.gz", "unpacked")]:
+    for name, words in [
+        ("x.zip", "is no zip"),
+        ("x.bin", "no source that is known"),
+        ("x.tar.gz", "as CIFAR-10"),
+        ("x.gz", "unpacked"),
+    ]:
         (tmp_path / name).write_bytes(b"rubbish")
         assert words in complaint(tmp_path / name, dest)
     assert not dest.exists()
@@ -472,7 +545,9 @@ def test_destinations_that_are_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dest", ["out.zip", "out", "deep/er/out.zip"])
-def test_an_interrupt_leaves_nothing_and_the_old_zip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dest: str) -> None:
+def test_an_interrupt_leaves_nothing_and_the_old_zip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dest: str
+) -> None:
     source = make_folder(tmp_path / "in", {f"{i}.png": pixels(i) for i in range(9)})
     if dest == "out.zip":
         (tmp_path / dest).write_bytes(b"old")
@@ -543,7 +618,10 @@ def write_cifar(path: Path, batches: list[bytes]) -> Path:
 
 def test_cifar_batches(tmp_path: Path) -> None:
     data = pixels(0, (10, 3, 32, 32))
-    batches = [pickle.dumps({"data": data[2 * i : 2 * i + 2].reshape(2, -1), "labels": [i, 9]}, protocol=2) for i in range(5)]
+    batches = [
+        pickle.dumps({"data": data[2 * i : 2 * i + 2].reshape(2, -1), "labels": [i, 9]}, protocol=2)
+        for i in range(5)
+    ]
     source = write_cifar(tmp_path / "cifar-10-python.tar.gz", batches)
     report = import_dataset(source, tmp_path / "out.zip", workers=2)
     assert (report.num_images, report.resolution, report.num_channels, report.label_dim) == (10, 32, 3, 10)
@@ -560,8 +638,19 @@ def dtype(name: str, state: bytes) -> bytes:
     return b"cnumpy\ndtype\n" + short(name) + b"K\x00K\x01\x87R" + state
 
 
-#: A structured type whose one field is an object, with flags that deny it: numpy would follow forged pointers.
-FORGED = dtype("V8", b"(K\x03" + short("|") + b"N(" + short("f") + b"t}" + short("f") + dtype("O8", b"") + b"K\x00\x86sK\x08K\x01K\x00tb")
+#: A structured type whose one field is an object, with flags that deny it: numpy would follow forged
+#: pointers.
+FORGED = dtype(
+    "V8",
+    b"(K\x03"
+    + short("|")
+    + b"N("
+    + short("f")
+    + b"t}"
+    + short("f")
+    + dtype("O8", b"")
+    + b"K\x00\x86sK\x08K\x01K\x00tb",
+)
 SHELL = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n"
 HOSTILE_CIFAR = {
     "forged pointers": b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R(K\x01K\x04\x85"
@@ -596,11 +685,35 @@ def test_a_cifar_pickle_of_python_2(tmp_path: Path) -> None:
     data = pixels(0, (2, 3072))
 
     def py2(value: bytes) -> bytes:
-        return b"U" + bytes([len(value)]) + value if len(value) < 256 else b"T" + struct.pack("<I", len(value)) + value
+        return (
+            b"U" + bytes([len(value)]) + value
+            if len(value) < 256
+            else b"T" + struct.pack("<I", len(value)) + value
+        )
 
-    kind = b"cnumpy\ndtype\n(" + py2(b"u1") + b"K\x00K\x01tR(K\x03" + py2(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
-    array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00t" + py2(b"b") + b"tR(K\x01K\x02M\x00\x0c\x86" + kind + b"\x89"
-    content = b"\x80\x02}(" + py2(b"data") + array + py2(data.tobytes()) + b"tb" + py2(b"labels") + b"](K\x03K\x04eu."
+    kind = (
+        b"cnumpy\ndtype\n("
+        + py2(b"u1")
+        + b"K\x00K\x01tR(K\x03"
+        + py2(b"|")
+        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    )
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00t"
+        + py2(b"b")
+        + b"tR(K\x01K\x02M\x00\x0c\x86"
+        + kind
+        + b"\x89"
+    )
+    content = (
+        b"\x80\x02}("
+        + py2(b"data")
+        + array
+        + py2(data.tobytes())
+        + b"tb"
+        + py2(b"labels")
+        + b"](K\x03K\x04eu."
+    )
     write_cifar(tmp_path / "cifar-10-python.tar.gz", [content] * 5)
     _, images, labels = read_cifar10(tmp_path / "cifar-10-python.tar.gz")
     np.testing.assert_array_equal(images[:2], data.reshape(2, 3, 32, 32).transpose(0, 2, 3, 1))
@@ -612,7 +725,9 @@ def test_archives_that_unpack_to_much_are_refused(tmp_path: Path, monkeypatch: p
     write_cifar(tmp_path / "a.tar.gz", [bytes(30_000)] * 5)
     assert "unpacks to more than the 20000 bytes" in complaint(tmp_path / "a.tar.gz", tmp_path / "out.zip")
     (tmp_path / "a-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(30_000)))
-    assert "unpacks to more than the 20000 bytes" in complaint(tmp_path / "a-idx3-ubyte.gz", tmp_path / "out.zip")
+    assert "unpacks to more than the 20000 bytes" in complaint(
+        tmp_path / "a-idx3-ubyte.gz", tmp_path / "out.zip"
+    )
 
 
 class Evil:
@@ -628,7 +743,9 @@ def test_a_pickle_in_the_tar_runs_nothing(tmp_path: Path) -> None:
     assert "it asks for" in complaint(source, tmp_path / "out.zip")
     assert not (tmp_path / "touched").exists()
     odd = [pickle.dumps({"data": pixels(0, (2, 100)), "labels": [0, 1]}, protocol=2)] * 5
-    assert "uint8 [2, 100] with 2 labels" in complaint(write_cifar(tmp_path / "odd.tar.gz", odd), tmp_path / "out.zip")
+    assert "uint8 [2, 100] with 2 labels" in complaint(
+        write_cifar(tmp_path / "odd.tar.gz", odd), tmp_path / "out.zip"
+    )
 
 
 def test_lsun_database(tmp_path: Path) -> None:
@@ -643,7 +760,12 @@ def test_lsun_database(tmp_path: Path) -> None:
     for workers in (1, 2):
         dest = tmp_path / f"{workers}.zip"
         report = import_dataset(
-            tmp_path / "cat_lmdb", dest, transform=Transform("center-crop", 8, 8), max_images=18, on_error="skip", workers=workers
+            tmp_path / "cat_lmdb",
+            dest,
+            transform=Transform("center-crop", 8, 8),
+            max_images=18,
+            on_error="skip",
+            workers=workers,
         )
         assert (report.num_images, report.label_dim) == (17, 0)
         assert report.skipped[0].startswith(f"'00007' in '{tmp_path / 'cat_lmdb'}'")
@@ -657,7 +779,9 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[bytes,
     lmdb = pytest.importorskip("lmdb")
     folder = tmp_path_factory.mktemp("db") / "a_lmdb"
     random = np.random.RandomState(0)
-    written = {b"%05d" % i * 3: random.bytes(int(random.choice([0, 9, 700, 5000]))) for i in random.permutation(1500)}
+    written = {
+        b"%05d" % i * 3: random.bytes(int(random.choice([0, 9, 700, 5000]))) for i in random.permutation(1500)
+    }
     environment = lmdb.open(str(folder), map_size=2**24)
     for part in range(0, 1500, 500):  # in several transactions, with some records taken out again
         with environment.begin(write=True) as transaction:
@@ -680,15 +804,21 @@ def test_databases_are_read_as_the_library_reads_them(records: tuple[Path, dict[
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.7, 0.98])
-def test_a_truncated_database_is_named(records: tuple[Path, dict[bytes, bytes]], tmp_path: Path, share: float) -> None:
+def test_a_truncated_database_is_named(
+    records: tuple[Path, dict[bytes, bytes]], tmp_path: Path, share: float
+) -> None:
     whole = (records[0] / "data.mdb").read_bytes()
     (tmp_path / "cat_lmdb").mkdir()
     (tmp_path / "cat_lmdb" / "data.mdb").write_bytes(whole[: int(len(whole) * share)])
     assert "truncated" in complaint(tmp_path / "cat_lmdb", tmp_path / "out.zip")
 
 
-@pytest.mark.parametrize("at", [2, 10, 12, 14, 16, 18], ids=["number", "kind", "lower", "upper", "first node", "second node"])
-def test_damaged_pages_of_a_database_are_named(records: tuple[Path, dict[bytes, bytes]], tmp_path: Path, at: int) -> None:
+@pytest.mark.parametrize(
+    "at", [2, 10, 12, 14, 16, 18], ids=["number", "kind", "lower", "upper", "first node", "second node"]
+)
+def test_damaged_pages_of_a_database_are_named(
+    records: tuple[Path, dict[bytes, bytes]], tmp_path: Path, at: int
+) -> None:
     """The lmdb library ends the process on such pages."""
     content = bytearray((records[0] / "data.mdb").read_bytes())
     for page in range(2 * 4096, len(content), 4096):
@@ -698,7 +828,9 @@ def test_damaged_pages_of_a_database_are_named(records: tuple[Path, dict[bytes, 
     assert "no lmdb database that can be read" in complaint(tmp_path / "cat_lmdb", tmp_path / "out.zip")
 
 
-def test_a_database_whose_pages_go_in_a_circle_is_named(records: tuple[Path, dict[bytes, bytes]], tmp_path: Path) -> None:
+def test_a_database_whose_pages_go_in_a_circle_is_named(
+    records: tuple[Path, dict[bytes, bytes]], tmp_path: Path
+) -> None:
     content = bytearray((records[0] / "data.mdb").read_bytes())
     for page in range(2, len(content) // 4096):
         number, _, kind, lower = struct.unpack_from("<QHHH", content, page * 4096)
@@ -756,7 +888,8 @@ def test_a_mount_point_is_refused_before_the_work(tmp_path: Path, monkeypatch: p
 
 
 class Stuck:
-    """A source whose images cannot be read: whoever tries waits, and no signal that can be blocked gets through."""
+    """A source whose images cannot be read: whoever tries waits, and no signal that can be blocked gets
+    through."""
 
     labels = None
 
@@ -776,7 +909,9 @@ def stop_soon() -> None:
     threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
 
 
-def test_workers_that_block_do_not_keep_the_import_from_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_block_do_not_keep_the_import_from_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(convert, "open_source", lambda source, labels: Stuck())
     start = time.monotonic()
     stop_soon()

@@ -67,7 +67,9 @@ def test_a_name_that_is_there_twice_is_refused(tmp_path: Path, spelled: str) -> 
     name = spelled.format(folder=tmp_path / "d")
     tree = make(tmp_path / "d", ["0.png", "1.png"], [["0.png", 0], ["1.png", 1], [name, 2], ["1.png", 2]])
     again = " twice" if name == "0.png" else " and, as "
-    with pytest.raises(UserError, match=rf"'dataset\.json' in .* has '0.png'{again}.*; give each image one label"):
+    with pytest.raises(
+        UserError, match=rf"'dataset\.json' in .* has '0.png'{again}.*; give each image one label"
+    ):
         read_labels(tree)
 
 
@@ -87,7 +89,9 @@ def test_capitals_make_names_differ(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spelled", ["d/{}", "/elsewhere/{}", "{}.jpg"])
 def test_both_sides_are_shown_where_names_do_not_match(tmp_path: Path, spelled: str) -> None:
-    tree = make(tmp_path / "d", ["0.png", "1.png"], [[spelled.format("0.png"), 0], [spelled.format("1.png"), 1]])
+    tree = make(
+        tmp_path / "d", ["0.png", "1.png"], [[spelled.format("0.png"), 0], [spelled.format("1.png"), 1]]
+    )
     with pytest.raises(UserError) as caught:
         found(tree)
     assert "has no label for 2 of 2 images, '0.png' first" in str(caught.value)
@@ -133,7 +137,9 @@ def test_odd_documents_get_one_printable_line(document: str, message: str) -> No
     assert len(str(caught.value)) < 500
 
 
-def test_the_size_of_a_label_file_is_bounded_by_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_a_label_file_is_bounded_by_the_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("training.data.labels.MAX_BYTES", 10)
     monkeypatch.setattr("training.data.labels.MAX_BYTES_AN_IMAGE", 40)
     assert found(make(tmp_path / "d", ["0.png"], [["0.png", 0]])) == [0]
@@ -146,7 +152,10 @@ def test_the_size_of_a_label_file_is_bounded_by_the_images(tmp_path: Path, monke
     [
         ([1, 2], "from 1 to 2, and 1 of the 3 classes from 0 up has no image (0 first)"),
         ([0, 500], "from 0 to 500, and 499 of the 501 classes from 0 up have no image (1 first)"),
-        ([0, 1, 99_999], "from 0 to 99999, and 99997 of the 100000 classes from 0 up have no image (2 first)"),
+        (
+            [0, 1, 99_999],
+            "from 0 to 99999, and 99997 of the 100000 classes from 0 up have no image (2 first)",
+        ),
     ],
 )
 def test_classes_without_images_are_noted(labels: list[Label], numbers: str) -> None:
@@ -164,8 +173,12 @@ def test_classes_are_counted_in_order() -> None:
     assert class_counts([[1.0], [2.0]]) == {}
 
 
-@pytest.mark.parametrize(("value", "names"), [(["cat", "dog"], ["cat", "dog"]), ({"0": "cat"}, None), ([1, 2], None), (None, None)])
-def test_names_of_classes_are_read_where_they_are_text(tmp_path: Path, value: Any, names: list[str] | None) -> None:
+@pytest.mark.parametrize(
+    ("value", "names"), [(["cat", "dog"], ["cat", "dog"]), ({"0": "cat"}, None), ([1, 2], None), (None, None)]
+)
+def test_names_of_classes_are_read_where_they_are_text(
+    tmp_path: Path, value: Any, names: list[str] | None
+) -> None:
     """The key is ours; other programs may put anything there, and the labels stay usable."""
     file = read_labels(make(tmp_path / "d", ["0.png"], [["0.png", 1]], class_names=value))
     assert file is not None

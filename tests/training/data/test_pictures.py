@@ -47,7 +47,10 @@ def test_sixteen_bits_and_pixels_of_unknown_range(tmp_path):
     PIL.Image.fromarray(np.full([8, 8], 128 * 257, dtype=np.uint16)).save(tmp_path / "sixteen.png")
     assert load_picture(tmp_path / "sixteen.png", 8, 3).unique().tolist() == [128]
     PIL.Image.fromarray(np.full([8, 8], 0.5, dtype=np.float32)).save(tmp_path / "float.tiff")
-    with pytest.raises(UserError, match=r"float\.tiff cannot be used: floating-point .* between 0\.5 and 0\.5; say with --range"):
+    with pytest.raises(
+        UserError,
+        match=r"float\.tiff cannot be used: floating-point .* between 0\.5 and 0\.5; say with --range",
+    ):
         load_picture(tmp_path / "float.tiff", 8, 3)
 
 
@@ -83,4 +86,6 @@ def test_grid(channels):
 
 
 def test_bytes_become_minus_one_to_one():
-    assert from_uint8(torch.tensor([[[[0, 51, 255]]]], dtype=torch.uint8)).flatten().tolist() == pytest.approx([-1, -0.6, 1])
+    assert from_uint8(
+        torch.tensor([[[[0, 51, 255]]]], dtype=torch.uint8)
+    ).flatten().tolist() == pytest.approx([-1, -0.6, 1])

@@ -1,4 +1,5 @@
-"""Exported graphs draw the network's pictures, say what they take, and their files run nothing but tensor operators."""
+"""Exported graphs draw the network's pictures, say what they take, and their files run nothing but tensor
+operators."""
 
 import io
 import json
@@ -14,7 +15,15 @@ from tests.support.small_networks import small_generator
 from torch_utils.ops import dispatch
 from torch_utils.ops.bias_act import ACTIVATIONS
 from training.inference import export as export_module
-from training.inference.export import HEADER_KEY, GeneratorGraph, GraphOptions, check, export, program_bytes, to_program
+from training.inference.export import (
+    HEADER_KEY,
+    GeneratorGraph,
+    GraphOptions,
+    check,
+    export,
+    program_bytes,
+    to_program,
+)
 from training.inference.exported import open_export, parse_header
 from training.inference.files import load_networks
 from training.inference.generation import images_from_seeds
@@ -44,7 +53,9 @@ def test_pictures_of_an_export(G, exports, suffix):
         assert (renderer.images(z, c, 1, "none") - without).abs().max() < 1e-4
     options = dict(class_idx=2, truncation_psi=0.5, noise_mode="random")
     for (_, found), (_, image) in zip(
-        images_from_seeds(renderer, [1, 2], **options), images_from_seeds(reference, [1, 2], **options), strict=True
+        images_from_seeds(renderer, [1, 2], **options),
+        images_from_seeds(reference, [1, 2], **options),
+        strict=True,
     ):
         assert (found.int() - image.int()).abs().max() <= 1
     with pytest.raises(UserError, match=r"exported without its noise .*; give --noise-mode=random or none"):
@@ -80,7 +91,9 @@ def test_the_graph_itself(G, options):
     z, c, *rest = graph.example(2, psi=0.6)
     psi = options.psi if options.psi is not None else rest.pop(0).item()
     noise = rest if options.noise == "external" else "const"
-    assert torch.allclose(graph(*graph.example(2, psi=0.6)), GeneratorRenderer(G).images(z, c, psi, noise), atol=1e-6)
+    assert torch.allclose(
+        graph(*graph.example(2, psi=0.6)), GeneratorRenderer(G).images(z, c, psi, noise), atol=1e-6
+    )
     assert len(graph.input_names()) == len(graph.example(1))
 
 
@@ -88,12 +101,17 @@ def test_the_graph_itself(G, options):
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
 @pytest.mark.parametrize("architecture", ["orig", "skip", "resnet"])
 def test_every_architecture(suffix, architecture, tmp_path):
-    G = small_generator(resolution=32, architecture=architecture, num_fp16_res=2, conv_clamp=256, fp16_channels_last=True)
+    G = small_generator(
+        resolution=32, architecture=architecture, num_fp16_res=2, conv_clamp=256, fp16_channels_last=True
+    )
     content, worst = export(GeneratorGraph(G, GraphOptions(psi=0.7)), RECORDED, suffix)
     assert worst < 1e-4
     (tmp_path / f"net{suffix}").write_bytes(content)
     renderer = open_export(tmp_path / f"net{suffix}")
-    pictures = images_from_seeds(renderer, [3], truncation_psi=0.7), images_from_seeds(GeneratorRenderer(G), [3], truncation_psi=0.7)
+    pictures = (
+        images_from_seeds(renderer, [3], truncation_psi=0.7),
+        images_from_seeds(GeneratorRenderer(G), [3], truncation_psi=0.7),
+    )
     (_, found), (_, expected) = (next(images) for images in pictures)
     assert (found.int() - expected.int()).abs().max() <= 1
     with pytest.raises(UserError, match=r"--trunc=0\.7 fixed in it; give that"):
@@ -119,7 +137,9 @@ def test_a_wrong_graph_is_noticed(G):
 
 def test_export_checks_what_it_wrote(G, monkeypatch):
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr(export_module, "run_onnx", lambda session, inputs: torch.zeros([len(inputs[0]), 1, 8, 8]))
+    monkeypatch.setattr(
+        export_module, "run_onnx", lambda session, inputs: torch.zeros([len(inputs[0]), 1, 8, 8])
+    )
     monkeypatch.setattr(export_module, "onnx_bytes", lambda graph, document: b"")
     monkeypatch.setattr(export_module, "onnx_session", lambda content, name: None)
     with pytest.raises(UserError, match="in onnxruntime draws other pictures"):
@@ -127,18 +147,28 @@ def test_export_checks_what_it_wrote(G, monkeypatch):
 
 
 def test_compiled_ops_stay_out_of_a_graph(G, monkeypatch):
-    for name, value in (("mode", "native"), ("tried", True), ("loaded", set())):  # insisted on, and not to be had
+    for name, value in (
+        ("mode", "native"),
+        ("tried", True),
+        ("loaded", set()),
+    ):  # insisted on, and not to be had
         monkeypatch.setattr(dispatch._state, name, value)
     graph = GeneratorGraph(G, GraphOptions(psi=1))
     with pytest.raises(dispatch.OpsUnavailable):
         graph(*graph.example(1))
     program = to_program(graph)
-    assert {getattr(node.target, "namespace", "aten") for node in program.graph.nodes if node.op == "call_function"} == {"aten"}
+    assert {
+        getattr(node.target, "namespace", "aten")
+        for node in program.graph.nodes
+        if node.op == "call_function"
+    } == {"aten"}
     assert dispatch.mode() == "native"
 
 
 def test_truncation_needs_an_average():
-    G = Generator(8, 0, 8, 8, 3, {"num_layers": 1, "w_avg_beta": None}, {"channel_base": 64, "channel_max": 8})
+    G = Generator(
+        8, 0, 8, 8, 3, {"num_layers": 1, "w_avg_beta": None}, {"channel_base": 64, "channel_max": 8}
+    )
     with pytest.raises(UserError, match="export it with --trunc=1"):
         GeneratorGraph(G, GraphOptions())
     assert GeneratorGraph(G, GraphOptions(psi=1)).input_names() == ["z"]
@@ -147,14 +177,18 @@ def test_truncation_needs_an_average():
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_missing_packages(G, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UserError, match=rf"writing \.onnx needs the package {package}: pip install -e '\.\[export\]'"):
+    with pytest.raises(
+        UserError, match=rf"writing \.onnx needs the package {package}: pip install -e '\.\[export\]'"
+    ):
         export(GeneratorGraph(G, GraphOptions()), RECORDED, ".onnx")
 
 
 def test_damaged_files_get_one_line(exports, tmp_path):
     for suffix, path in exports.files.items():
         content = path.read_bytes()
-        for number, damaged in enumerate((b"", b"hello", content[: len(content) // 2], content[:200] + bytes(200) + content[400:-400])):
+        for number, damaged in enumerate(
+            (b"", b"hello", content[: len(content) // 2], content[:200] + bytes(200) + content[400:-400])
+        ):
             target = tmp_path / f"{number}{suffix}"
             target.write_bytes(damaged)
             with pytest.raises(UserError) as raised:
@@ -268,28 +302,62 @@ def sizes(graph):
 
 EVIL = "__import__('os').system('touch trap')"
 REFUSED = [
-    (in_graph(lambda graph: graph["nodes"][0].update(target="torch.os.system")), r"the operator 'torch\.os\.system'"),
-    (in_graph(lambda graph: graph["nodes"][0].update(target="torch.ops.aten.add.Tensor.__class__")), "the operator"),
+    (
+        in_graph(lambda graph: graph["nodes"][0].update(target="torch.os.system")),
+        r"the operator 'torch\.os\.system'",
+    ),
+    (
+        in_graph(lambda graph: graph["nodes"][0].update(target="torch.ops.aten.add.Tensor.__class__")),
+        "the operator",
+    ),
     (in_graph(lambda graph: graph["nodes"][0].update(target="torch.ops.higher_order.cond")), "the operator"),
-    (in_graph(lambda graph: graph["nodes"][0].update(target="torch.ops.aten.from_file.default")), "the operator"),
+    (
+        in_graph(lambda graph: graph["nodes"][0].update(target="torch.ops.aten.from_file.default")),
+        "the operator",
+    ),
     (in_graph(lambda graph: graph["nodes"][0].update(target="torch.ops.aten.save.default")), "the operator"),
-    (in_graph(lambda graph: graph["nodes"][0]["inputs"][0].update(arg={"as_string": "/etc/passwd"})), "'as_string'"),
+    (
+        in_graph(lambda graph: graph["nodes"][0]["inputs"][0].update(arg={"as_string": "/etc/passwd"})),
+        "'as_string'",
+    ),
     (in_graph(lambda graph: sizes(graph)[0]["as_expr"].update(expr_str=EVIL)), "the size '__import__"),
-    (in_graph(lambda graph: sizes(graph)[0]["as_expr"].update(expr_str="Symbol('s1', integer=True) + f(1)")), "the size"),
-    (in_graph(lambda graph: graph["nodes"][0]["inputs"][0].update(arg={"as_custom_obj": {"name": "x"}})), "'as_custom_obj'"),
-    (in_graph(lambda graph: graph["nodes"][0]["inputs"][0].update(arg={"as_operator": "os.system"})), "'as_operator'"),
+    (
+        in_graph(
+            lambda graph: sizes(graph)[0]["as_expr"].update(expr_str="Symbol('s1', integer=True) + f(1)")
+        ),
+        "the size",
+    ),
+    (
+        in_graph(lambda graph: graph["nodes"][0]["inputs"][0].update(arg={"as_custom_obj": {"name": "x"}})),
+        "'as_custom_obj'",
+    ),
+    (
+        in_graph(lambda graph: graph["nodes"][0]["inputs"][0].update(arg={"as_operator": "os.system"})),
+        "'as_operator'",
+    ),
     (in_graph(lambda graph: graph.update(custom_obj_values={"x": {}})), "an object of another class"),
-    (in_json(MODEL, lambda model: model["range_constraints"].update({EVIL: {"min_val": 0, "max_val": 1}})), "no size"),
+    (
+        in_json(MODEL, lambda model: model["range_constraints"].update({EVIL: {"min_val": 0, "max_val": 1}})),
+        "no size",
+    ),
     (in_json(WEIGHTS, lambda config: first_weight(config).update(use_pickle=True)), "the pickled object"),
-    (in_json(WEIGHTS, lambda config: first_weight(config).update(path_name="../extra/x")), "the pickled object"),
-    (lambda files: files.update({"data/constants/custom_obj_0": b""}), "the file 'data/constants/custom_obj_0'"),
+    (
+        in_json(WEIGHTS, lambda config: first_weight(config).update(path_name="../extra/x")),
+        "the pickled object",
+    ),
+    (
+        lambda files: files.update({"data/constants/custom_obj_0": b""}),
+        "the file 'data/constants/custom_obj_0'",
+    ),
     (lambda files: files.update({"data/aotinductor/model/evil.so": b""}), "the file 'data/aotinductor"),
     (lambda files: files.update({"models/other.json": b"{}"}), "the file 'models/other.json'"),
 ]
 
 
 @pytest.mark.parametrize(("change", "message"), REFUSED)
-def test_programs_that_hold_more_than_tensor_operators_are_refused(program, change, message, tmp_path, monkeypatch):
+def test_programs_that_hold_more_than_tensor_operators_are_refused(
+    program, change, message, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=rf"^it holds more than a graph of tensor operators, .*{message}"):
         read_program(repacked(program, change), "it")
@@ -305,7 +373,9 @@ def test_generators_of_any_activation_are_graphs_of_known_operators(activation):
 def test_containers_of_other_types_are_refused(program):
     def change(model):
         call = next(call for call in model["graph_module"]["module_call_graph"] if call["signature"])
-        call["signature"]["in_spec"] = call["signature"]["in_spec"].replace("builtins.tuple", "os.PathLike", 1)
+        call["signature"]["in_spec"] = call["signature"]["in_spec"].replace(
+            "builtins.tuple", "os.PathLike", 1
+        )
 
     with pytest.raises(UserError, match=r"a container of the type 'os\.PathLike'"):
         read_program(repacked(program, in_json(MODEL, change)), "it")
@@ -320,7 +390,10 @@ def test_two_files_of_one_name_are_refused(program):
 
 def test_compressed_files_are_refused(program):
     stream = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(program)) as archive, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as squeezed:
+    with (
+        zipfile.ZipFile(io.BytesIO(program)) as archive,
+        zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as squeezed,
+    ):
         for name in archive.namelist():
             squeezed.writestr(name, archive.read(name))
     with pytest.raises(UserError, match="a compressed file"):

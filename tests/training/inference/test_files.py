@@ -1,4 +1,5 @@
-"""Networks as safetensors plus JSON: round trips to the bit, and everything that can be wrong with the two files."""
+"""Networks as safetensors plus JSON: round trips to the bit, and everything that can be wrong with the two
+files."""
 
 import functools
 import http.server
@@ -23,7 +24,9 @@ PERFECT = {"training_set_kwargs": {}, "info": {}}
 @pytest.fixture
 def pair(tmp_path):
     """A pickle's networks, and the same as safetensors."""
-    networks = load_networks(write_network(tmp_path / "net.pkl", c_dim=2, fp16_channels_last=True, num_fp16_res=1))
+    networks = load_networks(
+        write_network(tmp_path / "net.pkl", c_dim=2, fp16_channels_last=True, num_fp16_res=1)
+    )
     save_networks(tmp_path / "net.safetensors", networks)
     return networks, tmp_path / "net.safetensors"
 
@@ -63,7 +66,11 @@ def test_the_json_says_what_is_in_the_file(pair):
     assert header["training_set_kwargs"] == {"path": "images.zip", "xflip": False}
     assert header["networks"]["augment_pipe"] is None
     G = header["networks"]["G_ema"]
-    assert (G["class"], G["init_kwargs"]["c_dim"], G["weights_sha256"]) == ("Generator", 2, weights_sha256(networks["G_ema"]))
+    assert (G["class"], G["init_kwargs"]["c_dim"], G["weights_sha256"]) == (
+        "Generator",
+        2,
+        weights_sha256(networks["G_ema"]),
+    )
 
 
 def test_the_hash_of_weights_sees_names_shapes_types_and_values():
@@ -90,7 +97,9 @@ def test_the_hash_of_weights_sees_names_shapes_types_and_values():
     assert len(set(hashes)) == len(hashes)
     assert weights_sha256(Holder(b=b, a=a)) == hashes[0]
     channels_last = torch.randn([2, 3, 4, 4])
-    assert weights_sha256(Holder(a=channels_last)) == weights_sha256(Holder(a=channels_last.to(memory_format=torch.channels_last)))
+    assert weights_sha256(Holder(a=channels_last)) == weights_sha256(
+        Holder(a=channels_last.to(memory_format=torch.channels_last))
+    )
 
 
 def rewrite(path, change):
@@ -126,9 +135,15 @@ DAMAGE = [
     (lambda path: json_path(path).write_text("[" * 100_000), "no valid JSON"),
     (lambda path: json_path(path).write_text("[]"), "does not describe networks"),
     (lambda path: rewrite(path, lambda header: header.update(format="other")), "does not describe networks"),
-    (lambda path: rewrite(path, lambda header: header.update(version=2)), "version 2, this program reads version 1"),
+    (
+        lambda path: rewrite(path, lambda header: header.update(version=2)),
+        "version 2, this program reads version 1",
+    ),
     (lambda path: rewrite(path, lambda header: header.pop("networks")), "is damaged: lacks networks"),
-    (lambda path: rewrite(path, lambda header: header["networks"].update(D=5)), r"networks\.D must be a dictionary or null, not 5"),
+    (
+        lambda path: rewrite(path, lambda header: header["networks"].update(D=5)),
+        r"networks\.D must be a dictionary or null, not 5",
+    ),
     (flip_a_byte, "its SHA-256 differs"),
     (no_safetensors, "not a safetensors file"),
     (other_weights, "are not those that were written"),
@@ -172,8 +187,13 @@ def test_no_way_back_from_exports(name):
 def test_missing_package(pair, monkeypatch, tmp_path):
     networks, path = pair
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    for function in (lambda: load_networks(path), lambda: save_networks(tmp_path / "x.safetensors", networks)):
-        with pytest.raises(UserError, match=r"needs the package safetensors.*: pip install -e '\.\[export\]'"):
+    for function in (
+        lambda: load_networks(path),
+        lambda: save_networks(tmp_path / "x.safetensors", networks),
+    ):
+        with pytest.raises(
+            UserError, match=r"needs the package safetensors.*: pip install -e '\.\[export\]'"
+        ):
             function()
 
 
@@ -185,7 +205,9 @@ def test_endings():
 
 def test_a_network_without_the_rest_survives(tmp_path):
     G = small_generator()
-    save_networks(tmp_path / "x.safetensors", {"G": None, "D": None, "G_ema": G, "augment_pipe": None, **PERFECT})
+    save_networks(
+        tmp_path / "x.safetensors", {"G": None, "D": None, "G_ema": G, "augment_pipe": None, **PERFECT}
+    )
     loaded = load_networks(tmp_path / "x.safetensors")
     same(loaded["G_ema"], G)
     assert loaded["G"] is loaded["D"] is None
@@ -213,7 +235,10 @@ def test_both_files_are_fetched_by_address(pair, monkeypatch, tmp_path):
 
 
 def test_a_file_without_the_average_draws_nothing(tmp_path):
-    save_networks(tmp_path / "x.safetensors", {"G": small_generator(), "D": None, "G_ema": None, "augment_pipe": None, **PERFECT})
+    save_networks(
+        tmp_path / "x.safetensors",
+        {"G": small_generator(), "D": None, "G_ema": None, "augment_pipe": None, **PERFECT},
+    )
     with pytest.raises(UserError, match=r"x\.safetensors holds no averaged generator"):
         open_generator(str(tmp_path / "x.safetensors"))
 

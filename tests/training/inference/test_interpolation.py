@@ -17,7 +17,9 @@ def test_the_path_passes_its_points_and_closes_smoothly():
     assert path.dtype == torch.float32
     assert torch.allclose(path[::200], keys, atol=1e-6)
     steps = path.double().roll(-1, 0) - path.double()
-    assert (steps.roll(-1, 0) - steps).abs().max() < 0.05 * steps.abs().max()  # no jump in speed, nor where it closes
+    assert (
+        steps.roll(-1, 0) - steps
+    ).abs().max() < 0.05 * steps.abs().max()  # no jump in speed, nor where it closes
 
 
 def test_two_points_are_enough_and_one_is_not():
@@ -36,7 +38,9 @@ def test_walks_pass_the_seeds_pictures(space):
     for frame, seeds in ((0, (1, 4)), (4, (2, 5)), (8, (3, 6))):
         for cell, seed in enumerate(seeds):
             assert (found[frame][cell].int() - pictures[seed].int()).abs().max() <= 1
-    for one, other in zip(found, walk_images(renderer, walks, 4, space=space, truncation_psi=0.7, batch=1), strict=True):
+    for one, other in zip(
+        found, walk_images(renderer, walks, 4, space=space, truncation_psi=0.7, batch=1), strict=True
+    ):
         assert torch.equal(one, other)
 
 

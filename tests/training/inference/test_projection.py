@@ -37,7 +37,8 @@ def test_schedule_of_the_noise_on_w():
     assert factors == pytest.approx([0.05, 0.0125, 0, 0])
     target = torch.full([3, 8, 8], 200, dtype=torch.uint8)
     noisy, still, long = (
-        search(small_generator(resolution=8), target, num_steps=8, **options) for options in ({}, {"w_noise": 0.0}, {"w_noise_length": 1.0})
+        search(small_generator(resolution=8), target, num_steps=8, **options)
+        for options in ({}, {"w_noise": 0.0}, {"w_noise_length": 1.0})
     )
     assert noisy[0].distance != still[0].distance
     assert noisy[1].distance != long[1].distance
@@ -51,7 +52,9 @@ def test_regularisation_of_white_noise_is_small_at_every_scale():
 
 
 def test_regularisation_by_hand():
-    rows = torch.tensor([1.0, -1.0]).repeat(4)[:, None].expand(8, 8)[None, None]  # stripes: neighbours agree in x, differ in y
+    rows = (
+        torch.tensor([1.0, -1.0]).repeat(4)[:, None].expand(8, 8)[None, None]
+    )  # stripes: neighbours agree in x, differ in y
     assert noise_regularization(rows).item() == pytest.approx(1 + 1)
     coarse = torch.ones([1, 1, 16, 16])  # at 16: 1 + 1; at 8, twice as large: 16 + 16
     assert noise_regularization(coarse).item() == pytest.approx(2 + 32)
@@ -88,7 +91,9 @@ def test_statistics_of_w():
     assert torch.allclose(mean[0, 0], w.mean(dim=0), atol=0.1)
     assert std == pytest.approx(w.var(dim=0).sum().sqrt().item(), rel=0.05)
     conditional = small_generator(c_dim=2)
-    first, second = (w_statistics(conditional, torch.eye(2)[i : i + 1], samples=100, seed=1)[0] for i in (0, 1))
+    first, second = (
+        w_statistics(conditional, torch.eye(2)[i : i + 1], samples=100, seed=1)[0] for i in (0, 1)
+    )
     assert not torch.allclose(first, second)
 
 
@@ -105,7 +110,9 @@ def test_an_own_picture_comes_back(channels, c_dim):
             p.data.fill_(0.02)  # as in a trained network: little of the picture comes from noise
     c = torch.eye(c_dim)[:1] if c_dim else torch.zeros([1, 0])
     before = {name: value.clone() for name, value in G.state_dict().items()}
-    target = to_uint8(G(torch.randn([1, 8], generator=torch.Generator().manual_seed(3)), c, noise_mode="const"))[0]
+    target = to_uint8(
+        G(torch.randn([1, 8], generator=torch.Generator().manual_seed(3)), c, noise_mode="const")
+    )[0]
     steps = search(G, target, c)
     assert len(steps) == 100
 
@@ -141,7 +148,9 @@ def test_noise_maps_take_part_and_are_kept_from_carrying_the_picture():
 
 
 def test_a_network_without_noise():
-    steps = search(small_generator(resolution=8, use_noise=False), torch.zeros([3, 8, 8], dtype=torch.uint8), num_steps=2)
+    steps = search(
+        small_generator(resolution=8, use_noise=False), torch.zeros([3, 8, 8], dtype=torch.uint8), num_steps=2
+    )
     assert all(step.loss == step.distance for step in steps)
 
 

@@ -8,7 +8,13 @@ from dnnlib.errors import UserError
 from tests.support.small_networks import small_generator
 from torch_utils.pixels import to_uint8
 from training.inference.generation import images_from_seeds, ws_from_seeds
-from training.inference.renderer import CALL_SIZE, GeneratorRenderer, in_fixed_calls, noise_from_seeds, synthesize
+from training.inference.renderer import (
+    CALL_SIZE,
+    GeneratorRenderer,
+    in_fixed_calls,
+    noise_from_seeds,
+    synthesize,
+)
 from training.networks import Generator
 
 
@@ -61,10 +67,15 @@ def test_noise_maps_are_each_seeds_own():
 
 
 def test_truncation_needs_an_average():
-    G = Generator(8, 0, 8, 8, 3, {"num_layers": 1, "w_avg_beta": None}, {"channel_base": 64, "channel_max": 8})
+    G = Generator(
+        8, 0, 8, 8, 3, {"num_layers": 1, "w_avg_beta": None}, {"channel_base": 64, "channel_max": 8}
+    )
     renderer = GeneratorRenderer(G)
     assert len(list(images_from_seeds(renderer, [0, 1]))) == 2
-    for function in (lambda: images_from_seeds(renderer, [0], truncation_psi=0.5), lambda: ws_from_seeds(renderer, [0], None, 0.5)):
+    for function in (
+        lambda: images_from_seeds(renderer, [0], truncation_psi=0.5),
+        lambda: ws_from_seeds(renderer, [0], None, 0.5),
+    ):
         with pytest.raises(UserError, match="leave --trunc at 1"):
             function()
 

@@ -20,7 +20,10 @@ def frames(count, channels=3, size=16):
         yield torch.full([channels, size, size * 2], 20 + 40 * i, dtype=torch.uint8)
 
 
-@pytest.mark.parametrize(("name", "fps", "shown"), [("a.gif", 20, 20), ("a.gif", 30, 100 / 3), ("A.GIF", 240, 50), ("a.mp4", 240, 240)])
+@pytest.mark.parametrize(
+    ("name", "fps", "shown"),
+    [("a.gif", 20, 20), ("a.gif", 30, 100 / 3), ("A.GIF", 240, 50), ("a.mp4", 240, 240)],
+)
 def test_the_speed_of_a_file(name, fps, shown):
     assert shown_fps(name, fps) == pytest.approx(shown)
 
@@ -39,10 +42,21 @@ def test_gif(tmp_path, channels):
 def test_mp4(tmp_path, channels):
     imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
     save_video(frames(5, channels), tmp_path / "a.mp4", fps=10)
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(tmp_path / "a.mp4"), "-f", "rawvideo", "-pix_fmt", "gray", "-"]
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-i",
+        str(tmp_path / "a.mp4"),
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "gray",
+        "-",
+    ]
     done = subprocess.run(command, capture_output=True, check=True)
     assert b"10 fps" in done.stderr
-    assert np.frombuffer(done.stdout, dtype=np.uint8).reshape(5, 16, 32).mean(axis=(1, 2)) == pytest.approx(range(20, 220, 40), abs=3)
+    assert np.frombuffer(done.stdout, dtype=np.uint8).reshape(5, 16, 32).mean(axis=(1, 2)) == pytest.approx(
+        range(20, 220, 40), abs=3
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
@@ -69,7 +83,9 @@ def test_other_endings():
 
 def test_missing_package(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-    with pytest.raises(UserError, match=r"\(unlike \.gif\) needs the package imageio_ffmpeg: pip install -e '\.\[video\]'"):
+    with pytest.raises(
+        UserError, match=r"\(unlike \.gif\) needs the package imageio_ffmpeg: pip install -e '\.\[video\]'"
+    ):
         check_video_path("a.mp4")
     check_video_path("a.GIF")
 
@@ -93,11 +109,18 @@ def test_an_mp4_that_ffmpeg_could_not_write_whole(tmp_path, monkeypatch):
 def test_an_mp4_on_a_disk_that_is_full(tmp_path):
     pytest.importorskip("imageio_ffmpeg")
     program = (
-        "import resource, sys, torch; from dnnlib.errors import UserError; from training.inference.video import save_video; "
+        "import resource, sys, torch; from dnnlib.errors import UserError; from training.inference.video "
+        "import save_video; "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000)); "
         "frames = [torch.randint(0, 256, [3, 64, 64], dtype=torch.uint8) for _ in range(20)]\n"
         "try: save_video(frames, sys.argv[1], fps=10)\nexcept UserError as error: print(error)"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "a.mp4")], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "a.mp4")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "a.mp4: ffmpeg wrote 0 of 20 frames" in done.stdout
     assert not list(tmp_path.iterdir())

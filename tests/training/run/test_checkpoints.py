@@ -92,7 +92,9 @@ def test_a_state_with_gradients_that_are_not_finite_is_not_kept(tmp_path, clock,
         state.health.observe("D_main", [torch.tensor([float("nan")])])
     keeper.save(insist=True)
     warning = "Warning: no training state is kept here: the last 3 gradients of D_main were not finite; the one before stays\n"
-    assert (keeper.unsound() is not None, capsys.readouterr().err) == ((True, warning) if mode == "stop" else (False, ""))
+    assert (keeper.unsound() is not None, capsys.readouterr().err) == (
+        (True, warning) if mode == "stop" else (False, "")
+    )
     assert counts(tmp_path) == ([] if mode == "stop" else [0])
     assert not keeper.due, "nor is the device asked at every step"
     state.health.observe("D_main", [torch.tensor([1.0])])
@@ -109,13 +111,20 @@ def fill(monkeypatch, number=errno.ENOSPC):
     monkeypatch.setattr(state_keeper, "write_state", full)
 
 
-@pytest.mark.parametrize(("number", "reason"), [(errno.ENOSPC, "No space left on device"), (errno.EROFS, "Read-only file system")])
-def test_training_goes_on_when_the_disk_is_full(keeper, state, clock, tmp_path, monkeypatch, capsys, number, reason):
+@pytest.mark.parametrize(
+    ("number", "reason"), [(errno.ENOSPC, "No space left on device"), (errno.EROFS, "Read-only file system")]
+)
+def test_training_goes_on_when_the_disk_is_full(
+    keeper, state, clock, tmp_path, monkeypatch, capsys, number, reason
+):
     keeper.save()
     fill(monkeypatch, number)
     state.images_seen = 4
     keeper.save()
-    assert f"Warning: cannot write the training state {tmp_path / 'training-state-0000000004.pt'} ({reason})" in capsys.readouterr().err
+    assert (
+        f"Warning: cannot write the training state {tmp_path / 'training-state-0000000004.pt'} ({reason})"
+        in capsys.readouterr().err
+    )
     assert counts(tmp_path) == [0]
     clock.now += RETRY - 1
     assert not keeper.due
@@ -131,8 +140,12 @@ def test_an_end_without_a_state_is_an_error(keeper, state, tmp_path, monkeypatch
     with pytest.raises(UserError, match=r"No space left on device\); make room, and start a new run$"):
         keeper.save(insist=True)
     (tmp_path / "network-snapshot-000000.pkl").touch()
-    with pytest.raises(UserError, match=rf"make room, and start .* --resume={tmp_path}/network-snapshot-000000.pkl$"):
+    with pytest.raises(
+        UserError, match=rf"make room, and start .* --resume={tmp_path}/network-snapshot-000000.pkl$"
+    ):
         keeper.save(insist=True)
     state_path(tmp_path, 0).touch()
-    with pytest.raises(UserError, match=rf"make room, and go on from the last run state with --continue={tmp_path}$"):
+    with pytest.raises(
+        UserError, match=rf"make room, and go on from the last run state with --continue={tmp_path}$"
+    ):
         keeper.save(insist=True)

@@ -98,7 +98,10 @@ def assert_same_run(first, second):
     assert lasting(first / "stats.jsonl") == lasting(second / "stats.jsonl")
     for path in first.glob("metric-*.jsonl"):
         assert lasting(path) == lasting(second / path.name)
-    names = [{path.name for path in run_dir.iterdir() if path.suffix in (".pkl", ".png", ".jsonl")} for run_dir in (first, second)]
+    names = [
+        {path.name for path in run_dir.iterdir() if path.suffix in (".pkl", ".png", ".jsonl")}
+        for run_dir in (first, second)
+    ]
     assert names[0] == names[1]
 
 
@@ -106,7 +109,11 @@ def lasting(path):
     """The lines without what differs from run to run: times and memory."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return [
-        {key: value for key, value in line.items() if not key.startswith(("Timing/", "Resources/", "timestamp", "total_time"))}
+        {
+            key: value
+            for key, value in line.items()
+            if not key.startswith(("Timing/", "Resources/", "timestamp", "total_time"))
+        }
         for line in lines
     ]
 
@@ -142,7 +149,10 @@ def test_the_state_of_a_run_moves(undisturbed):
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param({"reg_type": "none", "aug": "noaug", "cfg": "cifar", "mbstd_group": 4, "map_depth": 2}, marks=pytest.mark.slow),
+        pytest.param(
+            {"reg_type": "none", "aug": "noaug", "cfg": "cifar", "mbstd_group": 4, "map_depth": 2},
+            marks=pytest.mark.slow,
+        ),
         {"reg_type": "none", "workers": 2, "memory_budget_mb": 0, "cond": True},
     ],
     ids=["cifar", "workers"],
@@ -158,7 +168,9 @@ def test_other_runs_stopped_twice(images, tmp_path, monkeypatch, options):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, pytest.param({"workers": 2, "memory_budget_mb": 0}, marks=pytest.mark.slow)], ids=["in memory", "workers"]
+    "options",
+    [{}, pytest.param({"workers": 2, "memory_budget_mb": 0}, marks=pytest.mark.slow)],
+    ids=["in memory", "workers"],
 )
 def test_a_run_with_segmentation_stopped_and_continued(tmp_path, monkeypatch, options):
     pairs = make_pairs(tmp_path / "pairs", count=10, resolution=16)
@@ -169,7 +181,11 @@ def test_a_run_with_segmentation_stopped_and_continued(tmp_path, monkeypatch, op
         with monkeypatch.context() as context:
             if step is not None:
                 StopAt(context, step)
-            training_loop.run(lively(config), tmp_path / name, PairedDataset(pairs, xflip=True, num_classes=2, memory_budget_mb=budget))
+            training_loop.run(
+                lively(config),
+                tmp_path / name,
+                PairedDataset(pairs, xflip=True, num_classes=2, memory_budget_mb=budget),
+            )
     assert_same_run(tmp_path / "a", tmp_path / "b")
     assert all("Loss/D/loss_seg" in line for line in lasting(tmp_path / "a" / "stats.jsonl"))
     kwargs = load_network_pkl(tmp_path / "a" / "network-snapshot-000000.pkl")["training_set_kwargs"]
@@ -182,8 +198,19 @@ def test_a_run_with_segmentation_stopped_and_continued(tmp_path, monkeypatch, op
 def killed_run(images, run_dir, kimg, moments):
     """Train, killed at each of the moments; how each start ended."""
     run_dir.mkdir(parents=True)
-    command = [sys.executable, "-W", "error", str(Path(kills.__file__)), str(images), str(run_dir), str(kimg), json.dumps(moments)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        str(Path(kills.__file__)),
+        str(images),
+        str(run_dir),
+        str(kimg),
+        json.dumps(moments),
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+    )
     assert done.returncode == 0, done.stderr
     ends = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert ends[-1] == {"status": 0}, done.stdout + done.stderr
@@ -202,13 +229,19 @@ def random_moments(rng, count):
         if i % 2:
             yield {"after": rng.uniform(0, 0.3)}
         else:
-            place, most = rng.choice([("state", 300), ("statistics", 15), ("snapshot", 1), ("rename", 4), ("prune", 4)])
+            place, most = rng.choice(
+                [("state", 300), ("statistics", 15), ("snapshot", 1), ("rename", 4), ("prune", 4)]
+            )
             yield {"during": place, "count": rng.randint(1, most)}
 
 
 def test_killed_in_the_middle_of_writing(images, tmp_path):
     unkilled_run(images, tmp_path / "a", 0.064)
-    moments = [{"during": "state", "count": 40}, {"during": "statistics", "count": 18}, {"during": "rename", "count": 2}]
+    moments = [
+        {"during": "state", "count": 40},
+        {"during": "statistics", "count": 18},
+        {"during": "rename", "count": 2},
+    ]
     ends = killed_run(images, tmp_path / "killed" / "b", 0.064, moments)
     assert [end["status"] for end in ends] == [-signal.SIGKILL] * 3
     assert_same_run(tmp_path / "a", tmp_path / "killed" / "b")
@@ -257,7 +290,9 @@ def test_a_finished_run_says_so_and_goes_on_with_more_to_do(images, undisturbed,
     before = {path.name: path.stat().st_mtime_ns for path in run_dir.iterdir() if path.name != "log.txt"}
     train(images, run_dir)
     assert f"This run is finished: 0.04 kimg in {run_dir}; a larger --kimg goes on" in capsys.readouterr().out
-    assert {path.name: path.stat().st_mtime_ns for path in run_dir.iterdir() if path.name != "log.txt"} == before
+    assert {
+        path.name: path.stat().st_mtime_ns for path in run_dir.iterdir() if path.name != "log.txt"
+    } == before
     train(images, run_dir, kimg=0.06)
     train(images, tmp_path / "whole", kimg=0.06)
     extended, whole = (newest_state(folder)[1] for folder in (run_dir, tmp_path / "whole"))
@@ -273,10 +308,16 @@ def test_less_to_do_ends_where_the_run_is(images, tmp_path, monkeypatch):
     assert len(lasting(tmp_path / "run" / "stats.jsonl")) == 2
     train(images, tmp_path / "run", kimg=0.001)
     assert load_network_pkl(tmp_path / "run" / "network-snapshot-000000.pkl")["info"]["images_seen"] == 24
-    assert [line["Progress/kimg"]["mean"] for line in lasting(tmp_path / "run" / "stats.jsonl")] == [0.004, 0.016, 0.024]
+    assert [line["Progress/kimg"]["mean"] for line in lasting(tmp_path / "run" / "stats.jsonl")] == [
+        0.004,
+        0.016,
+        0.024,
+    ]
 
 
-def test_a_run_that_was_stopped_right_after_a_tick_makes_up_for_its_last_snapshot(images, tmp_path, monkeypatch):
+def test_a_run_that_was_stopped_right_after_a_tick_makes_up_for_its_last_snapshot(
+    images, tmp_path, monkeypatch
+):
     with monkeypatch.context() as context:
         StopAt(context, 3)
         train(images, tmp_path / "run", snap=100)
@@ -298,12 +339,15 @@ def test_other_data_and_other_options_are_refused(images, undisturbed, tmp_path)
         train(images, tmp_path / "run", glr=0.1)
     train(tmp_path / "moved", tmp_path / "run", kimg=0.044)  # elsewhere, the same files
     (tmp_path / "moved" / "0001.png").write_bytes((tmp_path / "moved" / "0002.png").read_bytes())
-    with pytest.raises(UserError, match=r"'.*moved' is not the data that .*training-state-0000000044\.pt was trained on"):
+    with pytest.raises(
+        UserError, match=r"'.*moved' is not the data that .*training-state-0000000044\.pt was trained on"
+    ):
         train(tmp_path / "moved", tmp_path / "run", kimg=0.06)
 
 
 def test_a_state_that_knows_its_data_as_before_goes_on(images, tmp_path, monkeypatch):
-    """Zips and large folders were known by names, sizes and checksums; the next state knows them by their contents."""
+    """Zips and large folders were known by names, sizes and checksums; the next state knows them by their
+    contents."""
     monkeypatch.setattr("training.data.dataset.READ_BEFORE", 0)
     with monkeypatch.context() as context:
         context.setattr(ImageFolderDataset, "identity", ImageFolderDataset.earlier_identity)
@@ -311,7 +355,10 @@ def test_a_state_that_knows_its_data_as_before_goes_on(images, tmp_path, monkeyp
     before = newest_state(tmp_path / "run")[1]["data"]
     train(images, tmp_path / "run", kimg=0.016)
     dataset = ImageFolderDataset(images)
-    assert (before, newest_state(tmp_path / "run")[1]["data"]) == (dataset.earlier_identity(), dataset.identity())
+    assert (before, newest_state(tmp_path / "run")[1]["data"]) == (
+        dataset.earlier_identity(),
+        dataset.identity(),
+    )
     assert dataset.earlier_identity() != dataset.identity()
 
 
@@ -336,14 +383,29 @@ def test_one_process_at_a_time(images, undisturbed, monkeypatch):
 def fake_metric(monkeypatch, seen, during=lambda: None):
     """A metric that looks at one number of G."""
 
-    rest = dict(detector="d", count=1, num_real=1, seed=0, dataset="i", mirror=False, resolution=16, total_time=0, num_gpus=1, timestamp=0)
+    rest = dict(
+        detector="d",
+        count=1,
+        num_real=1,
+        seed=0,
+        dataset="i",
+        mirror=False,
+        resolution=16,
+        total_time=0,
+        num_gpus=1,
+        timestamp=0,
+    )
 
     def evaluate(names, *, generator, **_):
         results = []
         for name in names:
             seen.append(name)
             during()
-            results.append(MetricResult(metric=name, values={name: float(generator.synthesis.b4.const.abs().sum())}, **rest))
+            results.append(
+                MetricResult(
+                    metric=name, values={name: float(generator.synthesis.b4.const.abs().sum())}, **rest
+                )
+            )
         return results
 
     monkeypatch.setattr(training_loop, "preflight", lambda *args, **kwargs: None)
@@ -359,7 +421,9 @@ def test_a_signal_during_a_measurement_leaves_it_for_later(images, tmp_path, mon
     train(images, tmp_path / "a", metrics=METRICS)
     assert seen == [*METRICS] * 3
     count = len(seen)
-    fake_metric(monkeypatch, seen, lambda: os.kill(os.getpid(), signal.SIGTERM) if len(seen) == count + 3 else None)
+    fake_metric(
+        monkeypatch, seen, lambda: os.kill(os.getpid(), signal.SIGTERM) if len(seen) == count + 3 else None
+    )
     train(images, tmp_path / "b", metrics=METRICS)
     state = newest_state(tmp_path / "b")[1]["counters"]
     assert (state["steps"], state["pending"]) == (7, "network-snapshot-000000.pkl")
@@ -389,7 +453,14 @@ def test_snapshots_are_pruned(images, tmp_path, monkeypatch):
     best = []
     second = tmp_path / "run" / "network-snapshot-000001.pkl"
     monkeypatch.setattr(maintenance, "best_snapshot", lambda run_dir, metric: best.append(metric) or second)
-    options = {"batch": 500, "kimg": 5, "tick": 1, "snap": 1, "metrics": METRICS, "keep_snapshots": "best,last:2"}
+    options = {
+        "batch": 500,
+        "kimg": 5,
+        "tick": 1,
+        "snap": 1,
+        "metrics": METRICS,
+        "keep_snapshots": "best,last:2",
+    }
     monkeypatch.setattr(training_loop, "run_phase", lambda *args: None)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "network-snapshot-000099.pkl").touch()
@@ -397,7 +468,9 @@ def test_snapshots_are_pruned(images, tmp_path, monkeypatch):
     kept = sorted(int(path.stem[-6:]) for path in (tmp_path / "run").glob("*.pkl"))
     assert kept == [1, 4, 5, 99]
     assert set(best) == {"fid5_full"}
-    assert newest_state(tmp_path / "run")[1]["counters"]["snapshots"] == [f"network-snapshot-{i:06d}.pkl" for i in range(6)]
+    assert newest_state(tmp_path / "run")[1]["counters"]["snapshots"] == [
+        f"network-snapshot-{i:06d}.pkl" for i in range(6)
+    ]
 
 
 class FullFor:
@@ -433,7 +506,10 @@ def test_a_disk_that_is_full_at_the_end(images, undisturbed, tmp_path, monkeypat
     calls = []
     with monkeypatch.context() as context:
         FullFor(context, owner, name, lambda: calls.append(1) or len(calls) > 2)
-        with pytest.raises(UserError, match=rf"No space left on device.*make room, and go on from .*--continue={tmp_path / 'run'}"):
+        with pytest.raises(
+            UserError,
+            match=rf"No space left on device.*make room, and go on from .*--continue={tmp_path / 'run'}",
+        ):
             train(images, tmp_path / "run")
     assert newest_state(tmp_path / "run")[1]["counters"]["steps"] == 7
     train(images, tmp_path / "run")
@@ -447,7 +523,8 @@ def test_a_folder_that_cannot_be_written(images, tmp_path, monkeypatch):
 
 
 def test_everything_that_a_step_changes_is_saved():
-    """No attribute is forgotten: a state that is restored equals the one that was saved, in all its fields."""
+    """No attribute is forgotten: a state that is restored equals the one that was saved, in all its
+    fields."""
     state = small_state(reg_type="ggdr", kimg=1)
     real = torch.randint(256, [4, 3, 32, 32], dtype=torch.uint8)
     phases = training_loop.build_phases(state)
@@ -474,7 +551,9 @@ def test_a_state_that_does_not_fit():
     state = small_state()
     saved = state.state_dict()
     del saved["parts"]["ada"]
-    with pytest.raises(UserError, match=r"the training state lacks ada; it is of another program or another version"):
+    with pytest.raises(
+        UserError, match=r"the training state lacks ada; it is of another program or another version"
+    ):
         small_state().load_state_dict(saved)
 
 

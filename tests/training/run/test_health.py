@@ -46,7 +46,9 @@ def test_the_limit_is_one_phases_own():
     observe(monitor, "G_main", float("nan"))
     monitor.check(5000)
     observe(monitor, "D_main", float("nan"))
-    with pytest.raises(UserError, match=f"stopped at 5 kimg: the gradients of D_main were not finite {LIMIT} times in a row"):
+    with pytest.raises(
+        UserError, match=f"stopped at 5 kimg: the gradients of D_main were not finite {LIMIT} times in a row"
+    ):
         monitor.check(5000)
 
 
@@ -78,7 +80,11 @@ def test_every_loss_is_named_as_it_is_reported():
     reported = set()
     for reg_type in ("ggdr", "seg"):
         state = small_state(reg_type=reg_type, kimg=1)
-        batch = (torch.randint(256, [4, 3, 32, 32], dtype=torch.uint8), torch.zeros([4, 0]), torch.zeros([4, 32, 32], dtype=torch.uint8))
+        batch = (
+            torch.randint(256, [4, 3, 32, 32], dtype=torch.uint8),
+            torch.zeros([4, 0]),
+            torch.zeros([4, 32, 32], dtype=torch.uint8),
+        )
         training_loop.step(state, training_loop.build_phases(state), batch, None)
         reported |= {name for name in state.stats.flush() if re.match("Loss/(?!scores|signs)", name)}
         assert set(state.health.phases) == set(health.LOSSES)
@@ -90,21 +96,30 @@ def test_every_loss_is_named_as_it_is_reported():
 def test_memory_and_its_growth(monkeypatch):
     meter = MemoryMeter(torch.device("cpu"))
     sizes = iter([2**30, 3 * 2**29])
-    monkeypatch.setattr(type(meter._process), "memory_info", lambda self: type("Info", (), {"rss": next(sizes)}))
+    monkeypatch.setattr(
+        type(meter._process), "memory_info", lambda self: type("Info", (), {"rss": next(sizes)})
+    )
     assert meter.read() == {"Resources/cpu_mem_gb": 1.0, "Resources/cpu_mem_growth_gb": 0.0}
     assert meter.read() == {"Resources/cpu_mem_gb": 1.5, "Resources/cpu_mem_growth_gb": 0.5}
 
 
 def test_memory_of_a_gpu(monkeypatch):
     """The calls alone; there need not be a GPU."""
-    values, reset = {"memory_allocated": iter([2**30, 2**31]), "max_memory_allocated": iter([2**32, 2**33])}, []
+    values, reset = (
+        {"memory_allocated": iter([2**30, 2**31]), "max_memory_allocated": iter([2**32, 2**33])},
+        [],
+    )
     for name, numbers in values.items():
         monkeypatch.setattr(torch.cuda, name, lambda device, numbers=numbers: next(numbers))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset.append)
     meter = MemoryMeter(torch.device("cuda"))
     assert meter.read()["Resources/gpu_mem_growth_gb"] == 0
     found = meter.read()
-    assert (found["Resources/gpu_mem_gb"], found["Resources/gpu_mem_growth_gb"], found["Resources/peak_gpu_mem_gb"]) == (2, 1, 8)
+    assert (
+        found["Resources/gpu_mem_gb"],
+        found["Resources/gpu_mem_growth_gb"],
+        found["Resources/peak_gpu_mem_gb"],
+    ) == (2, 1, 8)
     assert "Resources/peak_gpu_mem_growth_gb" not in found
     assert len(reset) == 2
 
@@ -121,7 +136,9 @@ def spoil(monkeypatch, first, last):
 
 
 def train(tmp_path, **options):
-    config, dataset = open_small(make_images(tmp_path / "images"), **{"reg_type": "none", "checkpoint_minutes": 1e-9, **options})
+    config, dataset = open_small(
+        make_images(tmp_path / "images"), **{"reg_type": "none", "checkpoint_minutes": 1e-9, **options}
+    )
     config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, D_reg_interval=1000))
     (tmp_path / "run").mkdir()
     training_loop.run(config, tmp_path / "run", dataset)
@@ -129,14 +146,21 @@ def train(tmp_path, **options):
 
 def test_a_run_stops_and_keeps_the_state_before(tmp_path, monkeypatch):
     spoil(monkeypatch, 5, 1000)
-    with pytest.raises(UserError, match=r"stopped at 0\.128 kimg: the gradients of D_main were not finite 27 times in a row"):
+    with pytest.raises(
+        UserError, match=r"stopped at 0\.128 kimg: the gradients of D_main were not finite 27 times in a row"
+    ):
         train(tmp_path, kimg=0.4, tick=0.04, snap=1)
     path, state = newest_state(tmp_path / "run")
     assert path == state_paths(tmp_path / "run")[0]
     assert state["counters"]["steps"] == 7, "after two that could have been chance"
-    assert load_network_pkl(tmp_path / "run" / "network-snapshot-000000.pkl")["info"]["images_seen"] == 4, "the first and only one"
+    assert load_network_pkl(tmp_path / "run" / "network-snapshot-000000.pkl")["info"]["images_seen"] == 4, (
+        "the first and only one"
+    )
     assert state["parts"]["health"]["rows"]["D_main"] == 2
-    assert 'nonfinite_gradients/D_main": {"num": 1, "mean": 6.0' in (tmp_path / "run" / "stats.jsonl").read_text()
+    assert (
+        'nonfinite_gradients/D_main": {"num": 1, "mean": 6.0'
+        in (tmp_path / "run" / "stats.jsonl").read_text()
+    )
 
 
 def test_a_few_in_a_row_pass(tmp_path, monkeypatch):
@@ -148,12 +172,17 @@ def test_a_few_in_a_row_pass(tmp_path, monkeypatch):
 def test_a_snapshot_that_is_left_out_is_made_up_for_at_the_next_tick(tmp_path, monkeypatch, capsys):
     taken, take = [], maintenance.Maintenance._take_snapshot
     monkeypatch.setattr(
-        maintenance.Maintenance, "_take_snapshot", lambda self, insist: (taken.append(self.state.steps), take(self, insist=insist))
+        maintenance.Maintenance,
+        "_take_snapshot",
+        lambda self, insist: (taken.append(self.state.steps), take(self, insist=insist)),
     )
     spoil(monkeypatch, 15, 25)
     train(tmp_path, kimg=0.16, tick=0.04, snap=2, checkpoint_minutes=0)
     assert taken == [1, 31, 40], "tick 0, tick 3 in place of tick 2, the end"
-    assert "Warning: no snapshot is taken here: the last 6 gradients of D_main were not finite; it is made up" in capsys.readouterr().err
+    assert (
+        "Warning: no snapshot is taken here: the last 6 gradients of D_main were not finite; it is made up"
+        in capsys.readouterr().err
+    )
 
 
 def test_it_can_be_ignored(tmp_path, monkeypatch):

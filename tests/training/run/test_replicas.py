@@ -1,4 +1,5 @@
-"""What the ranks compare, and how a difference is named. In several processes: tests/torch_utils/test_distributed.py."""
+"""What the ranks compare, and how a difference is named. In several processes:
+tests/torch_utils/test_distributed.py."""
 
 import pytest
 import torch
@@ -9,7 +10,13 @@ from torch_utils import distributed
 from training import launch
 from training.phases import build_phases, run_phase
 from training.run import replicas as agreement
-from training.run.replicas import check_agreement, check_same_content, check_same_options, check_same_start, shared_tensors
+from training.run.replicas import (
+    check_agreement,
+    check_same_content,
+    check_same_options,
+    check_same_start,
+    shared_tensors,
+)
 
 
 def test_all_that_a_step_changes_is_compared_under_its_name(monkeypatch):
@@ -27,22 +34,30 @@ def test_all_that_a_step_changes_is_compared_under_its_name(monkeypatch):
     assert not any(name.startswith(("stats", "timer")) for name in after)
 
     compared = []
-    monkeypatch.setattr(distributed, "check_equal", lambda tensors, what: compared.append((set(tensors), what)))
+    monkeypatch.setattr(
+        distributed, "check_equal", lambda tensors, what: compared.append((set(tensors), what))
+    )
     state.steps = 7
     check_agreement(state)
     assert compared == [(set(after), "the run's state after 7 steps")]
 
 
 def differ(*arguments):
-    raise distributed.Unequal("the state: 'G.b4' is not the same on rank 1 as on rank 0 (1 of 9 tensors differ)")
+    raise distributed.Unequal(
+        "the state: 'G.b4' is not the same on rank 1 as on rank 0 (1 of 9 tensors differ)"
+    )
 
 
 def test_a_difference_is_wrong_input_before_the_first_step_and_a_fault_later(monkeypatch):
     monkeypatch.setattr(distributed, "check_equal", differ)
     state = small_state()
-    with pytest.raises(UserError, match=r"'G.b4' is not the same on rank 1 .*; give all ranks the same files"):
+    with pytest.raises(
+        UserError, match=r"'G.b4' is not the same on rank 1 .*; give all ranks the same files"
+    ):
         check_same_start(state)
-    with pytest.raises(RuntimeError, match=r"'G.b4' is not the same on rank 1 .*; this is a fault of the program"):
+    with pytest.raises(
+        RuntimeError, match=r"'G.b4' is not the same on rank 1 .*; this is a fault of the program"
+    ):
         check_agreement(state)
 
 
@@ -81,7 +96,10 @@ def test_every_option_of_a_run_is_compared_under_its_name(ranks, monkeypatch, tm
         ({"gamma": 1, "kimg": 7}, "rank 1 has --kimg=7, rank 0 has --kimg="),
         ({"gamma": 1, "reg_type": "ggdr"}, "rank 1 has --reg_type=ggdr, rank 0 has --reg_type=none"),
         ({"gamma": 1, "precision": "bf16"}, "rank 1 has --precision=bf16, rank 0 has --precision=auto"),
-        ({"gamma": 1, "run_dir": tmp_path / "00001-run"}, "rank 1 has the task: to go on with 00001-run, rank 0 has the task: a new run;"),
+        (
+            {"gamma": 1, "run_dir": tmp_path / "00001-run"},
+            "rank 1 has the task: to go on with 00001-run, rank 0 has the task: a new run;",
+        ),
         ({"gamma": 1, "dry_run": True}, "rank 1 has --dry-run=True, rank 0 has --dry-run=False;"),
     ):
         with pytest.raises(UserError, match=message):
@@ -93,7 +111,9 @@ def test_every_option_of_a_run_is_compared_under_its_name(ranks, monkeypatch, tm
 
 def test_other_programs_and_libraries_are_told(ranks, monkeypatch):
     check_same_options("train.py", {}, "cpu")
-    with pytest.raises(UserError, match=r"rank 1 has the command: calc_metrics.py, rank 0 has the command: train.py"):
+    with pytest.raises(
+        UserError, match=r"rank 1 has the command: calc_metrics.py, rank 0 has the command: train.py"
+    ):
         check_same_options("calc_metrics.py", {}, "cpu")
     with monkeypatch.context() as patched:
         patched.setattr(torch, "__version__", "1.0")
@@ -107,6 +127,7 @@ def test_other_programs_and_libraries_are_told(ranks, monkeypatch):
 def test_other_files_are_told(ranks):
     check_same_content({"images by SHA-256": "a" * 64})
     with pytest.raises(
-        UserError, match=r"rank 1 has images by SHA-256: b{16}, rank 0 has images by SHA-256: a{16}; give all ranks the same"
+        UserError,
+        match=r"rank 1 has images by SHA-256: b{16}, rank 0 has images by SHA-256: a{16}; give all ranks the same",
     ):
         check_same_content({"images by SHA-256": "b" * 64})

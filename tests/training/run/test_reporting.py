@@ -17,7 +17,9 @@ def test_tensorboard_hides_what_the_run_will_write_again(tmp_path, monkeypatch):
     tensorboard = pytest.importorskip("torch.utils.tensorboard")
     asked = []
     original = tensorboard.SummaryWriter
-    monkeypatch.setattr(tensorboard, "SummaryWriter", lambda *args, purge_step: (asked.append(purge_step), original(*args))[1])
+    monkeypatch.setattr(
+        tensorboard, "SummaryWriter", lambda *args, purge_step: (asked.append(purge_step), original(*args))[1]
+    )
     for images_seen in (0, 5000, 5999):
         with RunLog(tmp_path, images_seen):
             pass
@@ -61,7 +63,10 @@ def test_statistics_go_on_without_tensorboard(tmp_path, capsys):
         log._tensorboard = Full()
         for tick in range(2):
             log.write({"Progress/tick": Summary(1, float(tick), 0.0)}, 4000)
-    assert capsys.readouterr().err.count("TensorBoard's event file cannot be written (No space left on device)") == 1
+    assert (
+        capsys.readouterr().err.count("TensorBoard's event file cannot be written (No space left on device)")
+        == 1
+    )
     lines = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
     assert [line["Progress/tick"]["mean"] for line in lines] == [0, 1]
 
@@ -136,7 +141,9 @@ def test_a_tensorboard_that_does_not_fit(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
     with RunLog(tmp_path) as log:
         log.write({"Progress/tick": Summary(1, 0.0, 0.0)}, 0)
-    said = "TensorBoard: cannot be used, no event files (TypeError: Descriptors cannot be created directly.)\n"
+    said = (
+        "TensorBoard: cannot be used, no event files (TypeError: Descriptors cannot be created directly.)\n"
+    )
     assert capsys.readouterr().out == said
 
 
@@ -157,7 +164,12 @@ def test_the_size_of_the_grid(resolution, size):
 
 
 def test_the_status_line():
-    values = {"Timing/total_sec": 3700.0, "Timing/sec_per_tick": 11.0, "Timing/sec_per_kimg": 2.75, "Timing/maintenance_sec": 5.0}
+    values = {
+        "Timing/total_sec": 3700.0,
+        "Timing/sec_per_tick": 11.0,
+        "Timing/sec_per_kimg": 2.75,
+        "Timing/maintenance_sec": 5.0,
+    }
     values |= {"Resources/cpu_mem_gb": 1.5, "Resources/gpu_mem_gb": 9.0, "Resources/peak_gpu_mem_gb": 6.25}
     said = "tick 7 kimg 28.0 time 1h 01m 40s sec/tick 11.0 sec/kimg 2.75 maintenance 5.0 cpumem 1.50"
     assert status_line(7, 28000, values, 0.125).split() == f"{said} gpumem 6.25 augment 0.125".split()

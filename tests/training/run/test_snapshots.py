@@ -44,7 +44,19 @@ def test_what_every_keeps_does_not_change_as_the_run_goes_on():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "last", "last:0", "last:-1", "every:x", "best:2", "first:1", "last:2,,best", "all,best", "last:" + "9" * 5000]
+    "text",
+    [
+        "",
+        "last",
+        "last:0",
+        "last:-1",
+        "every:x",
+        "best:2",
+        "first:1",
+        "last:2,,best",
+        "all,best",
+        "last:" + "9" * 5000,
+    ],
 )
 def test_other_rules_are_refused(text):
     with pytest.raises(UserError, match="--keep-snapshots="):

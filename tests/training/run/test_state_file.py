@@ -54,12 +54,18 @@ def damage(path, kind):
     elif kind == "more":
         data += b"x"
     else:
-        place = {"first bit": 0, "tensor bit": data.index(CONTENT["weights"]["a"].numpy().tobytes()) + 5, "sum bit": len(data) - 3}[kind]
+        place = {
+            "first bit": 0,
+            "tensor bit": data.index(CONTENT["weights"]["a"].numpy().tobytes()) + 5,
+            "sum bit": len(data) - 3,
+        }[kind]
         data[place] ^= 1
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("kind", ["empty", "short", "half", "last byte", "more", "first bit", "tensor bit", "sum bit"])
+@pytest.mark.parametrize(
+    "kind", ["empty", "short", "half", "last byte", "more", "first bit", "tensor bit", "sum bit"]
+)
 def test_damage_is_recognised_and_the_state_before_is_taken(run_dir, capsys, kind):
     newest = state_path(run_dir, 300)
     damage(newest, kind)
@@ -130,7 +136,9 @@ def small_disk(tmp_path):
     """A file system of one MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False
+    ).returncode:
         pytest.skip("file systems cannot be mounted here")
     yield folder
     subprocess.run(["umount", folder], check=True)

@@ -1,4 +1,5 @@
-"""Training states that somebody else made: whatever stands in them is taken over as it must be, or refused in one line."""
+"""Training states that somebody else made: whatever stands in them is taken over as it must be, or refused in
+one line."""
 
 import copy
 import pickle
@@ -41,7 +42,10 @@ def test_an_honest_state_passes(original: tuple[RunState, dict[str, Any]]) -> No
     take(state, copy.deepcopy(saved))
     found = state.state_dict()
     moments = [entry["exp_avg"] for entry in found["parts"]["G_opt"]["state"].values()]
-    assert all(torch.equal(a, b["exp_avg"]) for a, b in zip(moments, saved["parts"]["G_opt"]["state"].values(), strict=True))
+    assert all(
+        torch.equal(a, b["exp_avg"])
+        for a, b in zip(moments, saved["parts"]["G_opt"]["state"].values(), strict=True)
+    )
     assert found["counters"] == saved["counters"]
 
 
@@ -59,9 +63,28 @@ def edited(saved: Any, path: tuple[Any, ...], value: Any) -> Any:
     return copied
 
 
-ODD = [None, "x", -1, 1.5, True, [], {}, [5], (1,), b"x", 1j, 10**5000, float("nan"), torch.zeros(3), torch.zeros(0)]
+ODD = [
+    None,
+    "x",
+    -1,
+    1.5,
+    True,
+    [],
+    {},
+    [5],
+    (1,),
+    b"x",
+    1j,
+    10**5000,
+    float("nan"),
+    torch.zeros(3),
+    torch.zeros(0),
+]
 LEAVES = [
-    *[("counters", name) for name in ("steps", "images_seen", "tick", "tick_start", "snapshot_at", "p_at_most")],
+    *[
+        ("counters", name)
+        for name in ("steps", "images_seen", "tick", "tick_start", "snapshot_at", "p_at_most")
+    ],
     ("parts", "G"),
     ("parts", "D", "b4.out.bias"),
     ("parts", "pipe", "p"),
@@ -99,7 +122,9 @@ GOOD: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=lambda path: ".".join(map(str, path)))
-def test_no_odd_value_goes_through_anywhere(original: tuple[RunState, dict[str, Any]], path: tuple[Any, ...]) -> None:
+def test_no_odd_value_goes_through_anywhere(
+    original: tuple[RunState, dict[str, Any]], path: tuple[Any, ...]
+) -> None:
     state, saved = original
     good = GOOD.get(str(path[-1]), [])
     for value in [DELETED, *ODD]:
@@ -119,7 +144,11 @@ def grown(tensor: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("counters", "snapshots"), ["../home/thesis.tex"], r"snapshots\[0\] must be the name of a snapshot, not '../home/thesis.tex'"),
+        (
+            ("counters", "snapshots"),
+            ["../home/thesis.tex"],
+            r"snapshots\[0\] must be the name of a snapshot, not '../home/thesis.tex'",
+        ),
         (("counters", "snapshots"), ["network-snapshot-٣٣٣٣٣٣.pkl"], "the name of a snapshot"),
         (("counters", "snapshots"), ["network-snapshot-000000.pkl\n"], "the name of a snapshot"),
         (("counters", "pending"), "/etc/passwd", "pending must be the name of a snapshot or null"),
@@ -129,7 +158,11 @@ def grown(tensor: torch.Tensor) -> torch.Tensor:
         (("counters", "tick_start"), 99, "tick_start must be at most images_seen"),
         (("parts", "G", "\x1b[2J"), torch.zeros(1), r"G has '\\x1b\[2J', which is not in this run"),
         (("parts", "pipe", "p"), torch.tensor(float("nan")), "pipe.p must have finite numbers"),
-        (("parts", "pipe", "p"), torch.tensor(0.5, dtype=torch.float64), r"pipe.p must be float32 \[\], not float64 \[\]"),
+        (
+            ("parts", "pipe", "p"),
+            torch.tensor(0.5, dtype=torch.float64),
+            r"pipe.p must be float32 \[\], not float64 \[\]",
+        ),
         (("parts", "pipe", "p"), grown(torch.tensor(0.5)), "of another kind"),
         (("parts", "pipe", "p"), torch.tensor(0.5, device="meta"), "of another kind"),
         (("parts", "stats", "last", "Loss/G/loss"), [0.0, 1.0, 1.0, 0.0], "moments of at least one value"),
@@ -152,7 +185,10 @@ def test_an_optimiser_keeps_its_own_options_and_tensors(original: tuple[RunState
     shape = saved["parts"]["G_opt"]["state"][0]["exp_avg"].shape
     one_place = torch.zeros(1).expand(shape)  # no step can be written there
     hostile = edited(saved, ("parts", "G_opt", "state", 0, "exp_avg"), one_place)
-    take(state, edited(hostile, ("parts", "G_opt", "param_groups"), [{"lr": "x", "betas": (5,), "foreach": True}]))
+    take(
+        state,
+        edited(hostile, ("parts", "G_opt", "param_groups"), [{"lr": "x", "betas": (5,), "foreach": True}]),
+    )
     for parameter in state.G.parameters():
         parameter.grad = torch.ones_like(parameter)
     state.G_opt.step()
@@ -165,12 +201,22 @@ def test_sums_that_overflow_are_reported(original: tuple[RunState, dict[str, Any
     assert state.stats.flush()["Loss/G/loss"].mean == 1e200
 
 
-PICKLES = [b"\x80\x02.", b"\x80\x02h\x05.", b"\x80\x02\x86.", b"\x80\x02K\x01Q.", b"\x80\x02K\x01K\x01b.", pickle.dumps({1: 2}), b"hello"]
+PICKLES = [
+    b"\x80\x02.",
+    b"\x80\x02h\x05.",
+    b"\x80\x02\x86.",
+    b"\x80\x02K\x01Q.",
+    b"\x80\x02K\x01K\x01b.",
+    pickle.dumps({1: 2}),
+    b"hello",
+]
 
 
 @pytest.mark.parametrize("pickled", PICKLES)
 @pytest.mark.parametrize("zipped", [True, False])
-def test_what_pytorch_cannot_unpack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pickled: bytes, zipped: bool) -> None:
+def test_what_pytorch_cannot_unpack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pickled: bytes, zipped: bool
+) -> None:
     def save(content: Any, writer: Any) -> None:
         if not zipped:
             writer.write(pickled)

@@ -1,4 +1,5 @@
-"""Where transfer learning starts: names, addresses and paths; networks of the reference family; what is copied."""
+"""Where transfer learning starts: names, addresses and paths; networks of the reference family; what is
+copied."""
 
 import http.server
 import threading
@@ -94,7 +95,11 @@ def server(tmp_path):
 def differing(target, source):
     """Names of the tensors of ``target`` that are not those of ``source``."""
     state = source.state_dict()
-    return {name for name, value in target.state_dict().items() if name not in state or not torch.equal(value, state[name])}
+    return {
+        name
+        for name, value in target.state_dict().items()
+        if name not in state or not torch.equal(value, state[name])
+    }
 
 
 @pytest.mark.parametrize("form", ["ours", "theirs"])
@@ -182,7 +187,8 @@ def test_between_decoders(capsys, tmp_path):
     ],
 )
 def test_other_labels_and_other_channels(capsys, tmp_path, there, here, words):
-    """What fits goes over, what depends on the labels or channels starts afresh, and both are said in those words."""
+    """What fits goes over, what depends on the labels or channels starts afresh, and both are said in those
+    words."""
     source = small_state(seed=1, **there)
     save_network_pkl(tmp_path / "net.pkl", G=source.G, D=source.D, G_ema=source.G_ema)
     state = small_state(resume=str(tmp_path / "net.pkl"), **here)
@@ -191,7 +197,11 @@ def test_other_labels_and_other_channels(capsys, tmp_path, there, here, words):
     assert said.count("started afresh: ") == 3
     fresh = small_state(**here)
     of_data = ("mapping.embed", "mapping.fc0", "b4.out", "torgb.weight", "torgb.bias", "fromrgb")
-    for module, ours, theirs in ((state.G, fresh.G, source.G), (state.G_ema, fresh.G_ema, source.G_ema), (state.D, fresh.D, source.D)):
+    for module, ours, theirs in (
+        (state.G, fresh.G, source.G),
+        (state.G_ema, fresh.G_ema, source.G_ema),
+        (state.D, fresh.D, source.D),
+    ):
         started = differing(module, theirs)
         assert started
         assert all(any(part in name for part in of_data) or name.startswith("mapping.") for name in started)
@@ -201,17 +211,23 @@ def test_other_labels_and_other_channels(capsys, tmp_path, there, here, words):
 def test_other_channels_are_never_frozen(tmp_path):
     source = small_state(channels=1, seed=1)
     save_network_pkl(tmp_path / "net.pkl", G=source.G, D=source.D, G_ema=source.G_ema)
-    with pytest.raises(UserError, match=r"fromrgb\.weight', which --freezed keeps; resume from a network of the same .*channels"):
+    with pytest.raises(
+        UserError,
+        match=r"fromrgb\.weight', which --freezed keeps; resume from a network of the same .*channels",
+    ):
         small_state(resume=str(tmp_path / "net.pkl"), freezed=20)
 
 
 def test_credentials_of_an_address_stay_in_the_process(cache, server, tmp_path):
-    """Neither options nor states nor network pickles nor the cache have them, and the run can go on without them."""
+    """Neither options nor states nor network pickles nor the cache have them, and the run can go on without
+    them."""
     address, served = server
     base = small_state(seed=1)
     save_network_pkl(served / "net.pkl", G=base.G, D=base.D, G_ema=base.G_ema)
     whole = address.replace("//", "//me:s3cret@") + "/net.pkl?token=s3cret"
-    config, _ = open_small(make_images(tmp_path / "images"), resume=whole, detector=whole.replace("net", "det"))
+    config, _ = open_small(
+        make_images(tmp_path / "images"), resume=whole, detector=whole.replace("net", "det")
+    )
     assert config.resume == f"{address}/net.pkl?..."
     assert config.metrics.detector == f"{address}/det.pkl?..."
     assert "s3cret" not in str(config)

@@ -19,7 +19,9 @@ CIFAR_BATCHES = [f"cifar-10-batches-py/data_batch_{number}" for number in range(
 CIFAR_CLASSES = 10
 MAX_CIFAR_BATCH = 2**25  # bytes of one of these pickles, of which the real ones have 31 million
 MAX_CIFAR_CALLS = 16  # in one of them: two arrays need 12. Each may copy the whole pickle
-MAX_UNPACKED = 2**29  # bytes of a whole archive: the real ones have 186 million (CIFAR-10) and 47 million (MNIST)
+MAX_UNPACKED = (
+    2**29
+)  # bytes of a whole archive: the real ones have 186 million (CIFAR-10) and 47 million (MNIST)
 MNIST_SIZE = 28
 MNIST_PADDED = 32
 
@@ -27,8 +29,8 @@ MNIST_PADDED = 32
 def read_cifar10(path: Path) -> tuple[Path, np.ndarray, list[int]]:
     """``cifar-10-python.tar.gz``: the path, the training images uint8 ``[N, 32, 32, 3]`` and their classes.
 
-    The pickles inside are read as data (:mod:`torch_utils.pickles`): nothing in them is run. Raises :class:`UserError`
-    when the file is damaged or something else.
+    The pickles inside are read as data (:mod:`torch_utils.pickles`): nothing in them is run. Raises
+    :class:`UserError` when the file is damaged or something else.
     """
     with parsing(f"'{path}'", "cannot be read as CIFAR-10's cifar-10-python.tar.gz", "get it anew"):
         batches = {name: _cifar_batch(name, content) for name, content in _cifar_members(path)}
@@ -50,8 +52,12 @@ CIFAR_NAMES = {**ARRAY_NAMES, **names_table({"_codecs.encode": _encode})}
 
 
 def _cifar_members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The pickles in the archive, by name. Each member is looked at in turn, so that nothing is unpacked twice."""
-    with gzip.open(path) as unpacked, tarfile.open(fileobj=BoundedReader(unpacked, MAX_UNPACKED), mode="r:") as archive:
+    """The pickles in the archive, by name. Each member is looked at in turn, so that nothing is unpacked
+    twice."""
+    with (
+        gzip.open(path) as unpacked,
+        tarfile.open(fileobj=BoundedReader(unpacked, MAX_UNPACKED), mode="r:") as archive,
+    ):
         for member in archive:
             stream = archive.extractfile(member) if member.name in CIFAR_BATCHES and member.isfile() else None
             if stream is not None:
@@ -72,7 +78,9 @@ def _cifar_batch(name: str, content: bytes) -> tuple[np.ndarray, list[int]]:
     data, labels = plain(batch["data"]), np.asarray(plain(batch["labels"])).reshape(-1)
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape != (len(labels), 3 * 32 * 32):
         found = f"{data.dtype} {list(data.shape)}" if isinstance(data, np.ndarray) else type(data).__name__
-        raise ValueError(f"{name} is {found} with {len(labels)} labels, not uint8 [N, {3 * 32 * 32}] with N labels")
+        raise ValueError(
+            f"{name} is {found} with {len(labels)} labels, not uint8 [N, {3 * 32 * 32}] with N labels"
+        )
     if labels.dtype.kind not in "iu" or labels.min(initial=0) < 0 or labels.max(initial=0) >= CIFAR_CLASSES:
         raise ValueError(f"{name} has labels that are no classes from 0 to {CIFAR_CLASSES - 1}")
     return data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy(), labels.tolist()
@@ -87,28 +95,42 @@ def read_mnist(path: Path, *, with_labels: bool = True) -> tuple[Path, np.ndarra
     images = _read_idx(path, dimensions=3)
     if images.shape[1:] != (MNIST_SIZE, MNIST_SIZE) or not len(images):
         size = f"{images.shape[2]}x{images.shape[1]}"
-        raise UserError(f"'{path}' holds {len(images)} images of {size}; MNIST's are {MNIST_SIZE}x{MNIST_SIZE}")
+        raise UserError(
+            f"'{path}' holds {len(images)} images of {size}; MNIST's are {MNIST_SIZE}x{MNIST_SIZE}"
+        )
     border = (MNIST_PADDED - MNIST_SIZE) // 2
     padded = np.pad(images, [(0, 0), (border, border), (border, border)])
     if not with_labels:
         return path, padded, None
     beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
     if beside == path or not beside.is_file():
-        raise UserError(f"the labels of '{path}' should be beside it as '{beside.name}'; put them there or use --labels=none")
+        raise UserError(
+            f"the labels of '{path}' should be beside it as '{beside.name}'; put them there or use "
+            "--labels=none"
+        )
     labels = _read_idx(beside, dimensions=1)
     if len(labels) != len(images):
-        raise UserError(f"'{beside}' has {len(labels)} labels for the {len(images)} images of '{path}'; get both anew")
+        raise UserError(
+            f"'{beside}' has {len(labels)} labels for the {len(images)} images of '{path}'; get both anew"
+        )
     return path, padded, [int(x) for x in labels]
 
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """A gzipped IDX file of bytes: two zero bytes, the type 8, the number of dimensions, their big-endian sizes, the data."""
+    """A gzipped IDX file of bytes: two zero bytes, the type 8, the number of dimensions, their big-endian
+    sizes, the data."""
     with parsing(f"'{path}'", "cannot be unpacked", "get it anew"), gzip.open(path) as stream:
         content = BoundedReader(stream, MAX_UNPACKED).read()
     if content[:4] != bytes([0, 0, 8, dimensions]):
-        raise UserError(f"'{path}' is no IDX file of bytes in {dimensions} dimensions, as MNIST's are; give the images' .gz as the source")
+        raise UserError(
+            f"'{path}' is no IDX file of bytes in {dimensions} dimensions, as MNIST's are; give the images' "
+            ".gz as the source"
+        )
     start = 4 + 4 * dimensions
     shape = [int.from_bytes(content[place : place + 4], "big") for place in range(4, start, 4)]
     if len(content) - start != math.prod(shape):
-        raise UserError(f"'{path}' holds {max(len(content) - start, 0)} bytes of data where its header says {shape}; get it anew")
+        raise UserError(
+            f"'{path}' holds {max(len(content) - start, 0)} bytes of data where its header says {shape}; get "
+            "it anew"
+        )
     return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)

@@ -42,9 +42,10 @@ CHUNK = 8  # images a task: enough that passing tasks around costs little, few e
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import wrote: ``num_images`` of ``resolution`` x ``resolution`` x ``num_channels``; ``label_dim`` is 0 without
-    labels; ``skipped`` has one line for each image that was left out; ``classes`` has number, name (or None) and images of each
-    class that has some; ``notes`` are sentences about what was decided or left out, ``warnings`` about what is most likely wrong."""
+    """What an import wrote: ``num_images`` of ``resolution`` x ``resolution`` x ``num_channels``;
+    ``label_dim`` is 0 without labels; ``skipped`` has one line for each image that was left out; ``classes``
+    has number, name (or None) and images of each class that has some; ``notes`` are sentences about what was
+    decided or left out, ``warnings`` about what is most likely wrong."""
 
     num_images: int
     resolution: int
@@ -68,7 +69,8 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What became of one image: ``png`` of ``size``, the ``problem`` with it, or ``colour`` where one channel was asked for."""
+    """What became of one image: ``png`` of ``size``, the ``problem`` with it, or ``colour`` where one channel
+    was asked for."""
 
     index: int
     png: bytes = b""
@@ -96,7 +98,11 @@ class _Found:
 
     def report(self, report: ImportReport, value_range: ValueRange) -> ImportReport:
         """The report with what was found, where ``value_range`` was asked for."""
-        notes = [*report.notes, *frames_note(self.more_frames), *range_notes(self.deep_images, self.deep, value_range)]
+        notes = [
+            *report.notes,
+            *frames_note(self.more_frames),
+            *range_notes(self.deep_images, self.deep, value_range),
+        ]
         return replace(report, notes=notes, warnings=dark_warning(self.deep_images, self.deep, value_range))
 
 
@@ -123,10 +129,11 @@ def import_dataset(
     """Make a training data set at ``dest`` (folder or zip) of the first ``max_images`` images of ``source``.
 
     Of classes from subfolders, ``max_images`` are shared out as all images are.
-    The output has one channel when every image is greyscale, else three. It depends on the input and these arguments alone,
-    not on ``workers`` (processes; None: one for each core). An image that can't be used stops the import, or with
-    ``on_error='skip'`` is left out and reported. ``value_range`` is for images with more than 8 bits a value; with ``"auto"``,
-    all are decoded once more, first, so that one range holds for all. Raises :class:`UserError`; nothing is left behind then.
+    The output has one channel when every image is greyscale, else three. It depends on the input and these
+    arguments alone, not on ``workers`` (processes; None: one for each core). An image that can't be used
+    stops the import, or with ``on_error='skip'`` is left out and reported. ``value_range`` is for images with
+    more than 8 bits a value; with ``"auto"``, all are decoded once more, first, so that one range holds for
+    all. Raises :class:`UserError`; nothing is left behind then.
     """
     if max_images is not None and max_images < 1:
         raise UserError(f"--max-images must be at least 1, not {max_images}")
@@ -141,8 +148,9 @@ def import_dataset(
         options = DecodeOptions(background, max_pixels, value_range)
         if value_range == "auto":
             options = _measured(converter, options)
-        # Greyscale until colour turns up, then all over again: colour sets show it in their first images, greyscale ones are
-        # never read twice, and only a set that is mixed and begins in grey pays for the images before its first coloured one.
+        # Greyscale until colour turns up, then all over again: colour sets show it in their first images,
+        # greyscale ones are never read twice, and only a set that is mixed and begins in grey pays for the
+        # images before its first coloured one.
         for channels in (1, 3):
             job = _Job(transform or Transform(), options, channels)
             try:
@@ -158,12 +166,16 @@ def _measured(converter: "_Converter", options: DecodeOptions) -> DecodeOptions:
     """The options with the range of values that the images have, where any has more than 8 bits."""
     found = _Found()
     outcomes = converter.outcomes(_Job(Transform(), options, channels=3, measure=True))
-    for outcome in tqdm(outcomes, total=converter.count, unit="img", desc="measuring", disable=None, leave=False):
+    for outcome in tqdm(
+        outcomes, total=converter.count, unit="img", desc="measuring", disable=None, leave=False
+    ):
         found.add(outcome)
     return options if found.deep is None else replace(options, value_range=(found.deep.low, found.deep.high))
 
 
-def _write_all(converter: "_Converter", job: _Job, writer: DatasetWriter, on_error: str) -> tuple[ImportReport, _Found]:
+def _write_all(
+    converter: "_Converter", job: _Job, writer: DatasetWriter, on_error: str
+) -> tuple[ImportReport, _Found]:
     source, skipped, kept, found = converter.source, [], [], _Found()
     first: tuple[int, int] | None = None
     with tqdm(total=converter.count, unit="img", desc="converting", disable=None, leave=False) as progress:
@@ -172,7 +184,10 @@ def _write_all(converter: "_Converter", job: _Job, writer: DatasetWriter, on_err
             name = source.image_name(outcome.index)
             if outcome.problem is not None:
                 if on_error == "stop":
-                    raise UserError(f"{name} cannot be used: {outcome.problem}; {outcome.advice}, or leave it out with --on-error=skip")
+                    raise UserError(
+                        f"{name} cannot be used: {outcome.problem}; {outcome.advice}, or leave it out with "
+                        "--on-error=skip"
+                    )
                 skipped.append(f"{name}: {outcome.problem}")
                 continue
             if outcome.colour:
@@ -182,7 +197,8 @@ def _write_all(converter: "_Converter", job: _Job, writer: DatasetWriter, on_err
                 first = outcome.size
             if outcome.size != first:
                 raise UserError(
-                    f"{name} would come out {'x'.join(map(str, outcome.size))}, those before it {'x'.join(map(str, first))}; "
+                    f"{name} would come out {'x'.join(map(str, outcome.size))}, those before it "
+                    f"{'x'.join(map(str, first))}; "
                     "set --width and --height (and --transform=center-crop to keep the shapes)"
                 )
             label = None if source.labels is None else source.labels[outcome.index]
@@ -215,14 +231,20 @@ class _Converter:
                 self._pool.submit(int)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._pool is None:
             return
         if kind is None:
             self._pool.shutdown()
             return
-        stuck = end_processes(list(self._pool._processes.values()))  # one that is blocked would keep the pool from ending
-        if stuck and isinstance(error, SystemExit | KeyboardInterrupt):  # so would one that cannot be killed: Python waits for it
+        stuck = end_processes(
+            list(self._pool._processes.values())
+        )  # one that is blocked would keep the pool from ending
+        if stuck and isinstance(
+            error, SystemExit | KeyboardInterrupt
+        ):  # so would one that cannot be killed: Python waits for it
             os._exit(error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 130)
         self._pool.shutdown(wait=not stuck)
 
@@ -242,8 +264,12 @@ class _Converter:
             while pending:
                 yield from pending.popleft().result()
         except BrokenProcessPool as error:
-            raise UserError("a worker process died, most likely for want of memory; try fewer --workers") from error
-        except GeneratorExit:  # the rest is not wanted, and the pool is; where the pool ends, it ends what is pending itself
+            raise UserError(
+                "a worker process died, most likely for want of memory; try fewer --workers"
+            ) from error
+        except (
+            GeneratorExit
+        ):  # the rest is not wanted, and the pool is; where the pool ends, it ends what is pending itself
             for future in pending:
                 future.cancel()
             raise
@@ -267,7 +293,11 @@ def _convert_chunk(chunk: range, job: _Job) -> list[_Outcome]:
 def _convert(source: Source, index: int, job: _Job) -> _Outcome:
     try:
         loaded = source.load(index)
-        picture = Picture(PIL.Image.fromarray(loaded)) if isinstance(loaded, np.ndarray) else decode(loaded, job.decode)
+        picture = (
+            Picture(PIL.Image.fromarray(loaded))
+            if isinstance(loaded, np.ndarray)
+            else decode(loaded, job.decode)
+        )
     except MemoryError:  # no fault of the image
         raise
     except NeedsOption as error:

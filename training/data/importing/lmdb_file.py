@@ -1,9 +1,10 @@
 """Reading the records of an LMDB database file, such as LSUN's ``data.mdb``.
 
-The lmdb library maps the file into memory and trusts the numbers in it, so that a truncated or altered file ends the
-process (SIGBUS, SIGSEGV). Here every number is checked before it is used, and what lies outside the file is an error.
-The format is that of LMDB 0.9 on 64-bit little-endian machines: pages of one size, of which the first two describe the
-database, and below its root a B+tree of branch pages, leaf pages, and overflow pages for large values.
+The lmdb library maps the file into memory and trusts the numbers in it, so that a truncated or altered file
+ends the process (SIGBUS, SIGSEGV). Here every number is checked before it is used, and what lies outside the
+file is an error. The format is that of LMDB 0.9 on 64-bit little-endian machines: pages of one size, of which
+the first two describe the database, and below its root a B+tree of branch pages, leaf pages, and overflow
+pages for large values.
 """
 
 import array
@@ -14,10 +15,15 @@ from collections.abc import Iterator
 MAGIC, VERSION = 0xBEEFC0DE, 1
 PAGE_HEADER = struct.Struct("<QHHHH")  # number, unused, kind, end of the list of nodes, end of the free space
 META = struct.Struct("<II16x")  # magic number and version; address and size of the map
-TREE = struct.Struct("<IHHQQQQQ")  # page size (of the first tree), flags, depth, pages of three kinds, records, root
-NODE = struct.Struct("<HHHH")  # of a branch: the child's page in 48 bits; of a leaf: size of the value in 32 bits, flags; size of the key
+TREE = struct.Struct(
+    "<IHHQQQQQ"
+)  # page size (of the first tree), flags, depth, pages of three kinds, records, root
+NODE = struct.Struct(
+    "<HHHH"
+)  # of a branch: the child's page in 48 bits; of a leaf: size of the value in 32 bits, flags; size of the key
 BRANCH, LEAF, OVERFLOW = 1, 2, 4
-BIG_VALUE = 1  # a node's flag: the value is the number of an overflow page. The other flags are for databases in databases
+# a node's flag: the value is the number of an overflow page. The other flags are for databases in databases
+BIG_VALUE = 1
 EMPTY = 2**64 - 1  # in place of a root
 PAGE_SIZES = [2**power for power in range(9, 17)]
 MAX_DEPTH = 32
@@ -90,18 +96,25 @@ class LmdbFile:
         return transaction, root, count, page_size
 
     def _records(self, number: int, depth: int, pages_left: list[int]) -> Iterator[tuple[bytes, int, int]]:
-        """Key, start and size of each record below a page. ``pages_left`` counts down, so that no page is seen for ever."""
+        """Key, start and size of each record below a page. ``pages_left`` counts down, so that no page is
+        seen for ever."""
         pages_left[0] -= 1
         if depth > MAX_DEPTH or pages_left[0] < 0:
             raise ValueError("its pages refer to each other in a circle")
         start = number * self._page_size
         page = self._bytes(start, self._page_size)
         found, _, kind, lower, upper = PAGE_HEADER.unpack_from(page)
-        if found != number or kind not in (BRANCH, LEAF) or not PAGE_HEADER.size <= lower <= upper <= self._page_size:
+        if (
+            found != number
+            or kind not in (BRANCH, LEAF)
+            or not PAGE_HEADER.size <= lower <= upper <= self._page_size
+        ):
             raise ValueError(f"page {number} is damaged")
         used = 0
         for (place,) in struct.iter_unpack("<H", page[PAGE_HEADER.size : lower - lower % 2]):
-            low, high, flags, key_size = NODE.unpack(page[place : place + NODE.size].ljust(NODE.size, b"\xff"))
+            low, high, flags, key_size = NODE.unpack(
+                page[place : place + NODE.size].ljust(NODE.size, b"\xff")
+            )
             begin = place + NODE.size + key_size
             used += NODE.size + key_size
             if place < upper or begin > self._page_size or used > self._page_size:
@@ -114,7 +127,10 @@ class LmdbFile:
                 raise ValueError(f"page {number} is damaged, or a key in it has several values")
             value = self._overflow(page, begin) if flags else start + begin
             if value + size > self._file_size:
-                raise ValueError(f"it ends before the value of {page[place + NODE.size : begin]!r:.100}: the file is truncated")
+                raise ValueError(
+                    f"it ends before the value of {page[place + NODE.size : begin]!r:.100}: the file is "
+                    "truncated"
+                )
             yield page[place + NODE.size : begin], value, size
 
     def _overflow(self, page: bytes, place: int) -> int:

@@ -24,7 +24,8 @@ LabelSource = Literal["dataset.json", "subfolders", "none"]
 class Source(Protocol):
     """Numbered images with optional labels. Instances can be pickled into worker processes.
 
-    ``class_names`` are those of the classes in order, where they are known. ``notes`` are sentences about what is left out.
+    ``class_names`` are those of the classes in order, where they are known. ``notes`` are sentences about
+    what is left out.
     """
 
     labels: list[Label] | None
@@ -37,15 +38,21 @@ class Source(Protocol):
         """How messages call the image."""
 
     def load(self, index: int) -> bytes | np.ndarray:
-        """An image file's content, or pixels: uint8 ``[H, W]`` or ``[H, W, 3]``. Raises :class:`UserError`."""
+        """An image file's content, or pixels: uint8 ``[H, W]`` or ``[H, W, 3]``. Raises
+        :class:`UserError`."""
 
 
-def open_source(path: str | os.PathLike[str], labels: LabelSource | None = None, max_images: int | None = None) -> Source:
-    """Find out what ``path`` is and open it; ``labels`` says where labels come from (None: from where they are, if at all).
+def open_source(
+    path: str | os.PathLike[str], labels: LabelSource | None = None, max_images: int | None = None
+) -> Source:
+    """Find out what ``path`` is and open it; ``labels`` says where labels come from (None: from where they
+    are, if at all).
 
-    With ``max_images``, classes from subfolders keep their shares of so many images; any other source gives the first ones, or more.
+    With ``max_images``, classes from subfolders keep their shares of so many images; any other source gives
+    the first ones, or more.
 
-    Raises :class:`UserError` when the path is missing, holds no images or is of no known kind, or the labels aren't there.
+    Raises :class:`UserError` when the path is missing, holds no images or is of no known kind, or the labels
+    aren't there.
     """
     place = Path(path)
     if place.is_dir() and (place / "data.mdb").is_file():
@@ -68,7 +75,9 @@ class TreeSource:
     def __init__(self, tree: FileTree, labels: LabelSource | None, max_images: int | None = None) -> None:
         self.tree = tree
         inner = (tree.path / name for name in tree.names if name.endswith(("idx3-ubyte.gz", ".mdb")))
-        self.names = tree.require_images(next((f"is the source '{path}'?" for path in inner), "give a folder or zip that does"))
+        self.names = tree.require_images(
+            next((f"is the source '{path}'?" for path in inner), "give a folder or zip that does")
+        )
         self.class_names: list[str] | None = None
         self.notes = tree.note()
         self.labels: list[Label] | None = self._find_labels(labels)
@@ -97,7 +106,10 @@ class TreeSource:
             self.notes += found.notes(self.names)
             return found.labels_of(self.names)
         if labels is not None:
-            raise UserError(f"'{self.tree.path}' has no labels in a {LABEL_FILE}; leave --labels out or use --labels=subfolders")
+            raise UserError(
+                f"'{self.tree.path}' has no labels in a {LABEL_FILE}; leave --labels out or use "
+                "--labels=subfolders"
+            )
         return None
 
 
@@ -108,22 +120,28 @@ SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "tes
 def subfolder_labels(names: Sequence[str], where: str) -> tuple[list[Label], list[str]]:
     """Class numbers by the first part of each name in which names differ, and the names of the classes.
 
-    Classes are numbered in the order of their folders' names; where all of these are whole numbers, in the order of the numbers.
+    Classes are numbered in the order of their folders' names; where all of these are whole numbers, in the
+    order of the numbers.
 
     Raises:
-        UserError: an image lies in no folder of its own class, or the folders are parts of a data set (:data:`SPLITS`).
+        UserError: an image lies in no folder of its own class, or the folders are parts of a data set
+            (:data:`SPLITS`).
     """
     parts = [name.split("/") for name in names]
     while all(len(p) > 2 for p in parts) and len({p[0] for p in parts}) == 1:
         parts = [p[1:] for p in parts]
     for name, p in zip(names, parts, strict=True):
         if len(p) < 2:
-            raise UserError(f"--labels=subfolders: '{name}' in '{where}' lies in no subfolder; put it into the folder of its class")
+            raise UserError(
+                f"--labels=subfolders: '{name}' in '{where}' lies in no subfolder; put it into the folder of "
+                "its class"
+            )
     folders = {p[0] for p in parts}
     if {folder.lower() for folder in folders} <= SPLITS:
         found = " and ".join(f"'{folder}'" for folder in sorted(folders))
         raise UserError(
-            f"--labels=subfolders: {found} in '{where}' would be the only classes, but by their names they are parts of a data set;"
+            f"--labels=subfolders: {found} in '{where}' would be the only classes, but by their names they "
+            "are parts of a data set;"
             " give the folder of one part as --source, with the folders of the classes in it"
         )
     numbers = all(re.fullmatch("[0-9]+", folder) for folder in folders)
@@ -199,7 +217,10 @@ class LmdbSource:
 
 def _without_folders(source: Source, path: Path, labels: LabelSource | None) -> Source:
     if labels in ("dataset.json", "subfolders"):
-        raise UserError(f"--labels={labels} is for a folder or zip of images; '{path}' brings its own labels if it has any")
+        raise UserError(
+            f"--labels={labels} is for a folder or zip of images; '{path}' brings its own labels if it has "
+            "any"
+        )
     if labels == "none":
         source.labels = None
     return source

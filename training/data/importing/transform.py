@@ -11,7 +11,11 @@ from training.config.resolutions import MIN_RESOLUTION, is_resolution
 Crop = Literal["center-crop", "center-crop-wide"]
 ResizeFilter = Literal["box", "lanczos", "nearest"]
 
-FILTERS = {"box": PIL.Image.Resampling.BOX, "lanczos": PIL.Image.Resampling.LANCZOS, "nearest": PIL.Image.Resampling.NEAREST}
+FILTERS = {
+    "box": PIL.Image.Resampling.BOX,
+    "lanczos": PIL.Image.Resampling.LANCZOS,
+    "nearest": PIL.Image.Resampling.NEAREST,
+}
 
 MAX_SIDE = 1 << 15  # pixels of an image that comes out
 
@@ -24,10 +28,11 @@ class TooSmall(Exception):
 class Transform:
     """How each image comes to its final size.
 
-    Without ``crop`` it is stretched to ``width`` x ``height``, each defaulting to the image's own. ``center-crop`` takes the
-    largest centred square first. ``center-crop-wide`` takes the largest centred rectangle of that ratio and pads it with
-    black rows to ``width`` x ``width``; images with fewer pixels than the rectangle needs are refused, where others are
-    enlarged. Raises :class:`UserError` when the options contradict each other.
+    Without ``crop`` it is stretched to ``width`` x ``height``, each defaulting to the image's own.
+    ``center-crop`` takes the largest centred square first. ``center-crop-wide`` takes the largest centred
+    rectangle of that ratio and pads it with black rows to ``width`` x ``width``; images with fewer pixels
+    than the rectangle needs are refused, where others are enlarged. Raises :class:`UserError` when the
+    options contradict each other.
     """
 
     crop: Crop | None = None
@@ -38,13 +43,18 @@ class Transform:
     def __post_init__(self) -> None:
         for name, value in (("width", self.width), ("height", self.height)):
             if value is not None and not 1 <= value <= MAX_SIDE:
-                raise UserError(f"--{name} must be {'at least 1' if value < 1 else f'at most {MAX_SIDE}'}, not {value}")
+                raise UserError(
+                    f"--{name} must be {'at least 1' if value < 1 else f'at most {MAX_SIDE}'}, not {value}"
+                )
         if self.crop is not None and (self.width is None or self.height is None):
             raise UserError(f"--transform={self.crop} needs --width and --height (or --resolution=WxH)")
         if self.width is None or self.height is None:
             return
         if self.crop == "center-crop-wide" and self.height > self.width:
-            raise UserError(f"--transform=center-crop-wide is for wide images; --height={self.height} is more than --width={self.width}")
+            raise UserError(
+                f"--transform=center-crop-wide is for wide images; --height={self.height} is more than "
+                f"--width={self.width}"
+            )
         check_output_size(self.width, self.width if self.crop == "center-crop-wide" else self.height)
 
     def apply(self, image: PIL.Image.Image) -> PIL.Image.Image:
@@ -61,7 +71,10 @@ class Transform:
         assert self.height is not None
         scale = min(image.width / self.width, image.height / self.height)
         if scale < 1:
-            raise TooSmall(f"{image.width}x{image.height} is too small for --transform=center-crop-wide to {self.width}x{self.height}")
+            raise TooSmall(
+                f"{image.width}x{image.height} is too small for --transform=center-crop-wide to "
+                f"{self.width}x{self.height}"
+            )
         cropped = self._resize(_center(image, round(self.width * scale), round(self.height * scale)))
         canvas = PIL.Image.new(image.mode, (self.width, self.width))
         canvas.paste(cropped, (0, (self.width - self.height) // 2))
@@ -76,7 +89,8 @@ def check_output_size(width: int, height: int, what: str = "the images would com
     """Raise :class:`UserError` unless the size is a square of a power of two that a network can have."""
     if width != height or not is_resolution(width):
         raise UserError(
-            f"{what} {width}x{height}; training needs squares with a power of two of at least {MIN_RESOLUTION} a side: "
+            f"{what} {width}x{height}; training needs squares with a power of two of at least "
+            f"{MIN_RESOLUTION} a side: "
             "set --width and --height (and --transform=center-crop to keep the shapes)"
         )
 

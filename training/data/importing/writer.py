@@ -21,8 +21,9 @@ from dnnlib.untrusted import reason
 from training.data.file_listing import LABEL_FILE
 from training.data.labels import Label
 
-# Zlib's usual level: a tenth to a fifth smaller than the fastest one, and decoding, which happens every epoch, costs the same
-# at any level. Level 0, as the reference has it, halves decoding at best, at two to six times the disk and memory traffic.
+# Zlib's usual level: a tenth to a fifth smaller than the fastest one, and decoding, which happens every
+# epoch, costs the same at any level. Level 0, as the reference has it, halves decoding at best, at two to six
+# times the disk and memory traffic.
 COMPRESS_LEVEL = 6
 
 
@@ -38,7 +39,8 @@ OTHER_ARCHIVES = {".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".lmdb", 
 
 
 class DatasetWriter:
-    """Numbers images in the order in which they come: ``NNNNN/imgNNNNNNNN.png``, and ``dataset.json`` at the end."""
+    """Numbers images in the order in which they come: ``NNNNN/imgNNNNNNNN.png``, and ``dataset.json`` at the
+    end."""
 
     def __init__(self, put: Callable[[str, bytes], None], class_names: list[str] | None = None) -> None:
         self._put = put
@@ -56,7 +58,8 @@ class DatasetWriter:
         self._labels.append((name, label))
 
     def finish(self) -> None:
-        """Write the labels: null unless every image has one. The reference ignores the names of classes beside them."""
+        """Write the labels: null unless every image has one. The reference ignores the names of classes
+        beside them."""
         labelled = all(label is not None for _, label in self._labels)
         document: dict[str, Any] = {"labels": self._labels if labelled else None}
         if labelled and self._class_names is not None:
@@ -65,7 +68,9 @@ class DatasetWriter:
 
 
 @contextlib.contextmanager
-def open_writer(dest: str | os.PathLike[str], class_names: list[str] | None = None) -> Iterator[DatasetWriter]:
+def open_writer(
+    dest: str | os.PathLike[str], class_names: list[str] | None = None
+) -> Iterator[DatasetWriter]:
     """A writer of one data set to :func:`open_store`."""
     with open_store(dest) as put:
         writer = DatasetWriter(put, class_names)
@@ -75,10 +80,12 @@ def open_writer(dest: str | os.PathLike[str], class_names: list[str] | None = No
 
 @contextlib.contextmanager
 def open_store(dest: str | os.PathLike[str]) -> Iterator[Callable[[str, bytes], None]]:
-    """A zip (when ``dest`` ends in ``.zip``; an old one is replaced) or a folder that is new or empty: ``put(name, content)``.
+    """A zip (when ``dest`` ends in ``.zip``; an old one is replaced) or a folder that is new or empty:
+    ``put(name, content)``.
 
-    Everything goes to a temporary neighbour that takes the final name when the block ends well. When it does not, Ctrl-C
-    included, nothing stays behind. Raises :class:`UserError` when the destination can't be written.
+    Everything goes to a temporary neighbour that takes the final name when the block ends well. When it does
+    not, Ctrl-C included, nothing stays behind. Raises :class:`UserError` when the destination can't be
+    written.
     """
     path = Path(os.path.abspath(dest))
     if not is_zip_name(path):
@@ -98,17 +105,23 @@ def check_dest(dest: str | os.PathLike[str]) -> None:
         if path.is_dir():
             raise UserError(f"--dest '{dest}' is a folder with a zip's name; remove it or give another name")
     elif os.path.ismount(path):
-        raise UserError(f"--dest '{dest}' is where a disk is mounted, which nothing can take the place of; give a folder in it")
+        raise UserError(
+            f"--dest '{dest}' is where a disk is mounted, which nothing can take the place of; give a folder "
+            "in it"
+        )
     elif path.is_dir() and any(path.iterdir()):
         raise UserError(f"--dest folder '{dest}' is not empty; empty it or give another one")
     elif path.exists() and not path.is_dir():
         raise UserError(f"--dest '{dest}' is a file; give a folder or a name that ends in .zip")
     elif path.suffix.lower() in OTHER_ARCHIVES:
-        raise UserError(f"--dest '{dest}': {path.suffix} files are not written; give a folder or a name that ends in .zip")
+        raise UserError(
+            f"--dest '{dest}': {path.suffix} files are not written; give a folder or a name that ends in .zip"
+        )
 
 
 def refuse_existing_zip(dest: str | os.PathLike[str]) -> None:
-    """Raise :class:`UserError` when a zip is there that a command would replace, unless ``--overwrite`` was given."""
+    """Raise :class:`UserError` when a zip is there that a command would replace, unless ``--overwrite`` was
+    given."""
     if is_zip_name(Path(dest)):
         refuse_existing(os.fspath(dest), "--dest")
 
@@ -120,7 +133,8 @@ def is_zip_name(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _zip(path: Path) -> Iterator[Callable[[str, bytes], None]]:
-    # Stored, since PNG is compressed already; fixed time and permissions, so that equal content gives equal bytes.
+    # Stored, since PNG is compressed already; fixed time and permissions, so that equal content gives equal
+    # bytes.
     with atomic_write(path) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
 
         def put(name: str, content: bytes) -> None:
