@@ -26,10 +26,10 @@ from benchmarks.options import json_option  # noqa: E402
 from dnnlib.cli import PATH, Command, friendly_errors  # noqa: E402
 from dnnlib.files import atomic_write  # noqa: E402
 from torch_utils.native_build import prepare_native_ops  # noqa: E402
-from training.config.options import TrainOptions  # noqa: E402
+from training.config.options import overrides  # noqa: E402
 from training.config.resolve import resolve  # noqa: E402
 from training.data.dataset import image_batches  # noqa: E402
-from training.launch import inspect_data, open_dataset  # noqa: E402
+from training.data.opening import inspect_data, open_dataset  # noqa: E402
 from training.phases import build_phases  # noqa: E402
 from training.run.state import RunState  # noqa: E402
 from training.training_loop import step  # noqa: E402
@@ -103,7 +103,7 @@ def losses(run: str, data: str, steps: int, options: dict[str, Any]) -> dict[str
     """The losses of each step, by name, of one of the runs that :func:`main` compares."""
     print(prepare_native_ops("native" if run == "native" else "ref", "cpu"), file=sys.stderr)
     described, _ = inspect_data(data, cond=False, subset=None, mirror=False, seed=options["seed"])
-    config = resolve(TrainOptions(**options), described)
+    config = resolve(overrides(**options), described)
     dataset, state = open_dataset(config.data), RunState.build(config, torch.device("cpu"))
     if run.endswith("otherwise"):
         generator = torch.Generator().manual_seed(1)

@@ -28,7 +28,7 @@ from benchmarks.options import json_option  # noqa: E402
 from dnnlib.cli import PATH, Command, FiniteFloat, friendly_errors  # noqa: E402
 from dnnlib.files import atomic_write  # noqa: E402
 from torch_utils.device import pick_device  # noqa: E402
-from training.config.options import TrainOptions  # noqa: E402
+from training.config.options import overrides  # noqa: E402
 from training.config.presets import RECIPES  # noqa: E402
 from training.config.resolve import resolve  # noqa: E402
 from training.config.run_directory import state_path  # noqa: E402
@@ -115,7 +115,7 @@ def worn_in(cfg: str, resolution: int, device: str) -> RunState:
         path="none", resolution=resolution, num_channels=3, label_dim=0, num_images=1, use_labels=False, max_size=None, xflip=False,
         random_seed=0,
     )  # fmt: skip
-    state = RunState.fresh(resolve(TrainOptions(cfg=cfg, reg_type="ggdr"), data), pick_device(device))
+    state = RunState.fresh(resolve(overrides(cfg=cfg, reg_type="ggdr"), data), pick_device(device))
     for module, optimizer in ((state.G, state.G_opt), (state.D, state.D_opt)):
         for parameter in module.parameters():
             parameter.grad = torch.randn_like(parameter)

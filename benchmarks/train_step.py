@@ -41,7 +41,7 @@ from dnnlib.cli import Command, friendly_errors  # noqa: E402
 from dnnlib.files import atomic_write  # noqa: E402
 from torch_utils.device import has_bfloat16, prepare_device  # noqa: E402
 from torch_utils.ops.dispatch import plain_ops  # noqa: E402
-from training.config.options import TrainOptions  # noqa: E402
+from training.config.options import overrides  # noqa: E402
 from training.config.resolve import resolve  # noqa: E402
 from training.config.schema import DataConfig, TrainConfig  # noqa: E402
 from training.phases import build_phases, run_phase  # noqa: E402
@@ -120,7 +120,7 @@ def described(**options: Any) -> TrainConfig:
         path="noise", resolution=options.pop("resolution"), num_channels=3, label_dim=0, num_images=1, use_labels=False, max_size=None,
         xflip=False, random_seed=0,
     )  # fmt: skip
-    return resolve(TrainOptions(**options, metrics=(), device="cpu"), data)
+    return resolve(overrides(**options, metrics=(), device="cpu"), data)
 
 
 class Variant:

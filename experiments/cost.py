@@ -8,6 +8,7 @@ variants (tables 4a and 4b) and segmentation (figure 2) included.
 """
 
 import dataclasses
+import functools
 import sys
 import tempfile
 import time
@@ -26,15 +27,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from dnnlib.cli import Command, FiniteFloat, IntOrList, friendly_errors, ops_option
 from dnnlib.errors import UserError
 from torch_utils.device import announce_device
-from training.config.options import TrainOptions
-from training.config.presets import RECIPES
+from training.config.options import overrides
+from training.config.presets import PRESETS
 from training.config.resolutions import MIN_RESOLUTION, is_resolution
 from training.config.resolve import resolve
 from training.config.schema import DataConfig, TrainConfig
 from training.data.dataset import ImageFolderDataset
+from training.data.opening import inspect_data, open_dataset
 from training.data.paired import MAX_CLASSES
 from training.data.pictures import from_uint8, save_png
-from training.launch import inspect_data, open_dataset
 from training.phases import Phase, build_phases, run_phase
 from training.run.state import RunState
 from training.training_loop import set_up_gpu
@@ -105,9 +106,7 @@ def measure(
         for number in range(len(build_phases(candidates[0].state))):
             for candidate in order:
                 phase = build_phases(candidate.state)[number]
-                seconds = timed(
-                    lambda state=candidate.state, phase=phase: one_phase(state, phase, dataset), device, clock
-                )  # type: ignore[misc]
+                seconds = timed(functools.partial(one_phase, candidate.state, phase, dataset), device, clock)
                 if repeat > 0:
                     candidate.seconds[phase.name].append(seconds)
 
@@ -161,7 +160,7 @@ def describe_decoder(config: TrainConfig) -> str:
 
 
 @click.command(cls=Command)
-@click.option("--cfg", type=click.Choice(list(RECIPES)), default="paper256", show_default=True, help="Recipe")
+@click.option("--cfg", type=click.Choice(list(PRESETS)), default="paper256", show_default=True, help="Recipe")
 @click.option("--resolution", type=int, default=256, show_default=True, help="Of the images")
 @click.option(
     "--channels", type=click.Choice(["1", "3"]), default="3", show_default=True, help="Of the images"
@@ -231,12 +230,12 @@ def main(
         raise UserError("--cpu-time leaves out what a GPU does; measure by the wall clock there")
     with tempfile.TemporaryDirectory() as folder:
         data = stand_in_data(Path(folder, "images"), resolution, int(channels))
-        plain = resolve(TrainOptions(device=device, reg_type="none", **options), data)
+        plain = resolve(overrides(device=device, reg_type="none", **options), data)
         annotated = dataclasses.replace(data, annotation_classes=classes if reg_type == "seg" else 0)
         decoder: dict[str, Any] = dict(
             reg_type=reg_type, ggdr_res=ggdr_res, ggdr_kernel=ggdr_kernel, ggdr_act=ggdr_act
         )
-        supervised = resolve(TrainOptions(device=device, **decoder, **options), annotated)
+        supervised = resolve(overrides(device=device, **decoder, **options), annotated)
         if where.type == "cuda":
             set_up_gpu(plain)
         candidates = [Candidate.build(config, where) for config in (plain, supervised)]

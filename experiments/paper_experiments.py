@@ -39,7 +39,7 @@ class Variant:
         slug: its name for folders.
         title: for people.
         options: options of ``train.py`` beside the experiment's, as fields of
-            :class:`training.config.options.TrainOptions`.
+            :func:`training.config.options.overrides`.
         scores: what the paper reports.
     """
 
@@ -62,7 +62,7 @@ class Experiment:
             ``tools.make_paired_dataset`` for pairs.
         data: name of the data set made of it.
         resolution: of its images.
-        options: options of ``train.py``, as fields of :class:`training.config.options.TrainOptions`, the same
+        options: options of ``train.py``, by name (:func:`training.config.options.overrides`), the same
             with and without GGDR.
         mirror, subset: the same two of ``train.py``.
         ggdr_res: resolution of the target map in ``comparisons``.

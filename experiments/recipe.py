@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -24,7 +25,7 @@ from dnnlib.cli import PATH, Command, FiniteFloat, friendly_errors
 from dnnlib.errors import UserError
 from experiments.foreground import run_program
 from experiments.paper_experiments import EXPERIMENTS, Experiment, Scores, Variant
-from training.config.options import TrainOptions
+from training.config.options import overrides
 from training.config.resolve import resolve
 from training.config.run_directory import snapshot_name
 from training.config.schema import IMAGES, DataConfig
@@ -110,20 +111,20 @@ def variants(experiment: Experiment) -> Iterator[Variant]:
     yield from experiment.variants
 
 
-def train_options(experiment: Experiment, variant: Variant, places: Places) -> TrainOptions:
+def train_options(experiment: Experiment, variant: Variant, places: Places) -> dict[str, Any]:
     """The options of one training, but for those of the data."""
     chosen = {
         name: value
         for name, value in (("gpus", places.gpus), ("kimg", places.kimg), ("seed", places.seed))
         if value is not None
     }
-    return TrainOptions(**{**experiment.options, **variant.options, **chosen})
+    return overrides(**{**experiment.options, **variant.options, **chosen})
 
 
 def training(experiment: Experiment, name: str, variant: Variant, places: Places) -> Training:
     """One training as command lines; the name of its run directory comes from what the options resolve to."""
     options = train_options(experiment, variant, places)
-    data = described_data(experiment, places, annotated=options.reg_type == "seg")
+    data = described_data(experiment, places, annotated=options.get("reg_type") == "seg")
     outdir = f"{places.outdir}/{name}/{variant.slug}" + (
         f"-seed{places.seed}" if places.seed is not None else ""
     )
@@ -136,7 +137,7 @@ def training(experiment: Experiment, name: str, variant: Variant, places: Places
     measure = ["calc_metrics.py", f"--network={run_dir}/{network}", f"--metrics={experiment.metrics}"]
     measure += [f"--gpus={config.runtime.gpus}"] if config.runtime.gpus > 1 else []
     return Training(
-        variant.title, options.reg_type or "none", variant.scores, train, measure, run_dir, network
+        variant.title, options.get("reg_type") or "none", variant.scores, train, measure, run_dir, network
     )
 
 

@@ -8,6 +8,7 @@ Usage:
 Exit status 1 if something that was asked for does not work.
 """
 
+import functools
 import json
 import os
 import platform
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -183,6 +185,14 @@ def tried_tensors(device: str) -> list[tuple[torch.Tensor, float]]:
     return [(x, 1e-5), (x.to(half), tolerance), (x.to(half, memory_format=torch.channels_last), tolerance)]
 
 
+def _filtered(x: torch.Tensor, impl: Any, *, f: torch.Tensor, options: Any) -> torch.Tensor:
+    return upfirdn2d(x, f, impl=impl, **options)
+
+
+def _activated(x: torch.Tensor, impl: Any, *, b: torch.Tensor, act: str) -> torch.Tensor:
+    return bias_act(x, b.to(x.dtype), act=act, clamp=2.0, impl=impl)
+
+
 def try_ops(device: str) -> list[Finding]:
     """Each op against plain PyTorch, with first and second derivatives, on the path that ``auto`` takes."""
     tried = tried_tensors(device)
@@ -222,12 +232,9 @@ def try_ops(device: str) -> list[Finding]:
         "down 2": {"down": 2, "padding": 1},
         "filter": {"padding": [2, 1, 2, 1]},
     }.items():
-        compare(f"upfirdn2d {name}", lambda x, impl, options=options: upfirdn2d(x, f, impl=impl, **options))  # type: ignore[misc]
+        compare(f"upfirdn2d {name}", functools.partial(_filtered, f=f, options=options))
     for act in ACTIVATIONS:
-        compare(
-            f"bias_act {act}",
-            lambda x, impl, act=act: bias_act(x, b.to(x.dtype), act=act, clamp=2.0, impl=impl),
-        )  # type: ignore[misc]
+        compare(f"bias_act {act}", functools.partial(_activated, b=b, act=act))
     return findings
 
 

@@ -10,9 +10,10 @@ Usage:
 
 import contextlib
 import dataclasses
+import functools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -173,6 +174,10 @@ def check_upright(loaded: Loaded) -> None:
         )
 
 
+def _put_in(put: Callable[[str, bytes], None], folder: str, name: str, content: bytes) -> None:
+    put(f"{folder}/{name}", content)
+
+
 @click.command(cls=Command)
 @click.option("--images", required=True, type=PATH, metavar="PATH", help="Folder or zip of images")
 @click.option(
@@ -222,10 +227,7 @@ def main(
     if value_range == "auto":
         reader.options = measured(sources[0], reader.options)
     with open_store(dest) as put:
-        writers = [
-            DatasetWriter(lambda name, content, folder=folder: put(f"{folder}/{name}", content))
-            for folder in FOLDERS
-        ]  # type: ignore[misc]
+        writers = [DatasetWriter(functools.partial(_put_in, put, folder)) for folder in FOLDERS]
         for pair in tqdm(reader.converted(*sources), total=count, unit="pair", leave=False, disable=None):
             for writer, png in zip(writers, pair, strict=True):
                 writer.add(png, None)

@@ -7,7 +7,7 @@ Usage:
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -58,7 +58,7 @@ def main(
     seeds: str,
     psis: str,
     class_idx: int | None,
-    noise_mode: str,
+    noise_mode: Literal["random", "const", "none"],
     out: str,
     batch: int,
     device: str,
@@ -83,7 +83,7 @@ def main(
     sweeps = [
         images_from_seeds(
             renderer, numbers, class_idx=class_idx, truncation_psi=psi, noise_mode=noise_mode, batch=batch
-        )  # type: ignore[arg-type]
+        )
         for psi in values
     ]
     how: dict[str, Any] = dict(seeds=numbers, psis=values, label=class_idx, noise=noise_mode)

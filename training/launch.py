@@ -1,5 +1,4 @@
-"""From options to a running training: look at the data, check what can be checked, make the run directory,
-go.
+"""From options to a running training: look at the data, check what can be checked, make the run directory, go.
 
 torch is imported inside the functions, so that ``train.py --help`` need not wait for it.
 """
@@ -7,22 +6,36 @@ torch is imported inside the functions, so that ``train.py --help`` need not wai
 from __future__ import annotations
 
 import contextlib
-import functools
+import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dnnlib import torchrun
+from dnnlib.download import forbid_downloads
 from dnnlib.errors import UserError
-from training.config.continuation import check_has_state, flat, has_state, spelled
-from training.config.options import as_options
-from training.config.pretrained import fetch_source
-from training.config.schema import IMAGES, DataConfig, TrainConfig
+from dnnlib.interrupt import StoppedInOrder, unwinding
+from training.config.continuation import (
+    check_has_state,
+    check_owner,
+    continued,
+    explain_portions,
+    find_run,
+    flat,
+    has_state,
+    read_options,
+)
+from training.config.notes import explain, summarise
+from training.config.options import OPTIONS, as_options, overrides
+from training.config.pretrained import check_source, fetch_source
+from training.config.resolve import resolve
+from training.config.schema import MetricsConfig, TrainConfig
+from training.data.opening import inspect_data, open_dataset
 
 #: Under this name a run directory is remembered across restarts.
 RUN_DIR = "run directory"
@@ -36,6 +49,144 @@ OF_EACH_RANK = ("data.path", "data", "runtime.workers", "workers", "description"
 
 if TYPE_CHECKING:
     from training.data.dataset import ImageFolderDataset
+
+
+def command(options: Mapping[str, Any]) -> None:
+    """Run the command line of ``train.py``: resolve the options, print what they mean, train.
+
+    Args:
+        options: all options by name (:data:`training.config.options.OPTIONS`); None where nothing was given.
+
+    Raises:
+        UserError: something that the user can mend.
+        SystemExit: with status 130 after Ctrl-C, or with the status of processes that this one started.
+    """
+    given = overrides(**options)
+    if given["offline"]:
+        forbid_downloads()
+    try:
+        with (
+            unwinding(announce=torchrun.rank() == 0),
+            among_workers(device_of(given), given.get("dist_timeout"), given.get("prepare_timeout")),
+        ):
+            given["gpus"] = process_count(given.get("gpus"))
+            _train(overrides(**given))
+    except KeyboardInterrupt as interrupt:
+        if torchrun.rank() == 0 and not isinstance(interrupt, StoppedInOrder):
+            click.echo("Interrupted. What was already saved stays in the run directory.", err=True)
+        sys.exit(130)
+
+
+def _train(options: dict[str, Any]) -> None:
+    metrics_required = "metrics" in options
+    if metrics_required:
+        options["metrics"] = metric_names(options["metrics"])
+    config, run_dir, notes = resolve_run(options)
+    compare_ranks(config, run_dir, dry_run=options["dry_run"])
+    dry_run, max_restarts = options["dry_run"], options.get("max_restarts", 0)
+    if not dry_run and needs_launcher(config, max_restarts):
+        sys.exit(
+            in_processes(
+                config.runtime.gpus, config.runtime.device, max_restarts, options.get("dist_timeout")
+            )
+        )
+    click.echo(json.dumps(config.to_dict(), indent=2))
+    place = run_dir or os.path.join(options.get("outdir", ""), f"NNNNN-{config.description}")
+    click.echo(f"\n{summarise(config, place)}\n", err=dry_run)
+    for note in notes:
+        click.echo(f"Note: {note}", err=dry_run)
+    if dry_run:
+        return
+    if run_dir is not None:
+        go_on(config, run_dir)
+    else:
+        start(config, options["outdir"], insist_on_metrics=metrics_required)
+
+
+def metric_names(text: str) -> tuple[str, ...]:
+    """``"fid50k_full,pr50k3_full"`` to a tuple, ``"none"`` to an empty one. Raises :class:`UserError`."""
+    from metrics.registry import parse_metrics
+
+    return tuple(metric.name for metric in parse_metrics(text))
+
+
+def check_metrics(metrics: MetricsConfig) -> None:
+    """Raises :class:`UserError` where there cannot be such a detector."""
+    from metrics.features import check_detector
+
+    if metrics.names and metrics.detector != "auto":
+        check_detector(metrics.detector)
+
+
+def resolve_run(options: Mapping[str, Any]) -> tuple[TrainConfig, Path | None, list[str]]:
+    """The configuration, the run directory to go on in (None for a new one), and notes. Raises
+    :class:`UserError`."""
+    source, outdir, trust = options.get("continue_"), options.get("outdir"), options["trust"]
+    named = Path(source) if source not in (None, "auto") else None
+    restarted = interrupted_run(outdir) if named is None else None
+    run_dir = named or restarted
+    if run_dir is None:
+        config, notes = new_run(options)
+        if source == "auto" and outdir is not None:
+            run_dir, found = find_run(Path(outdir), config, trust=trust)
+            notes += found
+        if run_dir is None:
+            if config.resume is not None:  # a run that goes on needs its source no more
+                check_source(config.resume)
+            return config, None, notes
+    before = read_options(run_dir)
+    check_owner(run_dir, trust=trust)
+    config = continued(before, in_run(options, run_dir), run_dir)
+    if restarted is not None and config != new_run(options)[0]:
+        raise UserError(
+            f"the processes were told to go on in {run_dir}, which has other options; start the command again"
+        )
+    return config, run_dir, explain_portions(before, config)
+
+
+def new_run(options: Mapping[str, Any]) -> tuple[TrainConfig, list[str]]:
+    """What options mean for a run of its own, and what to note about it. Raises :class:`UserError`."""
+    if "data" not in options:
+        raise click.MissingParameter(param_hint="'--data'", param_type="option")
+    if "outdir" not in options and not options["dry_run"]:
+        raise UserError(
+            "--outdir is missing; say where the run directory goes, such as --outdir=training-runs"
+        )
+    cond = options.get("cond", False)
+    described, notes = inspect_data(
+        options["data"],
+        cond=cond,
+        subset=options.get("subset"),
+        mirror=options.get("mirror", False),
+        seed=options.get("seed", 0),
+        annotated=options.get("reg_type") == "seg",
+        outdir=options.get("outdir"),
+    )
+    config = resolve(options, described)
+    check_metrics(config.metrics)
+    return config, notes + explain(options, config)
+
+
+def device_of(options: Mapping[str, Any]) -> str | None:
+    """The device, as given or of the run that goes on; None where neither says."""
+    if "device" in options:
+        return options["device"]
+    if options.get("continue_", "auto") != "auto":
+        with contextlib.suppress(UserError):  # resolve_run says what is wrong
+            return read_options(Path(options["continue_"])).runtime.device
+    return None
+
+
+def in_run(options: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
+    """The options as they compare with those of a run. Raises :class:`UserError` for an ``--outdir`` that it
+    is not in."""
+    outdir = options.get("outdir")
+    if outdir is not None and Path(outdir).resolve() not in (
+        run_dir.parent.resolve(),
+        run_dir.resolve().parent,
+    ):
+        raise UserError(f"--outdir={outdir} is not where --continue={run_dir} lies; leave it out")
+    return {**options, **({"data": os.path.abspath(options["data"])} if "data" in options else {})}
 
 
 @contextlib.contextmanager
@@ -121,92 +272,17 @@ def compare_ranks(config: TrainConfig, run_dir: Path | None, *, dry_run: bool) -
         return
     from training.run.replicas import check_same_options
 
-    options = {spelled(name): value for name, value in as_options(config).items() if name not in OF_EACH_RANK}
+    known = as_options(config)
+    options = {
+        option.flag: known[option.parameter]
+        for option in OPTIONS
+        if option.parameter in known and option.parameter not in OF_EACH_RANK
+    }
     fields = {name: value for name, value in flat(config.to_dict()).items() if name not in OF_EACH_RANK}
     run = "a new run" if run_dir is None else f"to go on with {run_dir.resolve().name}"
     check_same_options(
         "train.py", {"the task": run, "--dry-run": dry_run, **options, **fields}, config.runtime.device
     )
-
-
-def inspect_data(
-    path: str,
-    *,
-    cond: bool,
-    subset: int | None,
-    mirror: bool,
-    seed: int,
-    annotated: bool = False,
-    outdir: str | None = None,
-) -> tuple[DataConfig, list[str]]:
-    """Look at a data set without decoding it: its configuration, and notes about what is left out or not
-    used.
-
-    ``subset`` is how many images to keep, None for all. With ``annotated``, it is a paired data set, and its
-    annotations are decoded to count their classes. Raises :class:`UserError` for data that cannot be trained
-    on, and where ``outdir`` lies in it.
-    """
-    from training.data.dataset import ImageFolderDataset
-    from training.data.paired import PairedDataset, is_paired
-
-    if not annotated and is_paired(path):
-        raise UserError(
-            f"'{path}' has images and annotations; give --data={os.path.join(path, IMAGES)}, or "
-            "--reg_type=seg to use both"
-        )
-    source = (PairedDataset if annotated else ImageFolderDataset)(path, use_labels=cond, memory_budget_mb=0)
-    if outdir is not None:
-        source.check_apart(outdir, "--outdir")
-    available = source.num_images
-    if subset is not None and not 1 <= subset <= available:
-        raise UserError(
-            f"--subset={subset} must lie between 1 and {available}, the number of images in '{path}'"
-        )
-    data = DataConfig(
-        path=os.path.abspath(path),
-        resolution=source.resolution,
-        num_channels=source.num_channels,
-        label_dim=source.label_dim if cond else 0,
-        num_images=(subset or available) * (2 if mirror else 1),
-        use_labels=cond,
-        max_size=subset,
-        xflip=mirror,
-        random_seed=seed,
-        annotation_classes=source.num_classes if isinstance(source, PairedDataset) else 0,
-    )
-    return data, [*source.notes(), *source.notes_on_unused_labels()]
-
-
-def open_dataset(data: DataConfig) -> ImageFolderDataset:
-    """The data set that a configuration describes. Raises :class:`UserError` where it no longer looks like
-    that."""
-    from training.data.dataset import ImageFolderDataset
-    from training.data.paired import PairedDataset
-
-    kind = (
-        functools.partial(PairedDataset, num_classes=data.annotation_classes)
-        if data.annotation_classes
-        else ImageFolderDataset
-    )
-    dataset: ImageFolderDataset = kind(
-        path=data.path,
-        resolution=data.resolution,
-        use_labels=data.use_labels,
-        max_size=data.max_size,
-        xflip=data.xflip,
-        random_seed=data.random_seed,
-    )
-    for name, found in {
-        "num_channels": dataset.num_channels,
-        "label_dim": dataset.label_dim,
-        "num_images": len(dataset),
-    }.items():
-        if found != getattr(data, name):
-            raise UserError(
-                f"'{data.path}' has changed: {name} is {found}, but the configuration says "
-                f"{getattr(data, name)}"
-            )
-    return dataset
 
 
 def check_same_data(dataset: ImageFolderDataset) -> None:
@@ -215,7 +291,7 @@ def check_same_data(dataset: ImageFolderDataset) -> None:
     from training.run.replicas import check_same_content
 
     if distributed.world_size() > 1:
-        check_same_content({"training data (--data) by SHA-256": dataset.identity()})
+        check_same_content({"training data (--data) by SHA-256": dataset.quick_identity()})
 
 
 def start(config: TrainConfig, outdir: str, *, insist_on_metrics: bool = True) -> Path:

@@ -9,11 +9,11 @@ import PIL.Image
 import torch
 
 from training.config.notes import explain
-from training.config.options import TrainOptions
+from training.config.options import overrides
 from training.config.resolve import resolve
 from training.config.schema import DataConfig, GeneratorConfig, TrainConfig
 from training.data.dataset import ImageFolderDataset
-from training.launch import inspect_data, open_dataset
+from training.data.opening import inspect_data, open_dataset
 from training.run.state import RunState
 
 
@@ -44,7 +44,7 @@ def small_config(data: DataConfig, **options: Any) -> TrainConfig:
     defaults: dict[str, Any] = dict(
         cbase=128, cmax=8, batch=4, kimg=0.02, tick=0.008, snap=1, metrics=(), workers=0, device="cpu"
     )
-    config = resolve(TrainOptions(**{**defaults, **options}), data)
+    config = resolve(overrides(**{**defaults, **options}), data)
     generator: GeneratorConfig = dataclasses.replace(config.generator, z_dim=8, w_dim=8)
     return dataclasses.replace(config, generator=generator)
 
@@ -80,12 +80,12 @@ def described_data(**changes: Any) -> DataConfig:
 
 def resolved_config(images: DataConfig | None = None, **said: Any) -> TrainConfig:
     """What options mean, for :func:`described_data` unless told otherwise."""
-    return resolve(TrainOptions(**said), images or described_data())
+    return resolve(overrides(**said), images or described_data())
 
 
 def explained(images: DataConfig | None = None, **said: Any) -> str:
     """The notes on what :func:`resolved_config` decided, a line each."""
-    return "\n".join(explain(TrainOptions(**said), resolved_config(images, **said)))
+    return "\n".join(explain(overrides(**said), resolved_config(images, **said)))
 
 
 def small_state(channels: int = 3, label_dim: int = 0, resolution: int = 32, **options: Any) -> RunState:

@@ -17,7 +17,7 @@ from dnnlib import torchrun
 from dnnlib.errors import UserError
 from torch_utils import distributed, elastic
 from training import launch
-from training.config.options import TrainOptions
+from training.config.options import overrides
 from training.config.resolve import resolve
 from training.config.schema import TrainConfig
 
@@ -34,7 +34,7 @@ def images(tmp_path: Path) -> Path:
 @pytest.fixture
 def config(images: Path) -> TrainConfig:
     described, _ = launch.inspect_data(str(images), cond=False, subset=None, mirror=False, seed=0)
-    return resolve(TrainOptions(), described)
+    return resolve(overrides(), described)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_a_subset_of_everything_is_the_same_images(images: Path) -> None:
     )
     assert (described.max_size, described.num_images) == (4, 4)
     assert launch.open_dataset(described).identity() == launch.open_dataset(everything).identity()
-    assert "-subset4-" in resolve(TrainOptions(), described).description
+    assert "-subset4-" in resolve(overrides(), described).description
 
 
 def test_notes_on_the_data(images: Path) -> None:
@@ -151,7 +151,7 @@ def refused(config: TrainConfig, outdir: Path, message: str) -> None:
 
 def processes(images: Path, gpus: int) -> TrainConfig:
     described, _ = launch.inspect_data(str(images), cond=False, subset=None, mirror=False, seed=0)
-    return resolve(TrainOptions(gpus=gpus), described)
+    return resolve(overrides(gpus=gpus), described)
 
 
 def test_more_processes_than_a_machine_can_take_are_refused(
@@ -226,7 +226,7 @@ def test_a_broken_pickle_leaves_no_directory(tmp_path: Path, images: Path) -> No
     broken = tmp_path / "broken.pkl"
     broken.write_bytes(b"\x80\x04\x95abc")
     described, _ = launch.inspect_data(str(images), cond=False, subset=None, mirror=False, seed=0)
-    options = TrainOptions(resume=str(broken), metrics=(), cbase=128, cmax=8, device="cpu")
+    options = overrides(resume=str(broken), metrics=(), cbase=128, cmax=8, device="cpu")
     with pytest.raises(UserError, match=r"broken\.pkl"):
         launch.start(resolve(options, described), str(tmp_path / "runs"))
     assert list((tmp_path / "runs").iterdir()) == []
@@ -251,7 +251,7 @@ def test_metrics_that_cannot_be_had_end_the_run_before_its_first_step(
         (tmp_path / "cache").write_text("")
     described, _ = launch.inspect_data(str(images), cond=False, subset=None, mirror=False, seed=0)
     detector = str(tmp_path / "none.pt") if fault == "detector" else "auto"
-    options = TrainOptions(metrics=(metrics,), detector=detector, cbase=128, cmax=8, device="cpu")
+    options = overrides(metrics=(metrics,), detector=detector, cbase=128, cmax=8, device="cpu")
     with pytest.raises(UserError, match=message):
         launch.start(resolve(options, described), str(tmp_path / "runs"))
     assert list((tmp_path / "runs").iterdir()) == []

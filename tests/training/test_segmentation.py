@@ -18,10 +18,10 @@ from tests.support.runs import open_small, small_state
 from training.augment import AugmentPipe
 from training.config.schema import TrainConfig
 from training.data.dataset import image_batches
+from training.data.opening import inspect_data, open_dataset
 from training.data.paired import UNLABELLED, PairedDataset, is_paired
 from training.data.pictures import from_uint8
 from training.data.reals import open_reals
-from training.launch import inspect_data, open_dataset
 from training.objective import Batch
 from training.phases import build_phases
 from training.run.state import RunState, training_set_kwargs

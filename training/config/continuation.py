@@ -11,40 +11,9 @@ from typing import Any
 
 from dnnlib.errors import UserError
 from dnnlib.untrusted import one_line, read_json
-from training.config.options import as_options
+from training.config.options import CHANGEABLE, OPTIONS, as_options
 from training.config.run_directory import OPTIONS_FILE, snapshot_paths, state_paths
 from training.config.schema import TrainConfig
-
-#: Fields of the configuration in which a run may be continued with other values than before. None changes
-#: what a step computes but ``batch_gpu`` and ``gpus``, by which portions and so random draws may differ, and
-#: ``device``, which has draws of its own and on which half precision depends. ``description`` is only a name.
-CHANGEABLE = (
-    "schedule.total_kimg",
-    "schedule.snapshot_ticks",
-    "schedule.batch_gpu",
-    "metrics",
-    "upkeep",
-    "runtime.device",
-    "runtime.gpus",
-    "runtime.workers",
-    "data.path",
-    "description",
-)
-
-#: The options that set them.
-CHANGEABLE_OPTIONS = {
-    "kimg": "schedule.total_kimg",
-    "snap": "schedule.snapshot_ticks",
-    "metrics": "metrics.names",
-    "detector": "metrics.detector",
-    "gpus": "runtime.gpus",
-    "workers": "runtime.workers",
-    "device": "runtime.device",
-    "checkpoint_minutes": "upkeep.checkpoint_minutes",
-    "keep_snapshots": "upkeep.keep_snapshots",
-    "on_nonfinite": "upkeep.on_nonfinite",
-    "data": "data.path",
-}
 
 
 def read_options(run_dir: Path) -> TrainConfig:
@@ -120,43 +89,49 @@ def new_run_advice(run_dir: Path | None) -> str:
     )
 
 
-def continued(config: TrainConfig, said: Mapping[str, Any], run_dir: Path | None = None) -> TrainConfig:
-    """The configuration of a run, with what the command line said.
+def continued(config: TrainConfig, options: Mapping[str, Any], run_dir: Path | None = None) -> TrainConfig:
+    """The configuration of a run, with what the command line changes.
 
     Args:
         config: of the run.
-        run_dir: where it lies, for messages.
-        said: options by name (as in :func:`training.config.options.as_options`); None where nothing was said.
+        options: those that were given, by name (:func:`training.config.options.overrides`).
+        run_dir: where the run lies, for messages.
+
 
     Raises:
         UserError: an option that must stay has another value, or the new values contradict each other.
     """
     known = as_options(config)
-    given = {name: value for name, value in said.items() if value is not None and value != known[name]}
-    regulariser = said.get("reg_type") or known["reg_type"]
-    idle = tuple(
-        f"{name}_" for name in ("ggdr", "seg") if name != regulariser
-    )  # these options have no effect
-    given = {name: value for name, value in given.items() if not name.startswith(idle)}
-    if (
-        given.get("batch_gpu", 0) >= config.portion
-    ):  # a run in more processes may have fewer images at once: the option says "at most"
-        del given["batch_gpu"]
-    refused = {name: value for name, value in given.items() if name not in CHANGEABLE_OPTIONS}
+    reg_type = options.get("reg_type", known["reg_type"])
+    changed = {
+        option: options[option.parameter]
+        for option in OPTIONS
+        if option.parameter in known
+        and options.get(option.parameter, known[option.parameter]) != known[option.parameter]
+        and option.applies({"reg_type": reg_type})
+        # The option says "at most": a run in more processes may have a smaller microbatch.
+        and not (option.parameter == "batch_gpu" and options["batch_gpu"] >= config.portion)
+    }
+    refused = [option for option in changed if not option.changeable]
     if refused:
         listed = ", ".join(
-            f"{spelled(name)}: {_shown(known[name])} → {_shown(value)}" for name, value in refused.items()
+            f"{option.flag}: {_shown(known[option.parameter])} → {_shown(changed[option])}"
+            for option in refused
         )
-        changeable = " ".join(spelled(name) for name in CHANGEABLE_OPTIONS)
+        changeable = " ".join(option.flag for option in OPTIONS if option.changeable)
         raise UserError(
             f"a continued run keeps its options, and these differ ({listed}); leave them out, or "
             f"{new_run_advice(run_dir)}. "
             f"Changeable are {changeable}"
         )
-    config = _replaced(
-        config, {CHANGEABLE_OPTIONS[name]: value for name, value in given.items() if name != "gpus"}
-    )
-    return on_gpus(config, given["gpus"]) if "gpus" in given else config
+    gpus = config.runtime.gpus
+    values = {}
+    for option, value in changed.items():
+        if option.parameter == "gpus":
+            gpus = value
+        else:
+            values.update(dict.fromkeys(option.fields, value))
+    return on_gpus(_replaced(config, values), gpus)
 
 
 def on_gpus(config: TrainConfig, gpus: int) -> TrainConfig:
@@ -244,11 +219,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
     """Fields in which two configurations, as plain dictionaries, differ, :data:`CHANGEABLE` left out:
     ``{"optim.lr_G": (old, new)}``."""
     before, after = flat(old), flat(new)
-    names = [
-        name
-        for name in {**before, **after}
-        if not any(name == c or name.startswith(f"{c}.") for c in CHANGEABLE)
-    ]
+    names = [name for name in {**before, **after} if name not in CHANGEABLE]
     return {
         name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)
     }
@@ -283,8 +254,3 @@ def _listed(different: Mapping[str, tuple[Any, Any]]) -> str:
 
 def _shown(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def spelled(name: str) -> str:
-    """An option as it is typed, from its name in Python."""
-    return "--" + (name if name in ("reg_type", "ggdr_res") else name.replace("_", "-"))

@@ -1,19 +1,21 @@
 """What was decided without being asked, in sentences for a person."""
 
-from typing import Literal
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from training.config.options import TrainOptions
-from training.config.presets import find_recipe
+from training.config.options import OPTIONS
+from training.config.presets import find_preset
 from training.config.resolve import ADA_KIMG, DEFAULT_GGDR_RES
-from training.config.schema import COLOR_AUGPIPES, TrainConfig
+from training.config.schema import COLOR_AUGPIPES, GGDRConfig, TrainConfig
 
 
-def explain(options: TrainOptions, config: TrainConfig) -> list[str]:
+def explain(options: Mapping[str, Any], config: TrainConfig) -> list[str]:
     """One sentence for everything that :func:`training.config.resolve.resolve` decided without being asked
     and that a user should know."""
     return [
+        *_explain_idle(options),
         *_explain_ggdr(options, config),
-        *_explain_seg(options, config),
         *_explain_data(options, config),
         *_explain_training(options, config),
     ]
@@ -26,37 +28,29 @@ def describe_batch(config: TrainConfig) -> str:
     return f"{config.schedule.batch_size} images, {config.portion} at once{where}"
 
 
-def _explain_ggdr(options: TrainOptions, config: TrainConfig) -> list[str]:
-    if config.ggdr is not None:
-        (chosen, *_), size = config.ggdr.resolutions, config.data.resolution
-        if options.ggdr_res is not None or chosen == DEFAULT_GGDR_RES:
-            return []
-        reason = "a quarter of the image resolution" if chosen * 4 == size else "the smallest there is"
-        return [
-            f"--ggdr_res={chosen} was chosen, {reason}: the default {DEFAULT_GGDR_RES} cannot work on "
-            f"{size}x{size} images."
-        ]
-    said = [
-        name
-        for name, value in (
-            ("--ggdr_res", options.ggdr_res),
-            ("--ggdr-weight", options.ggdr_weight),
-            ("--ggdr-start-kimg", options.ggdr_start_kimg),
-            ("--ggdr-kernel", options.ggdr_kernel),
-            ("--ggdr-act", options.ggdr_act),
-        )
-        if value is not None
+def _explain_idle(options: Mapping[str, Any]) -> list[str]:
+    """Options whose ``--reg_type`` was not chosen."""
+    idle: dict[str, list[str]] = {}
+    for option in OPTIONS:
+        if option.needs is not None and option.parameter in options and not option.applies(options):
+            idle.setdefault(option.needs, []).append(option.flag)
+    return [f"{' '.join(flags)} without --{needs}: no effect." for needs, flags in idle.items()]
+
+
+def _explain_ggdr(options: Mapping[str, Any], config: TrainConfig) -> list[str]:
+    if config.ggdr is None or "ggdr_res" in options:
+        return []
+    (chosen, *_), size = config.ggdr.resolutions, config.data.resolution
+    if chosen == DEFAULT_GGDR_RES:
+        return []
+    reason = "a quarter of the image resolution" if chosen * 4 == size else "the smallest there is"
+    return [
+        f"--ggdr_res={chosen} was chosen, {reason}: "
+        f"the default {DEFAULT_GGDR_RES} cannot work on {size}x{size} images."
     ]
-    return [f"{' '.join(said)} without --reg_type=ggdr: no effect, GGDR is off."] if said else []
 
 
-def _explain_seg(options: TrainOptions, config: TrainConfig) -> list[str]:
-    if config.seg is None and options.seg_weight is not None:
-        return ["--seg-weight without --reg_type=seg: no effect, segmentation is off."]
-    return []
-
-
-def _explain_data(options: TrainOptions, config: TrainConfig) -> list[str]:
+def _explain_data(options: Mapping[str, Any], config: TrainConfig) -> list[str]:
     notes = []
     if config.data.num_images == (2 if config.data.xflip else 1):
         notes.append("There is one image; the networks can learn nothing but that one.")
@@ -66,16 +60,16 @@ def _explain_data(options: TrainOptions, config: TrainConfig) -> list[str]:
             "brightness, contrast and"
             " luma flip apply; hue and saturation do nothing to one channel."
         )
-    tuned_for = find_recipe(config.cfg, config.data.resolution, config.runtime.gpus).tuned_for
+    tuned_for = find_preset(config.cfg, config.data.resolution, config.runtime.gpus).tuned_for
     if tuned_for not in (None, config.data.resolution):
         size = config.data.resolution
         notes.append(
-            f"--cfg={options.cfg} was tuned for {tuned_for}x{tuned_for} images; these are {size}x{size}."
+            f"--cfg={config.cfg} was tuned for {tuned_for}x{tuned_for} images; these are {size}x{size}."
         )
     return notes
 
 
-def _explain_training(options: TrainOptions, config: TrainConfig) -> list[str]:
+def _explain_training(options: Mapping[str, Any], config: TrainConfig) -> list[str]:
     notes = []
     schedule, gpus = config.schedule, config.runtime.gpus
     passes = schedule.batch_size // (config.portion * gpus)
@@ -115,3 +109,34 @@ def layers_to_freeze(architecture: Literal["orig", "skip", "resnet"], resolution
     reach."""
     blocks = resolution.bit_length() - 3
     return {"orig": 2 * blocks + 1, "skip": 3 * blocks, "resnet": 3 * blocks + 1}[architecture]
+
+
+def summarise(config: TrainConfig, run_dir: str | os.PathLike[str]) -> str:
+    """What will be trained, in a few lines for a person."""
+    data, schedule = config.data, config.schedule
+    mirrored = f" ({data.num_images // 2} and their mirror images)" if data.xflip else ""
+    seg = "off" if config.seg is None else f"{data.annotation_classes} classes, weight {config.seg.weight:g}"
+    lines = {
+        "Output directory": os.fspath(run_dir),
+        "Training data": data.path,
+        "Training length": f"{schedule.total_kimg:g} kimg",
+        "Batch": describe_batch(config),
+        "Number of images": f"{data.num_images}{mirrored}",
+        "Image resolution": f"{data.resolution}x{data.resolution}, {data.num_channels} channels",
+        "Conditional model": f"yes, {data.label_dim} labels" if data.use_labels else "no",
+        "Mirroring": "yes" if data.xflip else "no",
+        "GGDR": _describe_ggdr(config.ggdr),
+        "Segmentation": seg,
+    }
+    return "\n".join(f"{name + ':':<19}{value}" for name, value in lines.items())
+
+
+def _describe_ggdr(ggdr: GGDRConfig | None) -> str:
+    if ggdr is None:
+        return "off"
+    maps = " and ".join(f"{res}x{res}" for res in ggdr.resolutions)
+    usual = (ggdr.kernel_size, ggdr.activation) == (1, "linear")
+    decoder = (
+        "" if usual else f", decoder of {ggdr.kernel_size}x{ggdr.kernel_size} convolutions, {ggdr.activation}"
+    )
+    return f"feature maps at {maps}, weight {ggdr.weight:g}{decoder}"

@@ -6,13 +6,13 @@ are from Lee et al. 2022 (GGDR): FID of 50,000 images against all training image
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from dnnlib.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Preset:
     """What a preset decides. ``batch_gpu`` is what one GPU takes at once; the rest accumulates."""
 
     label: str
@@ -31,8 +31,26 @@ class Recipe:
     style_mixing_prob: float = 0.9
     architecture: Literal["orig", "skip", "resnet"] = "resnet"
 
+    def fields(self) -> dict[str, Any]:
+        """The fields of the configuration that it decides, such as ``{"loss.r1_gamma": 1}``."""
+        return {
+            "generator.map_layers": self.map_layers,
+            "generator.channel_base": self.channel_base,
+            "discriminator.channel_base": self.channel_base,
+            "discriminator.architecture": self.architecture,
+            "discriminator.mbstd_group": self.mbstd_group,
+            "loss.r1_gamma": self.gamma,
+            "loss.pl_weight": self.pl_weight,
+            "loss.style_mixing_prob": self.style_mixing_prob,
+            "optim.lr_G": self.lr,
+            "optim.lr_D": self.lr,
+            "schedule.total_kimg": self.kimg,
+            "schedule.batch_size": self.batch,
+            "schedule.ema_kimg": self.ema_kimg,
+        }
 
-def auto(resolution: int, gpus: int) -> Recipe:
+
+def auto(resolution: int, gpus: int) -> Preset:
     """For a new data set: a start that works, chosen from resolution and number of GPUs; ``--gamma`` is worth
     tuning.
 
@@ -40,7 +58,7 @@ def auto(resolution: int, gpus: int) -> Recipe:
     and falls with the batch. No published score: the papers use the fixed recipes.
     """
     batch = max(min(gpus * min(4096 // resolution, 32), 64), gpus)
-    return Recipe(
+    return Preset(
         label=f"auto{gpus}",
         batch=batch,
         batch_gpu=batch // gpus,
@@ -55,12 +73,12 @@ def auto(resolution: int, gpus: int) -> Recipe:
     )
 
 
-def stylegan2(resolution: int, gpus: int) -> Recipe:
+def stylegan2(resolution: int, gpus: int) -> Preset:
     """StyleGAN2 "config F" at 1024×1024 (Karras et al. 2020, StyleGAN2): for comparisons with that paper.
 
     Full capacity at every resolution, so costlier than the paper recipes at 256. 8 GPUs with 4 images each.
     """
-    return Recipe(
+    return Preset(
         label="stylegan2",
         batch=32,
         batch_gpu=4,
@@ -75,7 +93,7 @@ def stylegan2(resolution: int, gpus: int) -> Recipe:
     )
 
 
-def paper256(resolution: int, gpus: int) -> Recipe:
+def paper256(resolution: int, gpus: int) -> Preset:
     """FFHQ, LSUN and Landscape at 256×256 in the ADA and GGDR papers. G 24.8 M parameters, D 24.0 M (25.6 M
     with GGDR at 64).
 
@@ -83,7 +101,7 @@ def paper256(resolution: int, gpus: int) -> Recipe:
     --mirror=1``) 3.71 → 3.14, LSUN cat 7.98 → 5.28, horse 3.62 → 2.50, church 3.97 → 3.15; with ADA,
     Landscape 13.87 → 10.38 (tables 2, 3).
     """
-    return Recipe(
+    return Preset(
         label="paper256",
         batch=64,
         batch_gpu=8,
@@ -98,13 +116,13 @@ def paper256(resolution: int, gpus: int) -> Recipe:
     )
 
 
-def paper512(resolution: int, gpus: int) -> Recipe:
+def paper512(resolution: int, gpus: int) -> Preset:
     """AFHQ at 512×512 in the ADA and GGDR papers, on 8 GPUs with 8 images each.
 
     FID with ADA, without → with GGDR (``--mirror=1``): cat 3.55 → 2.76, dog 7.40 → 4.59, wild 3.05 → 2.06
     (table 3).
     """
-    return Recipe(
+    return Preset(
         label="paper512",
         batch=64,
         batch_gpu=8,
@@ -119,10 +137,10 @@ def paper512(resolution: int, gpus: int) -> Recipe:
     )
 
 
-def paper1024(resolution: int, gpus: int) -> Recipe:
+def paper1024(resolution: int, gpus: int) -> Preset:
     """MetFaces at 1024×1024 in the ADA paper, by transfer learning; 8 GPUs with 4 images each. Not used in
     the GGDR paper."""
-    return Recipe(
+    return Preset(
         label="paper1024",
         batch=32,
         batch_gpu=4,
@@ -137,14 +155,14 @@ def paper1024(resolution: int, gpus: int) -> Recipe:
     )
 
 
-def cifar(resolution: int, gpus: int) -> Recipe:
+def cifar(resolution: int, gpus: int) -> Preset:
     """CIFAR-10 at 32×32: no path length, no style mixing, no residual discriminator; 2 GPUs with 32 images
     each.
 
     FID with ADA, without → with GGDR at 8×8: 2.92 ± 0.05 → 2.15 ± 0.02; inception score 9.83 → 10.02 (table
     1).
     """
-    return Recipe(
+    return Preset(
         label="cifar",
         batch=64,
         batch_gpu=32,
@@ -164,7 +182,7 @@ def cifar(resolution: int, gpus: int) -> Recipe:
 
 
 #: ``--cfg`` by name: functions of image resolution and number of GPUs.
-RECIPES: dict[str, Callable[[int, int], Recipe]] = {
+PRESETS: dict[str, Callable[[int, int], Preset]] = {
     "auto": auto,
     "stylegan2": stylegan2,
     "paper256": paper256,
@@ -174,9 +192,9 @@ RECIPES: dict[str, Callable[[int, int], Recipe]] = {
 }
 
 
-def find_recipe(name: str, resolution: int, gpus: int) -> Recipe:
+def find_preset(name: str, resolution: int, gpus: int) -> Preset:
     """The recipe of a name, for images of a resolution. Raises :class:`UserError` where there is none of that
     name."""
-    if name not in RECIPES:
-        raise UserError(f"there is no --cfg={name}; choose one of {' '.join(RECIPES)}")
-    return RECIPES[name](resolution, gpus)
+    if name not in PRESETS:
+        raise UserError(f"there is no --cfg={name}; choose one of {' '.join(PRESETS)}")
+    return PRESETS[name](resolution, gpus)

@@ -1,172 +1,141 @@
-"""How a command line becomes a configuration: a recipe, overridden by the options that the user gave. Pure
-functions."""
+"""How a command line becomes a configuration: a preset, overridden by the options that were given.
 
-from typing import Any, Literal, TypeVar
+Pure functions.
+"""
+
+from collections.abc import Mapping
+from typing import Any
 
 from dnnlib.addresses import conceal
 from dnnlib.errors import UserError
-from training.config.keep_policy import KEEP_ALL
-from training.config.options import TrainOptions
-from training.config.presets import Recipe, find_recipe
+from training.config.options import DEFAULT_REG_TYPE, OPTIONS
+from training.config.presets import Preset, find_preset
 from training.config.run_name import describe
-from training.config.schema import (
-    NO_PIPE,
-    AugmentConfig,
-    DataConfig,
-    DiscriminatorConfig,
-    GeneratorConfig,
-    GGDRConfig,
-    LossConfig,
-    MetricsConfig,
-    OptimConfig,
-    RuntimeConfig,
-    ScheduleConfig,
-    SegConfig,
-    TrainConfig,
-    UpkeepConfig,
-)
+from training.config.schema import NO_PIPE, DataConfig, TrainConfig
 
-T = TypeVar("T")
-
-#: ``--ggdr_res`` of the reference, and the image resolution up to which a quarter of it takes the place of
-#: the default.
+#: ``--ggdr_res`` of the reference. Images of at most this size take a quarter of their resolution instead.
 DEFAULT_GGDR_RES = 64
 
-#: Kimg for p to go from 0 to 1: usually, and in transfer learning.
+#: Kimg in which p can go from 0 to 1: usually, and in transfer learning.
 ADA_KIMG, ADA_KIMG_RESUME = 500, 100
 
+#: What neither presets nor other options decide.
+DEFAULTS: Mapping[str, Any] = {
+    "cfg": "auto",
+    "seed": 0,
+    "resume": None,
+    "generator.channel_max": 512,
+    "discriminator.channel_max": 512,
+    "metrics.names": ("fid50k_full",),
+    "metrics.detector": "auto",
+    "runtime.device": "auto",
+    "runtime.gpus": 1,
+    "runtime.workers": 3,
+    "runtime.nhwc": False,
+    "runtime.nobench": False,
+    "runtime.allow_tf32": False,
+}
 
-def resolve(options: TrainOptions, data: DataConfig) -> TrainConfig:
-    """The configuration that a command line means for a data set.
 
-    Raises :class:`UserError` for contradictions and for values out of range. Touches no file.
+def resolve(options: Mapping[str, Any], data: DataConfig) -> TrainConfig:
+    """The configuration that a command line means for a data set. Touches no file.
+
+    Args:
+        options: those that were given, by name (:func:`training.config.options.overrides`).
+        data: the data set.
+
+    Raises:
+        UserError: contradictions, and values out of range.
     """
-    runtime = _runtime(options)
-    cfg = _given(options.cfg, "auto")
-    recipe = find_recipe(cfg, data.resolution, runtime.gpus)
-    fp16: dict[str, Any] = (
-        {"num_fp16_res": 0, "conv_clamp": None} if runtime.fp32 else {"num_fp16_res": 4, "conv_clamp": 256}
-    )
-    channels = {
-        "channel_base": _given(options.cbase, recipe.channel_base),
-        "channel_max": _given(options.cmax, 512),
+    gpus = options.get("gpus", 1)
+    preset = find_preset(options.get("cfg", "auto"), data.resolution, max(gpus, 1))
+    transfer = options.get("resume", "noresume") != "noresume"
+    values = {
+        **DEFAULTS,
+        **preset.fields(),
+        **_precision(options),
+        **_schedule(options, preset, gpus, transfer=transfer),
+        **_augment(options, transfer=transfer),
+        **_regularizer(options, data.resolution),
     }
-    resume = _resume(options.resume)
-    return TrainConfig(
-        data=data,
-        generator=GeneratorConfig(
-            map_layers=_given(options.map_depth, recipe.map_layers), **channels, **fp16
-        ),
-        discriminator=DiscriminatorConfig(
-            architecture=recipe.architecture,
-            mbstd_group=_given(options.mbstd_group, recipe.mbstd_group),
-            freeze_layers=_given(options.freezed, 0),
-            **channels,
-            **fp16,
-        ),
-        augment=_augment(options, transfer=resume is not None),
-        loss=LossConfig(
-            r1_gamma=_given(options.gamma, recipe.gamma),
-            pl_weight=recipe.pl_weight,
-            style_mixing_prob=recipe.style_mixing_prob,
-        ),
-        ggdr=_ggdr(options, data.resolution),
-        optim=OptimConfig(lr_G=_given(options.glr, recipe.lr), lr_D=_given(options.dlr, recipe.lr)),
-        schedule=_schedule(options, recipe, runtime.gpus, transfer=resume is not None),
-        runtime=runtime,
-        metrics=MetricsConfig(
-            names=_given(options.metrics, ("fid50k_full",)),
-            detector=conceal(_given(options.detector, "auto")),
-        ),
-        seed=_given(options.seed, 0),
-        resume=resume,
-        description=describe(options, data, recipe),
-        cfg=cfg,
-        upkeep=_upkeep(options),
-        seg=SegConfig(weight=_given(options.seg_weight, 1)) if options.reg_type == "seg" else None,
-    )
+    for option in OPTIONS:
+        if option.parameter in options and option.applies(options):
+            values.update(dict.fromkeys(option.fields, options[option.parameter]))
+    values["resume"] = _resume(options.get("resume"))
+    values["metrics.detector"] = conceal(values["metrics.detector"])
+    values["description"] = describe(options, data, preset)
+    return TrainConfig.from_dict({**_sections(values), "data": data.to_dict()})
 
 
-def _given(value: T | None, default: T) -> T:
-    return default if value is None else value
+def _sections(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"loss.r1_gamma": 1}`` to ``{"loss": {"r1_gamma": 1}}``, without what describes the data or is no
+    field."""
+    nested: dict[str, Any] = {"ggdr": None}
+    for path, value in values.items():
+        section, _, field = path.partition(".")
+        if not field:
+            nested[section] = value
+        elif section != "data":
+            nested[section] = {**(nested.get(section) or {}), field: value}
+    return nested
 
 
-def _runtime(options: TrainOptions) -> RuntimeConfig:
-    if None not in (options.fp32, options.precision) and options.fp32 != (options.precision == "fp32"):
+def _precision(options: Mapping[str, Any]) -> dict[str, Any]:
+    fp32, precision = options.get("fp32"), options.get("precision")
+    if None not in (fp32, precision) and fp32 != (precision == "fp32"):
         raise UserError(
-            f"--fp32={int(bool(options.fp32))} contradicts --precision={options.precision}; leave one of "
-            "them out"
+            f"--fp32={int(bool(fp32))} contradicts --precision={precision}; leave one of them out"
         )
-    return RuntimeConfig(
-        device=_given(options.device, "auto"),
-        gpus=_given(options.gpus, 1),
-        workers=_given(options.workers, 3),
-        fp32=_given(options.fp32, options.precision == "fp32"),
-        precision="bf16" if options.precision == "bf16" else "auto",
-        nhwc=_given(options.nhwc, False),
-        nobench=_given(options.nobench, False),
-        allow_tf32=_given(options.allow_tf32, False),
-    )
+    full = precision == "fp32" if fp32 is None else fp32
+    networks = {"num_fp16_res": 0, "conv_clamp": None} if full else {"num_fp16_res": 4, "conv_clamp": 256}
+    return {
+        **{
+            f"{network}.{name}": value
+            for network in ("generator", "discriminator")
+            for name, value in networks.items()
+        },
+        "runtime.fp32": full,
+        "runtime.precision": "bf16" if precision == "bf16" else "auto",
+    }
 
 
-def _upkeep(options: TrainOptions) -> UpkeepConfig:
-    return UpkeepConfig(
-        checkpoint_minutes=_given(options.checkpoint_minutes, 10),
-        keep_snapshots=_given(options.keep_snapshots, KEEP_ALL),
-        on_nonfinite=_given(options.on_nonfinite, "stop"),
-    )
+def _schedule(options: Mapping[str, Any], preset: Preset, gpus: int, *, transfer: bool) -> dict[str, Any]:
+    """With ``--batch`` every GPU takes its share at once; the batch of a preset keeps the preset's
+    microbatch."""
+    microbatch = options["batch"] // max(gpus, 1) if "batch" in options else preset.batch_gpu
+    return {
+        "schedule.batch_gpu": max(microbatch, 1),
+        "schedule.ema_rampup": None if transfer else preset.ema_rampup,
+    }
 
 
-def _schedule(options: TrainOptions, recipe: Recipe, gpus: int, transfer: bool) -> ScheduleConfig:
-    """With ``--batch`` every GPU takes its share at once, a recipe's batch keeps the recipe's portions;
-    ``--batch-gpu`` overrides both."""
-    batch = _given(options.batch, recipe.batch)
-    portion = batch // gpus if options.batch is not None else recipe.batch_gpu
-    return ScheduleConfig(
-        total_kimg=_given(options.kimg, recipe.kimg),
-        batch_size=batch,
-        batch_gpu=_given(options.batch_gpu, max(portion, 1)),
-        ema_kimg=recipe.ema_kimg,
-        ema_rampup=None if transfer else recipe.ema_rampup,
-        kimg_per_tick=_given(options.tick, 4),
-        snapshot_ticks=_given(options.snap, 50),
-    )
-
-
-def _augment(options: TrainOptions, transfer: bool) -> AugmentConfig:
-    mode: Literal["noaug", "ada", "fixed"] = options.aug or "ada"
-    if options.p is not None and mode != "fixed":
-        raise UserError(f"--p={options.p:g} needs --aug=fixed; with --aug={mode} there is no p to set")
-    if options.p is None and mode == "fixed":
+def _augment(options: Mapping[str, Any], *, transfer: bool) -> dict[str, Any]:
+    mode, p, target = options.get("aug", "ada"), options.get("p"), options.get("target")
+    if p is not None and mode != "fixed":
+        raise UserError(f"--p={p:g} needs --aug=fixed; with --aug={mode} there is no p to set")
+    if p is None and mode == "fixed":
         raise UserError("--aug=fixed needs the probability: --p=FLOAT, between 0 and 1")
-    if options.target is not None and mode != "ada":
-        raise UserError(
-            f"--target={options.target:g} needs --aug=ada; with --aug={mode} nothing steers to it"
-        )
-    if options.augpipe is not None and mode == "noaug":
-        raise UserError(f"--augpipe={options.augpipe} contradicts --aug=noaug; leave one of them out")
-    return AugmentConfig(
-        mode=mode,
-        pipe=NO_PIPE if mode == "noaug" else _given(options.augpipe, "bgc"),
-        initial_p=_given(options.p, 0),
-        target=_given(options.target, 0.6) if mode == "ada" else None,
-        kimg=ADA_KIMG_RESUME if transfer else ADA_KIMG,
-    )
+    if target is not None and mode != "ada":
+        raise UserError(f"--target={target:g} needs --aug=ada; with --aug={mode} nothing steers to it")
+    if "augpipe" in options and mode == "noaug":
+        raise UserError(f"--augpipe={options['augpipe']} contradicts --aug=noaug; leave one of them out")
+    return {
+        "augment.mode": mode,
+        "augment.pipe": NO_PIPE if mode == "noaug" else "bgc",
+        "augment.initial_p": 0,
+        "augment.target": 0.6 if mode == "ada" else None,
+        "augment.kimg": ADA_KIMG_RESUME if transfer else ADA_KIMG,
+    }
 
 
-def _ggdr(options: TrainOptions, resolution: int) -> GGDRConfig | None:
-    if options.reg_type != "ggdr":
-        return None
-    default: int | tuple[int, ...] = (
-        DEFAULT_GGDR_RES if resolution > DEFAULT_GGDR_RES else max(resolution // 4, 8)
-    )
-    return GGDRConfig(
-        resolution=_given(options.ggdr_res, default),
-        weight=_given(options.ggdr_weight, 10),
-        start_kimg=_given(options.ggdr_start_kimg, 0),
-        kernel_size=_given(options.ggdr_kernel, 1),
-        activation=_given(options.ggdr_act, "linear"),
-    )
+def _regularizer(options: Mapping[str, Any], resolution: int) -> dict[str, Any]:
+    """The section of the regulariser that D has besides R1, with its defaults."""
+    kind = options.get("reg_type", DEFAULT_REG_TYPE)
+    if kind == "ggdr":
+        return {
+            "ggdr.resolution": DEFAULT_GGDR_RES if resolution > DEFAULT_GGDR_RES else max(resolution // 4, 8)
+        }
+    return {} if kind == DEFAULT_REG_TYPE else {kind: {}}
 
 
 def _resume(source: str | None) -> str | None:

@@ -15,10 +15,8 @@ from dnnlib.addresses import public_values
 from dnnlib.checked import Checked, shown
 from dnnlib.errors import UserError
 from training.config.keep_policy import KEEP_ALL, KeepPolicy
+from training.config.options import AUGPIPES, FLAGS
 from training.config.resolutions import MIN_RESOLUTION, is_power_of_two, is_resolution
-
-#: Names of the augmentation pipelines; their contents are ``training.augment.presets.PRESETS``.
-AUGPIPES = ("blit", "geom", "color", "filter", "noise", "cutout", "bg", "bgc", "bgcf", "bgcfn", "bgcfnc")
 
 #: Those of them that have colour operations.
 COLOR_AUGPIPES = ("color", "bgc", "bgcf", "bgcfn", "bgcfnc")
@@ -29,40 +27,11 @@ NO_PIPE = "none"
 #: The folders of a data set with annotations.
 IMAGES, ANNOTATIONS = "images", "annotations"
 
-#: Command-line options behind the fields, for messages.
-OPTIONS = {
-    "generator.map_layers": "--map-depth",
-    "generator.channel_base": "--cbase",
-    "generator.channel_max": "--cmax",
-    "discriminator.mbstd_group": "--mbstd-group",
-    "discriminator.freeze_layers": "--freezed",
-    "augment.initial_p": "--p",
-    "augment.target": "--target",
-    "augment.pipe": "--augpipe",
-    "loss.r1_gamma": "--gamma",
-    "ggdr.weight": "--ggdr-weight",
-    "ggdr.start_kimg": "--ggdr-start-kimg",
-    "ggdr.kernel_size": "--ggdr-kernel",
-    "seg.weight": "--seg-weight",
-    "optim.lr_G": "--glr",
-    "optim.lr_D": "--dlr",
-    "schedule.total_kimg": "--kimg",
-    "schedule.batch_size": "--batch",
-    "schedule.batch_gpu": "--batch-gpu",
-    "schedule.kimg_per_tick": "--tick",
-    "schedule.snapshot_ticks": "--snap",
-    "upkeep.checkpoint_minutes": "--checkpoint-minutes",
-    "runtime.workers": "--workers",
-    "data.max_size": "--subset",
-    "data.random_seed": "--seed",
-    "config.seed": "--seed",
-}
-
 
 class Config(Checked):
     """Base of all parts: checked at construction, to and from plain dictionaries."""
 
-    _options: ClassVar[Mapping[str, str]] = OPTIONS
+    _options: ClassVar[Mapping[str, str]] = FLAGS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -468,6 +437,11 @@ class TrainConfig(Config):
     upkeep: UpkeepConfig = UpkeepConfig()
     seg: SegConfig | None = None
     _part: ClassVar[str] = "config"
+
+    @property
+    def reg_type(self) -> str:
+        """The regulariser that D has besides R1, as ``--reg_type`` names it."""
+        return "ggdr" if self.ggdr is not None else "none" if self.seg is None else "seg"
 
     @property
     def portion(self) -> int:

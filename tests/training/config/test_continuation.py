@@ -1,7 +1,6 @@
 """Which options a continued run may change, in which processes it fits, and which run a command line
 means."""
 
-import dataclasses
 import json
 import os
 from pathlib import Path
@@ -11,7 +10,6 @@ import pytest
 from dnnlib.errors import UserError
 from tests.support.runs import plain_data
 from training.config.continuation import (
-    CHANGEABLE_OPTIONS,
     check_has_state,
     check_owner,
     check_same_run,
@@ -21,13 +19,13 @@ from training.config.continuation import (
     on_gpus,
     read_options,
 )
-from training.config.options import TrainOptions, as_options
+from training.config.options import OPTIONS, as_options, overrides
 from training.config.resolve import resolve
 from training.config.schema import TrainConfig
 
 
 def config(**said) -> TrainConfig:
-    return resolve(TrainOptions(**said), images(said))
+    return resolve(overrides(**said), images(said))
 
 
 def images(said):
@@ -82,14 +80,17 @@ def test_the_options_of_a_run_mean_the_run(said):
     assert {name: options[name] for name in said} == said
     data = {name: options.pop(name) for name in ("data", "cond", "subset", "mirror")}
     assert data == {"data": "images", "cond": False, "subset": 16, "mirror": False}
-    assert options.keys() == {field.name for field in dataclasses.fields(TrainOptions)}
-    again = resolve(TrainOptions(**options), images(said))
+    assert (
+        options.keys()
+        == {option.parameter for option in OPTIONS if option.field or option.read} - data.keys()
+    )
+    again = resolve(overrides(**options), images(said))
     assert differences(original.to_dict(), again.to_dict()) == {}
 
 
 def test_the_same_command_line_changes_nothing():
     for said in RUNS:
-        assert continued(config(**said), {**said, "cond": None, "data": None}) == config(**said)
+        assert continued(config(**said), overrides(**said, cond=None, data=None)) == config(**said)
 
 
 def test_what_may_change():
@@ -103,7 +104,7 @@ def test_what_may_change():
         "checkpoint_minutes": 1.5,
     }
     new |= {"keep_snapshots": "last:2", "on_nonfinite": "ignore", "data": "/elsewhere"}
-    assert new.keys() | {"gpus"} == CHANGEABLE_OPTIONS.keys()
+    assert new.keys() | {"gpus"} == {option.parameter for option in OPTIONS if option.changeable}
     old = config()
     found = as_options(continued(old, new))
     assert {name: found[name] for name in new} == new

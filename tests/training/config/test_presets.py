@@ -5,10 +5,10 @@ import pytest
 
 from dnnlib.errors import UserError
 from tests.support.runs import resolved_config
-from training.config.presets import RECIPES, find_recipe
+from training.config.presets import PRESETS, find_preset
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("gpus", [1, 2, 8, 16])
 def test_every_recipe_runs_on_any_number_of_gpus(name: str, gpus: int) -> None:
     """The batch stays the recipe's, and all GPUs work on it."""
@@ -31,4 +31,4 @@ def test_a_recipe_records_its_portion_and_no_gpu_takes_more_than_its_share(
 
 def test_an_unknown_recipe_is_refused() -> None:
     with pytest.raises(UserError, match="no --cfg=nope; choose one of auto "):
-        find_recipe("nope", 64, 1)
+        find_preset("nope", 64, 1)

@@ -8,7 +8,7 @@ import pytest
 
 from dnnlib.errors import UserError
 from tests.support.runs import described_data, explained, resolved_config
-from training.config.options import TrainOptions
+from training.config.options import OPTIONS
 
 
 def test_resolving_twice_gives_the_same() -> None:
@@ -98,7 +98,8 @@ def test_every_option_is_covered_by_the_list_above() -> None:
         for said, _, _ in mark.args[1]
         for name in said
     }
-    assert {field.name for field in dataclasses.fields(TrainOptions)} - covered == {
+    assert {option.parameter for option in OPTIONS if option.field or option.read} - covered == {
+        *("data", "cond", "subset", "mirror"),  # of the data set
         "cfg",
         "gpus",
         "resume",

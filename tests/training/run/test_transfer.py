@@ -16,7 +16,7 @@ from torch_utils.persistence import save_network_pkl
 from training import launch
 from training.config import pretrained as transfer
 from training.config.continuation import continued
-from training.config.options import TrainOptions
+from training.config.options import overrides
 from training.config.resolve import ADA_KIMG_RESUME, resolve
 from training.config.schema import TrainConfig
 from training.inference.files import load_networks
@@ -46,7 +46,7 @@ def test_the_references_names_stand_for_addresses(cache, name, file):
     cached.parent.mkdir(parents=True)
     cached.write_bytes(b"network")
     assert transfer.fetch_source(name) == cached
-    config = resolve(TrainOptions(resume=name), plain_data(256))
+    config = resolve(overrides(resume=name), plain_data(256))
     assert config.resume == name
     assert config.description.endswith(f"-resume{name}")
     assert config.augment.kimg == ADA_KIMG_RESUME
