@@ -28,7 +28,7 @@ from dnnlib.files import atomic_write  # noqa: E402
 from torch_utils.native_build import prepare_native_ops  # noqa: E402
 from training.config.options import overrides  # noqa: E402
 from training.config.resolve import resolve  # noqa: E402
-from training.data.dataset import image_batches  # noqa: E402
+from training.data.batches import image_batches  # noqa: E402
 from training.data.opening import inspect_data, open_dataset  # noqa: E402
 from training.phases import build_phases  # noqa: E402
 from training.run.state import RunState  # noqa: E402

@@ -28,7 +28,8 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.options import json_option  # noqa: E402
 from dnnlib.cli import PATH, Command, FiniteFloat, friendly_errors, parse_int_list  # noqa: E402
 from dnnlib.files import atomic_write  # noqa: E402
-from training.data.dataset import ImageFolderDataset, image_batches  # noqa: E402
+from training.data.batches import image_batches  # noqa: E402
+from training.data.dataset import ImageFolderDataset  # noqa: E402
 
 
 @click.command(cls=Command)

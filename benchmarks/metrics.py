@@ -214,7 +214,7 @@ def neighbours_once(kind: str, shape: tuple[int, int, int]) -> Report:
     start, cpu_start = time.perf_counter(), time.process_time()
     values = work(real, gen)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
-    peak = max(peak_mib(), base)  # the kernel counts in portions
+    peak = max(peak_mib(), base)  # the kernel counts in microbatches
     return {
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,

@@ -27,8 +27,9 @@ from benchmarks.train_step import described, images, no_labels  # noqa: E402
 from dnnlib.cli import Command, friendly_errors, host_memory_option, ops_option  # noqa: E402
 from dnnlib.files import atomic_write  # noqa: E402
 from torch_utils.device import announce_device  # noqa: E402
-from training.phases import build_phases, run_phase  # noqa: E402
+from training.phases import Reals, build_phases  # noqa: E402
 from training.run.state import RunState  # noqa: E402
+from training.training_loop import run_phase  # noqa: E402
 
 #: The first of these groups that has a part of an operator's name takes it.
 GROUPS = {
@@ -82,14 +83,14 @@ def main(threads: int, json_file: str | None, **options: Any) -> None:
     memory = {}
     phases = build_phases(state)
     for phase in phases:  # the optimisers' moments, and everything that is made once
-        run_phase(state, phase, real, labels, no_labels())
+        run_phase(state, phase, Reals(real, labels, None, no_labels()))
     for phase in phases:
         with profile(activities=[ProfilerActivity.CPU]) as timed:
-            run_phase(state, phase, real, labels, no_labels())
+            run_phase(state, phase, Reals(real, labels, None, no_labels()))
         for event in timed.key_averages():
             shares[group_of(event.key)] += event.self_cpu_time_total / phase.interval
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as traced:
-            run_phase(state, phase, real, labels, no_labels())
+            run_phase(state, phase, Reals(real, labels, None, no_labels()))
         memory[phase.name] = live_peak(list(traced.profiler.kineto_results.events())) / 2**20
     total = sum(shares.values())
     result = {

@@ -44,8 +44,9 @@ from torch_utils.ops.dispatch import plain_ops  # noqa: E402
 from training.config.options import overrides  # noqa: E402
 from training.config.resolve import resolve  # noqa: E402
 from training.config.schema import DataConfig, TrainConfig  # noqa: E402
-from training.phases import build_phases, run_phase  # noqa: E402
+from training.phases import Reals, build_phases  # noqa: E402
 from training.run.state import RunState  # noqa: E402
+from training.training_loop import run_phase  # noqa: E402
 
 ROOFLINE_REPEATS = 4  # for one of a phase, as they are short
 PLAIN = {"GGDR_OPS": "ref", "GGDR_HOST_MEMORY": "system"}
@@ -67,11 +68,11 @@ def convolution_work(config: TrainConfig) -> float:
 
 def run_terms(state: RunState, phase: str, device: torch.device) -> None:
     """Forward and backward pass of one phase, without the optimiser."""
-    from training.phases import portions
+    from training.phases import microbatches
 
     real, labels = images(state.config, device)
-    for batch in portions(state, phase, real, labels, no_labels()):
-        state.objective.terms[phase](batch, 1, 0)
+    for batch in microbatches(state, phase, Reals(real, labels, None, no_labels())):
+        state.objective.phases[phase](batch, 1, 0)
 
 
 def images(config: TrainConfig, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -100,7 +101,9 @@ def answer_requests(config: dict[str, Any]) -> None:
         real, labels = images(state.config, device)
         calls = {}
         for phase in build_phases(state):
-            calls[phase.name] = lambda phase=phase: run_phase(state, phase, real, labels, no_labels())  # type: ignore[misc]
+            calls[phase.name] = lambda phase=phase: run_phase(
+                state, phase, Reals(real, labels, None, no_labels())
+            )  # type: ignore[misc]
     print(json.dumps({"lines": lines, "calls": list(calls), "resident": memory("VmRSS")}), flush=True)
     for line in sys.stdin:
         start = time.perf_counter()

@@ -36,9 +36,9 @@ from training.data.dataset import ImageFolderDataset
 from training.data.opening import inspect_data, open_dataset
 from training.data.paired import MAX_CLASSES
 from training.data.pictures import from_uint8, save_png
-from training.phases import Phase, build_phases, run_phase
+from training.phases import Phase, Reals, build_phases
 from training.run.state import RunState
-from training.training_loop import set_up_gpu
+from training.training_loop import run_phase, set_up_gpu
 
 FACTS = """\
 The paper (table 4c: StyleGAN2, 256x256, eight V100): 4.87M -> 5.05M parameters (+3.7 %), 5.60 s -> 6.05 s (+8.0 %).
@@ -120,7 +120,9 @@ def one_phase(state: RunState, phase: Phase, dataset: ImageFolderDataset) -> Non
         torch.from_numpy(image).expand(n, -1, -1, -1),
         torch.from_numpy(np.broadcast_to(label, [n, len(label)]).copy()),
     )
-    run_phase(state, phase, from_uint8(real, state.device), labels.to(state.device), dataset, annotations)
+    run_phase(
+        state, phase, Reals(from_uint8(real, state.device), labels.to(state.device), annotations, dataset)
+    )
 
 
 def timed(function: Callable[[], None], device: torch.device, clock: Clock) -> float:

@@ -16,7 +16,7 @@ from metrics.cache import Key, NoCache, StatisticsCache, fingerprint
 from metrics.features import Detector
 from metrics.perceptual_path_length import PathSampling, path_distances
 from metrics.registry import Statistic
-from metrics.sampling import ImageDataset, Mirrored, fake_images, portions, real_images
+from metrics.sampling import ImageDataset, Mirrored, fake_images, microbatches, real_images
 from metrics.statistics import FeatureCollector, MomentsCollector
 from torch_utils.distributed import is_main, rank, world_size
 from torch_utils.parallel import on_main, together
@@ -169,9 +169,9 @@ class Collector:
     def _rounds(
         self, items: Iterator[T], look: Callable[[T, range], R], count: int, title: str
     ) -> Iterator[R]:
-        """What ``look`` makes of the items and places of all ranks' portions, in the order of portions; on
+        """What ``look`` makes of the items and places of all ranks' microbatches, in the order of microbatches; on
         every rank."""
-        shares = [portions(count, self.batch_size, r, world_size()) for r in range(world_size())]
+        shares = [microbatches(count, self.batch_size, r, world_size()) for r in range(world_size())]
         mine = shares[rank()]
         with tqdm(
             total=count,

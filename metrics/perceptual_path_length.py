@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from metrics.sampling import CHUNK, ImageDataset, draw_labels, evaluating, finite, portions
+from metrics.sampling import CHUNK, ImageDataset, draw_labels, evaluating, finite, microbatches
 from torch_utils.seeding import derive_seed
 
 # Pairs of images rendered at a time; fixed, so that the detector's batch size changes no bit.
@@ -83,7 +83,7 @@ def path_distances(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[NDArray[np.float64]]:
-    """``|f(G(t)) - f(G(t + ε))|² / ε²`` of ``count`` random paths, float64 ``[N]`` for each portion of this
+    """``|f(G(t)) - f(G(t + ε))|² / ε²`` of ``count`` random paths, float64 ``[N]`` for each microbatch of this
     rank.
 
     Both ends of a step have the same label and the same noise images, drawn anew for every CHUNK of paths as
@@ -92,12 +92,12 @@ def path_distances(
     renders more, in 0 to 255. Everything random for paths ``16 k`` to ``16 k + 15`` comes from ``(seed, k)``.
     Raises :class:`UserError` when the generator renders values that are not finite, and as the detector does.
     """
-    for portion in portions(count, batch_size, rank, world_size):
+    for microbatch in microbatches(count, batch_size, rank, world_size):
         chunks = [
             _chunk(generator, labels, detector, paths, k, seed=seed, device=device)[
-                : portion.stop - k * CHUNK
+                : microbatch.stop - k * CHUNK
             ]
-            for k in range(portion.start // CHUNK, -(-portion.stop // CHUNK))
+            for k in range(microbatch.start // CHUNK, -(-microbatch.stop // CHUNK))
         ]
         yield np.concatenate(chunks)
 

@@ -1,7 +1,7 @@
 """The images that metrics look at: those of a data set, and a generator's, each a pure function of (seed,
 index).
 
-Both come in portions of whole chunks, which the ranks of a group take in turns, so that neither the batch
+Both come in microbatches of whole chunks, which the ranks of a group take in turns, so that neither the batch
 size nor the number of processes decides which images a detector sees together.
 """
 
@@ -73,11 +73,11 @@ class Mirrored:
         return self._plain.get_label(index % len(self._plain))
 
 
-def portions(count: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[range]:
-    """What of ``range(count)`` this rank takes: every ``world_size``-th portion, each of whole chunks.
+def microbatches(count: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[range]:
+    """What of ``range(count)`` this rank takes: every ``world_size``-th microbatch, each of whole chunks.
 
-    A portion is ``batch_size`` rounded up to chunks, or less where otherwise some rank would get nothing.
-    Portion ``i`` of all belongs to rank ``i % world_size``; portion and rank together give the place, so that
+    A microbatch is ``batch_size`` rounded up to chunks, or less where otherwise some rank would get nothing.
+    Microbatch ``i`` of all belongs to rank ``i % world_size``; microbatch and rank together give the place, so that
     results can be put in order.
     """
     chunks = -(-count // CHUNK)
@@ -88,29 +88,29 @@ def portions(count: int, batch_size: int, rank: int = 0, world_size: int = 1) ->
 def real_images(
     dataset: ImageDataset, count: int, batch_size: int, *, rank: int = 0, world_size: int = 1
 ) -> Iterator[Tensor]:
-    """This rank's :func:`portions` of the first ``count`` images, in order: uint8 ``[N, C, H, W]`` on the
+    """This rank's :func:`microbatches` of the first ``count`` images, in order: uint8 ``[N, C, H, W]`` on the
     CPU.
 
     A data set that says it is ``in_memory`` is indexed directly; any other is decoded by a few threads, two
-    portions ahead. Raises whatever the data set raises, and :class:`UserError` when it has fewer images.
+    microbatches ahead. Raises whatever the data set raises, and :class:`UserError` when it has fewer images.
     """
     if count > len(dataset):
         raise UserError(f"the data set '{dataset.name}' has {len(dataset)} images, not {count}")
-    mine = portions(count, batch_size, rank, world_size)
+    mine = microbatches(count, batch_size, rank, world_size)
 
     def image(index: int) -> np.ndarray:
         return dataset[index][0]
 
     if getattr(dataset, "in_memory", False) or not mine:
-        for portion in mine:
-            yield torch.from_numpy(np.stack([image(i) for i in portion]))
+        for microbatch in mine:
+            yield torch.from_numpy(np.stack([image(i) for i in microbatch]))
         return
     image(mine[0].start)  # opens the archive, before threads could do it twice
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         ahead: deque[list[Future[np.ndarray]]] = deque()
         try:
-            for portion in mine:
-                ahead.append([pool.submit(image, i) for i in portion])
+            for microbatch in mine:
+                ahead.append([pool.submit(image, i) for i in microbatch])
                 if len(ahead) > 2:
                     yield _stacked(ahead.popleft())
             while ahead:
@@ -134,7 +134,7 @@ def fake_images(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Tensor]:
-    """This rank's :func:`portions` of ``count`` images of the generator: uint8 ``[N, C, H, W]`` on
+    """This rank's :func:`microbatches` of ``count`` images of the generator: uint8 ``[N, C, H, W]`` on
     ``device``.
 
     Latents, labels (of uniformly drawn items of ``labels``, when the generator is conditional) and the
@@ -142,9 +142,9 @@ def fake_images(
     states are left as they were. Raises :class:`UserError` when the generator renders values that are not
     finite.
     """
-    for portion in portions(count, batch_size, rank, world_size):
+    for microbatch in microbatches(count, batch_size, rank, world_size):
         chunks = []
-        for k in range(portion.start // CHUNK, -(-portion.stop // CHUNK)):
+        for k in range(microbatch.start // CHUNK, -(-microbatch.stop // CHUNK)):
             rng = np.random.RandomState(
                 derive_seed(seed, "metrics", k) % 2**32
             )  # NumPy promises never to change its streams
@@ -154,7 +154,7 @@ def fake_images(
                 _render(generator, z.to(device), c.to(device), derive_seed(seed, "metrics noise", k))
             )
         # Every chunk is rendered whole, so that the last one's images are those of a longer run.
-        yield torch.cat(chunks)[: len(portion)]
+        yield torch.cat(chunks)[: len(microbatch)]
 
 
 def draw_labels(dataset: ImageDataset, rng: np.random.RandomState, n: int, c_dim: int) -> Tensor:

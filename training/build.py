@@ -14,7 +14,7 @@ from training.config.schema import DiscriminatorConfig, GeneratorConfig, OptimCo
 from training.ggdr import GuidedRegularizer
 from training.networks import Discriminator, Generator
 from training.networks.layers import half_precision_resolution, use_bfloat16
-from training.objective import Objective
+from training.objective import Objective, Term
 from training.segmentation import SegmentationRegularizer
 
 
@@ -114,6 +114,16 @@ def build_ada(config: TrainConfig, device: torch.device) -> AdaController | None
     return AdaController(augment.target, config.schedule.batch_size, augment.interval, augment.kimg, device)
 
 
+def build_terms(config: TrainConfig) -> list[Term]:
+    """The loss terms that the options ask for, beside the GAN's own."""
+    terms: list[Term] = []
+    if config.ggdr is not None:
+        terms.append(GuidedRegularizer(config.ggdr.resolutions, config.ggdr.weight, config.ggdr.start_kimg))
+    if config.seg is not None:
+        terms.append(SegmentationRegularizer(config.data.resolution, config.seg.weight))
+    return terms
+
+
 def build_objective(
     config: TrainConfig,
     G: Generator,
@@ -122,12 +132,7 @@ def build_objective(
     ada: AdaController | None,
     stats: StatsCollector,
 ) -> Objective:
-    """The objective of the run's loss and regulariser."""
-    regularizer = real_regularizer = None
-    if config.seg is not None:
-        real_regularizer = SegmentationRegularizer(config.data.resolution, config.seg.weight)
-    if config.ggdr is not None:
-        regularizer = GuidedRegularizer(config.ggdr.resolutions, config.ggdr.weight, config.ggdr.start_kimg)
+    """The objective of the run's loss and terms."""
     return Objective(
         G,
         D,
@@ -138,8 +143,7 @@ def build_objective(
         style_mixing_prob=config.loss.style_mixing_prob,
         pl_batch_shrink=config.loss.pl_batch_shrink,
         pl_decay=config.loss.pl_decay,
-        regularizer=regularizer,
-        real_regularizer=real_regularizer,
+        terms=build_terms(config),
         observe_real=None if ada is None else ada.observe,
     )
 

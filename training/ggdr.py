@@ -1,12 +1,11 @@
 """Generator-guided discriminator regularisation (Lee et al. 2022, equation 2)."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from training.augment import AugmentParams, AugmentPipe
+from training.objective import PassOutputs, Term
 
 
 def cosine_distance(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -27,47 +26,36 @@ def cosine_distance(prediction: torch.Tensor, target: torch.Tensor) -> torch.Ten
 
 
 @dataclass(frozen=True)
-class GuidedRegularizer:
-    """The fake-image term of D that makes its decoder predict the generator's feature map, or several of
-    them.
+class GuidedRegularizer(Term):
+    """D's term on generated images: its decoder predicts the generator's feature map, or several of them.
 
     Attributes:
-        resolutions: of the maps.
+        captures: resolutions of the maps.
         weight: λ.
         start_kimg: the term is off before this many thousand images.
     """
 
-    resolutions: tuple[int, ...]
+    name = "Loss/D/loss_gen_reg"
+    where = "D_fake"
+    reads_decoder = True
+
+    captures: tuple[int, ...]
     weight: float = 10
     start_kimg: float = 0
 
     def active(self, images_seen: int) -> bool:
-        """Whether the term applies after ``images_seen`` images."""
+        """Whether it applies after ``images_seen`` images."""
         return images_seen >= self.start_kimg * 1000
 
-    def __call__(
-        self,
-        generator_features: Mapping[int, torch.Tensor],
-        decoder_maps: Mapping[int, torch.Tensor],
-        pipe: AugmentPipe | None,
-        params: AugmentParams | None,
-    ) -> torch.Tensor:
+    def __call__(self, outputs: PassOutputs) -> torch.Tensor:
         """``λ · (1 − cos)`` for each sample, ``[N]``.
 
         Of several maps the distances are averaged, so that λ keeps its meaning (equation 2 has one map). The
         targets are detached: the generator never learns from this term (it would collapse its features,
-        section 3).
-
-        Args:
-            generator_features: ``{resolution: [N, C, resolution, resolution]}`` of the fake images.
-            decoder_maps: ``{resolution: [N, C, resolution, resolution]}`` that D predicts from the
-                (augmented) images.
-            pipe, params: how the images were augmented; None if they were not.
+        section 3). They are moved as their images were.
         """
         distances = []
-        for resolution in self.resolutions:
-            target = generator_features[resolution].detach()
-            if pipe is not None and params is not None:
-                target = pipe.warp(target, params)
-            distances.append(cosine_distance(decoder_maps[resolution], target))
+        for resolution in self.captures:
+            target = outputs.augmentation.warp(outputs.generator_maps[resolution].detach())
+            distances.append(cosine_distance(outputs.decoder_maps[resolution], target))
         return self.weight * torch.stack(distances).mean(dim=0)

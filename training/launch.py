@@ -24,7 +24,7 @@ from training.config.continuation import (
     check_has_state,
     check_owner,
     continued,
-    explain_portions,
+    explain_microbatches,
     find_run,
     flat,
     has_state,
@@ -141,7 +141,7 @@ def resolve_run(options: Mapping[str, Any]) -> tuple[TrainConfig, Path | None, l
         raise UserError(
             f"the processes were told to go on in {run_dir}, which has other options; start the command again"
         )
-    return config, run_dir, explain_portions(before, config)
+    return config, run_dir, explain_microbatches(before, config)
 
 
 def new_run(options: Mapping[str, Any]) -> tuple[TrainConfig, list[str]]:

@@ -1,59 +1,31 @@
-"""Which terms make up each training phase.
+"""Which terms make up each training phase, and the seam at which further ones plug in.
 
 A step consists of up to four phases. ``G_main`` and ``D_main`` run in every step, ``G_reg`` (path length) and
-``D_reg`` (R1) every few steps ("lazy regularisation", Karras et al. 2020, section 3.1). Each phase
-accumulates the gradients of one network only.
+``D_reg`` (R1) every few steps ("lazy regularisation", Karras et al. 2020, section 3.1). Each phase accumulates the
+gradients of one network only.
+
+A :class:`Term` adds a loss to one pass of ``G_main`` or ``D_main``. GGDR and segmentation are terms;
+docs/extending.md adds another one.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import nn
 
 from torch_utils.training_stats import StatsCollector
 from training import loss
 from training.augment import AugmentParams, AugmentPipe
-from training.networks import Generator
+from training.networks import Discriminator, Generator
 
-
-class FakeRegularizer(Protocol):
-    """A further term of D on generated images that compares D's decoder maps with the generator's feature
-    maps."""
-
-    @property
-    def resolutions(self) -> tuple[int, ...]:
-        """Of the generator's feature maps that the term needs."""
-
-    def active(self, images_seen: int) -> bool:
-        """Whether the term applies after ``images_seen`` images."""
-
-    def __call__(
-        self,
-        generator_features: Mapping[int, torch.Tensor],
-        decoder_maps: Mapping[int, torch.Tensor],
-        pipe: AugmentPipe | None,
-        params: AugmentParams | None,
-    ) -> torch.Tensor:
-        """One value a sample, ``[N]``."""
-
-
-class RealRegularizer(Protocol):
-    """A further term of D on real images that compares D's decoder maps with the images' annotations."""
-
-    def __call__(
-        self,
-        annotations: torch.Tensor,
-        decoder_maps: Mapping[int, torch.Tensor],
-        pipe: AugmentPipe | None,
-        params: AugmentParams | None,
-    ) -> torch.Tensor:
-        """One value a sample, ``[N]``."""
+#: The passes of D that a term can add to: ``G_main`` on generated images, ``D_main`` on generated, and on real ones.
+Pass = Literal["G_fake", "D_fake", "D_real"]
 
 
 @dataclass(frozen=True)
-class Batch:
+class Microbatch:
     """What one accumulation round of one phase consumes.
 
     Attributes:
@@ -71,6 +43,87 @@ class Batch:
     annotations: torch.Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Augmentation:
+    """How the images of one pass were augmented, for what has to be moved with them.
+
+    Attributes:
+        pipe, params: None where images are not augmented.
+    """
+
+    pipe: AugmentPipe | None = None
+    params: AugmentParams | None = None
+
+    def warp(self, maps: torch.Tensor) -> torch.Tensor:
+        """Move feature maps ``[N, C, H, W]`` of the images, of any resolution, as the images were moved."""
+        return maps if self.pipe is None or self.params is None else self.pipe.warp(maps, self.params)
+
+    def warp_classes(self, classes: torch.Tensor, outside: int) -> torch.Tensor:
+        """Move class maps ``[N, H, W]`` of the images likewise; what comes from beyond the border is ``outside``."""
+        if self.pipe is None or self.params is None:
+            return classes
+        return self.pipe.warp_classes(classes, self.params, outside)
+
+
+@dataclass(frozen=True)
+class PassOutputs:
+    """What one pass of D gives to the terms that belong to it.
+
+    Attributes:
+        batch: what the phase works on.
+        images: ``[N, C, H, W]``, what D sees: augmented.
+        logits: ``[N, 1]``.
+        augmentation: how the images came to be from those of the batch or of the generator.
+        D: the discriminator.
+        encoder_maps: D's features ``{resolution: [N, C, resolution, resolution]}``, from half the images' resolution
+            down to 4.
+        decoder_maps: of D's decoder, likewise; empty unless a term of the pass reads them.
+        generator_maps: the captured ones of the generator, float32, likewise; empty for real images.
+    """
+
+    batch: Microbatch
+    images: torch.Tensor
+    logits: torch.Tensor
+    augmentation: Augmentation
+    D: Discriminator
+    encoder_maps: Mapping[int, torch.Tensor] = field(default_factory=dict)
+    decoder_maps: Mapping[int, torch.Tensor] = field(default_factory=dict)
+    generator_maps: Mapping[int, torch.Tensor] = field(default_factory=dict)
+
+
+class Term(ABC):
+    """A further loss term of one pass.
+
+    Attributes:
+        name: its key in ``stats.jsonl``.
+        where: the pass that it belongs to. In ``D_fake`` the generator's maps carry no gradient.
+        captures: resolutions of the generator's maps that it needs.
+        reads_decoder: whether it needs the maps of D's decoder.
+    """
+
+    name: ClassVar[str]
+    where: ClassVar[Pass]
+    reads_decoder: ClassVar[bool] = False
+    captures: tuple[int, ...] = ()
+
+    def active(self, images_seen: int) -> bool:
+        """Whether it applies after ``images_seen`` images."""
+        return True
+
+    @abstractmethod
+    def __call__(self, outputs: PassOutputs) -> torch.Tensor:
+        """One value a sample, ``[N]``, its weight included."""
+
+
+#: The statistics in which the loss of each phase shows, without those of terms.
+PHASE_LOSSES = {
+    "G_main": ("Loss/G/loss",),
+    "G_reg": ("Loss/G/reg",),
+    "D_main": ("Loss/D/loss",),
+    "D_reg": ("Loss/D/reg",),
+}
+
+
 class Objective:
     """The GAN objective: computes the loss of a phase for one batch and accumulates its gradients.
 
@@ -83,15 +136,14 @@ class Objective:
         style_mixing_prob: probability that an image's styles come from two latents.
         pl_batch_shrink: path lengths are taken on the batch divided by this.
         pl_decay: decay of the running mean of path lengths.
-        regularizer: one more fake-image term of D, or None.
-        real_regularizer: one more real-image term of D, or None.
+        terms: further loss terms.
         observe_real: is given D's logits of augmented real images, for what adapts the augmentation.
     """
 
     def __init__(
         self,
         G: Generator,
-        D: nn.Module,
+        D: Discriminator,
         pipe: AugmentPipe | None,
         stats: StatsCollector,
         *,
@@ -100,8 +152,7 @@ class Objective:
         style_mixing_prob: float,
         pl_batch_shrink: int = 2,
         pl_decay: float = 0.01,
-        regularizer: FakeRegularizer | None = None,
-        real_regularizer: RealRegularizer | None = None,
+        terms: Sequence[Term] = (),
         observe_real: Callable[[torch.Tensor], None] | None = None,
     ) -> None:
         self.G = G
@@ -113,14 +164,13 @@ class Objective:
         self.style_mixing_prob = style_mixing_prob
         self.pl_batch_shrink = pl_batch_shrink
         self.pl_decay = pl_decay
-        self.regularizer = regularizer
-        self.real_regularizer = real_regularizer
+        self.terms = tuple(terms)
         self.observe_real = observe_real
         self.pl_mean = torch.zeros([], device=next(G.parameters()).device)
 
     @property
-    def terms(self) -> dict[str, Callable[[Batch, float, int], None]]:
-        """The phases that do something, in the order in which they run: ``term(batch, gain, images_seen)``.
+    def phases(self) -> dict[str, Callable[[Microbatch, float, int], None]]:
+        """The phases that do something, in the order in which they run: ``phase(batch, gain, images_seen)``.
 
         ``gain`` multiplies the loss before its gradients are accumulated; ``images_seen`` is the run's
         progress.
@@ -132,7 +182,21 @@ class Objective:
             "D_reg": self.d_r1,
         }
         idle = {"G_reg": self.pl_weight == 0, "D_reg": self.r1_gamma == 0}
-        return {name: term for name, term in phases.items() if not idle.get(name, False)}
+        return {name: phase for name, phase in phases.items() if not idle.get(name, False)}
+
+    @property
+    def losses(self) -> dict[str, tuple[str, ...]]:
+        """For each phase, the statistics in which its losses show, those of its terms included."""
+        names: dict[str, tuple[str, ...]] = {phase: PHASE_LOSSES[phase] for phase in self.phases}
+        for term in self.terms:
+            phase = "G_main" if term.where == "G_fake" else "D_main"
+            names[phase] = (*names[phase], term.name)
+        return names
+
+    @property
+    def main_losses(self) -> list[str]:
+        """The losses of the phases that run in every step, for the progress bar."""
+        return [*self.losses["G_main"], *self.losses["D_main"]]
 
     @property
     def running_means(self) -> list[torch.Tensor]:
@@ -160,27 +224,66 @@ class Objective:
             ws = torch.where(from_second[None, :, None], second, ws)
         return self.G.synthesis(ws, **synthesis_kwargs), ws
 
-    def judge(self, images: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+    def discriminate(self, images: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
         """D's logits ``[N, 1]`` of the augmented images."""
-        return self.D(self._augmented(images)[0], c)
+        return self.D(self._augment(images)[0], c)
 
-    def _augmented(self, images: torch.Tensor) -> tuple[torch.Tensor, AugmentParams | None]:
-        """Augmented images, and with what parameters."""
+    def _augment(self, images: torch.Tensor) -> tuple[torch.Tensor, Augmentation]:
+        """Augmented images, and how they were augmented."""
         if self.pipe is None:
-            return images, None
+            return images, Augmentation()
         params = self.pipe.sample(images)
-        return self.pipe.apply(images, params), params
+        return self.pipe.apply(images, params), Augmentation(self.pipe, params)
 
-    def g_main(self, batch: Batch, gain: float, images_seen: int) -> None:
-        """Non-saturating loss of G."""
-        images, _ = self.generate(batch.z, batch.gen_labels)
-        logits = self.judge(images, batch.gen_labels)
-        self._report_logits("fake", logits)
-        value = loss.generator_loss(logits)
+    def _active(self, where: Pass, images_seen: int) -> list[Term]:
+        return [term for term in self.terms if term.where == where and term.active(images_seen)]
+
+    def _generate(
+        self, batch: Microbatch, terms: Sequence[Term]
+    ) -> tuple[torch.Tensor, Mapping[int, torch.Tensor]]:
+        """Images, and the maps that terms capture."""
+        capture = tuple(sorted({resolution for term in terms for resolution in term.captures}))
+        if not capture:
+            return self.generate(batch.z, batch.gen_labels)[0], {}
+        (images, maps), _ = self.generate(batch.z, batch.gen_labels, capture=capture)
+        return images, maps
+
+    def _pass(
+        self,
+        batch: Microbatch,
+        images: torch.Tensor,
+        augmentation: Augmentation,
+        c: torch.Tensor,
+        terms: Sequence[Term],
+        generator_maps: Mapping[int, torch.Tensor],
+    ) -> PassOutputs:
+        """One pass of D over augmented images; its decoder runs where a term reads it."""
+        if not terms:
+            return PassOutputs(batch, images, self.D(images, c), augmentation, self.D)
+        decode = any(term.reads_decoder for term in terms)
+        logits, *decoder_maps, encoder_maps = self.D(images, c, return_features=decode, return_encoder=True)
+        maps = (encoder_maps, decoder_maps[0] if decode else {}, generator_maps)
+        return PassOutputs(batch, images, logits, augmentation, self.D, *maps)
+
+    def _add_terms(self, value: torch.Tensor, terms: Sequence[Term], outputs: PassOutputs) -> torch.Tensor:
+        """A pass's loss ``[N]`` with those of its terms, which are reported."""
+        for term in terms:
+            further = term(outputs)
+            self.stats.report(term.name, further)
+            value = value + further
+        return value
+
+    def g_main(self, batch: Microbatch, gain: float, images_seen: int) -> None:
+        """Non-saturating loss of G, and its terms."""
+        terms = self._active("G_fake", images_seen)
+        images, maps = self._generate(batch, terms)
+        outputs = self._pass(batch, *self._augment(images), batch.gen_labels, terms, maps)
+        self._report_logits("fake", outputs.logits)
+        value = loss.generator_loss(outputs.logits)
         self.stats.report("Loss/G/loss", value)
-        value.mean().mul(gain).backward()
+        self._add_terms(value, terms, outputs).mean().mul(gain).backward()
 
-    def g_path_length(self, batch: Batch, gain: float, images_seen: int) -> None:
+    def g_path_length(self, batch: Microbatch, gain: float, images_seen: int) -> None:
         """Path length regularisation of G, on a part of the batch."""
         n = batch.z.shape[0] // self.pl_batch_shrink
         images, ws = self.generate(batch.z[:n], batch.gen_labels[:n])
@@ -195,61 +298,38 @@ class Objective:
         self.stats.report("Loss/G/reg", value)
         value.mean().mul(gain).backward()
 
-    def d_main(self, batch: Batch, gain: float, images_seen: int) -> None:
+    def d_main(self, batch: Microbatch, gain: float, images_seen: int) -> None:
         """Logistic loss of D on generated and on real images, and the further terms on either where there are
         any."""
         fake_value = self._d_fake(batch, gain, images_seen)
-        real_value = self._d_real(batch, gain)
+        real_value = self._d_real(batch, gain, images_seen)
         self.stats.report("Loss/D/loss", fake_value + real_value)
 
-    def _d_real(self, batch: Batch, gain: float) -> torch.Tensor:
-        if self.real_regularizer is None:
-            logits = self.judge(batch.real_images, batch.real_labels)
-            total = value = loss.discriminator_real_loss(logits)
-        else:
-            if batch.annotations is None:
-                raise ValueError("the real-image term needs annotations, and the batch has none")
-            images, params = self._augmented(batch.real_images)
-            logits, decoder_maps = self.D(images, batch.real_labels, return_features=True)
-            value = loss.discriminator_real_loss(logits)
-            supervision = self.real_regularizer(batch.annotations, decoder_maps, self.pipe, params)
-            self.stats.report("Loss/D/loss_seg", supervision)
-            total = value + supervision
-        self._report_logits("real", logits)
-        total.mean().mul(gain).backward()
-        return value.detach()
-
-    def _d_fake(self, batch: Batch, gain: float, images_seen: int) -> torch.Tensor:
-        regularizer = (
-            self.regularizer
-            if self.regularizer is not None and self.regularizer.active(images_seen)
-            else None
-        )
+    def _d_fake(self, batch: Microbatch, gain: float, images_seen: int) -> torch.Tensor:
+        terms = self._active("D_fake", images_seen)
         with torch.no_grad():
-            if regularizer is None:
-                images, _ = self.generate(batch.z, batch.gen_labels)
-            else:
-                (images, generator_features), _ = self.generate(
-                    batch.z, batch.gen_labels, capture=regularizer.resolutions
-                )
-            images, params = self._augmented(images)
-        if regularizer is None:
-            logits = self.D(images, batch.gen_labels)
-            total = value = loss.discriminator_fake_loss(logits)
-        else:
-            logits, decoder_maps = self.D(images, batch.gen_labels, return_features=True)
-            value = loss.discriminator_fake_loss(logits)
-            guidance = regularizer(generator_features, decoder_maps, self.pipe, params)
-            self.stats.report("Loss/D/loss_gen_reg", guidance)
-            total = value + guidance
-        self._report_logits("fake", logits)
+            images, maps = self._generate(batch, terms)
+            images, augmentation = self._augment(images)
+        outputs = self._pass(batch, images, augmentation, batch.gen_labels, terms, maps)
+        value = loss.discriminator_fake_loss(outputs.logits)
+        total = self._add_terms(value, terms, outputs)
+        self._report_logits("fake", outputs.logits)
         total.mean().mul(gain).backward()
         return value.detach()
 
-    def d_r1(self, batch: Batch, gain: float, images_seen: int) -> None:
+    def _d_real(self, batch: Microbatch, gain: float, images_seen: int) -> torch.Tensor:
+        terms = self._active("D_real", images_seen)
+        outputs = self._pass(batch, *self._augment(batch.real_images), batch.real_labels, terms, {})
+        value = loss.discriminator_real_loss(outputs.logits)
+        total = self._add_terms(value, terms, outputs)
+        self._report_logits("real", outputs.logits)
+        total.mean().mul(gain).backward()
+        return value.detach()
+
+    def d_r1(self, batch: Microbatch, gain: float, images_seen: int) -> None:
         """R1 regularisation of D on real images."""
         images = batch.real_images.detach().requires_grad_(True)
-        logits = self.judge(images, batch.real_labels)
+        logits = self.discriminate(images, batch.real_labels)
         self._report_logits("real", logits)
         penalty = loss.r1_penalty(logits, images)
         self.stats.report("Loss/r1_penalty", penalty)

@@ -1,14 +1,12 @@
-"""One phase of a step: gradients over all portions of the global batch, averaged over the ranks, and an
-optimiser step.
+"""One phase of a step: gradients over all microbatches of the global batch, averaged over the ranks, and an optimiser step.
 
-The global batch is cut into portions (:attr:`training.config.schema.TrainConfig.portion`). Portion k shows
-the same images and makes the same random draws whichever rank works on it, so the number of processes changes
-a run by the order of its additions only.
+The global batch is cut into microbatches (:attr:`training.config.schema.TrainConfig.microbatch`). Microbatch k shows the same
+images and makes the same random draws whichever rank works on it, so results do not depend on the number of processes, up to
+the order of summation.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,20 +15,62 @@ from torch import nn
 from torch_utils import distributed
 from torch_utils.device import to_device
 from torch_utils.seeding import derive_seed, seed_everything
+from training.data.batches import ImageBatch
 from training.data.dataset import ImageFolderDataset
-from training.objective import Batch
+from training.data.pictures import from_uint8
+from training.objective import Microbatch
 from training.run.state import RunState
 
 
 @dataclass(frozen=True)
+class Reals:
+    """This rank's part of one global batch, on its device; all phases of a step use the same.
+
+    Attributes:
+        images: float32 ``[n, C, H, W]`` in [-1, 1].
+        labels: ``[n, c_dim]``.
+        annotations: uint8 ``[n, H, W]``; None where the data set has none.
+        dataset: labels of generated images are drawn from it.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    annotations: torch.Tensor | None
+    dataset: ImageFolderDataset
+
+    @staticmethod
+    def fetch(
+        batches: Generator[ImageBatch, None, None], dataset: ImageFolderDataset, device: torch.device
+    ) -> "Reals":
+        """The next batch of :func:`training.data.batches.image_batches`."""
+        images, labels, *annotations = next(batches)
+        return Reals(
+            from_uint8(images, device),
+            labels.to(device, non_blocking=True),
+            annotations[0].to(device, non_blocking=True) if annotations else None,
+            dataset,
+        )
+
+
+@dataclass(frozen=True)
 class Phase:
-    """One of the steps within a step: of ``module``'s parameters, by ``optimizer``, at every ``interval``-th
-    step."""
+    """One of the optimisations within a step.
+
+    Attributes:
+        name: of the objective's phase.
+        module: the network whose parameters move.
+        optimizer: of that network.
+        interval: it runs in every ``interval``-th step, and its gradients are scaled by this.
+    """
 
     name: str
     module: nn.Module
     optimizer: torch.optim.Optimizer
     interval: int
+
+    def is_due(self, step: int) -> bool:
+        """Whether it runs in a step."""
+        return step % self.interval == 0
 
 
 def build_phases(state: RunState) -> list[Phase]:
@@ -42,103 +82,92 @@ def build_phases(state: RunState) -> list[Phase]:
         "D_main": Phase("D_main", state.D, state.D_opt, 1),
         "D_reg": Phase("D_reg", state.D, state.D_opt, optim.D_reg_interval),
     }
-    return [known[name] for name in state.objective.terms]
+    return [known[name] for name in state.objective.phases]
 
 
-def run_phase(
-    state: RunState,
-    phase: Phase,
-    real: torch.Tensor,
-    labels: torch.Tensor,
-    dataset: ImageFolderDataset,
-    annotations: torch.Tensor | None = None,
-) -> None:
-    """Compute the gradients of a phase, step its optimiser, and drop them.
+@dataclass(frozen=True)
+class Accumulated:
+    """What a phase accumulated on this rank.
 
-    Args:
-        real, labels, annotations: this rank's part of the global batch, ``[batch_size / ranks, ...]``.
+    Attributes:
+        gradients: of all parameters of the phase's network, summed over this rank's microbatches.
+        means: the running means that its microbatches moved.
     """
-    compute_gradients(state, phase, real, labels, dataset, annotations)
-    phase.optimizer.step()
-    phase.optimizer.zero_grad(set_to_none=True)  # now, as the next phase needs the memory for another network
+
+    gradients: list[torch.Tensor]
+    means: "MicrobatchMeans"
 
 
-def compute_gradients(
-    state: RunState,
-    phase: Phase,
-    real: torch.Tensor,
-    labels: torch.Tensor,
-    dataset: ImageFolderDataset,
-    annotations: torch.Tensor | None = None,
-) -> None:
-    """Mean of the gradients over the portions of all ranks, with what is not finite replaced.
-
-    Args:
-        real, labels, annotations: this rank's part of the global batch, ``[batch_size / ranks, ...]``.
-    """
-    count = state.config.schedule.batch_size // state.config.portion
-    term = state.objective.terms[phase.name]
-    means = PortionMeans(state.objective.running_means, count)
+def accumulate(state: RunState, phase: Phase, reals: Reals) -> Accumulated:
+    """Run a phase's passes forward and backward over this rank's microbatches."""
+    means = MicrobatchMeans(state.objective.running_means, state.config.num_microbatches)
+    run = state.objective.phases[phase.name]
     phase.module.requires_grad_(True)
-    for batch in portions(state, phase.name, real, labels, dataset, annotations):
+    for batch in microbatches(state, phase.name, reals):
         means.rewind()
-        term(batch, phase.interval, state.images_seen)
+        run(batch, phase.interval, state.images_seen)
         means.collect()
     phase.module.requires_grad_(False)
+    return Accumulated(filled_gradients(phase.module), means)
+
+
+def reduce(state: RunState, phase: Phase, accumulated: Accumulated) -> None:
+    """Average over the microbatches of all ranks. Everything that the ranks tell each other travels in one message."""
     observed = [] if state.ada is None else [state.ada.pending]
-    # Everything that the ranks have to tell each other travels in one message.
-    found = filled_gradients(phase.module)
-    distributed.sum_flat_([*found, *means.totals, *observed], f"the gradients of {phase.name}")
+    gradients, means, count = accumulated.gradients, accumulated.means, state.config.num_microbatches
+    distributed.sum_flat_([*gradients, *means.totals, *observed], f"the gradients of {phase.name}")
     if count > 1:  # here and not in the loss: in float16 a smaller loss has gradients that underflow
-        torch._foreach_mul_(found, 1 / count)
+        torch._foreach_mul_(gradients, 1 / count)
     means.settle()
     if state.ada is not None:
         state.ada.settle()
-    state.health.observe(phase.name, found)
-    clean(found)
 
 
-def portions(
-    state: RunState,
-    phase: str,
-    real: torch.Tensor,
-    labels: torch.Tensor,
-    dataset: ImageFolderDataset,
-    annotations: torch.Tensor | None = None,
-) -> Iterator[Batch]:
-    """This rank's portions (:attr:`training.config.schema.TrainConfig.portion`), with fresh latents and
-    labels drawn from the data set's.
+def clean(state: RunState, phase: Phase, gradients: Iterable[torch.Tensor]) -> None:
+    """Count what is not finite, and replace it: NaN by 0, ±infinity by ±1e5 (as in the reference)."""
+    gradients = list(gradients)
+    state.health.observe(phase.name, gradients)
+    for gradient in gradients:
+        torch.nan_to_num(gradient, nan=0, posinf=1e5, neginf=-1e5, out=gradient)
 
-    Each is led by seeding the global generators for it, so it has to be used up before the next one is asked
-    for.
+
+def optimize(phase: Phase) -> None:
+    """Step the optimiser, and drop the gradients: the next phase needs the memory for another network."""
+    phase.optimizer.step()
+    phase.optimizer.zero_grad(set_to_none=True)
+
+
+def microbatches(state: RunState, phase: str, reals: Reals) -> Iterator[Microbatch]:
+    """This rank's microbatches, with fresh latents and labels drawn from the data set's.
+
+    Each is led by seeding the global generators for it, so it has to be used up before the next one is asked for.
     """
-    config, size = state.config, state.config.portion
-    first = distributed.rank() * len(real) // size
-    parts: list[Sequence[Any]] = [real.split(size), labels.split(size)]
-    parts.append([None] * len(parts[0]) if annotations is None else annotations.split(size))
-    for k, (images, c, annotated) in enumerate(zip(*parts, strict=True), start=first):
+    config, size = state.config, state.config.microbatch
+    count = len(reals.images) // size
+    annotations = [None] * count if reals.annotations is None else reals.annotations.split(size)
+    parts = zip(reals.images.split(size), reals.labels.split(size), annotations, strict=True)
+    for k, (images, labels, annotated) in enumerate(parts, start=distributed.rank() * count):
         seed_everything(config.seed, "step", state.steps, phase, k)
         z = torch.randn([len(images), config.generator.z_dim], device=state.device)
         gen_labels = torch.zeros([len(images), 0], device=state.device)
         if config.data.label_dim > 0:
             rng = np.random.default_rng(derive_seed(config.seed, "labels", state.steps, phase, k))
-            drawn = np.stack(
-                [dataset.get_label(int(i)) for i in rng.integers(len(dataset), size=len(images))]
-            )
-            gen_labels = to_device(torch.from_numpy(drawn), state.device)
-        yield Batch(images, c, z, gen_labels, annotated)
+            drawn = rng.integers(len(reals.dataset), size=len(images))
+            labels_drawn = np.stack([reals.dataset.get_label(int(i)) for i in drawn])
+            gen_labels = to_device(torch.from_numpy(labels_drawn), state.device)
+        yield Microbatch(images, labels, z, gen_labels, annotated)
 
 
-class PortionMeans:
-    """Running means that every portion of a phase moves from where the phase found them; the phase leaves the
+class MicrobatchMeans:
+    """Running means that every microbatch of a phase moves from where the phase found them; the phase leaves the
     mean of the results.
 
-    So it does not matter which rank works on which portion, and a single portion moves them as the reference
+    So it does not matter which rank works on which microbatch, and a single one moves them as the reference
     does.
 
     Args:
         tensors: changed in place by what runs between :meth:`rewind` and :meth:`collect`.
-        count: portions of all ranks.
+        count: microbatches of all ranks.
     """
 
     def __init__(self, tensors: list[torch.Tensor], count: int) -> None:
@@ -148,11 +177,11 @@ class PortionMeans:
         self.totals = [torch.zeros_like(tensor) for tensor in tensors]
 
     def rewind(self) -> None:
-        """Back to where the phase found them; before each portion."""
+        """Back to where the phase found them; before each microbatch."""
         torch._foreach_copy_(self._tensors, self._start)
 
     def collect(self) -> None:
-        """Take note of what a portion left."""
+        """Take note of what a microbatch left."""
         torch._foreach_add_(self.totals, self._tensors)
 
     def settle(self) -> None:
@@ -170,9 +199,3 @@ def filled_gradients(module: nn.Module) -> list[torch.Tensor]:
         if param.grad is None:
             param.grad = torch.zeros_like(param)
     return [param.grad for param in module.parameters() if param.grad is not None]
-
-
-def clean(gradients: Iterable[torch.Tensor]) -> None:
-    """In place: NaN to 0, ±infinity to ±1e5 (as in the reference)."""
-    for gradient in gradients:
-        torch.nan_to_num(gradient, nan=0, posinf=1e5, neginf=-1e5, out=gradient)

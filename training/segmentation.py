@@ -1,13 +1,12 @@
 """Segmentation of real images by the discriminator's decoder (Lee et al. 2022, section 2.1)."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from training.augment import AugmentParams, AugmentPipe
 from training.data.paired import UNLABELLED
+from training.objective import PassOutputs, Term
 
 
 def pixel_cross_entropy(scores: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
@@ -29,35 +28,31 @@ def pixel_cross_entropy(scores: torch.Tensor, classes: torch.Tensor) -> torch.Te
 
 
 @dataclass(frozen=True)
-class SegmentationRegularizer:
-    """The real-image term of D that makes its decoder predict the classes of the pixels.
+class SegmentationRegularizer(Term):
+    """D's term on real images: its decoder predicts the classes of the pixels.
 
     Attributes:
         resolution: of the images, and of the decoder's last map, the class scores.
         weight: of the cross-entropy.
     """
 
+    name = "Loss/D/loss_seg"
+    where = "D_real"
+    reads_decoder = True
+
     resolution: int
     weight: float = 1
 
-    def __call__(
-        self,
-        annotations: torch.Tensor,
-        decoder_maps: Mapping[int, torch.Tensor],
-        pipe: AugmentPipe | None,
-        params: AugmentParams | None,
-    ) -> torch.Tensor:
+    def __call__(self, outputs: PassOutputs) -> torch.Tensor:
         """``weight ·`` :func:`pixel_cross_entropy` for each sample, ``[N]``.
 
         Annotations are moved as their images were; what that brings in from beyond the border is unlabelled.
         Other augmentations leave them alone.
 
-        Args:
-            annotations: ``[N, H, W]`` of the real images.
-            decoder_maps: ``{resolution: class scores [N, K, H, W]}`` that D predicts from the (augmented)
-                images.
-            pipe, params: how the images were augmented; None if they were not.
+        Raises:
+            ValueError: the batch has no annotations.
         """
-        if pipe is not None and params is not None:
-            annotations = pipe.warp_classes(annotations, params, UNLABELLED)
-        return self.weight * pixel_cross_entropy(decoder_maps[self.resolution], annotations)
+        if outputs.batch.annotations is None:
+            raise ValueError("segmentation needs annotations, and the batch has none")
+        classes = outputs.augmentation.warp_classes(outputs.batch.annotations, UNLABELLED)
+        return self.weight * pixel_cross_entropy(outputs.decoder_maps[self.resolution], classes)

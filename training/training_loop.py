@@ -23,9 +23,9 @@ from training.build import describe_parameters, describe_precision
 from training.config.notes import describe_batch
 from training.config.run_directory import OPTIONS_FILE, state_paths
 from training.config.schema import TrainConfig
-from training.data.dataset import Batch, ImageFolderDataset, image_batches
-from training.data.pictures import from_uint8
-from training.phases import Phase, build_phases, run_phase
+from training.data.batches import ImageBatch, image_batches
+from training.data.dataset import ImageFolderDataset
+from training.phases import Phase, Reals, accumulate, build_phases, clean, optimize, reduce
 from training.run.checkpoints import StateKeeper
 from training.run.health import CHECK_INTERVAL, MemoryMeter
 from training.run.records import rewind, unmeasured
@@ -165,7 +165,7 @@ def train(
     if state.steps == 0 and distributed.is_main():
         with writing(run_dir):
             grid.save_reals(run_dir / "reals.png")
-            grid.save_fakes(run_dir / "fakes_init.png", state.G_ema, device, config.portion)
+            grid.save_fakes(run_dir / "fakes_init.png", state.G_ema, device, config.microbatch)
     keeper = StateKeeper(state, run_dir, on_main(dataset.identity, "reading the data"))
     maintenance = Maintenance(
         state, run_dir, reals, grid, log, keeper, interrupt, MemoryMeter(device), unavailable
@@ -206,7 +206,7 @@ def train(
                     number, stopped = interrupt.received or 0, True
                     keeper.save(insist=True)
                     break
-                step(state, phases, batch, dataset)
+                step(state, phases, Reals.of(batch, dataset, device))
                 bar.update(schedule.batch_size)
             if config.upkeep.on_nonfinite == "stop" and state.steps % CHECK_INTERVAL == 0:
                 state.health.check(state.images_seen)
@@ -219,7 +219,7 @@ def train(
     _say_goodbye(state, run_dir, signal.Signals(number) if stopped else None)
 
 
-def take(batches: Iterator[Batch], interrupt: InterruptFlag, dataset: ImageFolderDataset) -> Batch | None:
+def take(batches: Iterator[ImageBatch], interrupt: InterruptFlag, dataset: ImageFolderDataset) -> ImageBatch | None:
     """The next batch; None where a signal came first, and no other rank waits for this one.
 
     Raises :class:`UserError` where others do, and the batch has not come :data:`PATIENCE` seconds after the
@@ -239,20 +239,22 @@ def take(batches: Iterator[Batch], interrupt: InterruptFlag, dataset: ImageFolde
         ) from error
 
 
-def step(state: RunState, phases: list[Phase], batch: Batch, dataset: ImageFolderDataset) -> None:
-    """One training step on this rank's part of the global batch: images uint8 ``[n, C, H, W]``, labels ``[n,
-    c_dim]``, and with a paired data set annotations uint8 ``[n, H, W]``."""
-    images, labels, *more = batch
-    annotations = more[0].to(state.device, non_blocking=True) if more else None
-    real, labels = from_uint8(images, state.device), labels.to(state.device, non_blocking=True)
+def step(state: RunState, phases: list[Phase], reals: Reals) -> None:
+    """One training step on this rank's part of the global batch."""
     for phase in phases:
-        if state.steps % phase.interval == 0:
-            run_phase(state, phase, real, labels, dataset, annotations)
+        if phase.is_due(state.steps):
+            run_phase(state, phase, reals)
     state.update_average()
-    state.images_seen += state.config.schedule.batch_size
-    state.steps += 1
-    if state.pipe is not None and state.ada is not None and state.ada.update(state.pipe.p):
-        state.pipe.p_at_most += state.ada.step_size
+    state.count_step()
+    state.adapt_augmentation()
+
+
+def run_phase(state: RunState, phase: Phase, reals: Reals) -> None:
+    """Move one network by one of its phases."""
+    accumulated = accumulate(state, phase, reals)
+    reduce(state, phase, accumulated)
+    clean(state, phase, accumulated.gradients)
+    optimize(phase)
 
 
 def _say_goodbye(state: RunState, run_dir: Path, received: signal.Signals | None) -> None:

@@ -11,8 +11,9 @@ import torch
 
 from tests.support import step_checks as checks
 from tests.support.runs import make_images, plain_data, small_config
-from training.phases import build_phases, run_phase
+from training.phases import Reals, build_phases
 from training.run.state import RunState
+from training.training_loop import run_phase
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CUDA = torch.device("cuda")
@@ -41,7 +42,7 @@ def test_a_step_waits_for_nothing_and_stays_finite(options):
         torch.cuda.set_sync_debug_mode("error" if step == 2 else "default")
         try:
             for phase in build_phases(state):
-                run_phase(state, phase, real, labels, None)
+                run_phase(state, phase, Reals(real, labels, None, None))
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert all(value.isfinite().all() for module in (state.G, state.D) for value in module.parameters())

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dnnlib.errors import UserError
-from metrics.sampling import CHUNK, Mirrored, fake_images, portions, real_images
+from metrics.sampling import CHUNK, Mirrored, fake_images, microbatches, real_images
 
 CPU = torch.device("cpu")
 
@@ -99,11 +99,12 @@ def test_a_diverged_generator_is_an_error(make_dataset: Any, make_generator: Any
 @pytest.mark.parametrize("batch", [1, 16, 17, 1000])
 @pytest.mark.parametrize("count", [1, 16, 100, 2000])
 def test_portions_are_whole_chunks_taken_in_turns(count: int, batch: int, world_size: int) -> None:
-    shares = [portions(count, batch, rank, world_size) for rank in range(world_size)]
+    shares = [microbatches(count, batch, rank, world_size) for rank in range(world_size)]
     in_order = [share[turn] for turn in range(len(shares[0])) for share in shares if turn < len(share)]
-    assert [i for portion in in_order for i in portion] == list(range(count))
+    assert [i for microbatch in in_order for i in microbatch] == list(range(count))
     assert all(
-        portion.start % CHUNK == 0 and len(portion) <= max(batch + CHUNK - 1, CHUNK) for portion in in_order
+        microbatch.start % CHUNK == 0 and len(microbatch) <= max(batch + CHUNK - 1, CHUNK)
+        for microbatch in in_order
     )
     assert sum(map(bool, shares)) == min(world_size, -(-count // CHUNK))  # nobody is idle who needn't be
 

@@ -8,12 +8,14 @@ import numpy as np
 import torch
 
 from tests.ranks import become
+from tests.support.phases import compute_gradients
 from tests.support.runs import plain_data, small_config
 from torch_utils import distributed
 from training.config.schema import TrainConfig
-from training.data.dataset import EndlessShuffle
-from training.phases import build_phases, compute_gradients, filled_gradients, run_phase
+from training.data.batches import EndlessShuffle
+from training.phases import Reals, build_phases, filled_gradients
 from training.run.state import RunState
+from training.training_loop import run_phase
 
 BATCH, PORTION, IMAGES = 8, 2, 24
 
@@ -59,13 +61,13 @@ def train(state: RunState, steps: int) -> dict[str, torch.Tensor]:
         annotations = classes[picked] if state.config.seg else None
         for phase in build_phases(state):
             if step == -1:
-                compute_gradients(state, phase, images[picked], labels, Labels(), annotations)  # type: ignore[arg-type]
+                compute_gradients(state, phase, Reals(images[picked], labels, annotations, Labels()))  # type: ignore[arg-type]
                 found.update(
                     {f"{phase.name}.{i}": g.clone() for i, g in enumerate(filled_gradients(phase.module))}
                 )
                 phase.optimizer.zero_grad(set_to_none=True)
             elif step % phase.interval == 0:
-                run_phase(state, phase, images[picked], labels, Labels(), annotations)  # type: ignore[arg-type]
+                run_phase(state, phase, Reals(images[picked], labels, annotations, Labels()))  # type: ignore[arg-type]
         state.update_average()
         state.images_seen += BATCH
         state.steps += 1

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support.phases import compute_gradients
 from tests.support.runs import plain_data, small_config
 from training.networks.layers import HalfPrecision
-from training.phases import build_phases, compute_gradients, filled_gradients
+from training.phases import Reals, build_phases, filled_gradients
 from training.run.state import RunState
 
 BATCH = 4
@@ -31,7 +32,7 @@ def gradients_of_a_step(device: torch.device, **options: Any) -> dict[str, dict[
     real = torch.rand([BATCH, 3, 32, 32], generator=torch.Generator().manual_seed(1)).to(device) * 2 - 1
     found = {}
     for phase in build_phases(state):
-        compute_gradients(state, phase, real, torch.zeros([BATCH, 0], device=device), None)
+        compute_gradients(state, phase, Reals(real, torch.zeros([BATCH, 0], device=device), None, None))
         names = [name for name, _ in phase.module.named_parameters()]
         found[phase.name] = {
             name: value.float().cpu()

@@ -18,8 +18,9 @@ from training import training_loop
 from training.augment import AugmentPipe, preset
 from training.augment.geometric import inverse_matrix, required_margin, sufficient_margin
 from training.networks.layers import HalfPrecision
-from training.phases import build_phases, run_phase
+from training.phases import Reals, build_phases
 from training.run.state import RunState
+from training.training_loop import run_phase
 
 META = torch.device("meta")
 
@@ -75,7 +76,7 @@ def test_a_step_never_waits_for_its_device(monkeypatch, options):
             plain = dataclasses.replace(
                 phase, optimizer=torch.optim.Adam(phase.module.parameters(), foreach=True)
             )
-            run_phase(state, plain, real, labels, tests.ranks.training.Labels(), annotations)
+            run_phase(state, plain, Reals(real, labels, annotations, tests.ranks.training.Labels()))
         state.update_average()
         if state.ada is not None:
             for state.ada.batches in (1, 2, 3, 4):
@@ -180,7 +181,7 @@ def test_the_bound_follows_p(monkeypatch):
     real, labels = torch.zeros([4, 3, 32, 32], dtype=torch.uint8), torch.zeros([4, 0])
     for _ in range(8):
         state.ada.totals = torch.tensor([-4.0, 4.0])
-        training_loop.step(state, build_phases(state), (real, labels), None)
+        training_loop.step(state, build_phases(state), Reals(real, labels, None, None))
     assert (float(state.pipe.p), state.p_at_most) == (0, pytest.approx(2 * state.ada.step_size))
     other = RunState.fresh(config, torch.device("cpu"))
     other.load_state_dict(state.state_dict())

@@ -12,8 +12,9 @@ from training import loss
 from training.augment import AugmentPipe, preset
 from training.ggdr import GuidedRegularizer, cosine_distance
 from training.networks import Discriminator, Generator
-from training.objective import Batch, Objective
-from training.training_loop import build_phases, run_phase
+from training.objective import Microbatch, Objective
+from training.phases import Reals, build_phases
+from training.training_loop import run_phase
 
 PHASES = ("G_main", "G_reg", "D_main", "D_reg")
 
@@ -27,7 +28,7 @@ def make_batch(state, n=4):
         if data.label_dim
         else torch.zeros([n, 0])
     )
-    return Batch(
+    return Microbatch(
         draw(n, data.num_channels, data.resolution, data.resolution).clamp(-1, 1), labels, draw(n, 8), labels
     )
 
@@ -37,7 +38,7 @@ def accumulate(state, name, images_seen=0, seed=0):
     module = state.G if name.startswith("G") else state.D
     module.requires_grad_(True)
     torch.manual_seed(seed)
-    state.objective.terms[name](make_batch(state), 1.0, images_seen)
+    state.objective.phases[name](make_batch(state), 1.0, images_seen)
     module.requires_grad_(False)
 
 
@@ -154,7 +155,7 @@ def take_steps(state, steps):
     for _ in range(steps):
         for phase in build_phases(state):
             if state.steps % phase.interval == 0:
-                run_phase(state, phase, real, torch.zeros([len(real), 0]), None)
+                run_phase(state, phase, Reals(real, torch.zeros([len(real), 0]), None, None))
         state.steps += 1
 
 
@@ -203,8 +204,10 @@ def test_gradient_penalties_against_finite_differences(phase, augmented):
         weight.grad = None
         objective.pl_mean = torch.zeros([])
         torch.manual_seed(0)
-        objective.terms[phase](
-            Batch(torch.rand([4, 3, 32, 32]), torch.zeros([4, 0]), torch.randn([4, 8]), torch.zeros([4, 0])),
+        objective.phases[phase](
+            Microbatch(
+                torch.rand([4, 3, 32, 32]), torch.zeros([4, 0]), torch.randn([4, 8]), torch.zeros([4, 0])
+            ),
             1.0,
             0,
         )
@@ -238,7 +241,7 @@ def test_the_running_mean_of_path_lengths():
 
 def test_switched_off_terms_are_no_phases():
     state = small_state(cfg="cifar", mbstd_group=4)
-    assert list(state.objective.terms) == ["G_main", "D_main", "D_reg"]
+    assert list(state.objective.phases) == ["G_main", "D_main", "D_reg"]
     assert state.config.loss.style_mixing_prob == 0
 
 
@@ -339,7 +342,7 @@ def test_images_are_judged_by_their_own_labels(reg_type):
     )
     for name, expected in {"G_main": ["gen"], "D_main": ["gen", "real"], "D_reg": ["real"]}.items():
         (state.G if name == "G_main" else state.D).requires_grad_(True)
-        state.objective.terms[name](batch, 1.0, 0)
+        state.objective.phases[name](batch, 1.0, 0)
         assert judged == expected, name
         judged.clear()
 

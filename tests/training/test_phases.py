@@ -1,30 +1,23 @@
-"""Portions of a batch: what each shows and draws, and how a phase puts them together."""
+"""Microbatches of a batch: what each shows and draws, and how a phase puts them together."""
 
 import pytest
 import torch
 
 import tests.ranks.training
 from tests.support import step_checks
+from tests.support.phases import compute_gradients
 from tests.support.runs import plain_data, small_config, small_state
 from training.objective import Objective
-from training.phases import (
-    PortionMeans,
-    build_phases,
-    clean,
-    compute_gradients,
-    filled_gradients,
-    portions,
-    run_phase,
-)
+from training.phases import MicrobatchMeans, Reals, build_phases, clean, filled_gradients, microbatches
 from training.run.state import RunState
-from training.training_loop import step
+from training.training_loop import run_phase, step
 
 REAL = torch.rand([4, 3, 32, 32], generator=torch.Generator().manual_seed(0))
 NO_LABELS = torch.zeros([4, 0])
 
 
 def state_with(batch_gpu, label_dim=0, **options):
-    """A run with batches of 4 images, in portions of ``batch_gpu``."""
+    """A run with batches of 4 images, in microbatches of ``batch_gpu``."""
     return RunState.fresh(
         small_config(plain_data(label_dim=label_dim), batch_gpu=batch_gpu, **options), torch.device("cpu")
     )
@@ -37,17 +30,17 @@ def phase_of(state, name):
 
 @pytest.mark.parametrize("name", ["G_main", "G_reg", "D_main", "D_reg"])
 def test_a_phase_has_the_mean_of_its_portions_gradients(name):
-    """Each computed alone, from the same state, with the draws of its portion."""
+    """Each computed alone, from the same state, with the draws of its microbatch."""
     whole = state_with(2, mbstd_group=2, gamma=10)
-    compute_gradients(whole, phase_of(whole, name), REAL, NO_LABELS, None)
+    compute_gradients(whole, phase_of(whole, name), Reals(REAL, NO_LABELS, None, None))
     alone = []
     for picked in range(2):
         state = state_with(2, mbstd_group=2, gamma=10)
         phase = phase_of(state, name)
         phase.module.requires_grad_(True)
-        for k, batch in enumerate(portions(state, name, REAL, NO_LABELS, None)):
+        for k, batch in enumerate(microbatches(state, name, Reals(REAL, NO_LABELS, None, None))):
             if k == picked:
-                state.objective.terms[name](batch, phase.interval, 0)
+                state.objective.phases[name](batch, phase.interval, 0)
         alone.append(filled_gradients(phase.module))
     for mean, first, second in zip(filled_gradients(phase_of(whole, name).module), *alone, strict=True):
         torch.testing.assert_close(mean, (first + second) / 2, rtol=1e-5, atol=1e-6)
@@ -68,61 +61,73 @@ def test_losses_are_whole_in_the_backward_pass_however_many_portions(monkeypatch
     )
     state = state_with(2, mbstd_group=2, gamma=10)
     phase = phase_of(state, name)
-    compute_gradients(state, phase, REAL, NO_LABELS, None)
+    compute_gradients(state, phase, Reals(REAL, NO_LABELS, None, None))
     assert gains == [phase.interval] * 2
 
 
 def test_portions_show_consecutive_images_and_draw_by_step_phase_and_place():
     state = state_with(2, label_dim=3)
     labels = torch.eye(3)[[0, 1, 2, 0]]
-    first, second = portions(state, "G_main", REAL, labels, tests.ranks.training.Labels())
+    first, second = microbatches(state, "G_main", Reals(REAL, labels, None, tests.ranks.training.Labels()))
     assert torch.equal(torch.cat([first.real_images, second.real_images]), REAL)
     assert torch.equal(torch.cat([first.real_labels, second.real_labels]), labels)
     assert first.gen_labels.shape == (2, 3)
     drawn = [first.z, second.z]
     torch.rand([100])  # what was drawn before does not matter
-    again = [batch.z for batch in portions(state, "G_main", REAL, labels, tests.ranks.training.Labels())]
+    again = [
+        batch.z
+        for batch in microbatches(state, "G_main", Reals(REAL, labels, None, tests.ranks.training.Labels()))
+    ]
     assert all(torch.equal(a, b) for a, b in zip(drawn, again, strict=True))
-    drawn += [batch.z for batch in portions(state, "D_main", REAL, labels, tests.ranks.training.Labels())]
+    drawn += [
+        batch.z
+        for batch in microbatches(state, "D_main", Reals(REAL, labels, None, tests.ranks.training.Labels()))
+    ]
     state.steps += 1
-    drawn += [batch.z for batch in portions(state, "G_main", REAL, labels, tests.ranks.training.Labels())]
+    drawn += [
+        batch.z
+        for batch in microbatches(state, "G_main", Reals(REAL, labels, None, tests.ranks.training.Labels()))
+    ]
     assert len({tuple(z.flatten().tolist()) for z in drawn}) == 6
 
 
 def test_annotations_go_with_their_images():
     state = state_with(2)
     annotations = torch.arange(4)[:, None, None].expand(4, 32, 32)
-    for batch in portions(state, "D_main", REAL, NO_LABELS, None, annotations):
+    for batch in microbatches(state, "D_main", Reals(REAL, NO_LABELS, annotations, None)):
         assert torch.equal(REAL[batch.annotations[:, 0, 0]], batch.real_images)
-    assert next(portions(state, "D_main", REAL, NO_LABELS, None)).annotations is None
+    assert next(microbatches(state, "D_main", Reals(REAL, NO_LABELS, None, None))).annotations is None
 
 
 def test_labels_are_drawn_anew_for_each_portion():
     state = state_with(2, label_dim=3)
     found = []
     for state.steps in range(8):
-        drawn = portions(state, "G_main", REAL, torch.zeros([4, 3]), tests.ranks.training.Labels())
+        drawn = microbatches(
+            state, "G_main", Reals(REAL, torch.zeros([4, 3]), None, tests.ranks.training.Labels())
+        )
         found.append([tuple(batch.gen_labels.argmax(dim=1).tolist()) for batch in drawn])
     assert any(first != second for first, second in found)
     assert len({first for first, _ in found}) > 2
 
 
 def test_the_rest_of_the_draws_follows_the_portion_too():
-    """Style mixing, noise and augmentation come from the global generator, which each portion seeds."""
+    """Style mixing, noise and augmentation come from the global generator, which each microbatch seeds."""
     state = state_with(2)
     after = []
-    for _ in portions(state, "G_main", REAL, NO_LABELS, None):
+    for _ in microbatches(state, "G_main", Reals(REAL, NO_LABELS, None, None)):
         after.append(torch.rand([3]))
     assert not torch.equal(*after)
     torch.manual_seed(1)
     assert torch.equal(
-        after[0], next(torch.rand([3]) for _ in portions(state, "G_main", REAL, NO_LABELS, None))
+        after[0],
+        next(torch.rand([3]) for _ in microbatches(state, "G_main", Reals(REAL, NO_LABELS, None, None))),
     )
 
 
 def test_running_means_begin_where_the_phase_found_them():
     mean = torch.tensor([1.0, 2.0])
-    means = PortionMeans([mean], count=4)
+    means = MicrobatchMeans([mean], count=4)
     for k in range(4):
         means.rewind()
         assert mean.tolist() == [1, 2]
@@ -134,10 +139,10 @@ def test_running_means_begin_where_the_phase_found_them():
 
 def test_one_portion_moves_the_running_means_as_it_finds_fit():
     state, direct = small_state(), small_state()
-    run_phase(state, phase_of(state, "G_reg"), REAL, NO_LABELS, None)
+    run_phase(state, phase_of(state, "G_reg"), Reals(REAL, NO_LABELS, None, None))
     direct.G.requires_grad_(True)
-    for batch in portions(direct, "G_reg", REAL, NO_LABELS, None):
-        direct.objective.terms["G_reg"](batch, 4, 0)
+    for batch in microbatches(direct, "G_reg", Reals(REAL, NO_LABELS, None, None)):
+        direct.objective.phases["G_reg"](batch, 4, 0)
     for ours, theirs in zip(state.objective.running_means, direct.objective.running_means, strict=True):
         assert ours.any()
         assert torch.equal(ours, theirs)
@@ -145,13 +150,13 @@ def test_one_portion_moves_the_running_means_as_it_finds_fit():
 
 def test_a_phase_leaves_the_mean_of_what_its_portions_made_of_the_running_means():
     whole, alone = state_with(2, mbstd_group=2), []
-    compute_gradients(whole, phase_of(whole, "G_reg"), REAL, NO_LABELS, None)
+    compute_gradients(whole, phase_of(whole, "G_reg"), Reals(REAL, NO_LABELS, None, None))
     for picked in range(2):
         state = state_with(2, mbstd_group=2)
         state.G.requires_grad_(True)
-        for k, batch in enumerate(portions(state, "G_reg", REAL, NO_LABELS, None)):
+        for k, batch in enumerate(microbatches(state, "G_reg", Reals(REAL, NO_LABELS, None, None))):
             if k == picked:
-                state.objective.terms["G_reg"](batch, 4, 0)
+                state.objective.phases["G_reg"](batch, 4, 0)
         alone.append([mean.clone() for mean in state.objective.running_means])
     for mean, first, second in zip(whole.objective.running_means, *alone, strict=True):
         assert not torch.equal(first, second)
@@ -161,13 +166,13 @@ def test_a_phase_leaves_the_mean_of_what_its_portions_made_of_the_running_means(
 def test_a_step_counts_the_whole_batch():
     state = state_with(2, mbstd_group=2)
     images = torch.zeros([4, 3, 32, 32], dtype=torch.uint8)
-    step(state, build_phases(state), (images, NO_LABELS), None)
+    step(state, build_phases(state), Reals(images, NO_LABELS, None, None))
     assert (state.images_seen, state.steps) == (4, 1)
 
 
 def test_the_phase_counts_what_ada_observes():
     state = state_with(2)
-    run_phase(state, phase_of(state, "D_main"), REAL, NO_LABELS, None)
+    run_phase(state, phase_of(state, "D_main"), Reals(REAL, NO_LABELS, None, None))
     assert state.ada.totals[1] == 4
     assert not state.ada.pending.any()
 
@@ -187,7 +192,10 @@ def test_another_seed_is_another_run():
     states = [small_state(seed=seed, label_dim=3) for seed in (0, 1)]
     assert not torch.equal(states[0].G.synthesis.b4.const, states[1].G.synthesis.b4.const)
     real, c = torch.zeros([4, 3, 32, 32]), torch.zeros([4, 3])
-    a, b = (next(portions(state, "G_main", real, c, tests.ranks.training.Labels())) for state in states)
+    a, b = (
+        next(microbatches(state, "G_main", Reals(real, c, None, tests.ranks.training.Labels())))
+        for state in states
+    )
     assert not torch.equal(a.z, b.z)
     assert not torch.equal(a.gen_labels, b.gen_labels)
 
@@ -202,8 +210,7 @@ def test_a_step_moves_the_average_by_what_was_seen_before_it():
     step(
         state,
         build_phases(state),
-        (torch.zeros([4, 3, 32, 32], dtype=torch.uint8), torch.zeros([4, 0])),
-        None,
+        Reals(torch.zeros([4, 3, 32, 32], dtype=torch.uint8), torch.zeros([4, 0]), None, None),
     )
     share = 1 - 0.5 ** (4 / (4000 * 0.05))
     torch.testing.assert_close(

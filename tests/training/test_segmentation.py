@@ -17,12 +17,12 @@ from tests.support.analysis import make_pairs
 from tests.support.runs import open_small, small_state
 from training.augment import AugmentPipe
 from training.config.schema import TrainConfig
-from training.data.dataset import image_batches
+from training.data.batches import image_batches
 from training.data.opening import inspect_data, open_dataset
 from training.data.paired import UNLABELLED, PairedDataset, is_paired
 from training.data.pictures import from_uint8
 from training.data.reals import open_reals
-from training.objective import Batch
+from training.objective import Microbatch
 from training.phases import build_phases
 from training.run.state import RunState, training_set_kwargs
 from training.segmentation import SegmentationRegularizer, pixel_cross_entropy
@@ -33,7 +33,7 @@ def paired_batch(n=4, classes=2, resolution=32):
     generator = torch.Generator().manual_seed(1)
     real = torch.randn([n, 3, resolution, resolution], generator=generator).clamp(-1, 1)
     annotations = torch.randint(classes, [n, resolution, resolution], generator=generator, dtype=torch.uint8)
-    return Batch(
+    return Microbatch(
         real, torch.zeros([n, 0]), torch.randn([n, 8], generator=generator), torch.zeros([n, 0]), annotations
     )
 
@@ -42,7 +42,7 @@ def accumulate(state, name, batch):
     module = state.G if name.startswith("G") else state.D
     module.requires_grad_(True)
     torch.manual_seed(0)
-    state.objective.terms[name](batch, 1.0, 0)
+    state.objective.phases[name](batch, 1.0, 0)
     module.requires_grad_(False)
 
 

@@ -21,6 +21,7 @@ from torch_utils.persistence import load_network_pkl
 from training import training_loop
 from training.data.dataset import ImageFolderDataset
 from training.data.pictures import from_uint8
+from training.phases import Reals
 from training.run import ticks as maintenance
 from training.run.state import RunState, training_set_kwargs, transfer_weights
 from training.run.state_file import read_state
@@ -178,7 +179,7 @@ def run_steps(state, real, steps):
     for _ in range(steps):
         for phase in phases:
             if state.steps % phase.interval == 0:
-                training_loop.run_phase(state, phase, real, labels, None)
+                training_loop.run_phase(state, phase, Reals(real, labels, None, None))
         state.update_average()
         state.steps += 1
         state.images_seen += len(real)
@@ -194,7 +195,7 @@ def test_overfits_a_handful_of_images():
     phase = next(p for p in training_loop.build_phases(state) if p.name == "D_main")
     history = []
     for _ in range(150):
-        training_loop.run_phase(state, phase, real, torch.zeros([4, 0]), None)
+        training_loop.run_phase(state, phase, Reals(real, torch.zeros([4, 0]), None, None))
         history.append(state.stats.flush())
         state.steps += 1
     first, last = history[0], history[-1]

@@ -110,7 +110,7 @@ def continued(config: TrainConfig, options: Mapping[str, Any], run_dir: Path | N
         and options.get(option.parameter, known[option.parameter]) != known[option.parameter]
         and option.applies({"reg_type": reg_type})
         # The option says "at most": a run in more processes may have a smaller microbatch.
-        and not (option.parameter == "batch_gpu" and options["batch_gpu"] >= config.portion)
+        and not (option.parameter == "batch_gpu" and options["batch_gpu"] >= config.microbatch)
     }
     refused = [option for option in changed if not option.changeable]
     if refused:
@@ -135,39 +135,39 @@ def continued(config: TrainConfig, options: Mapping[str, Any], run_dir: Path | N
 
 
 def on_gpus(config: TrainConfig, gpus: int) -> TrainConfig:
-    """The same run in another number of processes: the batch stays, its portions shrink where they must.
+    """The same run in another number of processes: the batch stays, its microbatches shrink where they must.
 
-    A portion is at least one group of the minibatch standard deviation, which stays as large as it is.
+    A microbatch is at least one group of the minibatch standard deviation, which stays as large as it is.
     Raises :class:`UserError` where that cannot be.
     """
     if gpus == config.runtime.gpus:
         return config
-    schedule, largest = config.schedule, config.portion
+    schedule, largest = config.schedule, config.microbatch
     group = min(config.discriminator.mbstd_group, largest)
 
-    def portions(processes: int) -> list[int]:
+    def microbatches(processes: int) -> list[int]:
         if processes < 1 or schedule.batch_size % processes:
             return []
         share = schedule.batch_size // processes
         return [n for n in range(group, min(share, largest) + 1, group) if share % n == 0]
 
-    if not portions(gpus):
-        possible = [str(2**n) for n in range(schedule.batch_size.bit_length()) if portions(2**n)]
+    if not microbatches(gpus):
+        possible = [str(2**n) for n in range(schedule.batch_size.bit_length()) if microbatches(2**n)]
         raise UserError(
             f"--gpus={gpus}: the run's batch of {schedule.batch_size} images, in groups of at least {group}, "
             "cannot be split into "
             f"{gpus} equal parts; --gpus may be {', '.join(possible)}"
         )
-    return _replaced(config, {"runtime.gpus": gpus, "schedule.batch_gpu": portions(gpus)[-1]})
+    return _replaced(config, {"runtime.gpus": gpus, "schedule.batch_gpu": microbatches(gpus)[-1]})
 
 
-def explain_portions(before: TrainConfig, after: TrainConfig) -> list[str]:
-    """One sentence where another number of processes made the portions smaller."""
-    old, new = before.portion, after.portion
+def explain_microbatches(before: TrainConfig, after: TrainConfig) -> list[str]:
+    """One sentence where another number of processes made the microbatches smaller."""
+    old, new = before.microbatch, after.microbatch
     if old == new:
         return []
     return [
-        f"{after.runtime.gpus} processes need portions of {new} images, not {old} as before: the random "
+        f"{after.runtime.gpus} processes need microbatches of {new} images, not {old} as before: the random "
         "draws differ from here on."
     ]
 

@@ -22,10 +22,10 @@ def explain(options: Mapping[str, Any], config: TrainConfig) -> list[str]:
 
 
 def describe_batch(config: TrainConfig) -> str:
-    """The batch, and the portions in which it is computed."""
+    """The batch, and the microbatches in which it is computed."""
     processes = config.runtime.gpus
     where = f" in each of {processes} processes" if processes > 1 else ""
-    return f"{config.schedule.batch_size} images, {config.portion} at once{where}"
+    return f"{config.schedule.batch_size} images, {config.microbatch} at once{where}"
 
 
 def _explain_idle(options: Mapping[str, Any]) -> list[str]:
@@ -72,15 +72,15 @@ def _explain_data(options: Mapping[str, Any], config: TrainConfig) -> list[str]:
 def _explain_training(options: Mapping[str, Any], config: TrainConfig) -> list[str]:
     notes = []
     schedule, gpus = config.schedule, config.runtime.gpus
-    passes = schedule.batch_size // (config.portion * gpus)
+    passes = schedule.batch_size // (config.microbatch * gpus)
     if passes > 1:
         notes.append(
-            f"The batch of {schedule.batch_size} is accumulated over {passes} passes of {config.portion} "
+            f"The batch of {schedule.batch_size} is accumulated over {passes} passes of {config.microbatch} "
             "images a GPU."
         )
-    if config.discriminator.mbstd_group > config.portion:
+    if config.discriminator.mbstd_group > config.microbatch:
         notes.append(
-            f"Minibatch standard deviation is taken over {config.portion} images, all that a GPU has,"
+            f"Minibatch standard deviation is taken over {config.microbatch} images, all that a GPU has,"
             f" in place of {config.discriminator.mbstd_group}."
         )
     if config.resume is not None:

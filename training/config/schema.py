@@ -288,12 +288,12 @@ class OptimConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig(Config):
-    """How long, and in what portions.
+    """How long, and in what microbatches.
 
     Attributes:
         total_kimg: thousands of real images to show.
         batch_size: images of one optimiser step, all GPUs together.
-        batch_gpu: images in one pass on one GPU, at most (see :attr:`TrainConfig.portion`).
+        batch_gpu: images in one pass on one GPU, at most (see :attr:`TrainConfig.microbatch`).
         ema_kimg: half-life of the generator average.
         ema_rampup: the half-life is at most this fraction of what has been shown; None turns the ramp-up off.
         kimg_per_tick: between two status lines.
@@ -324,7 +324,7 @@ class ScheduleConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeConfig(Config):
-    """Where and how it is computed. Apart from rounding, ``gpus`` may change the portions of a batch and so
+    """Where and how it is computed. Apart from rounding, ``gpus`` may change the microbatches of a batch and so
     the random draws, and ``device`` changes the draws; nothing else here changes what is computed.
 
     Attributes:
@@ -413,7 +413,7 @@ class TrainConfig(Config):
         cfg: name of the recipe.
         ggdr: None but with ``--reg_type=ggdr``.
         seg: None but with ``--reg_type=seg``.
-        seed: everything random is derived from it and the place in the run: step, phase, portion of the
+        seed: everything random is derived from it and the place in the run: step, phase, microbatch of the
             batch; not from the rank.
         resume: network pickle to start from (transfer learning), as :mod:`training.config.pretrained` takes
             it, or None; an address by its public form (:mod:`dnnlib.addresses`), as for ``metrics.detector``.
@@ -444,7 +444,12 @@ class TrainConfig(Config):
         return "ggdr" if self.ggdr is not None else "none" if self.seg is None else "seg"
 
     @property
-    def portion(self) -> int:
+    def num_microbatches(self) -> int:
+        """Into how many microbatches the batch of all GPUs is cut."""
+        return self.schedule.batch_size // self.microbatch
+
+    @property
+    def microbatch(self) -> int:
         """Images in one pass on one GPU; gradients accumulate over its passes where that is less than its
         share of the batch."""
         return min(self.schedule.batch_gpu, self.schedule.batch_size // self.runtime.gpus)
@@ -519,23 +524,23 @@ class TrainConfig(Config):
         schedule, gpus = self.schedule, self.runtime.gpus
         if schedule.batch_size % gpus:
             raise UserError(f"--batch={schedule.batch_size} must be divisible by --gpus={gpus}")
-        portion = self.portion
-        if schedule.batch_size % (portion * gpus):
+        microbatch = self.microbatch
+        if schedule.batch_size % (microbatch * gpus):
             raise UserError(
-                f"the batch of {schedule.batch_size} cannot be split into portions of {portion} on {gpus} "
+                f"the batch of {schedule.batch_size} cannot be split into microbatches of {microbatch} on {gpus} "
                 "GPUs; "
                 "change --batch or --batch-gpu"
             )
-        group = min(self.discriminator.mbstd_group, portion)
-        if portion % group:
+        group = min(self.discriminator.mbstd_group, microbatch)
+        if microbatch % group:
             raise UserError(
-                f"the {portion} images of one GPU cannot be split into groups of {group} for the minibatch "
+                f"the {microbatch} images of one GPU cannot be split into groups of {group} for the minibatch "
                 "standard deviation;"
-                f" change --batch (a multiple of {group * gpus}) or --mbstd-group (a divisor of {portion})"
+                f" change --batch (a multiple of {group * gpus}) or --mbstd-group (a divisor of {microbatch})"
             )
-        if self.loss.pl_weight > 0 and portion < self.loss.pl_batch_shrink:
+        if self.loss.pl_weight > 0 and microbatch < self.loss.pl_batch_shrink:
             raise UserError(
-                f"{portion} image a GPU is too little: path length regularisation works on "
+                f"{microbatch} image a GPU is too little: path length regularisation works on "
                 f"1/{self.loss.pl_batch_shrink}"
                 f" of the batch; use --batch={self.loss.pl_batch_shrink * gpus} or more"
             )

@@ -1,15 +1,10 @@
-"""Training images: a data set over a folder or a zip, the endless shuffled order, and batches from both."""
+"""Training images: a data set over a folder or a zip."""
 
 import contextlib
 import hashlib
-import itertools
-import multiprocessing
 import os
-import signal
-import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
@@ -17,7 +12,6 @@ import PIL.Image
 import torch
 
 from dnnlib.errors import UserError
-from dnnlib.interrupt import SIGNALS, end_processes
 from dnnlib.untrusted import one_line, parsing
 from training.config.resolutions import MIN_RESOLUTION, is_resolution
 from training.data.decode import (
@@ -44,9 +38,6 @@ READ_BEFORE = 2**30
 #: Of so many images at most, all are looked into for further frames; of more, those in formats that mostly
 #: have them.
 FEW = 2000
-
-#: Images, labels, and whatever else a data set has for each image.
-Batch = tuple[torch.Tensor, ...]
 
 
 class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]):
@@ -383,194 +374,6 @@ def read_pixels(
         check_header(loaded.image)  # once more: some files change what they are as they are decoded
         pixels = np.asarray(loaded.image)
     return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)), loaded
-
-
-class EndlessShuffle(torch.utils.data.Sampler[int]):
-    """Indices of a data set in an endless shuffled order that is a pure function of (seed, position).
-
-    Position p lies in epoch ``p // size``; every epoch is a permutation of its own, drawn from (seed, epoch),
-    and never begins with the item that the one before ended with (from three items up). From position
-    ``start`` on, ``world_size`` ranks take turns of ``block`` positions each, so together they walk the order
-    once, and with the batch of one rank as the block, every global batch is the same whatever the number of
-    ranks.
-    """
-
-    def __init__(
-        self, size: int, *, seed: int, start: int = 0, rank: int = 0, world_size: int = 1, block: int = 1
-    ) -> None:
-        if size < 1 or seed < 0 or start < 0 or not 0 <= rank < world_size or block < 1:
-            raise ValueError(f"EndlessShuffle: {size=} {seed=} {start=} {rank=} {world_size=} {block=}")
-        self.size = size
-        self.seed = seed
-        self.start = start
-        self.rank = rank
-        self.world_size = world_size
-        self.block = block
-
-    def __iter__(self) -> Iterator[int]:
-        epoch, order = -1, np.empty(0, dtype=np.int64)
-        for turn in itertools.count():
-            first = self.start + (turn * self.world_size + self.rank) * self.block
-            for position in range(first, first + self.block):
-                if position // self.size != epoch:
-                    epoch = position // self.size
-                    order = epoch_order(self.size, self.seed, epoch)
-                yield int(order[position % self.size])
-
-
-def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
-    """The permutation int64 ``[size]`` of one epoch of :class:`EndlessShuffle`."""
-    order = _permutation(size, seed, epoch)
-    # Mending the seam touches places 0 and 1 alone, so the last item of an epoch is that of its raw
-    # permutation.
-    if size > 2 and epoch > 0 and order[0] == _permutation(size, seed, epoch - 1)[-1]:
-        order[[0, 1]] = order[[1, 0]]
-    return order
-
-
-def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
-    # RandomState, because NumPy promises never to change its streams: a run can be continued under another
-    # NumPy.
-    bits = np.random.MT19937(np.random.SeedSequence([seed, epoch]))
-    return np.random.RandomState(bits).permutation(size).astype(np.int64)
-
-
-def image_batches(
-    dataset: ImageFolderDataset,
-    *,
-    batch_size: int,
-    seed: int,
-    start: int = 0,
-    workers: int = 2,
-    pin_memory: bool = False,
-    rank: int = 0,
-    world_size: int = 1,
-) -> Generator[Batch, None, None]:
-    """Endless batches ``(images uint8 [N, C, H, W], labels float32 [N, label_dim])`` in
-    :class:`EndlessShuffle`'s order, with whatever else :meth:`ImageFolderDataset.sample` gives.
-
-    ``start`` is the position of the first item over all ranks, ``batch_size`` counts one rank's images: rank
-    r's are the r-th of ``world_size`` equal parts of each global batch, in order. A data set in memory
-    is indexed directly; any other is read by ``workers`` processes (0: in this one). The global random
-    generators are left alone. Close the iterator (``contextlib.closing``) to end the workers at once. Raises
-    :class:`UserError`, with the file's name, for an image that can't be used, and :class:`ValueError` for
-    senseless numbers.
-    """
-    if batch_size < 1 or workers < 0:
-        raise ValueError(f"image_batches: {batch_size=} {workers=}")
-    sampler = EndlessShuffle(
-        len(dataset), seed=seed, start=start, rank=rank, world_size=world_size, block=batch_size
-    )
-    pin_memory = pin_memory and torch.cuda.is_available()
-    if dataset.in_memory or workers == 0:
-        return _direct_batches(dataset, sampler, batch_size, pin_memory)
-    return _worker_batches(dataset, sampler, batch_size, pin_memory, workers)
-
-
-def _direct_batches(
-    dataset: ImageFolderDataset, sampler: EndlessShuffle, batch_size: int, pin_memory: bool
-) -> Generator[Batch, None, None]:
-    indices = iter(sampler)
-    while True:
-        yield _tensors(_stack([dataset.sample(i) for i in itertools.islice(indices, batch_size)]), pin_memory)
-
-
-def _worker_batches(
-    dataset: ImageFolderDataset, sampler: EndlessShuffle, batch_size: int, pin_memory: bool, workers: int
-) -> Generator[Batch, None, None]:
-    loader: Any = torch.utils.data.DataLoader(
-        _ErrorsAsItems(dataset),
-        sampler=sampler,
-        batch_size=batch_size,
-        num_workers=workers,
-        # to arrays, not tensors: those would need shared memory, which containers often lack,
-        collate_fn=_stack_or_error,
-        # and a handshake with the worker for each, which an interrupt can cut
-        worker_init_fn=_obey_the_parent_alone,
-        generator=torch.Generator(),  # without one of its own, the loader draws from the global generator
-    )
-    batches, processes = _started(loader)
-    try:
-        while True:
-            batch = _next(batches, processes, dataset)
-            if isinstance(batch, UserError):
-                raise batch
-            yield _tensors(batch, pin_memory)
-    finally:
-        end_processes(processes)  # the loader would ask them to end, which one that is blocked does not
-
-
-def _started(loader: Any) -> tuple[Iterator[Any], list[BaseProcess]]:
-    """The loader's iterator, and the processes that it has started.
-
-    A worker that dies is noticed where a batch is taken from it. The loader would raise an exception wherever
-    this process is.
-    """
-    before, handler = multiprocessing.active_children(), signal.getsignal(signal.SIGCHLD)
-    batches = iter(loader)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, handler)
-    return batches, [child for child in multiprocessing.active_children() if child not in before]
-
-
-def _next(batches: Iterator[Any], processes: Sequence[BaseProcess], dataset: ImageFolderDataset) -> Any:
-    """The loader's next batch. Raises :class:`UserError` where one of its processes is gone."""
-    try:
-        if all(process.is_alive() for process in processes):
-            return next(batches)
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-    raise UserError(
-        f"a process that reads images of '{dataset.path}' was killed, most likely for want of memory; use "
-        "fewer --workers, and go on"
-        " from the last run state with --continue"
-    )
-
-
-class _ErrorsAsItems(torch.utils.data.Dataset[Any]):
-    """Hands a :class:`UserError` over as an item; raised in a worker it would arrive buried in a traceback's
-    text."""
-
-    def __init__(self, dataset: ImageFolderDataset) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, ...] | UserError:
-        try:
-            return self.dataset.sample(index)
-        except UserError as error:
-            return UserError(str(error))
-
-
-def _stack(items: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
-    return tuple(np.stack(parts) for parts in zip(*items, strict=True))
-
-
-def _tensors(arrays: tuple[np.ndarray, ...], pin_memory: bool) -> Batch:
-    tensors = tuple(torch.from_numpy(array) for array in arrays)
-    return tuple(tensor.pin_memory() for tensor in tensors) if pin_memory else tensors
-
-
-def _stack_or_error(items: list[Any]) -> tuple[np.ndarray, ...] | UserError:
-    return next((item for item in items if isinstance(item, UserError)), None) or _stack(items)
-
-
-def _obey_the_parent_alone(_worker: int) -> None:
-    # Signals reach the whole process group; the main process alone answers them, and needs its workers for
-    # the current step. Its own SIGTERM, by which multiprocessing ends them, counts.
-    for number in SIGNALS:
-        if number != signal.SIGTERM:
-            signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # this is not the main process
-
-    def end_when_told() -> None:
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
-            pass
-        os._exit(0)
-
-    threading.Thread(target=end_when_told, daemon=True).start()
 
 
 def _subset(size: int, max_size: int | None, random_seed: int) -> np.ndarray:

@@ -299,12 +299,14 @@ class Discriminator(nn.Module):
         c: torch.Tensor | None,
         return_features: bool = False,
         force_fp32: bool = False,
+        return_encoder: bool = False,
     ) -> Any:
-        """Judge images ``[N, img_channels, img_resolution, img_resolution]`` with labels ``[N, c_dim]``.
+        """Discriminate images ``[N, img_channels, img_resolution, img_resolution]`` with labels ``[N, c_dim]``.
 
         Returns:
-            logits ``[N, 1]``; with ``return_features``, ``(logits, {resolution: decoder map})``. The decoder
-            runs only then.
+            logits ``[N, 1]``, or a tuple that begins with them: with ``return_features`` the decoder's maps
+            ``{resolution: map}`` follow (the decoder runs only then), with ``return_encoder`` the features of
+            :meth:`encode`.
 
         Raises:
             ValueError: images of the wrong shape, or features asked of a discriminator without decoder.
@@ -313,11 +315,13 @@ class Discriminator(nn.Module):
             raise ValueError("this discriminator has no decoder: build it with decoder_res")
         features, image = self.encode(img, force_fp32)
         cmap = self.mapping(None, c) if self.c_dim > 0 else None
-        logits = self.b4(features[4], image, cmap)
-        if not return_features:
-            return logits
-        assert self.decoder_res is not None
-        return logits, decode(self, self.decoder_res, features)
+        results: list[Any] = [self.b4(features[4], image, cmap)]
+        if return_features:
+            assert self.decoder_res is not None
+            results.append(decode(self, self.decoder_res, features))
+        if return_encoder:
+            results.append(features)
+        return results[0] if len(results) == 1 else tuple(results)
 
     def encode(
         self, img: torch.Tensor, force_fp32: bool = False

@@ -19,14 +19,6 @@ SUSPECT = 3
 #: Steps between two looks at the counters; looking waits for the device.
 CHECK_INTERVAL = 16
 
-#: The statistics in which the loss of each phase shows.
-LOSSES = {
-    "G_main": ("Loss/G/loss",),
-    "G_reg": ("Loss/G/reg",),
-    "D_main": ("Loss/D/loss", "Loss/D/loss_gen_reg", "Loss/D/loss_seg"),
-    "D_reg": ("Loss/D/reg",),
-}
-
 
 class GradientHealth:
     """Counts the gradients that were not finite, for each phase, without waiting for the device.
@@ -90,14 +82,22 @@ class GradientHealth:
             tensor.copy_(torch.tensor([state[name][phase] for phase in self.phases], dtype=tensor.dtype))
 
 
-def health_statistics(gradients: Mapping[str, int], summaries: Mapping[str, Summary]) -> dict[str, float]:
+def health_statistics(
+    gradients: Mapping[str, int], summaries: Mapping[str, Summary], losses: Mapping[str, Sequence[str]]
+) -> dict[str, float]:
     """The ``Health/*`` statistics of a tick: executions of each phase whose gradients, and loss values that,
-    were not finite."""
+    were not finite.
+
+    Args:
+        gradients: for each phase, what :meth:`GradientHealth.flush` gave.
+        summaries: the statistics of the tick.
+        losses: for each phase, the names of its losses (:attr:`training.objective.Objective.losses`).
+    """
     values: dict[str, float] = {}
     for phase, count in gradients.items():
         values[f"Health/nonfinite_gradients/{phase}"] = float(count)
         values[f"Health/nonfinite_losses/{phase}"] = float(
-            sum(summaries[name].nonfinite for name in LOSSES[phase] if name in summaries)
+            sum(summaries[name].nonfinite for name in losses[phase] if name in summaries)
         )
     return values
 

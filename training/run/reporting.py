@@ -229,12 +229,8 @@ def single_values(values: Mapping[str, float]) -> dict[str, Summary]:
     return {name: Summary(1, value, 0.0) for name, value in values.items()}
 
 
-#: The losses that a progress bar shows, where the run has them.
-MAIN_LOSSES = ("Loss/G/loss", "Loss/D/loss", "Loss/D/loss_gen_reg", "Loss/D/loss_seg")
-
-
-def loss_line(summaries: Mapping[str, Summary], names: Sequence[str] = MAIN_LOSSES) -> str:
-    """The main losses of a tick, for the progress bar."""
+def loss_line(summaries: Mapping[str, Summary], names: Sequence[str]) -> str:
+    """The losses of a tick, for the progress bar."""
     return " ".join(
         f"{name.removeprefix('Loss/')} {summaries[name].mean:.3f}" for name in names if name in summaries
     )

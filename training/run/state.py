@@ -141,7 +141,7 @@ class RunState:
             build_optimizer(D, optim.lr_D, optim.D_reg_interval, optim),
             objective,
             stats,
-            GradientHealth(list(objective.terms), device),
+            GradientHealth(list(objective.phases), device),
         )
 
     @staticmethod
@@ -293,6 +293,16 @@ class RunState:
         schedule = self.config.schedule
         decay = average_decay(schedule.batch_size, schedule.ema_kimg, schedule.ema_rampup, self.images_seen)
         update_average(self.G_ema, self.G, decay)
+
+    def count_step(self) -> None:
+        """Count a step that is done, and its images."""
+        self.images_seen += self.config.schedule.batch_size
+        self.steps += 1
+
+    def adapt_augmentation(self) -> None:
+        """Move the augmentation's probability where that is due (ADA)."""
+        if self.pipe is not None and self.ada is not None and self.ada.update(self.pipe.p):
+            self.pipe.p_at_most += self.ada.step_size
 
     @property
     def snapshot_name(self) -> str:

@@ -128,13 +128,13 @@ class Maintenance:
             "Progress/augment": p or 0.0,
             **state.timer.summary(state.images_seen - state.tick_start),
             **self.memory.read(),
-            **health_statistics(state.health.flush(), summaries),
+            **health_statistics(state.health.flush(), summaries, state.objective.losses),
         }
         if self.log is not None:
             self.log.write({**summaries, **single_values(values)}, state.images_seen)
         bar.clear()
         print(status_line(state.tick, state.images_seen, values, p), flush=True)
-        bar.set_postfix_str(loss_line(summaries), refresh=False)
+        bar.set_postfix_str(loss_line(summaries, state.objective.main_losses), refresh=False)
 
     def _write_scalars(self, values: dict[str, float]) -> None:
         if self.log is not None:
@@ -161,7 +161,7 @@ class Maintenance:
         try:
             state.save_snapshot(self.run_dir)
             picture = self.run_dir / f"fakes{state.images_seen // 1000:06d}.png"
-            self.grid.save_fakes(picture, state.G_ema, state.device, state.config.portion)
+            self.grid.save_fakes(picture, state.G_ema, state.device, state.config.microbatch)
         except OSError as error:
             return f"cannot write the snapshot {self.run_dir / state.snapshot_name} ({error.strerror})"
         return None

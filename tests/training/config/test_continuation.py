@@ -74,7 +74,7 @@ RUNS = [
 @pytest.mark.parametrize("said", RUNS)
 def test_the_options_of_a_run_mean_the_run(said):
     """What as_options says is what was said, and resolves to the same configuration (batch given: its
-    portions are the whole)."""
+    microbatches are the whole)."""
     original = config(**said)
     options = as_options(original)
     assert {name: options[name] for name in said} == said
@@ -158,7 +158,7 @@ def test_new_values_are_checked_together():
 
 
 @pytest.mark.parametrize(
-    ("batch", "group", "gpus", "portion"),
+    ("batch", "group", "gpus", "microbatch"),
     [
         (32, 4, 2, 16),
         (32, 4, 8, 4),
@@ -170,9 +170,9 @@ def test_new_values_are_checked_together():
         (40, 4, 2, 20),
     ],
 )
-def test_portions_in_other_numbers_of_processes(batch, group, gpus, portion):
+def test_portions_in_other_numbers_of_processes(batch, group, gpus, microbatch):
     run = config(batch=batch, mbstd_group=group)
-    if portion is None:
+    if microbatch is None:
         with pytest.raises(
             UserError,
             match=f"--gpus={gpus}: the run's batch of {batch} images, in groups of at least {group}",
@@ -180,7 +180,7 @@ def test_portions_in_other_numbers_of_processes(batch, group, gpus, portion):
             on_gpus(run, gpus)
         return
     went_on = continued(run, {"gpus": gpus})
-    assert (went_on.schedule.batch_size, went_on.portion) == (batch, portion)
+    assert (went_on.schedule.batch_size, went_on.microbatch) == (batch, microbatch)
 
 
 @pytest.mark.parametrize(
@@ -198,12 +198,12 @@ def test_a_refused_number_of_processes_comes_with_those_that_would_do(batch, gro
 
 
 def test_portions_do_not_grow():
-    """On fewer processes the same portions follow one another, so the draws stay the same."""
+    """On fewer processes the same microbatches follow one another, so the draws stay the same."""
     run = config(cfg="paper256", gpus=8)
-    assert on_gpus(run, 1).portion == run.portion == 8
+    assert on_gpus(run, 1).microbatch == run.microbatch == 8
     run = config(cfg="cifar", gpus=8)
     assert on_gpus(run, 8) == run
-    assert on_gpus(run, 2).portion == run.portion == 8
+    assert on_gpus(run, 2).microbatch == run.microbatch == 8
 
 
 def test_a_state_of_another_run():
@@ -356,7 +356,7 @@ def test_a_command_line_fits_the_run_that_it_was_continued_in_more_processes():
     said = {"batch": 8, "batch_gpu": 8, "mbstd_group": 4, "gpus": 2}
     run = config(**{**said, "gpus": 1})
     once = continued(run, said)
-    assert (run.portion, once.portion) == (8, 4)
+    assert (run.microbatch, once.microbatch) == (8, 4)
     assert continued(TrainConfig.from_dict(once.to_dict()), said) == once
     with pytest.raises(UserError, match="--batch-gpu: 4 → 2"):
         continued(once, {**said, "batch_gpu": 2})

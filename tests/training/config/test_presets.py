@@ -15,18 +15,18 @@ def test_every_recipe_runs_on_any_number_of_gpus(name: str, gpus: int) -> None:
     resolved = resolved_config(cfg=name, gpus=gpus)
     schedule = resolved.schedule
     assert schedule.batch_size == resolved_config(cfg=name, gpus=1).schedule.batch_size or name == "auto"
-    assert schedule.batch_size % (resolved.portion * gpus) == 0
+    assert schedule.batch_size % (resolved.microbatch * gpus) == 0
 
 
 @pytest.mark.parametrize(
-    ("name", "gpus", "recorded", "portion"),
+    ("name", "gpus", "recorded", "microbatch"),
     [("cifar", 8, 32, 8), ("paper256", 16, 8, 4), ("stylegan2", 1, 4, 4)],
 )
 def test_a_recipe_records_its_portion_and_no_gpu_takes_more_than_its_share(
-    name: str, gpus: int, recorded: int, portion: int
+    name: str, gpus: int, recorded: int, microbatch: int
 ) -> None:
     resolved = resolved_config(cfg=name, gpus=gpus)
-    assert (resolved.schedule.batch_gpu, resolved.portion) == (recorded, portion)
+    assert (resolved.schedule.batch_gpu, resolved.microbatch) == (recorded, microbatch)
 
 
 def test_an_unknown_recipe_is_refused() -> None:

@@ -203,7 +203,7 @@ def test_values_out_of_range_are_refused(part: str, field: str, value: float) ->
         ({"runtime": {"gpus": 0}}, "--gpus=0 must be a power of two"),
         ({"runtime": {"fp32": True}}, "fp32 contradicts"),
         ({"schedule": {"batch_size": 15}}, "--batch=15 must be divisible by --gpus=2"),
-        ({"schedule": {"batch_gpu": 3}}, "cannot be split into portions of 3 on 2 GPUs"),
+        ({"schedule": {"batch_gpu": 3}}, "cannot be split into microbatches of 3 on 2 GPUs"),
         (
             {"schedule": {"batch_size": 12, "batch_gpu": 6}},
             "6 images of one GPU cannot be split into groups of 4",

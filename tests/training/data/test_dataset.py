@@ -28,7 +28,8 @@ import torch
 
 from dnnlib.errors import UserError
 from dnnlib.interrupt import InterruptFlag
-from training.data.dataset import EndlessShuffle, ImageFolderDataset, epoch_order, image_batches
+from training.data.batches import EndlessShuffle, epoch_order, image_batches
+from training.data.dataset import ImageFolderDataset
 from training.data.file_tree import FileTree, folder_exists
 from training.training_loop import take
 
@@ -423,7 +424,8 @@ def test_senseless_batches_are_refused_at_once(folder: Path) -> None:
 
 CTRL_C = """
 import sys, time
-from training.data.dataset import ImageFolderDataset, image_batches
+from training.data.batches import image_batches
+from training.data.dataset import ImageFolderDataset
 batches = image_batches(ImageFolderDataset(sys.argv[1], memory_budget_mb=0), batch_size=4, seed=0, workers=2)
 next(batches)
 try:
@@ -668,7 +670,8 @@ def test_a_digest_does_not_depend_on_how_many_read(
 WORKERS_UNDER_FIRE = """
 import multiprocessing, os, signal, subprocess, sys, time
 from dnnlib.interrupt import SIGNALS
-from training.data.dataset import ImageFolderDataset, image_batches
+from training.data.batches import image_batches
+from training.data.dataset import ImageFolderDataset
 batches = image_batches(ImageFolderDataset(sys.argv[1], memory_budget_mb=0), batch_size=4, seed=0, workers=2)
 next(batches), next(batches)  # one from each worker: both have begun
 workers = multiprocessing.active_children()

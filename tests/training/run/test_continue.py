@@ -29,6 +29,7 @@ from training import training_loop
 from training.config.run_directory import state_paths
 from training.data.dataset import ImageFolderDataset
 from training.data.paired import PairedDataset
+from training.phases import Reals
 from training.run import checkpoints as state_keeper
 from training.run import ticks as maintenance
 from training.run.state import COUNTERS, RunState
@@ -529,7 +530,7 @@ def test_everything_that_a_step_changes_is_saved():
     real = torch.randint(256, [4, 3, 32, 32], dtype=torch.uint8)
     phases = training_loop.build_phases(state)
     for _ in range(2):
-        training_loop.step(state, phases, (real, torch.zeros([4, 0])), None)
+        training_loop.step(state, phases, Reals(real, torch.zeros([4, 0]), None, None))
     other = RunState.build(state.config, state.device)
     other.load_state_dict(copy.deepcopy(state.state_dict()))
     for name in {field.name for field in dataclasses.fields(RunState)} - {"config", "device", "timer"}:
@@ -539,8 +540,12 @@ def test_everything_that_a_step_changes_is_saved():
             ours, theirs = ours.state_dict(), theirs.state_dict()
         assert_same(ours, theirs, name)
     for _ in range(2):
-        training_loop.step(state, training_loop.build_phases(state), (real, torch.zeros([4, 0])), None)
-        training_loop.step(other, training_loop.build_phases(other), (real, torch.zeros([4, 0])), None)
+        training_loop.step(
+            state, training_loop.build_phases(state), Reals(real, torch.zeros([4, 0]), None, None)
+        )
+        training_loop.step(
+            other, training_loop.build_phases(other), Reals(real, torch.zeros([4, 0]), None, None)
+        )
     first, second = state.state_dict(), other.state_dict()
     for saved in (first, second):
         del saved["parts"]["timer"]

@@ -85,7 +85,7 @@ def test_every_loss_is_named_as_it_is_reported():
             torch.zeros([4, 0]),
             torch.zeros([4, 32, 32], dtype=torch.uint8),
         )
-        training_loop.step(state, training_loop.build_phases(state), batch, None)
+        training_loop.step(state, training_loop.build_phases(state), Reals(from_uint8(batch[0]), *batch[1:], None))
         reported |= {name for name in state.stats.flush() if re.match("Loss/(?!scores|signs)", name)}
         assert set(state.health.phases) == set(health.LOSSES)
     listed = {name for names in health.LOSSES.values() for name in names}

@@ -8,7 +8,7 @@ from dnnlib.errors import UserError
 from tests.support.runs import plain_data, small_config, small_state
 from torch_utils import distributed
 from training import launch
-from training.phases import build_phases, run_phase
+from training.phases import Reals, build_phases
 from training.run import replicas as agreement
 from training.run.replicas import (
     check_agreement,
@@ -17,13 +17,14 @@ from training.run.replicas import (
     check_same_start,
     shared_tensors,
 )
+from training.training_loop import run_phase
 
 
 def test_all_that_a_step_changes_is_compared_under_its_name(monkeypatch):
     state = small_state()
     before = {name: tensor.clone() for name, tensor in shared_tensors(state).items()}
     for phase in build_phases(state):
-        run_phase(state, phase, torch.rand([4, 3, 32, 32]) * 2 - 1, torch.zeros([4, 0]), None)
+        run_phase(state, phase, Reals(torch.rand([4, 3, 32, 32]) * 2 - 1, torch.zeros([4, 0]), None, None))
     after = shared_tensors(state)
     moments = {name for name in after if name not in before}
     assert {"G_opt.synthesis.b4.const.exp_avg", "D_opt.b4.out.bias.exp_avg_sq"} <= moments
