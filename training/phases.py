@@ -5,7 +5,7 @@ images and makes the same random draws whichever rank works on it, so results do
 the order of summation.
 """
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,11 +39,9 @@ class Reals:
     dataset: ImageFolderDataset
 
     @staticmethod
-    def fetch(
-        batches: Generator[ImageBatch, None, None], dataset: ImageFolderDataset, device: torch.device
-    ) -> "Reals":
-        """The next batch of :func:`training.data.batches.image_batches`."""
-        images, labels, *annotations = next(batches)
+    def of(batch: ImageBatch, dataset: ImageFolderDataset, device: torch.device) -> "Reals":
+        """A batch of :func:`training.data.batches.image_batches`, moved to ``device``."""
+        images, labels, *annotations = batch
         return Reals(
             from_uint8(images, device),
             labels.to(device, non_blocking=True),
@@ -123,10 +121,14 @@ def reduce(state: RunState, phase: Phase, accumulated: Accumulated) -> None:
         state.ada.settle()
 
 
-def clean(state: RunState, phase: Phase, gradients: Iterable[torch.Tensor]) -> None:
-    """Count what is not finite, and replace it: NaN by 0, ±infinity by ±1e5 (as in the reference)."""
-    gradients = list(gradients)
+def clean(state: RunState, phase: Phase, gradients: Sequence[torch.Tensor]) -> None:
+    """Count the gradients that are not finite, and replace them."""
     state.health.observe(phase.name, gradients)
+    replace_nonfinite(gradients)
+
+
+def replace_nonfinite(gradients: Iterable[torch.Tensor]) -> None:
+    """In place: NaN to 0, ±infinity to ±1e5 (as in the reference)."""
     for gradient in gradients:
         torch.nan_to_num(gradient, nan=0, posinf=1e5, neginf=-1e5, out=gradient)
 

@@ -274,12 +274,14 @@ FAULTY = """
 import sys
 import train
 from torch_utils import distributed
-from training import phases, training_loop
+from training import training_loop
+
+original = training_loop.run_phase
 
 def run_phase(state, phase, *args, **kwargs):
     if distributed.rank() == 1 and state.steps == 3:
         raise ArithmeticError("rank 1 cannot go on")
-    return phases.run_phase(state, phase, *args, **kwargs)
+    return original(state, phase, *args, **kwargs)
 
 training_loop.run_phase = run_phase
 train.main()

@@ -181,7 +181,7 @@ def test_the_bound_follows_p(monkeypatch):
     real, labels = torch.zeros([4, 3, 32, 32], dtype=torch.uint8), torch.zeros([4, 0])
     for _ in range(8):
         state.ada.totals = torch.tensor([-4.0, 4.0])
-        training_loop.step(state, build_phases(state), Reals(real, labels, None, None))
+        training_loop.step(state, build_phases(state), Reals.of((real, labels), None, torch.device("cpu")))
     assert (float(state.pipe.p), state.p_at_most) == (0, pytest.approx(2 * state.ada.step_size))
     other = RunState.fresh(config, torch.device("cpu"))
     other.load_state_dict(state.state_dict())

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from tests.support.runs import small_state
+from tests.support.terms import decoded
 from torch_utils.training_stats import StatsCollector
 from training import loss
 from training.augment import AugmentPipe, preset
 from training.ggdr import GuidedRegularizer, cosine_distance
 from training.networks import Discriminator, Generator
-from training.objective import Microbatch, Objective
+from training.objective import Augmentation, Microbatch, Objective
 from training.phases import Reals, build_phases
 from training.training_loop import run_phase
 
@@ -64,7 +65,7 @@ def test_ggdr_gradient_reaches_decoder_and_encoder_and_never_g():
     images, features = state.G(torch.randn([4, 8]), None, capture=(8,))
     params = state.pipe.sample(images)
     _, maps = state.D(state.pipe.apply(images.detach(), params), None, return_features=True)
-    GuidedRegularizer((8,))(features, maps, state.pipe, params).mean().backward()
+    GuidedRegularizer((8,))(decoded(maps, Augmentation(state.pipe, params), features)).mean().backward()
     assert gradients(state.G) == {}
     reached = {name for name, g in gradients(state.D).items() if g.any()}
     encoder = {name for name, _ in state.D.named_parameters() if name.startswith(("b32.", "b16.", "b8."))}
@@ -115,9 +116,10 @@ def test_the_target_moves_with_its_image():
     features = {8: torch.randn([8, 6, 8, 8])}
     params = pipe.sample(torch.zeros([8, 3, 32, 32]))
     moved = {8: pipe.warp(features[8], params)}
-    assert GuidedRegularizer((8,))(features, moved, pipe, params).max() < 1e-4
-    assert GuidedRegularizer((8,))(features, features, pipe, params).mean() > 0.5
-    assert GuidedRegularizer((8,))(features, features, None, None).max() < 1e-4
+    augmentation = Augmentation(pipe, params)
+    assert GuidedRegularizer((8,))(decoded(moved, augmentation, features)).max() < 1e-4
+    assert GuidedRegularizer((8,))(decoded(features, augmentation, features)).mean() > 0.5
+    assert GuidedRegularizer((8,))(decoded(features, Augmentation(), features)).max() < 1e-4
 
 
 def test_path_length_takes_half_the_batch():
@@ -275,7 +277,7 @@ def test_several_targets_are_averaged():
     pipe = AugmentPipe(xflip=1)
     params = pipe.sample(torch.zeros([4, 3, 32, 32]))
     both, first, second = (
-        GuidedRegularizer(targets, weight=3)(features, maps, pipe, params)
+        GuidedRegularizer(targets, weight=3)(decoded(maps, Augmentation(pipe, params), features))
         for targets in ((8, 16), (8,), (16,))
     )
     torch.testing.assert_close(both, (first + second) / 2)
@@ -318,9 +320,9 @@ def test_the_target_moves_as_the_fakes_that_d_judges():
 
 def test_annotations_move_as_the_reals_that_d_judges():
     state = small_state(reg_type="seg", aug="fixed", p=1, augpipe="blit")
-    applied, given, apply, regularizer = [], [], state.pipe.apply, state.objective.real_regularizer
+    applied, given, apply = [], [], state.pipe.apply
     state.pipe.apply = lambda x, params: (applied.append(params), apply(x, params))[1]
-    state.objective.real_regularizer = lambda *args: (given.append(args[3]), regularizer(*args))[1]
+    state.pipe.warp_classes = lambda classes, params, outside: (given.append(params), classes)[1]
     state.D.requires_grad_(True)
     state.objective.d_main(
         dataclasses.replace(make_batch(state), annotations=torch.zeros([4, 32, 32], dtype=torch.uint8)),

@@ -8,7 +8,14 @@ from tests.support import step_checks
 from tests.support.phases import compute_gradients
 from tests.support.runs import plain_data, small_config, small_state
 from training.objective import Objective
-from training.phases import MicrobatchMeans, Reals, build_phases, clean, filled_gradients, microbatches
+from training.phases import (
+    MicrobatchMeans,
+    Reals,
+    build_phases,
+    filled_gradients,
+    microbatches,
+    replace_nonfinite,
+)
 from training.run.state import RunState
 from training.training_loop import run_phase, step
 
@@ -166,7 +173,7 @@ def test_a_phase_leaves_the_mean_of_what_its_portions_made_of_the_running_means(
 def test_a_step_counts_the_whole_batch():
     state = state_with(2, mbstd_group=2)
     images = torch.zeros([4, 3, 32, 32], dtype=torch.uint8)
-    step(state, build_phases(state), Reals(images, NO_LABELS, None, None))
+    step(state, build_phases(state), Reals.of((images, NO_LABELS), None, torch.device("cpu")))
     assert (state.images_seen, state.steps) == (4, 1)
 
 
@@ -180,11 +187,11 @@ def test_the_phase_counts_what_ada_observes():
 def test_unreached_parameters_get_a_zero_gradient_and_bad_values_are_replaced():
     module = torch.nn.Linear(2, 1)
     module.weight.grad = torch.tensor([[float("nan"), -float("inf")]])
-    clean(filled_gradients(module))
+    replace_nonfinite(filled_gradients(module))
     assert module.weight.grad.tolist() == [[0, -1e5]]
     assert module.bias.grad.tolist() == [0]
     module.weight.grad = torch.tensor([[float("inf"), 2.0]])
-    clean(filled_gradients(module))
+    replace_nonfinite(filled_gradients(module))
     assert module.weight.grad.tolist() == [[1e5, 2]]
 
 
@@ -210,7 +217,9 @@ def test_a_step_moves_the_average_by_what_was_seen_before_it():
     step(
         state,
         build_phases(state),
-        Reals(torch.zeros([4, 3, 32, 32], dtype=torch.uint8), torch.zeros([4, 0]), None, None),
+        Reals.of(
+            (torch.zeros([4, 3, 32, 32], dtype=torch.uint8), torch.zeros([4, 0])), None, torch.device("cpu")
+        ),
     )
     share = 1 - 0.5 ** (4 / (4000 * 0.05))
     torch.testing.assert_close(

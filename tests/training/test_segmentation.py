@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from dnnlib.errors import UserError
 from tests.support.analysis import make_pairs
 from tests.support.runs import open_small, small_state
+from tests.support.terms import decoded
 from training.augment import AugmentPipe
 from training.config.schema import TrainConfig
 from training.data.batches import image_batches
@@ -22,8 +23,8 @@ from training.data.opening import inspect_data, open_dataset
 from training.data.paired import UNLABELLED, PairedDataset, is_paired
 from training.data.pictures import from_uint8
 from training.data.reals import open_reals
-from training.objective import Microbatch
-from training.phases import build_phases
+from training.objective import Augmentation, Microbatch
+from training.phases import Reals, build_phases
 from training.run.state import RunState, training_set_kwargs
 from training.segmentation import SegmentationRegularizer, pixel_cross_entropy
 from training.training_loop import measured_images, step
@@ -118,17 +119,23 @@ def test_the_annotation_moves_with_its_image(spec):
     images = classes[:, None].float() * 2 - 1
     params = pipe.sample(images, generator=torch.Generator().manual_seed(3))
     moved = pipe.apply(images, params)
-    scores = {32: torch.cat([-moved, moved], dim=1) * 20}
+    scores = torch.cat([-moved, moved], dim=1) * 20
     term = SegmentationRegularizer(32)
-    assert term(classes, scores, pipe, params).max() < 1e-3
-    assert term(classes, scores, None, None).max() > 1
-    assert term(classes, {32: torch.cat([-images, images], dim=1) * 20}, None, None).max() < 1e-3
+    augmented = Augmentation(pipe, params)
+    assert term(decoded(scores, augmented, annotations=classes)).max() < 1e-3
+    assert term(decoded(scores, annotations=classes)).max() > 1
+    unmoved = torch.cat([-images, images], dim=1) * 20
+    assert term(decoded(unmoved, annotations=classes)).max() < 1e-3
 
 
 def take_steps(state, batch, count):
     real = ((batch.real_images + 1) * 127.5).to(torch.uint8)
     for _ in range(count):
-        step(state, build_phases(state), (real, batch.real_labels, batch.annotations), None)
+        step(
+            state,
+            build_phases(state),
+            Reals.of((real, batch.real_labels, batch.annotations), None, torch.device("cpu")),
+        )
 
 
 @pytest.mark.parametrize("aug", ["noaug", "ada"])
@@ -174,7 +181,7 @@ def test_a_handful_of_pairs_is_learned_by_heart(tmp_path, p, steps, least):
     (d_main,) = (phase for phase in build_phases(state) if phase.name == "D_main")
     before = accuracy(state, dataset)
     for _ in range(steps):
-        step(state, [d_main], next(batches), dataset)
+        step(state, [d_main], Reals.of(next(batches), dataset, torch.device("cpu")))
     assert before < 0.9
     assert accuracy(state, dataset) > least
 

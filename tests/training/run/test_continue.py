@@ -530,7 +530,7 @@ def test_everything_that_a_step_changes_is_saved():
     real = torch.randint(256, [4, 3, 32, 32], dtype=torch.uint8)
     phases = training_loop.build_phases(state)
     for _ in range(2):
-        training_loop.step(state, phases, Reals(real, torch.zeros([4, 0]), None, None))
+        training_loop.step(state, phases, Reals.of((real, torch.zeros([4, 0])), None, torch.device("cpu")))
     other = RunState.build(state.config, state.device)
     other.load_state_dict(copy.deepcopy(state.state_dict()))
     for name in {field.name for field in dataclasses.fields(RunState)} - {"config", "device", "timer"}:
@@ -541,10 +541,14 @@ def test_everything_that_a_step_changes_is_saved():
         assert_same(ours, theirs, name)
     for _ in range(2):
         training_loop.step(
-            state, training_loop.build_phases(state), Reals(real, torch.zeros([4, 0]), None, None)
+            state,
+            training_loop.build_phases(state),
+            Reals.of((real, torch.zeros([4, 0])), None, torch.device("cpu")),
         )
         training_loop.step(
-            other, training_loop.build_phases(other), Reals(real, torch.zeros([4, 0]), None, None)
+            other,
+            training_loop.build_phases(other),
+            Reals.of((real, torch.zeros([4, 0])), None, torch.device("cpu")),
         )
     first, second = state.state_dict(), other.state_dict()
     for saved in (first, second):

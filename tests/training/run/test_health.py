@@ -12,6 +12,7 @@ from torch_utils.persistence import load_network_pkl
 from torch_utils.training_stats import StatsCollector, Summary
 from training import training_loop
 from training.config.run_directory import state_paths
+from training.phases import Reals
 from training.run import health
 from training.run import ticks as maintenance
 from training.run.health import LIMIT, GradientHealth, MemoryMeter, health_statistics
@@ -67,8 +68,9 @@ def test_losses_are_counted_by_phase():
     stats.report("Loss/D/loss_gen_reg", torch.tensor([float("nan")]))
     stats.report("Loss/G/loss", torch.tensor([1.0]))
     summaries = stats.flush()
+    losses = small_state(reg_type="ggdr").objective.losses
     assert summaries["Loss/G/loss"] == Summary(1, 1.0, 0.0, 0)
-    assert health_statistics({"G_main": 0, "D_main": 4}, summaries) == {
+    assert health_statistics({"G_main": 0, "D_main": 4}, summaries, losses) == {
         "Health/nonfinite_gradients/G_main": 0.0,
         "Health/nonfinite_losses/G_main": 0.0,
         "Health/nonfinite_gradients/D_main": 4.0,
@@ -77,7 +79,7 @@ def test_losses_are_counted_by_phase():
 
 
 def test_every_loss_is_named_as_it_is_reported():
-    reported = set()
+    reported, listed = set(), set()
     for reg_type in ("ggdr", "seg"):
         state = small_state(reg_type=reg_type, kimg=1)
         batch = (
@@ -85,10 +87,12 @@ def test_every_loss_is_named_as_it_is_reported():
             torch.zeros([4, 0]),
             torch.zeros([4, 32, 32], dtype=torch.uint8),
         )
-        training_loop.step(state, training_loop.build_phases(state), Reals(from_uint8(batch[0]), *batch[1:], None))
+        training_loop.step(
+            state, training_loop.build_phases(state), Reals.of(batch, None, torch.device("cpu"))
+        )
         reported |= {name for name in state.stats.flush() if re.match("Loss/(?!scores|signs)", name)}
-        assert set(state.health.phases) == set(health.LOSSES)
-    listed = {name for names in health.LOSSES.values() for name in names}
+        assert set(state.health.phases) == set(state.objective.losses)
+        listed |= {name for names in state.objective.losses.values() for name in names}
     assert reported - listed == {"Loss/pl_penalty", "Loss/r1_penalty"}  # parts of Loss/G/reg and Loss/D/reg
     assert listed <= reported
 
@@ -130,7 +134,8 @@ def spoil(monkeypatch, first, last):
 
     def spoiling(state, phase, real, *args):
         bad = phase.name == "D_main" and first <= state.steps < last
-        original(state, phase, real * float("nan") if bad else real, *args)
+        spoilt = dataclasses.replace(real, images=real.images * float("nan")) if bad else real
+        original(state, phase, spoilt, *args)
 
     monkeypatch.setattr(training_loop, "run_phase", spoiling)
 
