@@ -169,8 +169,8 @@ class Collector:
     def _rounds(
         self, items: Iterator[T], look: Callable[[T, range], R], count: int, title: str
     ) -> Iterator[R]:
-        """What ``look`` makes of the items and places of all ranks' microbatches, in the order of microbatches; on
-        every rank."""
+        """What ``look`` makes of the items and places of all ranks' microbatches, in the order of
+        microbatches; on every rank."""
         shares = [microbatches(count, self.batch_size, r, world_size()) for r in range(world_size())]
         mine = shares[rank()]
         with tqdm(

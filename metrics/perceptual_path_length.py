@@ -83,8 +83,8 @@ def path_distances(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[NDArray[np.float64]]:
-    """``|f(G(t)) - f(G(t + ε))|² / ε²`` of ``count`` random paths, float64 ``[N]`` for each microbatch of this
-    rank.
+    """``|f(G(t)) - f(G(t + ε))|² / ε²`` of ``count`` random paths, float64 ``[N]`` for each microbatch of
+    this rank.
 
     Both ends of a step have the same label and the same noise images, drawn anew for every CHUNK of paths as
     in the reference; ``G`` renders in float32. f is the detector's perceptual embedding, of the image (of its

@@ -77,8 +77,8 @@ def microbatches(count: int, batch_size: int, rank: int = 0, world_size: int = 1
     """What of ``range(count)`` this rank takes: every ``world_size``-th microbatch, each of whole chunks.
 
     A microbatch is ``batch_size`` rounded up to chunks, or less where otherwise some rank would get nothing.
-    Microbatch ``i`` of all belongs to rank ``i % world_size``; microbatch and rank together give the place, so that
-    results can be put in order.
+    Microbatch ``i`` of all belongs to rank ``i % world_size``; microbatch and rank together give the place,
+    so that results can be put in order.
     """
     chunks = -(-count // CHUNK)
     size = CHUNK * max(1, min(-(-batch_size // CHUNK), -(-chunks // world_size)))

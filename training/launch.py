@@ -1,4 +1,5 @@
-"""From options to a running training: look at the data, check what can be checked, make the run directory, go.
+"""From options to a running training: look at the data, check what can be checked, make the run directory,
+go.
 
 torch is imported inside the functions, so that ``train.py --help`` need not wait for it.
 """

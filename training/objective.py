@@ -1,8 +1,8 @@
 """Which terms make up each training phase, and the seam at which further ones plug in.
 
 A step consists of up to four phases. ``G_main`` and ``D_main`` run in every step, ``G_reg`` (path length) and
-``D_reg`` (R1) every few steps ("lazy regularisation", Karras et al. 2020, section 3.1). Each phase accumulates the
-gradients of one network only.
+``D_reg`` (R1) every few steps ("lazy regularisation", Karras et al. 2020, section 3.1). Each phase
+accumulates the gradients of one network only.
 
 A :class:`Term` adds a loss to one pass of ``G_main`` or ``D_main``. GGDR and segmentation are terms;
 docs/extending.md adds another one.
@@ -20,7 +20,8 @@ from training import loss
 from training.augment import AugmentParams, AugmentPipe
 from training.networks import Discriminator, Generator
 
-#: The passes of D that a term can add to: ``G_main`` on generated images, ``D_main`` on generated, and on real ones.
+#: The passes of D that a term can add to: ``G_main`` on generated images, ``D_main`` on generated, and on
+#: real ones.
 Pass = Literal["G_fake", "D_fake", "D_real"]
 
 
@@ -59,7 +60,8 @@ class Augmentation:
         return maps if self.pipe is None or self.params is None else self.pipe.warp(maps, self.params)
 
     def warp_classes(self, classes: torch.Tensor, outside: int) -> torch.Tensor:
-        """Move class maps ``[N, H, W]`` of the images likewise; what comes from beyond the border is ``outside``."""
+        """Move class maps ``[N, H, W]`` of the images likewise; what comes from beyond the border is
+        ``outside``."""
         if self.pipe is None or self.params is None:
             return classes
         return self.pipe.warp_classes(classes, self.params, outside)
@@ -75,8 +77,8 @@ class PassOutputs:
         logits: ``[N, 1]``.
         augmentation: how the images came to be from those of the batch or of the generator.
         D: the discriminator.
-        encoder_maps: D's features ``{resolution: [N, C, resolution, resolution]}``, from half the images' resolution
-            down to 4.
+        encoder_maps: D's features ``{resolution: [N, C, resolution, resolution]}``, from half the images'
+            resolution down to 4.
         decoder_maps: of D's decoder, likewise; empty unless a term of the pass reads them.
         generator_maps: the captured ones of the generator, float32, likewise; empty for real images.
     """

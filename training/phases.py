@@ -1,8 +1,9 @@
-"""One phase of a step: gradients over all microbatches of the global batch, averaged over the ranks, and an optimiser step.
+"""One phase of a step: gradients over all microbatches of the global batch, averaged over the ranks, and an
+optimiser step.
 
-The global batch is cut into microbatches (:attr:`training.config.schema.TrainConfig.microbatch`). Microbatch k shows the same
-images and makes the same random draws whichever rank works on it, so results do not depend on the number of processes, up to
-the order of summation.
+The global batch is cut into microbatches (:attr:`training.config.schema.TrainConfig.microbatch`). Microbatch
+k shows the same images and makes the same random draws whichever rank works on it, so results do not depend
+on the number of processes, up to the order of summation.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -110,7 +111,8 @@ def accumulate(state: RunState, phase: Phase, reals: Reals) -> Accumulated:
 
 
 def reduce(state: RunState, phase: Phase, accumulated: Accumulated) -> None:
-    """Average over the microbatches of all ranks. Everything that the ranks tell each other travels in one message."""
+    """Average over the microbatches of all ranks. Everything that the ranks tell each other travels in one
+    message."""
     observed = [] if state.ada is None else [state.ada.pending]
     gradients, means, count = accumulated.gradients, accumulated.means, state.config.num_microbatches
     distributed.sum_flat_([*gradients, *means.totals, *observed], f"the gradients of {phase.name}")
@@ -142,7 +144,8 @@ def optimize(phase: Phase) -> None:
 def microbatches(state: RunState, phase: str, reals: Reals) -> Iterator[Microbatch]:
     """This rank's microbatches, with fresh latents and labels drawn from the data set's.
 
-    Each is led by seeding the global generators for it, so it has to be used up before the next one is asked for.
+    Each is led by seeding the global generators for it, so it has to be used up before the next one is asked
+    for.
     """
     config, size = state.config, state.config.microbatch
     count = len(reals.images) // size
@@ -161,8 +164,8 @@ def microbatches(state: RunState, phase: str, reals: Reals) -> Iterator[Microbat
 
 
 class MicrobatchMeans:
-    """Running means that every microbatch of a phase moves from where the phase found them; the phase leaves the
-    mean of the results.
+    """Running means that every microbatch of a phase moves from where the phase found them; the phase leaves
+    the mean of the results.
 
     So it does not matter which rank works on which microbatch, and a single one moves them as the reference
     does.

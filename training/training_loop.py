@@ -219,7 +219,9 @@ def train(
     _say_goodbye(state, run_dir, signal.Signals(number) if stopped else None)
 
 
-def take(batches: Iterator[ImageBatch], interrupt: InterruptFlag, dataset: ImageFolderDataset) -> ImageBatch | None:
+def take(
+    batches: Iterator[ImageBatch], interrupt: InterruptFlag, dataset: ImageFolderDataset
+) -> ImageBatch | None:
     """The next batch; None where a signal came first, and no other rank waits for this one.
 
     Raises :class:`UserError` where others do, and the batch has not come :data:`PATIENCE` seconds after the

@@ -98,7 +98,7 @@ def test_a_diverged_generator_is_an_error(make_dataset: Any, make_generator: Any
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])
 @pytest.mark.parametrize("batch", [1, 16, 17, 1000])
 @pytest.mark.parametrize("count", [1, 16, 100, 2000])
-def test_portions_are_whole_chunks_taken_in_turns(count: int, batch: int, world_size: int) -> None:
+def test_microbatches_are_whole_chunks_taken_in_turns(count: int, batch: int, world_size: int) -> None:
     shares = [microbatches(count, batch, rank, world_size) for rank in range(world_size)]
     in_order = [share[turn] for turn in range(len(shares[0])) for share in shares if turn < len(share)]
     assert [i for microbatch in in_order for i in microbatch] == list(range(count))

@@ -36,7 +36,7 @@ def phase_of(state, name):
 
 
 @pytest.mark.parametrize("name", ["G_main", "G_reg", "D_main", "D_reg"])
-def test_a_phase_has_the_mean_of_its_portions_gradients(name):
+def test_a_phase_has_the_mean_of_its_microbatches_gradients(name):
     """Each computed alone, from the same state, with the draws of its microbatch."""
     whole = state_with(2, mbstd_group=2, gamma=10)
     compute_gradients(whole, phase_of(whole, name), Reals(REAL, NO_LABELS, None, None))
@@ -57,7 +57,7 @@ def test_a_phase_has_the_mean_of_its_portions_gradients(name):
     ("name", "term"),
     [("G_main", "g_main"), ("G_reg", "g_path_length"), ("D_main", "d_main"), ("D_reg", "d_r1")],
 )
-def test_losses_are_whole_in_the_backward_pass_however_many_portions(monkeypatch, name, term):
+def test_losses_are_whole_in_the_backward_pass_however_many_microbatches(monkeypatch, name, term):
     """In float16 gradients of a loss that was divided first would underflow."""
     gains = []
     original = getattr(Objective, term)
@@ -72,7 +72,7 @@ def test_losses_are_whole_in_the_backward_pass_however_many_portions(monkeypatch
     assert gains == [phase.interval] * 2
 
 
-def test_portions_show_consecutive_images_and_draw_by_step_phase_and_place():
+def test_microbatches_show_consecutive_images_and_draw_by_step_phase_and_place():
     state = state_with(2, label_dim=3)
     labels = torch.eye(3)[[0, 1, 2, 0]]
     first, second = microbatches(state, "G_main", Reals(REAL, labels, None, tests.ranks.training.Labels()))
@@ -106,7 +106,7 @@ def test_annotations_go_with_their_images():
     assert next(microbatches(state, "D_main", Reals(REAL, NO_LABELS, None, None))).annotations is None
 
 
-def test_labels_are_drawn_anew_for_each_portion():
+def test_labels_are_drawn_anew_for_each_microbatch():
     state = state_with(2, label_dim=3)
     found = []
     for state.steps in range(8):
@@ -118,7 +118,7 @@ def test_labels_are_drawn_anew_for_each_portion():
     assert len({first for first, _ in found}) > 2
 
 
-def test_the_rest_of_the_draws_follows_the_portion_too():
+def test_the_rest_of_the_draws_follows_the_microbatch_too():
     """Style mixing, noise and augmentation come from the global generator, which each microbatch seeds."""
     state = state_with(2)
     after = []
@@ -144,7 +144,7 @@ def test_running_means_begin_where_the_phase_found_them():
     assert mean.tolist() == [2.5, 3.5]
 
 
-def test_one_portion_moves_the_running_means_as_it_finds_fit():
+def test_one_microbatch_moves_the_running_means_as_it_finds_fit():
     state, direct = small_state(), small_state()
     run_phase(state, phase_of(state, "G_reg"), Reals(REAL, NO_LABELS, None, None))
     direct.G.requires_grad_(True)
@@ -155,7 +155,7 @@ def test_one_portion_moves_the_running_means_as_it_finds_fit():
         assert torch.equal(ours, theirs)
 
 
-def test_a_phase_leaves_the_mean_of_what_its_portions_made_of_the_running_means():
+def test_a_phase_leaves_the_mean_of_what_its_microbatches_made_of_the_running_means():
     whole, alone = state_with(2, mbstd_group=2), []
     compute_gradients(whole, phase_of(whole, "G_reg"), Reals(REAL, NO_LABELS, None, None))
     for picked in range(2):

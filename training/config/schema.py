@@ -324,8 +324,8 @@ class ScheduleConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeConfig(Config):
-    """Where and how it is computed. Apart from rounding, ``gpus`` may change the microbatches of a batch and so
-    the random draws, and ``device`` changes the draws; nothing else here changes what is computed.
+    """Where and how it is computed. Apart from rounding, ``gpus`` may change the microbatches of a batch and
+    so the random draws, and ``device`` changes the draws; nothing else here changes what is computed.
 
     Attributes:
         device: ``auto`` is a GPU where there is one.
@@ -527,14 +527,16 @@ class TrainConfig(Config):
         microbatch = self.microbatch
         if schedule.batch_size % (microbatch * gpus):
             raise UserError(
-                f"the batch of {schedule.batch_size} cannot be split into microbatches of {microbatch} on {gpus} "
+                f"the batch of {schedule.batch_size} cannot be split into microbatches of {microbatch} on "
+                f"{gpus} "
                 "GPUs; "
                 "change --batch or --batch-gpu"
             )
         group = min(self.discriminator.mbstd_group, microbatch)
         if microbatch % group:
             raise UserError(
-                f"the {microbatch} images of one GPU cannot be split into groups of {group} for the minibatch "
+                f"the {microbatch} images of one GPU cannot be split into groups of {group} for the "
+                "minibatch "
                 "standard deviation;"
                 f" change --batch (a multiple of {group * gpus}) or --mbstd-group (a divisor of {microbatch})"
             )

@@ -301,7 +301,8 @@ class Discriminator(nn.Module):
         force_fp32: bool = False,
         return_encoder: bool = False,
     ) -> Any:
-        """Discriminate images ``[N, img_channels, img_resolution, img_resolution]`` with labels ``[N, c_dim]``.
+        """Discriminate images ``[N, img_channels, img_resolution, img_resolution]`` with labels ``[N,
+        c_dim]``.
 
         Returns:
             logits ``[N, 1]``, or a tuple that begins with them: with ``return_features`` the decoder's maps

@@ -170,7 +170,7 @@ def test_new_values_are_checked_together():
         (40, 4, 2, 20),
     ],
 )
-def test_portions_in_other_numbers_of_processes(batch, group, gpus, microbatch):
+def test_microbatches_in_other_numbers_of_processes(batch, group, gpus, microbatch):
     run = config(batch=batch, mbstd_group=group)
     if microbatch is None:
         with pytest.raises(
@@ -197,7 +197,7 @@ def test_a_refused_number_of_processes_comes_with_those_that_would_do(batch, gro
         assert continued(run, {"gpus": int(number)}).runtime.gpus == int(number)
 
 
-def test_portions_do_not_grow():
+def test_microbatches_do_not_grow():
     """On fewer processes the same microbatches follow one another, so the draws stay the same."""
     run = config(cfg="paper256", gpus=8)
     assert on_gpus(run, 1).microbatch == run.microbatch == 8

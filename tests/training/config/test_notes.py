@@ -48,7 +48,7 @@ def test_ggdr_options_without_ggdr_are_pointed_out() -> None:
     assert "no effect" not in explained()
 
 
-def test_the_batch_in_portions() -> None:
+def test_the_batch_in_microbatches() -> None:
     assert (
         describe_batch(resolved_config(cfg="paper256", gpus=2))
         == "64 images, 8 at once in each of 2 processes"

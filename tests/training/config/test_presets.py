@@ -22,7 +22,7 @@ def test_every_recipe_runs_on_any_number_of_gpus(name: str, gpus: int) -> None:
     ("name", "gpus", "recorded", "microbatch"),
     [("cifar", 8, 32, 8), ("paper256", 16, 8, 4), ("stylegan2", 1, 4, 4)],
 )
-def test_a_recipe_records_its_portion_and_no_gpu_takes_more_than_its_share(
+def test_a_recipe_records_its_microbatch_and_no_gpu_takes_more_than_its_share(
     name: str, gpus: int, recorded: int, microbatch: int
 ) -> None:
     resolved = resolved_config(cfg=name, gpus=gpus)
