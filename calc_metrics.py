@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from dnnlib import torchrun
-from dnnlib.cli import PATH, PATH_OR_URL, Command, counted, friendly_errors, ops_option
+from dnnlib.cli import PATH, PATH_OR_URL, Command, friendly_errors, ops_option, plural
 from dnnlib.errors import UserError
 
 
@@ -140,7 +140,7 @@ def measure(
     from metrics.results import append_result
     from metrics.runner import evaluate
     from torch_utils.device import announce_device
-    from torch_utils.distributed import is_main, main_first
+    from torch_utils.distributed import is_rank0, main_first
     from training.build import compute_as_trained
     from training.config.run_directory import OPTIONS_FILE
     from training.data.reals import open_images, open_reals
@@ -158,7 +158,7 @@ def measure(
             networks = load_networks(network, need=["G_ema"])
         generator, trained_on = networks["G_ema"].to(where), networks["training_set_kwargs"]
         note = compute_as_trained(generator, networks["info"], where)
-        if note is not None and is_main():
+        if note is not None and is_rank0():
             print(f"Note: {note}", file=sys.stderr)
         dataset = open_reals(trained_on, data, generator)
         if mirror is None and data is None:
@@ -168,13 +168,13 @@ def measure(
     else:
         assert data is not None
         dataset = open_images(data)
-    if mirror and is_main() and not any(metric.family.reals == "as trained" for metric in parsed):
+    if mirror and is_rank0() and not any(metric.family.reals == "as trained" for metric in parsed):
         print(
             "Note: --mirror=1 has no effect: these metrics compare with the images as they are, as in the "
             "reference",
             file=sys.stderr,
         )
-    if verbose and is_main():
+    if verbose and is_rank0():
         print(
             f"Measuring {network or images} against {len(dataset)} images of {dataset.path} on {where}",
             file=sys.stderr,
@@ -195,7 +195,7 @@ def measure(
         use_cache=not no_cache,
     )
     unrecorded: list[UserError] = []
-    for result in results if is_main() else []:
+    for result in results if is_rank0() else []:
         if network is None or run_dir is None:
             print(json.dumps({**result.record(network), **({} if images is None else {"images": images})}))
             continue
@@ -206,7 +206,7 @@ def measure(
             unrecorded.append(error)
     if unrecorded:
         raise UserError(
-            f"{counted(len(unrecorded), 'result')} could only be printed, not recorded in the run: "
+            f"{plural(len(unrecorded), 'result')} could only be printed, not recorded in the run: "
             f"{unrecorded[0]}"
         )
 

@@ -11,10 +11,10 @@ from dnnlib.cli import (
     DIGITS,
     PATH,
     Command,
-    counted,
     friendly_errors,
     overwrite_option,
     picture_options,
+    plural,
     print_notes,
 )
 from dnnlib.errors import UserError
@@ -143,7 +143,7 @@ def print_report(report: ImportReport, dest: str) -> None:
     labels = f"labels of {report.label_dim}" if report.label_dim else "no labels"
     kind = "greyscale" if report.num_channels == 1 else "RGB"
     click.echo(
-        f"{dest}: {counted(report.num_images, f'{kind} image')} of {report.resolution}x{report.resolution}, "
+        f"{dest}: {plural(report.num_images, f'{kind} image')} of {report.resolution}x{report.resolution}, "
         f"{labels}{left_out}"
     )
     for line in class_lines(report.classes):
@@ -156,7 +156,7 @@ def class_lines(classes: list[tuple[int, str | None, int]]) -> list[str]:
     lines = []
     for number, name, count in classes:
         named = "" if name is None else f" ('{one_line(name)}')"
-        lines.append(f"  class {number}{named}: {counted(count, 'image')}")
+        lines.append(f"  class {number}{named}: {plural(count, 'image')}")
     if len(lines) <= SHOWN_CLASSES:
         return lines
     half = SHOWN_CLASSES // 2

@@ -11,13 +11,13 @@ from dnnlib.cli import (
     PATH,
     Command,
     GridSize,
-    counted,
     distinct,
     friendly_errors,
     ops_option,
     output_folder,
     overwrite_option,
     parse_int_list,
+    plural,
 )
 from dnnlib.errors import UserError
 from dnnlib.files import writing
@@ -127,7 +127,7 @@ def write_singles(
     with writing(folder):
         for number, image in tqdm(images, total=total, unit="img", leave=False, disable=None):
             save_png(image, folder / name.format(number), mark)
-    print(f"{counted(total, 'image')} in {folder}")
+    print(f"{plural(total, 'image')} in {folder}")
 
 
 def write_grid(
@@ -152,7 +152,7 @@ def write_grid(
     cells[:total] = drawn
     with writing(folder):
         save_grid(cells, folder / "grid.png", columns, mark)
-    print(f"{counted(total, 'image')} in {folder / 'grid.png'}")
+    print(f"{plural(total, 'image')} in {folder / 'grid.png'}")
 
 
 if __name__ == "__main__":

@@ -315,7 +315,7 @@ def compare_extraction(name: str, count: int, rounds: int) -> Report:
     detector."""
     import torch
 
-    from metrics.collecting import Collector, Need
+    from metrics.collecting import Collector, StatisticKey
     from metrics.sampling import fake_images
     from metrics.statistics import MomentsCollector
 
@@ -342,7 +342,7 @@ def compare_extraction(name: str, count: int, rounds: int) -> Report:
     work = {
         "detector alone": timed(lambda: [detector(part) for part in batches]),
         "whole pass": timed(
-            lambda: collector.fakes([Need(name, "moments", count)], generator, dataset, seed=0)
+            lambda: collector.fakes([StatisticKey(name, "moments", count)], generator, dataset, seed=0)
         ),
         "generator, conversion": timed(
             lambda: list(fake_images(generator, dataset, count, seed=0, device=device, batch_size=64))

@@ -74,7 +74,7 @@ def picture_options(function: F) -> F:
     )(function)
 
 
-def counted(number: int, noun: str) -> str:
+def plural(number: int, noun: str) -> str:
     """``1 image``, ``2 images``."""
     return f"{number} {noun}{'s' * (number != 1)}"
 

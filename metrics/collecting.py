@@ -18,15 +18,15 @@ from metrics.perceptual_path_length import PathSampling, path_distances
 from metrics.registry import Statistic
 from metrics.sampling import ImageDataset, Mirrored, fake_images, microbatches, real_images
 from metrics.statistics import FeatureCollector, MomentsCollector
-from torch_utils.distributed import is_main, rank, world_size
-from torch_utils.parallel import on_main, together
+from torch_utils.distributed import is_rank0, rank, world_size
+from torch_utils.parallel import all_ranks, on_rank0
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Need:
+class StatisticKey:
     """A statistic of the first ``count`` images as one detector sees them; ``mirrored``: copies follow the
     images."""
 
@@ -43,7 +43,7 @@ class Need:
 
 Output = tuple[str, str]  # a detector's name; features or probabilities
 Found = dict[
-    Need, Any
+    StatisticKey, Any
 ]  # Moments, FeatureSet, or for PathSampling distances float64 [count]; empty but on rank 0
 
 
@@ -63,15 +63,17 @@ class Collector:
     batch_size: int
     progress: bool
 
-    def reals(self, needs: Iterable[Need], dataset: ImageDataset, cache: StatisticsCache | NoCache) -> Found:
+    def reals(
+        self, needs: Iterable[StatisticKey], dataset: ImageDataset, cache: StatisticsCache | NoCache
+    ) -> Found:
         """From the cache, and the rest in one pass over the data set (one more over its mirrored copy)."""
         needs = dict.fromkeys(needs)
         if not needs:
             return {}
-        keys: dict[Need, Key] = {}
+        keys: dict[StatisticKey, Key] = {}
         found: Found = {}
 
-        def look_up() -> list[Need]:
+        def look_up() -> list[StatisticKey]:
             content = fingerprint(dataset)
             for need in needs:
                 keys[need] = self._key(need, content, dataset)
@@ -80,22 +82,22 @@ class Collector:
                     found[need] = cached
             return [need for need in needs if need not in found]
 
-        missing = on_main(look_up, "the statistics of real images kept from before")
+        missing = on_rank0(look_up, "the statistics of real images kept from before")
         for mirrored in (False, True):
             part = [need for need in missing if need.mirrored is mirrored]
             if part:
                 found.update(self._files(part, Mirrored(dataset) if mirrored else dataset, "real images"))
-        on_main(
+        on_rank0(
             lambda: [cache.store(keys[need], found[need]) for need in missing],
             "keeping the statistics of real images",
         )
         return found
 
-    def images(self, needs: Iterable[Need], images: ImageDataset) -> Found:
+    def images(self, needs: Iterable[StatisticKey], images: ImageDataset) -> Found:
         """Of image files in place of a generator."""
         return self._files(list(dict.fromkeys(needs)), images, "images")
 
-    def fakes(self, needs: Iterable[Need], generator: Any, labels: ImageDataset, seed: int) -> Found:
+    def fakes(self, needs: Iterable[StatisticKey], generator: Any, labels: ImageDataset, seed: int) -> Found:
         """Of generated images and, where needs say so, of paths through the generator's latent space."""
         needs = list(dict.fromkeys(needs))
         plain = [need for need in needs if not isinstance(need.statistic, PathSampling)]
@@ -112,7 +114,7 @@ class Collector:
     def _share(self) -> dict[str, int]:
         return {"batch_size": self.batch_size, "rank": rank(), "world_size": world_size()}
 
-    def _key(self, need: Need, content: str, dataset: ImageDataset) -> Key:
+    def _key(self, need: StatisticKey, content: str, dataset: ImageDataset) -> Key:
         return {
             "dataset": content,
             "mirrored": int(need.mirrored),
@@ -122,18 +124,18 @@ class Collector:
             "statistic": str(need.statistic),
         }
 
-    def _files(self, needs: list[Need], images: ImageDataset, title: str) -> Found:
+    def _files(self, needs: list[StatisticKey], images: ImageDataset, title: str) -> Found:
         return self._collect(
             needs, real_images(images, max(need.count for need in needs), **self._share()), title
         )
 
-    def _collect(self, needs: list[Need], batches: Iterator[Tensor], title: str) -> Found:
+    def _collect(self, needs: list[StatisticKey], batches: Iterator[Tensor], title: str) -> Found:
         """Show the images to the detectors, each as far as it is needed, and gather the statistics on rank 0,
         in order."""
         kinds = {
             need: MomentsCollector if need.statistic == "moments" else FeatureCollector for need in needs
         }
-        collectors = {need: kind(need.count) for need, kind in kinds.items() if is_main()}
+        collectors = {need: kind(need.count) for need, kind in kinds.items() if is_rank0()}
         enough = {
             need.output: max(other.count for other in needs if other.output == need.output) for need in needs
         }
@@ -153,14 +155,14 @@ class Collector:
         return detector.probabilities(images) if output[1] == "probabilities" else detector(images)
 
     def _paths(
-        self, need: Need, paths: PathSampling, generator: Any, labels: ImageDataset, seed: int
+        self, need: StatisticKey, paths: PathSampling, generator: Any, labels: ImageDataset, seed: int
     ) -> Found:
         detector = self.detectors[need.detector]
         distances = path_distances(
             generator, labels, detector, paths, need.count, seed=seed, device=self.device, **self._share()
         )
         parts = list(self._rounds(distances, lambda part, place: part, need.count, "paths"))
-        return {need: np.concatenate(parts)} if is_main() else {}
+        return {need: np.concatenate(parts)} if is_rank0() else {}
 
     @staticmethod
     def _turn(items: Iterator[T], places: list[range], look: Callable[[T, range], R]) -> list[R]:
@@ -178,10 +180,10 @@ class Collector:
             desc=title,
             unit="img",
             leave=False,
-            disable=None if self.progress and is_main() else True,
+            disable=None if self.progress and is_rank0() else True,
         ) as bar:
             for turn in range(len(shares[0])):
                 place = mine[turn : turn + 1]
-                for part in together(functools.partial(self._turn, items, place, look), title):
+                for part in all_ranks(functools.partial(self._turn, items, place, look), title):
                     yield from part
                 bar.update(sum(len(place) for share in shares for place in share[turn : turn + 1]))

@@ -13,7 +13,7 @@ from dnnlib.errors import Unavailable, UserError
 from metrics.results import MetricResult, append_result
 from metrics.runner import evaluate
 from metrics.sampling import ImageDataset
-from torch_utils.distributed import RankLost, is_main
+from torch_utils.distributed import RankLost, is_rank0
 
 
 def measure_snapshot(
@@ -49,7 +49,7 @@ def measure_snapshot(
         except RankLost:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the training is worth more
-            if is_main() and str(error) not in told:
+            if is_rank0() and str(error) not in told:
                 print(_report(names, Path(snapshot).name, error), flush=True)
             if isinstance(error, Unavailable):
                 told.add(str(error))
@@ -61,7 +61,7 @@ def measure_snapshot(
         results = [result for name in metrics for result in attempt([name]) or []]
     values: dict[str, float] = {}
     for result in results or []:
-        if is_main():
+        if is_rank0():
             print(_record(result, run_dir, snapshot, images_seen), flush=True)
         values.update(result.values)
     return values

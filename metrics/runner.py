@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dnnlib.errors import UserError
 from metrics.cache import NoCache, StatisticsCache
-from metrics.collecting import Collector, Need
+from metrics.collecting import Collector, StatisticKey
 from metrics.features import Detector, open_detector
 from metrics.overlap import FromOverlap, Overlap, overlaps
 from metrics.perceptual_path_length import PathSampling
@@ -25,8 +25,8 @@ from metrics.results import MetricResult
 from metrics.sampling import ImageDataset, real_images
 from metrics.statistics import FeatureSet, Moments
 from torch_utils.device import full_float32
-from torch_utils.distributed import is_main, world_size
-from torch_utils.parallel import on_main, together
+from torch_utils.distributed import is_rank0, world_size
+from torch_utils.parallel import all_ranks, on_rank0
 
 
 def preflight(
@@ -118,7 +118,7 @@ def evaluate(
         _check_generator(generator, dataset)
     else:
         parsed = [_limited(metric, images) for metric in parsed]
-    cache = on_main(lambda: _open_cache(cache_dir, use_cache), "opening the cache of statistics")
+    cache = on_rank0(lambda: _open_cache(cache_dir, use_cache), "opening the cache of statistics")
     collector = Collector(
         _open_detectors(parsed, detector, device), torch.device(device), batch_size, progress
     )
@@ -132,7 +132,7 @@ def evaluate(
     )
 
     def compute() -> list[dict[str, float]]:
-        shared: dict[tuple[Need | None, Need], dict[int, Overlap]] = {}
+        shared: dict[tuple[StatisticKey | None, StatisticKey], dict[int, Overlap]] = {}
         found = []
         for metric, (real, fake) in zip(parsed, needs, strict=True):
             if (
@@ -162,7 +162,7 @@ def evaluate(
             timestamp=time.time(),
         )
         for metric, (real, fake), values in zip(
-            parsed, needs, on_main(compute, "computing the metrics"), strict=True
+            parsed, needs, on_rank0(compute, "computing the metrics"), strict=True
         )
     ]
 
@@ -227,7 +227,7 @@ def _check_generator(generator: Any, dataset: ImageDataset) -> None:
 def _limited(metric: Metric, images: ImageDataset) -> Metric:
     if metric.count <= len(images):
         return metric
-    if is_main():
+    if is_rank0():
         available = "the one image" if len(images) == 1 else f"all {len(images)} images"
         print(
             f"Note: {metric.name} measures {available} of '{images.name}', not {metric.count}",
@@ -241,11 +241,13 @@ def _available(metric: Metric, dataset: ImageDataset, mirror: bool) -> int:
     return len(dataset) * (2 if mirror and metric.family.reals == "as trained" else 1)
 
 
-def _needs(metric: Metric, detector: str, dataset: ImageDataset, mirror: bool) -> tuple[Need | None, Need]:
+def _needs(
+    metric: Metric, detector: str, dataset: ImageDataset, mirror: bool
+) -> tuple[StatisticKey | None, StatisticKey]:
     """Of the reals (where the metric looks at any), and of the fakes."""
     statistic, count = metric.family.statistic, metric.real_count(_available(metric, dataset, mirror))
-    real = Need(detector, statistic, count, mirrored=count > len(dataset)) if count else None
-    return real, Need(detector, statistic, metric.count)
+    real = StatisticKey(detector, statistic, count, mirrored=count > len(dataset)) if count else None
+    return real, StatisticKey(detector, statistic, metric.count)
 
 
 def _open_cache(folder: str | os.PathLike[str] | None, use_cache: bool) -> StatisticsCache | NoCache:
@@ -263,8 +265,8 @@ def _open_detectors(
     def load() -> None:
         found.update({name: open_detector(name, device) for name in names})
 
-    on_main(load, "opening the detectors")  # first and alone, because it may have to download them
-    together(load, "opening the detectors")
+    on_rank0(load, "opening the detectors")  # first and alone, because it may have to download them
+    all_ranks(load, "opening the detectors")
     return found
 
 

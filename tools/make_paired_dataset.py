@@ -24,7 +24,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
-from dnnlib.cli import PATH, Command, counted, friendly_errors, overwrite_option, picture_options, print_notes
+from dnnlib.cli import PATH, Command, friendly_errors, overwrite_option, picture_options, plural, print_notes
 from dnnlib.errors import UserError
 from dnnlib.untrusted import parsing
 from training.data.decode import (
@@ -238,7 +238,7 @@ def main(
     print_notes(
         [*frames_note(reader.more_frames), *range_notes(reader.deep_images, reader.deep, value_range)]
     )
-    print(f"{dest}: {counted(count, 'image')} and as many annotations")
+    print(f"{dest}: {plural(count, 'image')} and as many annotations")
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def prepare_device(name: str) -> tuple[torch.device, list[str]]:
 def announce_device(name: str) -> torch.device:
     """:func:`prepare_device`, with its lines on standard error."""
     device, lines = prepare_device(name)
-    if distributed.is_main():
+    if distributed.is_rank0():
         print("\n".join(lines), file=sys.stderr)
     return device
 

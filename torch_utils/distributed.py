@@ -178,7 +178,7 @@ def world_size() -> int:
     return dist.get_world_size() if active() else 1
 
 
-def is_main() -> bool:
+def is_rank0() -> bool:
     """Whether this is rank 0."""
     return rank() == 0
 
@@ -259,7 +259,7 @@ def main_first(what: str) -> Iterator[None]:
     world = _get_world()
     world.prepared += 1
     key = f"prepared/{world.prepared}"
-    if not is_main():
+    if not is_rank0():
         _wait_for_main(world, key, what)
         yield
         return

@@ -41,7 +41,7 @@ def prepare_native_ops(
         )
 
     def warn(line: str) -> None:
-        if distributed.is_main():
+        if distributed.is_rank0():
             print(f"Warning: {line}", file=sys.stderr, flush=True)
 
     try:

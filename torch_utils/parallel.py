@@ -16,7 +16,7 @@ class _Failure:
     kind: type[UserError] | None
 
 
-def together(work: Callable[[], T], what: str) -> list[T]:
+def all_ranks(work: Callable[[], T], what: str) -> list[T]:
     """What ``work`` gives on every rank, in the order of ranks; on every rank.
 
     Raises whatever ``work`` raises here, and when it failed on another rank alone, the same
@@ -40,9 +40,9 @@ def together(work: Callable[[], T], what: str) -> list[T]:
     return gathered
 
 
-def on_main(work: Callable[[], T], what: str) -> T:
+def on_rank0(work: Callable[[], T], what: str) -> T:
     """What ``work`` gives on rank 0, where alone it is done; on every rank. Fails everywhere as
-    :func:`together` does."""
-    found: list[Any] = together(lambda: work() if distributed.is_main() else None, what)
+    :func:`all_ranks` does."""
+    found: list[Any] = all_ranks(lambda: work() if distributed.is_rank0() else None, what)
     result: T = found[0]
     return result

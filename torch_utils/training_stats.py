@@ -67,7 +67,7 @@ class StatsCollector:
             {name: moments.tolist() for name, moments in self._moments.items()}, "statistics"
         )
         self._moments = {}
-        if distributed.is_main():
+        if distributed.is_rank0():
             for name in sorted({name for part in parts for name in part}):
                 rows = torch.tensor(
                     [part[name] for part in parts if name in part], dtype=torch.float64, device=self.device

@@ -101,7 +101,7 @@ def _train(options: dict[str, Any]) -> None:
     if run_dir is not None:
         go_on(config, run_dir)
     else:
-        start(config, options["outdir"], insist_on_metrics=metrics_required)
+        start(config, options["outdir"], metrics_required=metrics_required)
 
 
 def metric_names(text: str) -> tuple[str, ...]:
@@ -295,10 +295,10 @@ def check_same_data(dataset: ImageFolderDataset) -> None:
         check_same_content({"training data (--data) by SHA-256": dataset.quick_identity()})
 
 
-def start(config: TrainConfig, outdir: str, *, insist_on_metrics: bool = True) -> Path:
+def start(config: TrainConfig, outdir: str, *, metrics_required: bool = True) -> Path:
     """Train, in a new run directory under ``outdir``; returns that directory when the training is over.
 
-    ``insist_on_metrics`` as in :func:`training.training_loop.run`. Raises :class:`UserError` for whatever is
+    ``metrics_required`` as in :func:`training.training_loop.run`. Raises :class:`UserError` for whatever is
     wrong with the configuration on this machine. A run directory that nothing was written to by then, because
     a detector or a network pickle proved unusable, is removed again.
     """
@@ -309,7 +309,7 @@ def start(config: TrainConfig, outdir: str, *, insist_on_metrics: bool = True) -
     check_same_data(dataset)
 
     from torch_utils import elastic
-    from torch_utils.parallel import on_main
+    from torch_utils.parallel import on_rank0
     from training.training_loop import run
 
     def place() -> str:
@@ -317,9 +317,9 @@ def start(config: TrainConfig, outdir: str, *, insist_on_metrics: bool = True) -
         elastic.remember(RUN_DIR, str(run_dir))
         return str(run_dir)
 
-    run_dir = Path(on_main(place, "the run directory"))
+    run_dir = Path(on_rank0(place, "the run directory"))
     try:
-        run(config, run_dir, dataset, insist_on_metrics=insist_on_metrics)
+        run(config, run_dir, dataset, metrics_required=metrics_required)
     except BaseException:
         with contextlib.suppress(OSError):  # only an empty directory goes
             run_dir.rmdir()
@@ -340,7 +340,7 @@ def go_on(config: TrainConfig, run_dir: Path) -> Path:
 
     from training.training_loop import run
 
-    run(config, run_dir, dataset, insist_on_metrics=False)
+    run(config, run_dir, dataset, metrics_required=False)
     return run_dir
 
 

@@ -18,7 +18,7 @@ from dnnlib.log import LogTee
 from metrics.runner import preflight
 from torch_utils import distributed
 from torch_utils.device import allow_tf32, check_bfloat16, prepare_device
-from torch_utils.parallel import on_main
+from torch_utils.parallel import on_rank0
 from training.build import describe_parameters, describe_precision
 from training.config.notes import describe_batch
 from training.config.run_directory import OPTIONS_FILE, state_paths
@@ -26,20 +26,20 @@ from training.config.schema import TrainConfig
 from training.data.batches import ImageBatch, image_batches
 from training.data.dataset import ImageFolderDataset
 from training.phases import Phase, Reals, accumulate, build_phases, clean, optimize, reduce
-from training.run.checkpoints import StateKeeper
+from training.run.checkpoints import Checkpoints
 from training.run.health import CHECK_INTERVAL, MemoryMeter
 from training.run.records import rewind, unmeasured
 from training.run.replicas import check_same_start
 from training.run.reporting import RunLog, SampleGrid
 from training.run.state import RunState
-from training.run.ticks import Maintenance
+from training.run.ticks import Ticks
 
 #: Seconds that a rank which others wait for gives its next batch after a signal.
 PATIENCE = 20.0
 
 
 def run(
-    config: TrainConfig, run_dir: Path, dataset: ImageFolderDataset, *, insist_on_metrics: bool = True
+    config: TrainConfig, run_dir: Path, dataset: ImageFolderDataset, *, metrics_required: bool = True
 ) -> None:
     """Train as ``config`` says and leave everything in ``run_dir``, or go on from the newest run state that
     is there.
@@ -48,7 +48,7 @@ def run(
     finished and the run state is saved.
 
     Args:
-        insist_on_metrics: whether a detector that cannot be downloaded is an error, or a warning.
+        metrics_required: whether a detector that cannot be downloaded is an error, or a warning.
 
     Raises:
         UserError: something that the user can mend, before the first step wherever possible.
@@ -60,8 +60,8 @@ def run(
     if device.type == "cuda":
         set_up_gpu(config)
     with contextlib.ExitStack() as stack:
-        log_file = LogTee(run_dir / "log.txt") if distributed.is_main() else contextlib.nullcontext()
-        going_on = on_main(lambda: bool(state_paths(run_dir)), "looking for run states")
+        log_file = LogTee(run_dir / "log.txt") if distributed.is_rank0() else contextlib.nullcontext()
+        going_on = on_rank0(lambda: bool(state_paths(run_dir)), "looking for run states")
         if going_on:  # this locks the run, so that no other process writes a newer state while this one reads
             with writing(run_dir):
                 stack.enter_context(log_file)
@@ -70,7 +70,7 @@ def run(
             if going_on
             else RunState.fresh(config, device)
         )
-        if state.finished and not on_main(
+        if state.finished and not on_rank0(
             lambda: is_owed(state, run_dir), "looking for what has yet to be measured"
         ):
             print(
@@ -86,20 +86,20 @@ def run(
                 config.metrics.names, config.metrics.detector, reals, mirror=config.data.xflip, device=device
             )
         except Unavailable as error:
-            if insist_on_metrics:
+            if metrics_required:
                 raise
             warnings.append(
                 f"Warning: nothing can be measured: {error}. Training goes on without; each snapshot tries "
                 "again."
             )
             unavailable.add(str(error))
-        interrupt = stack.enter_context(InterruptFlag(announce=distributed.is_main()))
+        interrupt = stack.enter_context(InterruptFlag(announce=distributed.is_rank0()))
         with writing(run_dir):
             if not going_on:
                 stack.enter_context(log_file)
-            if distributed.is_main():
+            if distributed.is_rank0():
                 prepare_folder(state, run_dir)
-            log = stack.enter_context(RunLog(run_dir, state.images_seen)) if distributed.is_main() else None
+            log = stack.enter_context(RunLog(run_dir, state.images_seen)) if distributed.is_rank0() else None
         print(
             "\n".join(
                 [
@@ -162,15 +162,13 @@ def train(
     """
     config, schedule, device = state.config, state.config.schedule, state.device
     grid = SampleGrid.draw(dataset, config.data.resolution, config.generator.z_dim, config.seed)
-    if state.steps == 0 and distributed.is_main():
+    if state.steps == 0 and distributed.is_rank0():
         with writing(run_dir):
             grid.save_reals(run_dir / "reals.png")
             grid.save_fakes(run_dir / "fakes_init.png", state.G_ema, device, config.microbatch)
-    keeper = StateKeeper(state, run_dir, on_main(dataset.identity, "reading the data"))
-    maintenance = Maintenance(
-        state, run_dir, reals, grid, log, keeper, interrupt, MemoryMeter(device), unavailable
-    )
-    maintenance.measure()
+    checkpoints = Checkpoints(state, run_dir, on_rank0(dataset.identity, "reading the data"))
+    ticks = Ticks(state, run_dir, reals, grid, log, checkpoints, interrupt, MemoryMeter(device), unavailable)
+    ticks.measure()
     phases = build_phases(state)
     ranks = distributed.world_size()
     batches = image_batches(
@@ -196,7 +194,7 @@ def train(
     (number,) = distributed.maxima([interrupt.received or 0], "the first step")
     stopped = number > 0
     if stopped:
-        keeper.save(insist=True)
+        checkpoints.save(required=True)
     state.timer.begin_tick()
     with _progress(state) as bar, contextlib.closing(batches):
         while not state.finished and not stopped:
@@ -204,18 +202,20 @@ def train(
                 batch = take(batches, interrupt, dataset)
                 if batch is None:
                     number, stopped = interrupt.received or 0, True
-                    keeper.save(insist=True)
+                    checkpoints.save(required=True)
                     break
                 step(state, phases, Reals.of(batch, dataset, device))
                 bar.update(schedule.batch_size)
             if config.upkeep.on_nonfinite == "stop" and state.steps % CHECK_INTERVAL == 0:
                 state.health.check(state.images_seen)
             if state.tick_is_over:
-                maintenance.end_tick(bar)
-            number, due = distributed.maxima([interrupt.received or 0, keeper.due], f"step {state.steps}")
+                ticks.end_tick(bar)
+            number, due = distributed.maxima(
+                [interrupt.received or 0, checkpoints.due], f"step {state.steps}"
+            )
             stopped = number > 0
             if stopped or due:
-                keeper.save(insist=stopped)
+                checkpoints.save(required=stopped)
     _say_goodbye(state, run_dir, signal.Signals(number) if stopped else None)
 
 
@@ -296,7 +296,7 @@ def _loading(dataset: ImageFolderDataset, workers: int) -> str:
 def _progress(state: RunState) -> tqdm:
     """A bar on standard error for the current tick; none where that is not a terminal."""
     total, initial = round(state.config.schedule.kimg_per_tick * 1000), state.images_seen - state.tick_start
-    hidden = None if distributed.is_main() else True  # None: where it is not a terminal
+    hidden = None if distributed.is_rank0() else True  # None: where it is not a terminal
     return tqdm(
         total=total, initial=initial, unit="img", desc="tick", leave=False, disable=hidden, dynamic_ncols=True
     )

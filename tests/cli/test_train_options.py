@@ -309,7 +309,7 @@ def test_metrics_that_were_asked_for_are_insisted_on(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metrics: str | None
 ) -> None:
     seen: list[bool] = []
-    install_loop(monkeypatch, lambda *arguments, insist_on_metrics: seen.append(insist_on_metrics))
+    install_loop(monkeypatch, lambda *arguments, metrics_required: seen.append(metrics_required))
     result = invoke(
         f"--data={data}", f"--outdir={tmp_path}", *([] if metrics is None else [f"--metrics={metrics}"])
     )

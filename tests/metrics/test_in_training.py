@@ -166,7 +166,7 @@ def test_a_result_that_cannot_be_written_is_printed(
 def test_other_ranks_neither_print_nor_write(
     measure: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(module, "is_main", lambda: False)
+    monkeypatch.setattr(module, "is_rank0", lambda: False)
     values = measure()
     failing(monkeypatch, MemoryError())
     assert measure() == {key: value for key, value in values.items() if key.startswith("fid")}

@@ -13,7 +13,7 @@ import torch
 from dnnlib.errors import Unavailable, UserError
 from metrics.runner import evaluate, preflight
 from torch_utils import distributed
-from torch_utils.parallel import on_main, together
+from torch_utils.parallel import all_ranks, on_rank0
 
 ALL = [
     "fid70_full",
@@ -155,14 +155,14 @@ def test_a_failure_on_one_rank_is_one_on_all(
 
 
 def test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert together(lambda: 3, "a number") == [3]
-    assert on_main(lambda: 4, "a number") == 4
+    assert all_ranks(lambda: 3, "a number") == [3]
+    assert on_rank0(lambda: 4, "a number") == 4
     with pytest.raises(ZeroDivisionError):
-        together(lambda: 1 // 0, "a number")
+        all_ranks(lambda: 1 // 0, "a number")
 
 
 def test_order_is_that_of_ranks() -> None:
     outcomes = run_on(
-        3, lambda rank: (together(lambda: rank * 10, "numbers"), on_main(lambda: rank + 7, "rank 0's"))
+        3, lambda rank: (all_ranks(lambda: rank * 10, "numbers"), on_rank0(lambda: rank + 7, "rank 0's"))
     )
     assert outcomes == [([0, 10, 20], 7)] * 3

@@ -28,7 +28,7 @@ def everything(rank: int, folder: Path, port: int) -> None:
                 distributed.active(),
                 distributed.rank(),
                 distributed.world_size(),
-                distributed.is_main(),
+                distributed.is_rank0(),
             ],
             "all_gather": distributed.all_gather({"rank": rank}, "gathering"),
             "patient": distributed.all_gather(rank, "gathering", patient=True),

@@ -122,7 +122,7 @@ def test_only_the_first_failure_is_told(mishaps):
 
 
 def test_alone_nothing_happens():
-    assert (distributed.active(), distributed.rank(), distributed.world_size(), distributed.is_main()) == (
+    assert (distributed.active(), distributed.rank(), distributed.world_size(), distributed.is_rank0()) == (
         False,
         0,
         1,

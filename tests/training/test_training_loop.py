@@ -41,10 +41,10 @@ CONTRACT_STATS = [
 ]
 
 
-def train(folder, run_dir, insist_on_metrics=True, **options):
+def train(folder, run_dir, metrics_required=True, **options):
     config, dataset = open_small(folder, **options)
     run_dir.mkdir()
-    training_loop.run(config, run_dir, dataset, insist_on_metrics=insist_on_metrics)
+    training_loop.run(config, run_dir, dataset, metrics_required=metrics_required)
     return run_dir
 
 
@@ -280,22 +280,22 @@ def test_a_failing_metric_does_not_end_the_run(tmp_path, monkeypatch):
     assert "Finished" in (run_dir / "log.txt").read_text()
 
 
-@pytest.mark.parametrize("insist", [True, False])
-def test_a_detector_that_cannot_be_downloaded(tmp_path, monkeypatch, insist):
+@pytest.mark.parametrize("required", [True, False])
+def test_a_detector_that_cannot_be_downloaded(tmp_path, monkeypatch, required):
     """It ends the program at once if its metric was asked for, and never a run that goes on or had it by
     default."""
     monkeypatch.setenv("GGDR_OFFLINE", "1")
     monkeypatch.setenv("GGDR_CACHE_DIR", str(tmp_path / "cache"))
     data = make_images(tmp_path / "images")
-    if insist:
+    if required:
         with pytest.raises(
             Unavailable, match=r"cannot download .*inception-2015-12-05\.pt .*put the file at"
         ):
-            train(data, tmp_path / "run", metrics=("fid8_full",), insist_on_metrics=True)
+            train(data, tmp_path / "run", metrics=("fid8_full",), metrics_required=True)
         assert not list((tmp_path / "run").iterdir())
         return
     run_dir = train(
-        data, tmp_path / "run", metrics=("fid8_full", "fid4_full"), insist_on_metrics=False, snap=1
+        data, tmp_path / "run", metrics=("fid8_full", "fid4_full"), metrics_required=False, snap=1
     )
     log = (run_dir / "log.txt").read_text()
     assert re.search(
@@ -420,7 +420,7 @@ def test_only_rank_0_goes_on_with_the_statistics_of_a_state(monkeypatch):
     state.stats.report("Loss/x", 2.0)
     saved, counts = state.state_dict(), []
     for main in (True, False):
-        monkeypatch.setattr(distributed, "is_main", lambda main=main: main)
+        monkeypatch.setattr(distributed, "is_rank0", lambda main=main: main)
         other = small_state()
         other.load_state_dict(saved)
         counts.append(other.stats.flush()["Loss/x"].num)
@@ -433,7 +433,7 @@ def measuring(tmp_path, monkeypatch, log, measure):
     state.pending, state.images_seen = "network-snapshot-000008.pkl", 8000
     monkeypatch.setattr(maintenance, "measure_snapshot", lambda names, **_: measure())
     interrupt = InterruptFlag()
-    return state, maintenance.Maintenance(state, tmp_path, None, None, log, None, interrupt, None)
+    return state, maintenance.Ticks(state, tmp_path, None, None, log, None, interrupt, None)
 
 
 def test_metrics_go_to_tensorboard(tmp_path, monkeypatch):
@@ -445,7 +445,7 @@ def test_metrics_go_to_tensorboard(tmp_path, monkeypatch):
 
 def test_several_ranks_finish_a_metric(tmp_path, monkeypatch):
     """One that left in the middle would keep the others waiting."""
-    monkeypatch.setattr(maintenance, "on_main", lambda work, what: work())
+    monkeypatch.setattr(maintenance, "on_rank0", lambda work, what: work())
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     monkeypatch.setattr(distributed, "maxima", lambda values, what: list(values))
     state, ours = measuring(

@@ -31,7 +31,7 @@ from PIL import (  # noqa: F401  importing one makes its formats known; no other
     WebPImagePlugin,
 )
 
-from dnnlib.cli import counted
+from dnnlib.cli import plural
 
 Color = tuple[int, int, int]
 
@@ -234,7 +234,7 @@ def load(
 
 def frames_note(count: int) -> list[str]:
     """A sentence about so many images with more than one frame or page; none where there are none."""
-    return [f"{counted(count, 'image')} with more than one frame or page: the first is used"] if count else []
+    return [f"{plural(count, 'image')} with more than one frame or page: the first is used"] if count else []
 
 
 def range_notes(images: int, deep: DeepValues | None, value_range: ValueRange) -> list[str]:
@@ -242,7 +242,7 @@ def range_notes(images: int, deep: DeepValues | None, value_range: ValueRange) -
     for."""
     if deep is None:
         return [] if value_range is None else ["--range has no effect: all images have 8 bits a value"]
-    between = f"the values of {counted(images, 'image')} with more than 8 bits lie between {deep.low:g} and {deep.high:g}"
+    between = f"the values of {plural(images, 'image')} with more than 8 bits lie between {deep.low:g} and {deep.high:g}"
     if value_range == "auto":
         return [f"{between}, which became black and white"]
     if isinstance(value_range, tuple) and (deep.low < value_range[0] or deep.high > value_range[1]):
@@ -255,7 +255,7 @@ def dark_warning(images: int, deep: DeepValues | None, value_range: ValueRange) 
     elsewhere."""
     if deep is None or value_range is not None or not deep.dark:
         return []
-    return [f"the values of {counted(images, 'image')} with 16 bits {deep.describe_dark()}"]
+    return [f"the values of {plural(images, 'image')} with 16 bits {deep.describe_dark()}"]
 
 
 @contextlib.contextmanager

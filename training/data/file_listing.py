@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dnnlib.cli import counted
+from dnnlib.cli import plural
 from dnnlib.errors import UserError
 from dnnlib.untrusted import one_line, reason
 
@@ -92,7 +92,7 @@ class Listing:
             f"{others} of other kinds": others,
             f"{self.hidden} hidden": self.hidden,
             f"{self.special} special (pipes, sockets or devices)": self.special,
-            counted(self.broken, "broken link"): self.broken,
+            plural(self.broken, "broken link"): self.broken,
             f"{self.upward} with '..' in the name": self.upward,
         }
         shown += [text for text, number in counts.items() if number]

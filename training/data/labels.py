@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dnnlib.cli import counted
+from dnnlib.cli import plural
 from dnnlib.errors import UserError
 from dnnlib.untrusted import one_line, parse_json
 from training.data.file_listing import LABEL_FILE, plain_name
@@ -81,7 +81,7 @@ class LabelFile:
         if not others:
             return []
         return [
-            f"{self.where}: {counted(len(others), 'label')} for images that are not there, "
+            f"{self.where}: {plural(len(others), 'label')} for images that are not there, "
             f"'{one_line(min(others))}' first."
         ]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dnnlib.errors import UserError
 from torch_utils import distributed
-from torch_utils.parallel import on_main
+from torch_utils.parallel import on_rank0
 from training.config.continuation import going_on_advice
 from training.config.run_directory import state_path
 from training.run.state import RunState
@@ -17,7 +17,7 @@ from training.run.state_file import prune_states, write_state
 RETRY = 60.0
 
 
-class StateKeeper:
+class Checkpoints:
     """Keeps the last two states of a run on disk.
 
     A state is never written while the gradients are not finite
@@ -45,21 +45,21 @@ class StateKeeper:
     @property
     def due(self) -> bool:
         """Whether the interval since the last state is over; rank 0's clock decides."""
-        return distributed.is_main() and self._interval > 0 and self._clock() >= self._next
+        return distributed.is_rank0() and self._interval > 0 and self._clock() >= self._next
 
     def unsound(self) -> str | None:
         """Why the networks had better not be kept as they are; None if they may. This waits for the
         device."""
         return self._state.health.failing() if self._state.config.upkeep.on_nonfinite == "stop" else None
 
-    def save(self, *, insist: bool = False) -> None:
+    def save(self, *, required: bool = False) -> None:
         """Save the state now, unless it is unsound or saved already. Every rank has to call this.
 
         When that cannot be, a warning is printed, the run can go on, and the states before stay; the next
         attempt is made soon.
 
         Raises:
-            UserError: with ``insist``, for an end that has nothing else to go on from.
+            UserError: with ``required``, for an end that has nothing else to go on from.
         """
         here = (self._state.images_seen, self._state.pending)
         if here == self._saved:
@@ -67,7 +67,7 @@ class StateKeeper:
         reason = self.unsound()
         if reason is not None:
             self._next = self._clock() + min(self._interval, RETRY)
-            if distributed.is_main():
+            if distributed.is_rank0():
                 print(
                     f"Warning: no training state is kept here: {reason}; the one before stays",
                     file=sys.stderr,
@@ -75,13 +75,13 @@ class StateKeeper:
                 )
             return
         content = {**self._state.state_dict(), "data": self._identity}
-        failure = on_main(lambda: self._write(content), "writing the training state")
+        failure = on_rank0(lambda: self._write(content), "writing the training state")
         self._next = self._clock() + (self._interval if failure is None else min(self._interval, RETRY))
         if failure is None:
             self._saved = here
-        elif insist:
+        elif required:
             raise UserError(f"{failure}; make room, and {going_on_advice(self._run_dir)}")
-        elif distributed.is_main():
+        elif distributed.is_rank0():
             print(
                 f"Warning: {failure}; training goes on, the state before stays, and it is tried again",
                 file=sys.stderr,

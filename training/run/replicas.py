@@ -16,7 +16,7 @@ import torch
 from dnnlib.errors import UserError
 from torch_utils import distributed
 from torch_utils.device import pick_device
-from torch_utils.parallel import together
+from torch_utils.parallel import all_ranks
 from training.run.state import RunState
 
 #: Parts of a run state that each rank has its own of.
@@ -69,7 +69,7 @@ def check_same_content(contents: Mapping[str, str]) -> None:
 
 
 def _check_same(values: Mapping[str, Any], what: str, remedy: str) -> None:
-    theirs = together(lambda: {name: _shown(value) for name, value in values.items()}, what)
+    theirs = all_ranks(lambda: {name: _shown(value) for name, value in values.items()}, what)
     first = theirs[0]
     for number, other in enumerate(theirs):
         for name in [*first, *(name for name in other if name not in first)]:

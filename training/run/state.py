@@ -13,7 +13,7 @@ from dnnlib.addresses import public_address
 from dnnlib.checked import check
 from dnnlib.errors import UserError
 from torch_utils import distributed
-from torch_utils.parallel import on_main
+from torch_utils.parallel import on_rank0
 from torch_utils.persistence import load_network_pkl, save_network_pkl
 from torch_utils.seeding import seed_everything
 from torch_utils.training_stats import StatsCollector
@@ -109,7 +109,7 @@ class RunState:
             for name, module in (("G", state.G), ("D", state.D), ("G_ema", state.G_ema)):
                 title = f"{name} of {public_address(config.resume)}"
                 fresh = transfer_weights(source[name], module, title)
-                if distributed.is_main():
+                if distributed.is_rank0():
                     for line in describe_transfer(source[name], module, title, fresh):
                         print(line)
         return state
@@ -166,10 +166,10 @@ class RunState:
             read.append(content)
             return path
 
-        path = on_main(newest, "the training state")
+        path = on_rank0(newest, "the training state")
         saved = check_document(read[0] if read else read_state(path), f"the training state {path}:")
         check_same_run(saved["config"], config, f"the training state {path}")
-        if not on_main(lambda: is_known_as(saved["data"]), "comparing the data"):
+        if not on_rank0(lambda: is_known_as(saved["data"]), "comparing the data"):
             raise UserError(
                 f"'{config.data.path}' is not the data that {path} was trained on: files, labels or their "
                 "order differ; "
@@ -231,7 +231,7 @@ class RunState:
             ) from error
         for name in COUNTERS:
             setattr(self, name, counters[name])
-        if not distributed.is_main():
+        if not distributed.is_rank0():
             self.stats.flush()  # rank 0 goes on with those of all ranks
 
     def checked_parts(self, saved: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from dnnlib.interrupt import Interrupted, InterruptFlag
 from metrics.in_training import measure_snapshot
 from metrics.results import best_snapshot
 from torch_utils import distributed
-from torch_utils.parallel import on_main
+from torch_utils.parallel import on_rank0
 from training.config.continuation import going_on_advice
 from training.config.keep_policy import KeepPolicy
 from training.data.dataset import ImageFolderDataset
-from training.run.checkpoints import StateKeeper
+from training.run.checkpoints import Checkpoints
 from training.run.health import MemoryMeter, health_statistics
 from training.run.records import unmeasured
 from training.run.replicas import check_agreement
@@ -25,7 +25,7 @@ from training.run.state import RunState
 
 
 @dataclass
-class Maintenance:
+class Ticks:
     """Reports, keeps and measures a run. Every rank calls the methods; rank 0 alone writes.
 
     Attributes:
@@ -34,7 +34,7 @@ class Maintenance:
         reals: what metrics compare with.
         grid: the images that are shown.
         log: None on every rank but 0.
-        keeper: of the run state.
+        checkpoints: of the run state.
         interrupt: whether to stop.
         memory: of this process.
         unavailable: what the run was already told of detectors that cannot be had.
@@ -46,7 +46,7 @@ class Maintenance:
     reals: ImageFolderDataset
     grid: SampleGrid
     log: RunLog | None
-    keeper: StateKeeper
+    checkpoints: Checkpoints
     interrupt: InterruptFlag
     memory: MemoryMeter
     unavailable: set[str] = field(default_factory=set)
@@ -63,18 +63,18 @@ class Maintenance:
         if state.images_seen > state.tick_start:
             self._report(bar)
             state.begin_tick()
-        reason = self.keeper.unsound() if due and not last else None
+        reason = self.checkpoints.unsound() if due and not last else None
         self.overdue = reason is not None
-        if reason is not None and distributed.is_main():
+        if reason is not None and distributed.is_rank0():
             print(
                 f"Warning: no snapshot is taken here: {reason}; it is made up for at a later tick",
                 file=sys.stderr,
                 flush=True,
             )
         if due and not self.overdue:
-            self._take_snapshot(insist=last)
+            self._take_snapshot(required=last)
             self.measure()
-            on_main(self._prune, "removing snapshots")
+            on_rank0(self._prune, "removing snapshots")
         state.timer.begin_tick()
         bar.reset()
 
@@ -88,7 +88,7 @@ class Maintenance:
         state, config = self.state, self.state.config.metrics
         if state.pending is None:
             return
-        names = on_main(
+        names = on_rank0(
             lambda: unmeasured(self.run_dir, config.names, state.images_seen), "looking for earlier results"
         )
         if any(distributed.maxima([self.interrupt.raised], "whether to measure")):
@@ -140,21 +140,21 @@ class Maintenance:
         if self.log is not None:
             self.log.write_scalars(values, self.state.images_seen)
 
-    def _take_snapshot(self, *, insist: bool) -> None:
+    def _take_snapshot(self, *, required: bool) -> None:
         """The networks, the pictures, then the run state, which says that the snapshot has yet to be
         measured."""
         state = self.state
         check_agreement(state)
-        failure = on_main(self._write_snapshot, "writing the snapshot")
+        failure = on_rank0(self._write_snapshot, "writing the snapshot")
         if failure is None:
             state.pending, state.snapshot_at = state.snapshot_name, state.images_seen
             if state.pending not in state.snapshots:
                 state.snapshots = [*state.snapshots, state.pending]
-        elif insist:
+        elif required:
             raise UserError(f"{failure}; make room, and {going_on_advice(self.run_dir)}")
-        elif distributed.is_main():
+        elif distributed.is_rank0():
             print(f"Warning: {failure}; training goes on without this one", file=sys.stderr, flush=True)
-        self.keeper.save(insist=insist)
+        self.checkpoints.save(required=required)
 
     def _write_snapshot(self) -> str | None:
         state = self.state

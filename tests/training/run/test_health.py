@@ -175,11 +175,11 @@ def test_a_few_in_a_row_pass(tmp_path, monkeypatch):
 
 
 def test_a_snapshot_that_is_left_out_is_made_up_for_at_the_next_tick(tmp_path, monkeypatch, capsys):
-    taken, take = [], maintenance.Maintenance._take_snapshot
+    taken, take = [], maintenance.Ticks._take_snapshot
     monkeypatch.setattr(
-        maintenance.Maintenance,
+        maintenance.Ticks,
         "_take_snapshot",
-        lambda self, insist: (taken.append(self.state.steps), take(self, insist=insist)),
+        lambda self, required: (taken.append(self.state.steps), take(self, required=required)),
     )
     spoil(monkeypatch, 15, 25)
     train(tmp_path, kimg=0.16, tick=0.04, snap=2, checkpoint_minutes=0)
