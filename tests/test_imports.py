@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,12 +25,12 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-def test_there_are_files():
+def test_there_are_files() -> None:
     assert len(FILES) > 30
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_one_way(path):
+def test_imports_point_one_way(path: Any) -> None:
     layer = LAYERS.index(path.relative_to(ROOT).parts[0])
     above = set(LAYERS[layer + 1 :]) | {"train", "generate", "calc_metrics", "dataset_tool", "tools"}
     assert not {name.split(".")[0] for name in imported(path)} & above
@@ -38,7 +39,7 @@ def test_imports_point_one_way(path):
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "torch_utils" / "ops").rglob("*.py")), ids=lambda path: path.name
 )
-def test_ops_import_torch_alone(path):
+def test_ops_import_torch_alone(path: Any) -> None:
     """What builds them and keeps the builds may use the general helpers too."""
     helpers = {"dnnlib"} if path.name in ("build.py", "build_cache.py") else set()
     allowed = {"torch", "numpy", "torch_utils"} | helpers | set(sys.stdlib_module_names)
@@ -47,12 +48,12 @@ def test_ops_import_torch_alone(path):
     assert {name for name in imported(path) if name.startswith("torch_utils")} <= ours
 
 
-def test_losses_import_no_network():
+def test_losses_import_no_network() -> None:
     assert not {name for name in imported(ROOT / "training" / "loss.py") if name.startswith("training")}
 
 
 @pytest.mark.parametrize("module", ["ggdr", "segmentation"])
-def test_only_build_and_the_options_know_the_regularisers_as_options(module):
+def test_only_build_and_the_options_know_the_regularisers_as_options(module: Any) -> None:
     knowing = {"build.py", "config.py", "options.py", "resolve.py", "notes.py", f"{module}.py"}
     for path in FILES:
         if path.name not in knowing:
@@ -69,7 +70,7 @@ PROGRAMS = [
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)
-def test_programs_start_by_their_path_without_an_installation(path):
+def test_programs_start_by_their_path_without_an_installation(path: Any) -> None:
     """``python tools/x.py`` has tools/ in front of the import path: the root has to be put there before
     anything of ours is imported."""
     ours = {*LAYERS, "tools", "benchmarks"}

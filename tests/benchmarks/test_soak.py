@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from training.run.state_file import write_state
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def write(run_dir, images_seen=32, change=0.0):
+def write(run_dir: Any, images_seen: Any = 32, change: Any = 0.0) -> None:
     run_dir.mkdir(exist_ok=True)
     weights = torch.tensor([1.0, 4.0 + change])
     parts = {
@@ -28,7 +29,7 @@ def write(run_dir, images_seen=32, change=0.0):
     write_state(state_path(run_dir, images_seen), {"parts": parts})
 
 
-def test_states_are_compared_number_by_number(tmp_path):
+def test_states_are_compared_number_by_number(tmp_path: Path) -> None:
     write(tmp_path / "a")
     write(tmp_path / "b")
     write(tmp_path / "c", change=0.4)
@@ -38,13 +39,13 @@ def test_states_are_compared_number_by_number(tmp_path):
     )
 
 
-def test_position_is_the_newest_states(tmp_path):
+def test_position_is_the_newest_states(tmp_path: Path) -> None:
     write(tmp_path / "a", 5 * soak.BATCH)
     write(tmp_path / "a", 7 * soak.BATCH)
     assert soak.position(tmp_path / "a") == 7
 
 
-def test_memory_of_the_last_half(tmp_path):
+def test_memory_of_the_last_half(tmp_path: Path) -> None:
     """Of the longest stretch: between step 10 and step 60 in two processes, which need more than one does."""
     memory = {5: 0.2, 10: 0.3, 20: 0.5, 30: 0.9, 40: 1.0, 50: 1.02, 60: 1.01, 70: 0.1}
     lines = [
@@ -67,7 +68,7 @@ time.sleep(float(sys.argv[3]))
 """
 
 
-def test_what_a_training_leaves_behind_is_waited_for(tmp_path):
+def test_what_a_training_leaves_behind_is_waited_for(tmp_path: Path) -> None:
     """A rank outlives its launcher by a step and a state; the state counts."""
     with soak.Training(["-c", ORPHAN, str(tmp_path / "state"), "0", "0.5"], tmp_path / "log") as training:
         while len(training._family()) < 2:
@@ -76,7 +77,7 @@ def test_what_a_training_leaves_behind_is_waited_for(tmp_path):
         assert (tmp_path / "state").exists()
 
 
-def test_all_processes_of_a_training_are_killed(tmp_path):
+def test_all_processes_of_a_training_are_killed(tmp_path: Path) -> None:
     with soak.Training(["-c", ORPHAN, str(tmp_path / "state"), "60", "60"], tmp_path / "log") as training:
         while len(training._family()) < 2:
             time.sleep(0.01)
@@ -86,7 +87,7 @@ def test_all_processes_of_a_training_are_killed(tmp_path):
         assert not (tmp_path / "state").exists()
 
 
-def test_the_table():
+def test_the_table() -> None:
     fault = dict(
         kind="SIGKILL",
         processes=2,
@@ -113,7 +114,9 @@ def test_the_table():
     )
 
 
-def test_the_undisturbed_run_changes_its_processes_at_the_same_steps(tmp_path, monkeypatch):
+def test_the_undisturbed_run_changes_its_processes_at_the_same_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = []
     monkeypatch.setattr(soak, "finish", lambda arguments, log: calls.append(arguments))
     (tmp_path / "undisturbed" / "00000-run").mkdir(parents=True)
@@ -130,20 +133,20 @@ def test_the_undisturbed_run_changes_its_processes_at_the_same_steps(tmp_path, m
     ]
 
 
-def test_a_folder_that_exists_is_refused(tmp_path):
+def test_a_folder_that_exists_is_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(soak.main, [f"--outdir={tmp_path}"])
     assert (result.exit_code, "name a new folder" in result.output) == (1, True)
 
 
 @pytest.mark.parametrize("processes", ["0", "1,3", "32"])
-def test_processes_that_cannot_share_the_batch(tmp_path, processes):
+def test_processes_that_cannot_share_the_batch(tmp_path: Path, processes: Any) -> None:
     result = CliRunner().invoke(soak.main, [f"--outdir={tmp_path / 'soak'}", f"--processes={processes}"])
     assert (result.exit_code, "shared out evenly" in result.output) == (1, True)
     assert not (tmp_path / "soak").exists()
 
 
 @pytest.mark.slow
-def test_a_soak_in_miniature(tmp_path):
+def test_a_soak_in_miniature(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "benchmarks/soak.py",

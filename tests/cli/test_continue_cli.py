@@ -7,6 +7,7 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -30,15 +31,15 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory):
+def images(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return make_images(tmp_path_factory.mktemp("continue-cli") / "images", resolution=16)
 
 
-def invoke(*arguments):
+def invoke(*arguments: Any) -> Any:
     return CliRunner().invoke(train.main, [str(argument) for argument in arguments])
 
 
-def refused(result, *messages):
+def refused(result: Any, *messages: Any) -> None:
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: ")
     assert result.stderr.count("\n") == 1
@@ -47,7 +48,7 @@ def refused(result, *messages):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
-def test_a_scheduler_ends_a_run_and_starts_it_again(images, tmp_path, number):
+def test_a_scheduler_ends_a_run_and_starts_it_again(images: Any, tmp_path: Path, number: Any) -> None:
     command = [
         sys.executable,
         "train.py",
@@ -96,11 +97,11 @@ def test_a_scheduler_ends_a_run_and_starts_it_again(images, tmp_path, number):
 
 
 @pytest.fixture
-def runs(images, tmp_path, monkeypatch):
+def runs(images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """An --outdir with one run, and what the loop is called with; a run state appears with the first call."""
     calls = []
 
-    def run(config, run_dir, dataset, **options):
+    def run(config: Any, run_dir: Any, dataset: Any, **options: Any) -> None:
         calls.append((config, run_dir))
         (run_dir / "training_options.json").write_text(json.dumps(config.to_dict()))
         (run_dir / "training-state-0000000004.pt").touch()
@@ -112,7 +113,7 @@ def runs(images, tmp_path, monkeypatch):
     return calls
 
 
-def test_overrides(images, runs, tmp_path):
+def test_overrides(images: Any, runs: Any, tmp_path: Path) -> None:
     original, run_dir = runs[0]
     upkeep = ["--checkpoint-minutes=2", "--keep-snapshots=last:2", "--on-nonfinite=ignore"]
     result = invoke(f"--continue={run_dir}", "--kimg=3", "--workers=1", *upkeep)
@@ -133,7 +134,9 @@ def test_overrides(images, runs, tmp_path):
     assert str(run_dir) in result.stdout
 
 
-def test_the_whole_command_line_may_be_repeated(images, runs, tmp_path, monkeypatch):
+def test_the_whole_command_line_may_be_repeated(
+    images: Any, runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, run_dir = runs[0]
     monkeypatch.chdir(images.parent)
     result = invoke(
@@ -143,7 +146,7 @@ def test_the_whole_command_line_may_be_repeated(images, runs, tmp_path, monkeypa
     assert runs[1] == runs[0]
 
 
-def test_what_must_stay_is_refused(images, runs, tmp_path):
+def test_what_must_stay_is_refused(images: Any, runs: Any, tmp_path: Path) -> None:
     _, run_dir = runs[0]
     refused(
         invoke(f"--continue={run_dir}", "--batch=8", "--reg_type=ggdr"),
@@ -158,7 +161,7 @@ def test_what_must_stay_is_refused(images, runs, tmp_path):
     assert len(runs) == 1
 
 
-def test_data_that_changed(images, runs, tmp_path):
+def test_data_that_changed(images: Any, runs: Any, tmp_path: Path) -> None:
     _, run_dir = runs[0]
     refused(
         invoke(f"--continue={run_dir}", f"--data={make_images(tmp_path / 'fewer', count=3, resolution=16)}"),
@@ -166,7 +169,7 @@ def test_data_that_changed(images, runs, tmp_path):
     )
 
 
-def test_auto(images, runs, tmp_path):
+def test_auto(images: Any, runs: Any, tmp_path: Path) -> None:
     _, run_dir = runs[0]
     command = [f"--data={images}", f"--outdir={tmp_path / 'runs'}", *SMALL, "--continue=auto"]
     assert invoke(*command, "--kimg=2").exit_code == 0
@@ -181,14 +184,14 @@ def test_auto(images, runs, tmp_path):
     assert len(runs) == 4
 
 
-def test_dry_run(runs):
+def test_dry_run(runs: Any) -> None:
     _, run_dir = runs[0]
     result = invoke(f"--continue={run_dir}", "--kimg=7", "--dry-run")
     assert json.loads(result.stdout)["schedule"]["total_kimg"] == 7
     assert len(runs) == 1
 
 
-def test_processes_compute_where_the_run_that_goes_on_does(images, tmp_path):
+def test_processes_compute_where_the_run_that_goes_on_does(images: Any, tmp_path: Path) -> None:
     """They join, each with its GPU or without, before anything else; the device of the run has to be known by
     then."""
     invoke(f"--data={images}", f"--outdir={tmp_path}", "--kimg=0.008", *SMALL)
@@ -197,7 +200,9 @@ def test_processes_compute_where_the_run_that_goes_on_does(images, tmp_path):
     assert [train.device_of(name) for name in (None, "auto", str(tmp_path))] == [None] * 3
 
 
-def test_auto_needs_the_source_of_a_run_that_goes_on_no_more(images, runs, tmp_path, monkeypatch):
+def test_auto_needs_the_source_of_a_run_that_goes_on_no_more(
+    images: Any, runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     command = [
         f"--data={images}",
         f"--outdir={tmp_path / 'runs'}",
@@ -214,7 +219,7 @@ def test_auto_needs_the_source_of_a_run_that_goes_on_no_more(images, runs, tmp_p
     refused(invoke(*command, "--glr=0.1"), "a.pkl does not exist")
 
 
-def test_a_run_that_was_moved_and_linked_to(images, runs, tmp_path):
+def test_a_run_that_was_moved_and_linked_to(images: Any, runs: Any, tmp_path: Path) -> None:
     _, run_dir = runs[0]
     (tmp_path / "disk").mkdir()
     run_dir.rename(tmp_path / "disk" / run_dir.name)
@@ -229,13 +234,15 @@ def test_a_run_that_was_moved_and_linked_to(images, runs, tmp_path):
 
 
 @pytest.mark.parametrize("seconds", ["inf", "nan", "0", "1e9"])
-def test_times_that_nobody_waits(images, tmp_path, seconds):
+def test_times_that_nobody_waits(images: Any, tmp_path: Path, seconds: Any) -> None:
     result = invoke(f"--data={images}", f"--outdir={tmp_path}", f"--dist-timeout={seconds}")
     assert result.exit_code == 2
     assert "Invalid value for '--dist-timeout'" in result.output
 
 
-def test_a_restart_into_a_run_of_other_options(images, tmp_path, monkeypatch):
+def test_a_restart_into_a_run_of_other_options(
+    images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Such as a run whose options name another detector."""
     assert invoke(f"--data={images}", f"--outdir={tmp_path}", "--kimg=0.004", *SMALL).exit_code == 0
     (run_dir,) = tmp_path.iterdir()
@@ -251,7 +258,7 @@ def test_a_restart_into_a_run_of_other_options(images, tmp_path, monkeypatch):
     )
 
 
-def test_a_run_of_another_user(images, tmp_path, monkeypatch):
+def test_a_run_of_another_user(images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert invoke(f"--data={images}", f"--outdir={tmp_path}", "--kimg=0.004", *SMALL).exit_code == 0
     (run_dir,) = tmp_path.iterdir()
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)

@@ -10,6 +10,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -204,7 +205,7 @@ def test_workers_end_with_a_process_that_was_killed(tmp_path: Path) -> None:
         (("--resize-filter=box", "--background=#0000ff"), ("box", (0, 0, 255))),
     ],
 )
-def test_options_reach_the_import(monkeypatch, options, expected):
+def test_options_reach_the_import(monkeypatch: pytest.MonkeyPatch, options: Any, expected: Any) -> None:
     asked = {}
     monkeypatch.setattr(
         dataset_tool, "import_dataset", lambda **given: asked.update(given) or ImportReport(1, 8, 3, 0, [])

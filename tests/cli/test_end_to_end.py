@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ SMALL = [
 ]
 
 
-def run(*arguments, cwd=ROOT):
+def run(*arguments: Any, cwd: Any = ROOT) -> Any:
     return subprocess.run(
         [sys.executable, str(ROOT / arguments[0]), *map(str, arguments[1:])],
         cwd=cwd,
@@ -39,14 +40,14 @@ def run(*arguments, cwd=ROOT):
     )
 
 
-def succeed(*arguments, **kwargs):
+def succeed(*arguments: Any, **kwargs: Any) -> Any:
     done = run(*arguments, **kwargs)
     assert done.returncode == 0, done.stderr
     return done
 
 
 @pytest.fixture(scope="module")
-def detector(tmp_path_factory):
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A TorchScript detector: average colours of a 4×4 grid."""
     import torch
 
@@ -63,7 +64,7 @@ def detector(tmp_path_factory):
     return path
 
 
-def test_from_images_to_metrics(tmp_path, detector):
+def test_from_images_to_metrics(tmp_path: Path, detector: Any) -> None:
     source = make_images(tmp_path / "images", resolution=48, classes=2)
     succeed("dataset_tool.py", f"--source={source}", f"--dest={tmp_path / 'data.zip'}", "--resolution=32x32")
     done = succeed(
@@ -109,7 +110,7 @@ def test_from_images_to_metrics(tmp_path, detector):
     assert "resumecustom" in resumed.stdout
 
 
-def test_wrong_network_and_wrong_data_stop_before_anything_is_written(tmp_path):
+def test_wrong_network_and_wrong_data_stop_before_anything_is_written(tmp_path: Path) -> None:
     source = make_images(tmp_path / "images")
     (tmp_path / "short.pkl").write_bytes(b"\x80\x04\x95")
     for options, message in (
@@ -127,7 +128,7 @@ def test_wrong_network_and_wrong_data_stop_before_anything_is_written(tmp_path):
 
 
 @pytest.mark.parametrize("presses", [1, 2])
-def test_ctrl_c(tmp_path, presses):
+def test_ctrl_c(tmp_path: Path, presses: Any) -> None:
     source = make_images(tmp_path / "images")
     command = [
         "train.py",

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,31 +25,31 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.fixture(scope="module")
-def pkl(tmp_path_factory):
+def pkl(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return write_network(tmp_path_factory.mktemp("net") / "plain.pkl")
 
 
 @pytest.fixture(scope="module")
-def conditional(tmp_path_factory):
+def conditional(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return write_network(tmp_path_factory.mktemp("net") / "conditional.pkl", c_dim=3, channels=1)
 
 
-def invoke(*args):
+def invoke(*args: Any) -> Any:
     return CliRunner().invoke(generate.main, [str(arg) for arg in args])
 
 
-def succeed(*args):
+def succeed(*args: Any) -> Any:
     result = invoke(*args)
     assert result.exit_code == 0, result.output
     return result.output
 
 
-def drawn(G, seed, **kwargs):
+def drawn(G: Any, seed: Any, **kwargs: Any) -> Any:
     z = torch.from_numpy(np.random.RandomState(seed).randn(1, 8)).float()
     return to_uint8(G(z, None, **kwargs))[0].permute(1, 2, 0).numpy()
 
 
-def test_seeds_as_a_subprocess(pkl, tmp_path):
+def test_seeds_as_a_subprocess(pkl: Any, tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
     command = [
         sys.executable,
@@ -67,7 +68,7 @@ def test_seeds_as_a_subprocess(pkl, tmp_path):
 
 
 @pytest.mark.parametrize("noise_mode", ["const", "random", "none"])
-def test_a_seed_gives_the_same_picture_whatever_the_batch(pkl, tmp_path, noise_mode):
+def test_a_seed_gives_the_same_picture_whatever_the_batch(pkl: Any, tmp_path: Path, noise_mode: Any) -> None:
     G = load_network_pkl(pkl)["G_ema"]
     for batch in (1, 3, 16):
         succeed(
@@ -87,7 +88,7 @@ def test_a_seed_gives_the_same_picture_whatever_the_batch(pkl, tmp_path, noise_m
     assert not np.array_equal(pixels(tmp_path / "3" / "seed0006.png"), expected)
 
 
-def test_a_diverged_network_gives_no_black_pictures(tmp_path):
+def test_a_diverged_network_gives_no_black_pictures(tmp_path: Path) -> None:
     G = small_generator()
     G.synthesis.b8.conv1.weight.data.fill_(float("nan"))
     save_network_pkl(tmp_path / "net.pkl", G=None, D=None, G_ema=G)
@@ -101,14 +102,14 @@ def test_a_diverged_network_gives_no_black_pictures(tmp_path):
         assert not list((tmp_path / "out").glob("*"))
 
 
-def test_random_noise_differs_from_the_stored_noise(pkl, tmp_path):
+def test_random_noise_differs_from_the_stored_noise(pkl: Any, tmp_path: Path) -> None:
     for mode in ("const", "random", "none"):
         succeed("--network", pkl, "--seeds=0", f"--noise-mode={mode}", "--outdir", tmp_path / mode)
     pictures = {pixels(tmp_path / mode / "seed0000.png").tobytes() for mode in ("const", "random", "none")}
     assert len(pictures) == 3
 
 
-def test_classes_and_greyscale(conditional, tmp_path):
+def test_classes_and_greyscale(conditional: Any, tmp_path: Path) -> None:
     for label in (0, 2):
         succeed("--network", conditional, "--seeds=0", f"--class={label}", "--outdir", tmp_path / str(label))
     first, second = (pixels(tmp_path / str(label) / "seed0000.png") for label in (0, 2))
@@ -117,7 +118,7 @@ def test_classes_and_greyscale(conditional, tmp_path):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_grid_is_one_picture_and_the_rest_of_it_black(tmp_path, channels):
+def test_a_grid_is_one_picture_and_the_rest_of_it_black(tmp_path: Path, channels: Any) -> None:
     network = write_network(tmp_path / "net.pkl", channels=channels)
     out = tmp_path / "grid"
     assert f"5 images in {out / 'grid.png'}" in succeed(
@@ -134,7 +135,7 @@ def test_a_grid_is_one_picture_and_the_rest_of_it_black(tmp_path, channels):
 
 @pytest.mark.parametrize("suffix", ["npz", "npy"])
 @pytest.mark.parametrize("shape", [(1, 6, 8), (6, 8)])
-def test_projected_w_of_each_form(pkl, tmp_path, suffix, shape):
+def test_projected_w_of_each_form(pkl: Any, tmp_path: Path, suffix: Any, shape: Any) -> None:
     ws = np.random.RandomState(0).randn(*shape)
     (np.save if suffix == "npy" else lambda path, w: np.savez(path, w=w))(tmp_path / f"w.{suffix}", ws)
     succeed("--network", pkl, "--projected-w", tmp_path / f"w.{suffix}", "--outdir", tmp_path / "out")
@@ -142,7 +143,7 @@ def test_projected_w_of_each_form(pkl, tmp_path, suffix, shape):
 
 
 @pytest.mark.parametrize("precision", [torch.float16, torch.float64])
-def test_networks_of_another_precision_draw(tmp_path, precision):
+def test_networks_of_another_precision_draw(tmp_path: Path, precision: Any) -> None:
     G = small_generator(8).to(precision)
     save_network_pkl(tmp_path / "net.pkl", G=None, D=None, G_ema=G)
     succeed("--network", tmp_path / "net.pkl", "--seeds=0", "--outdir", tmp_path / "out")
@@ -152,7 +153,7 @@ def test_networks_of_another_precision_draw(tmp_path, precision):
     np.testing.assert_array_equal(pixels(tmp_path / "same" / "seed0000.png"), found)
 
 
-def test_projected_w(pkl, tmp_path):
+def test_projected_w(pkl: Any, tmp_path: Path) -> None:
     G = load_network_pkl(pkl)["G_ema"]
     ws = G.mapping(torch.randn([2, 8]), None)
     np.savez(tmp_path / "projected_w.npz", w=ws.numpy())
@@ -166,7 +167,7 @@ def test_projected_w(pkl, tmp_path):
     assert np.array_equal(pixels(tmp_path / "1" / "proj01.png"), pixels(tmp_path / "2" / "proj01.png"))
 
 
-def test_ctrl_c_leaves_whole_files_only(pkl, tmp_path):
+def test_ctrl_c_leaves_whole_files_only(pkl: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "generate.py", f"--network={pkl}", "--seeds=0-99999", f"--outdir={out}"]
     with subprocess.Popen(
@@ -229,7 +230,9 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("args", "message"), WRONG)
-def test_wrong_options_get_one_line_and_leave_nothing(args, message, pkl, conditional, tmp_path):
+def test_wrong_options_get_one_line_and_leave_nothing(
+    args: Any, message: Any, pkl: Any, conditional: Any, tmp_path: Path
+) -> None:
     (tmp_path / "text").write_text("hello")
     (tmp_path / "blank.npz").touch()
     np.savez(tmp_path / "name.npz", v=np.zeros(3))
@@ -256,7 +259,7 @@ def test_wrong_options_get_one_line_and_leave_nothing(args, message, pkl, condit
     assert not (tmp_path / "out").exists()
 
 
-def test_an_outdir_that_cannot_be_made(pkl, tmp_path):
+def test_an_outdir_that_cannot_be_made(pkl: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     result = invoke("--network", pkl, "--seeds=0", "--outdir", tmp_path / "file" / "out")
     assert result.exit_code == 1
@@ -265,8 +268,8 @@ def test_an_outdir_that_cannot_be_made(pkl, tmp_path):
     )
 
 
-def test_an_outdir_that_cannot_be_written(pkl, tmp_path, monkeypatch):
-    def refuse(**kwargs):
+def test_an_outdir_that_cannot_be_written(pkl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**kwargs: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(cli.tempfile, "TemporaryFile", refuse)
@@ -276,7 +279,7 @@ def test_an_outdir_that_cannot_be_written(pkl, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "options"), [("seed0000.png", []), ("grid.png", ["--grid=1x1"])])
-def test_a_picture_that_cannot_be_written(pkl, tmp_path, name, options):
+def test_a_picture_that_cannot_be_written(pkl: Any, tmp_path: Path, name: Any, options: Any) -> None:
     (tmp_path / name).mkdir()
     result = invoke("--network", pkl, "--seeds=0", "--outdir", tmp_path, *options)
     assert result.exit_code == 1

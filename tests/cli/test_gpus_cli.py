@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -48,7 +49,7 @@ RUN = [
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory):
+def images(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return make_images(tmp_path_factory.mktemp("gpus") / "images")
 
 
@@ -137,7 +138,7 @@ EXACT = {"rtol": 0.0, "atol": 0.0}
 
 
 @pytest.fixture(scope="module")
-def alone(images, tmp_path_factory):
+def alone(images: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The run in one process."""
     outdir = tmp_path_factory.mktemp("alone")
     succeed("train.py", f"--outdir={outdir}", f"--data={images}", "--gpus=1", *RUN)
@@ -145,14 +146,14 @@ def alone(images, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pair(images, tmp_path_factory):
+def pair(images: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The run in two processes, and what was printed."""
     outdir = tmp_path_factory.mktemp("pair")
     output = succeed("train.py", f"--outdir={outdir}", f"--data={images}", "--gpus=2", *RUN)
     return only_run(outdir), output
 
 
-def test_two_processes_train_what_one_does(alone, pair):
+def test_two_processes_train_what_one_does(alone: Any, pair: Any) -> None:
     run_dir, output = pair
     assert_same_run(run_dir, alone, **CLOSE)
     kinds = [
@@ -165,7 +166,7 @@ def test_two_processes_train_what_one_does(alone, pair):
     assert json.loads((run_dir / "training_options.json").read_text())["runtime"]["gpus"] == 2
 
 
-def test_what_cannot_be_is_said_in_one_line(images, pair, tmp_path):
+def test_what_cannot_be_is_said_in_one_line(images: Any, pair: Any, tmp_path: Path) -> None:
     for options, message in (
         (
             [f"--outdir={tmp_path}", f"--data={images}", "--gpus=512", "--batch=1024"],
@@ -182,7 +183,9 @@ def test_what_cannot_be_is_said_in_one_line(images, pair, tmp_path):
 
 
 @pytest.mark.parametrize(("rank", "message"), [(0, "No such option"), (1, "")])
-def test_of_several_processes_one_complains_of_the_command_line(monkeypatch, rank, message):
+def test_of_several_processes_one_complains_of_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, rank: Any, message: Any
+) -> None:
     monkeypatch.setenv("RANK", str(rank))
     monkeypatch.setenv("WORLD_SIZE", "2")
     result = CliRunner().invoke(train.main, ["--colour=1"])
@@ -192,7 +195,7 @@ def test_of_several_processes_one_complains_of_the_command_line(monkeypatch, ran
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_in_another_number_of_processes(images, alone, tmp_path):
+def test_a_run_goes_on_in_another_number_of_processes(images: Any, alone: Any, tmp_path: Path) -> None:
     """SIGTERM after a few steps of two, the middle in one, the rest in two again."""
     with started("train.py", f"--outdir={tmp_path}", f"--data={images}", "--gpus=2", *RUN) as process:
         wait_for(process, "tick 2 ")
@@ -209,7 +212,7 @@ def test_a_run_goes_on_in_another_number_of_processes(images, alone, tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_at_the_launcher(images, tmp_path):
+def test_ctrl_c_at_the_launcher(images: Any, tmp_path: Path) -> None:
     with started(
         "train.py", f"--outdir={tmp_path}", f"--data={images}", "--gpus=2", *RUN, "--kimg=100"
     ) as process:
@@ -224,7 +227,9 @@ def test_ctrl_c_at_the_launcher(images, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_the_run_and_restarts_go_on_exactly(images, pair, tmp_path):
+def test_a_killed_process_ends_the_run_and_restarts_go_on_exactly(
+    images: Any, pair: Any, tmp_path: Path
+) -> None:
     with started(
         "train.py", f"--outdir={tmp_path}", f"--data={images}", "--gpus=2", "--max-restarts=1", *RUN
     ) as process:
@@ -248,7 +253,7 @@ def test_a_killed_process_ends_the_run_and_restarts_go_on_exactly(images, pair, 
 
 
 @pytest.mark.slow
-def test_a_process_that_stops_answering_is_named(images, tmp_path):
+def test_a_process_that_stops_answering_is_named(images: Any, tmp_path: Path) -> None:
     options = [
         "--gpus=2",
         "--dist-timeout=4",
@@ -289,7 +294,7 @@ train.main()
 
 
 @pytest.mark.slow
-def test_a_fault_in_one_process_ends_all_and_is_shown_once(images, tmp_path):
+def test_a_fault_in_one_process_ends_all_and_is_shown_once(images: Any, tmp_path: Path) -> None:
     program = tmp_path / "faulty.py"
     program.write_text(FAULTY)
     with started(program, f"--outdir={tmp_path / 'runs'}", f"--data={images}", "--gpus=2", *RUN) as process:
@@ -302,7 +307,7 @@ def test_a_fault_in_one_process_ends_all_and_is_shown_once(images, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_machines(images, pair, tmp_path):
+def test_two_machines(images: Any, pair: Any, tmp_path: Path) -> None:
     """Two torchrun agents with one process each, as on two machines."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -331,7 +336,9 @@ def test_two_machines(images, pair, tmp_path):
 
 
 @pytest.mark.slow
-def test_metrics_in_two_processes(images, tmp_path_factory, monkeypatch):
+def test_metrics_in_two_processes(
+    images: Any, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Those of the training, and calc_metrics.py's in two processes and in one: one value."""
     pytest.importorskip("efficientnet_lite_pytorch")
     monkeypatch.setenv("GGDR_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))

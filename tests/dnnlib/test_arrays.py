@@ -5,6 +5,8 @@ import os
 import struct
 import tracemalloc
 import zipfile
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +53,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("packed", [False, True], ids=["npy", "npz"])
 @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
-def test_hostile_arrays_are_refused_in_little_memory(tmp_path, content, packed):
+def test_hostile_arrays_are_refused_in_little_memory(tmp_path: Path, content: Any, packed: Any) -> None:
     (tmp_path / "a").write_bytes(npz(content, zipfile.ZIP_DEFLATED) if packed else content)
     tracemalloc.start()
     try:
@@ -64,7 +66,7 @@ def test_hostile_arrays_are_refused_in_little_memory(tmp_path, content, packed):
         tracemalloc.stop()
 
 
-def test_archives_that_unpack_to_much_are_refused(tmp_path):
+def test_archives_that_unpack_to_much_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(npz(npy("(1000000,)", data=bytes(4_000_000)), zipfile.ZIP_DEFLATED))
     with pytest.raises(UserError, match="its arrays have more than 1000000 bytes"):
         read_arrays(tmp_path / "a", "a", limit=1_000_000)
@@ -75,7 +77,7 @@ def test_archives_that_unpack_to_much_are_refused(tmp_path):
         read_arrays(tmp_path / "a", "a", limit=10)
 
 
-def test_arrays_of_every_form_are_read(tmp_path):
+def test_arrays_of_every_form_are_read(tmp_path: Path) -> None:
     arrays = {
         "scalar": np.int64(5),
         "empty": np.zeros([0, 3]),
@@ -95,7 +97,7 @@ def test_arrays_of_every_form_are_read(tmp_path):
     np.testing.assert_array_equal(read_arrays(tmp_path / "a.npy", "a")[""], arrays["columns"])
 
 
-def test_pipes_are_not_waited_for(tmp_path):
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a")
     with pytest.raises(UserError, match="no ordinary file"):
         read_arrays(tmp_path / "a", "a")

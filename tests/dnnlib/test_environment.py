@@ -2,6 +2,8 @@
 
 import os
 import stat
+from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -24,19 +26,19 @@ WORKER = dict(
 @click.command(cls=Command)
 @ops_option
 @friendly_errors
-def command():
+def command() -> None:
     click.echo(os.environ.get("GGDR_OPS"))
 
 
 @pytest.fixture(autouse=True)
-def clean(monkeypatch, tmp_path):
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in list(os.environ):
         if name.startswith("GGDR_") or name in (*WORKER, "TORCHELASTIC_RESTART_COUNT"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
-def set_all(monkeypatch, values):
+def set_all(monkeypatch: pytest.MonkeyPatch, values: Any) -> None:
     for name, value in values.items():
         monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
 
@@ -62,7 +64,9 @@ def set_all(monkeypatch, values):
     ],
     ids=str,
 )
-def test_torchruns_variables_are_checked_before_anything_starts(monkeypatch, changes, message):
+def test_torchruns_variables_are_checked_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, changes: Any, message: Any
+) -> None:
     set_all(monkeypatch, {**WORKER, **changes})
     result = CliRunner().invoke(command, [])
     assert result.exit_code == 1
@@ -72,13 +76,13 @@ def test_torchruns_variables_are_checked_before_anything_starts(monkeypatch, cha
     assert result.stderr.count("\n") == 1
 
 
-def test_a_wrong_option_among_wrong_variables_is_one_line_too(monkeypatch):
+def test_a_wrong_option_among_wrong_variables_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, {**WORKER, "RANK": "x"})
     result = CliRunner().invoke(command, ["--colour"])
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
 
 
-def test_sound_variables_pass(monkeypatch):
+def test_sound_variables_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, WORKER)
     assert CliRunner().invoke(command, []).exit_code == 0
     assert torchrun.local_rank() == 1
@@ -99,7 +103,9 @@ def test_sound_variables_pass(monkeypatch):
         ),
     ],
 )
-def test_our_own_variables_are_checked(monkeypatch, name, value, message):
+def test_our_own_variables_are_checked(
+    monkeypatch: pytest.MonkeyPatch, name: Any, value: Any, message: Any
+) -> None:
     monkeypatch.setenv(name, value)
     result = CliRunner().invoke(command, [])
     assert result.exit_code == 1
@@ -107,13 +113,13 @@ def test_our_own_variables_are_checked(monkeypatch, name, value, message):
     assert result.stderr.count("\n") == 1
 
 
-def test_an_option_stands_above_its_variable(monkeypatch):
+def test_an_option_stands_above_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GGDR_OPS", "xx")
     result = CliRunner().invoke(command, ["--ops=ref"])
     assert (result.exit_code, result.output) == (0, "ref\n")
 
 
-def test_an_unknown_variable_is_noted(monkeypatch):
+def test_an_unknown_variable_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GGDR_OFLINE", "1")
     result = CliRunner().invoke(command, [])
     assert result.exit_code == 0
@@ -123,12 +129,14 @@ def test_an_unknown_variable_is_noted(monkeypatch):
 
 
 @pytest.mark.parametrize("value", [None, "", "  "])
-def test_without_a_value_the_cache_is_in_the_home_folder(monkeypatch, tmp_path, value):
+def test_without_a_value_the_cache_is_in_the_home_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: Any
+) -> None:
     set_all(monkeypatch, {"GGDR_CACHE_DIR": value})
     assert environment.cache_root() == tmp_path / ".cache" / "stylegan2-ada-ggdr"
 
 
-def test_a_relative_cache_and_one_in_the_home_folder(monkeypatch, tmp_path):
+def test_a_relative_cache_and_one_in_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GGDR_CACHE_DIR", "some/cache")
     assert environment.cache_root() == tmp_path / "some" / "cache"
@@ -137,10 +145,10 @@ def test_a_relative_cache_and_one_in_the_home_folder(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def homeless(monkeypatch, tmp_path):
+def homeless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """A user whom the system does not know, without HOME."""
 
-    def unknown():
+    def unknown() -> None:
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(environment.Path, "home", unknown)
@@ -148,7 +156,7 @@ def homeless(monkeypatch, tmp_path):
     return tmp_path / f"stylegan2-ada-ggdr-{os.getuid()}"
 
 
-def test_without_a_home_the_cache_is_a_private_temporary_folder_and_said(homeless):
+def test_without_a_home_the_cache_is_a_private_temporary_folder_and_said(homeless: Any) -> None:
     result = CliRunner().invoke(command, [])
     assert result.exit_code == 0
     assert (
@@ -158,7 +166,9 @@ def test_without_a_home_the_cache_is_a_private_temporary_folder_and_said(homeles
     assert stat.S_IMODE(homeless.stat().st_mode) == 0o700
 
 
-def test_a_temporary_folder_of_somebody_else_is_not_taken(homeless, monkeypatch, tmp_path):
+def test_a_temporary_folder_of_somebody_else_is_not_taken(
+    homeless: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "theirs").mkdir()
     homeless.symlink_to(tmp_path / "theirs")
     with pytest.raises(UserError, match=r"belongs to another; set GGDR_CACHE_DIR"):
@@ -173,7 +183,7 @@ def test_a_temporary_folder_of_somebody_else_is_not_taken(homeless, monkeypatch,
         environment.cache_root()
 
 
-def test_folders_and_files_of_the_cache_are_never_for_everybody_to_write(tmp_path):
+def test_folders_and_files_of_the_cache_are_never_for_everybody_to_write(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         environment.make_cache_folder(tmp_path / "a" / "b")

@@ -6,6 +6,7 @@ import json
 import pickle
 import struct
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ FILES = {
 
 
 @pytest.mark.parametrize(("content", "words"), FILES.values(), ids=FILES)
-def test_what_is_no_network_pickle_is_called_what_it_is(tmp_path, content, words):
+def test_what_is_no_network_pickle_is_called_what_it_is(tmp_path: Path, content: Any, words: Any) -> None:
     (tmp_path / "net.pkl").write_bytes(content)
     with pytest.raises(UserError, match="is not a network pickle but ") as caught:
         load_network_pkl(tmp_path / "net.pkl")
@@ -89,14 +90,14 @@ def test_what_is_no_network_pickle_is_called_what_it_is(tmp_path, content, words
 
 
 @pytest.mark.parametrize("name", ["dnnlib.tflib.network Network", "tfutil Network"])
-def test_networks_of_tensorflow_are_called_so(name):
+def test_networks_of_tensorflow_are_called_so(name: Any) -> None:
     module, class_name = name.split()
     content = b"\x80\x03c" + f"{module}\n{class_name}\n".encode() + b")\x81}b."
     with pytest.raises(UserError, match="StyleGAN's TensorFlow versions"):
         load_network_pkl(io.BytesIO(content))
 
 
-def test_pickles_and_unknown_files_have_no_other_kind(tmp_path):
+def test_pickles_and_unknown_files_have_no_other_kind(tmp_path: Path) -> None:
     for content, kind in ((pickle.dumps({}), "pickle"), (b"\x01\x02\x03\xff" * 10, "unknown")):
         stream = io.BytesIO(b"--" + content)
         stream.seek(2)

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,12 +21,12 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 class FullDisk:
     """Takes the place of os.write for one file: so many bytes still fit."""
 
-    def __init__(self, monkeypatch, room):
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, room: Any) -> None:
         self.room = room
         self._write = os.write
         monkeypatch.setattr(os, "write", self)
 
-    def __call__(self, fd, data):
+    def __call__(self, fd: Any, data: Any) -> Any:
         if fd < 3:
             return self._write(fd, data)
         if self.room == 0:
@@ -35,7 +36,9 @@ class FullDisk:
         return written
 
 
-def test_the_folder_is_synced_after_the_file_and_the_name(tmp_path, monkeypatch):
+def test_the_folder_is_synced_after_the_file_and_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In this order a machine that loses its power has the old or the new file."""
     calls = []
     fsync, replace = os.fsync, os.replace
@@ -51,10 +54,12 @@ def test_the_folder_is_synced_after_the_file_and_the_name(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(("number", "fails"), [(errno.EINVAL, False), (errno.EIO, True)])
-def test_folders_that_cannot_be_synced(tmp_path, monkeypatch, number, fails):
+def test_folders_that_cannot_be_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: Any, fails: Any
+) -> None:
     fsync = os.fsync
 
-    def refuse(fd):
+    def refuse(fd: Any) -> None:
         if os.path.isdir(f"/proc/self/fd/{fd}"):
             raise OSError(number, "no")
         fsync(fd)
@@ -67,7 +72,7 @@ def test_folders_that_cannot_be_synced(tmp_path, monkeypatch, number, fails):
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
-def test_temporaries_of_killed_processes_are_removed(tmp_path):
+def test_temporaries_of_killed_processes_are_removed(tmp_path: Path) -> None:
     code = "import os\nfrom dnnlib.files import atomic_write\nwith atomic_write('a.pt') as f: f.write(b'x'); os.kill(os.getpid(), 9)"
     environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(files.__file__))}
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=False)
@@ -78,7 +83,7 @@ def test_temporaries_of_killed_processes_are_removed(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {".hidden", "b.tmp", ".config.json"}
 
 
-def test_writing_names_the_file():
+def test_writing_names_the_file() -> None:
     with (
         pytest.raises(UserError, match=r"cannot write /proc/x \(No such file or directory\); make room"),
         writing("folder"),
@@ -91,7 +96,9 @@ def test_writing_names_the_file():
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_what_does_not_fit_waits_and_no_half_line_is_left(tmp_path, monkeypatch, capsys):
+def test_what_does_not_fit_waits_and_no_half_line_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     log = AppendFile(tmp_path / "a.jsonl")
     log.write("first\n")
     disk = FullDisk(monkeypatch, room=3)
@@ -110,7 +117,7 @@ def test_what_does_not_fit_waits_and_no_half_line_is_left(tmp_path, monkeypatch,
     assert (tmp_path / "a.jsonl").read_text().endswith("fourth\nfifth\n")
 
 
-def test_a_file_that_is_there_grows(tmp_path):
+def test_a_file_that_is_there_grows(tmp_path: Path) -> None:
     for text in ("a\n", "é\n"):
         log = AppendFile(tmp_path / "log")
         log.write(text)
@@ -118,7 +125,7 @@ def test_a_file_that_is_there_grows(tmp_path):
     assert (tmp_path / "log").read_text(encoding="utf-8") == "a\né\n"
 
 
-def other_process(folder):
+def other_process(folder: Any) -> Any:
     """Whether another process gets the lock."""
     code = "import sys\nfrom dnnlib.files import FolderLock\nwith FolderLock(sys.argv[1], 0.1): pass"
     environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(files.__file__))}
@@ -130,12 +137,14 @@ def other_process(folder):
     )
 
 
-def no_folder_locks(*_):
+def no_folder_locks(*_: Any) -> None:
     raise OSError(errno.EBADF, "Bad file descriptor")
 
 
 @pytest.mark.parametrize("on_network", [False, True])
-def test_one_process_at_a_time(on_network, tmp_path, monkeypatch, capsys):
+def test_one_process_at_a_time(
+    on_network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     if on_network:  # NFS locks files, and only those that are open for writing
         monkeypatch.setattr(files.fcntl, "flock", no_folder_locks)
     with FolderLock(tmp_path, 0):
@@ -147,7 +156,7 @@ def test_one_process_at_a_time(on_network, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_the_lock_does_not_hang_on_a_file(tmp_path):
+def test_the_lock_does_not_hang_on_a_file(tmp_path: Path) -> None:
     with LogTee(tmp_path / "log.txt"):
         (tmp_path / "log.txt").rename(tmp_path / "log.old")
         with (
@@ -159,7 +168,7 @@ def test_the_lock_does_not_hang_on_a_file(tmp_path):
         pass
 
 
-def test_a_forked_process_does_not_keep_the_lock(tmp_path):
+def test_a_forked_process_does_not_keep_the_lock(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     with FolderLock(tmp_path, 0):
         child = os.fork()
@@ -176,7 +185,7 @@ def test_a_forked_process_does_not_keep_the_lock(tmp_path):
         os.waitpid(child, 0)
 
 
-def test_links_out_of_the_folder_are_not_written_through(tmp_path):
+def test_links_out_of_the_folder_are_not_written_through(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "bashrc").write_text("mine")
     log = tmp_path / "run" / "log.txt"
@@ -192,13 +201,13 @@ def test_links_out_of_the_folder_are_not_written_through(tmp_path):
     assert (tmp_path / "run" / "today.txt").read_text() == "inside"
 
 
-def test_what_is_no_file_is_not_written_to(tmp_path):
+def test_what_is_no_file_is_not_written_to(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "log")
     with pytest.raises(UserError, match="no ordinary file"):
         AppendFile(tmp_path / "log")
 
 
-def test_a_file_that_is_replaced_keeps_its_mode(tmp_path):
+def test_a_file_that_is_replaced_keeps_its_mode(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text("old")
     for mode in (0o600, 0o644, 0o640):
@@ -209,7 +218,7 @@ def test_a_file_that_is_replaced_keeps_its_mode(tmp_path):
         assert path.stat().st_mode & 0o777 == mode
 
 
-def test_only_temporaries_of_this_program_are_removed(tmp_path):
+def test_only_temporaries_of_this_program_are_removed(tmp_path: Path) -> None:
     others = [
         ".mynotes.tmp",
         ".a.0123456789abcdef.tmp.bak",
@@ -228,13 +237,15 @@ def test_only_temporaries_of_this_program_are_removed(tmp_path):
     )
 
 
-def test_control_characters_are_escaped_in_the_log(tmp_path, capsys):
+def test_control_characters_are_escaped_in_the_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with LogTee(tmp_path / "log.txt"):
         print("a\x1b[2Jb\udcff\n\tc")
     assert (tmp_path / "log.txt").read_text() == capsys.readouterr().out == "a\\x1b[2Jb\\udcff\n\tc\n"
 
 
-def test_a_log_that_another_process_writes_is_refused(tmp_path):
+def test_a_log_that_another_process_writes_is_refused(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nfrom dnnlib.log import LogTee\n"
         "with LogTee(Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()"
@@ -259,8 +270,8 @@ def test_a_log_that_another_process_writes_is_refused(tmp_path):
     assert (tmp_path / "log.txt").read_text() == "held\nmine\n"
 
 
-def test_an_interrupt_just_after_the_file_was_made(tmp_path, monkeypatch):
-    def interrupted(path, mode):
+def test_an_interrupt_just_after_the_file_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(path: Any, mode: Any) -> None:
         Path(path).touch()
         raise KeyboardInterrupt
 
@@ -270,7 +281,7 @@ def test_an_interrupt_just_after_the_file_was_made(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_log_goes_on_when_nobody_reads_standard_output(tmp_path):
+def test_a_log_goes_on_when_nobody_reads_standard_output(tmp_path: Path) -> None:
     program = (
         "import sys\nfrom dnnlib.log import LogTee\nwith LogTee(__import__('pathlib').Path(sys.argv[1])):\n"
         + (
@@ -292,7 +303,7 @@ def test_a_log_goes_on_when_nobody_reads_standard_output(tmp_path):
     assert (tmp_path / "log.txt").read_text().splitlines() == [f"line {i}" for i in range(6)]
 
 
-def test_a_device_or_pipe_is_never_replaced(tmp_path):
+def test_a_device_or_pipe_is_never_replaced(tmp_path: Path) -> None:
     """As root, a rename would put a file in the place of /dev/null."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,16 +16,16 @@ from dnnlib.interrupt import SIGNALS, Interrupted, InterruptFlag, end_processes
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def send(number):
+def send(number: Any) -> None:
     signal.raise_signal(number)  # to this thread, so that it is handled before the next line
 
 
-def handlers():
+def handlers() -> Any:
     return [signal.getsignal(number) for number in SIGNALS]
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_the_first_signal_is_noted(number, capfd):
+def test_the_first_signal_is_noted(number: Any, capfd: pytest.CaptureFixture[str]) -> None:
     before = handlers()
     with InterruptFlag() as flag:
         assert not flag.raised
@@ -35,11 +36,11 @@ def test_the_first_signal_is_noted(number, capfd):
     assert f"{number.name}: finishing the current step" in capfd.readouterr().err
 
 
-def test_signals_are_those_of_terminals_systems_and_schedulers():
+def test_signals_are_those_of_terminals_systems_and_schedulers() -> None:
     assert {number.name for number in SIGNALS} == {"SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"}
 
 
-def test_a_second_ctrl_c_interrupts(capfd):
+def test_a_second_ctrl_c_interrupts(capfd: pytest.CaptureFixture[str]) -> None:
     with InterruptFlag() as flag:
         send(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
@@ -48,7 +49,7 @@ def test_a_second_ctrl_c_interrupts(capfd):
     assert capfd.readouterr().err.count("press Ctrl-C again") == 1
 
 
-def test_further_requests_of_a_scheduler_are_let_pass(capfd):
+def test_further_requests_of_a_scheduler_are_let_pass(capfd: pytest.CaptureFixture[str]) -> None:
     with InterruptFlag() as flag:
         for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM):
             send(number)
@@ -59,7 +60,7 @@ def test_further_requests_of_a_scheduler_are_let_pass(capfd):
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_ignored_signals_stay_ignored(number):
+def test_ignored_signals_stay_ignored(number: Any) -> None:
     previous = signal.signal(number, signal.SIG_IGN)
     try:
         with InterruptFlag() as flag:
@@ -70,7 +71,7 @@ def test_ignored_signals_stay_ignored(number):
         signal.signal(number, previous)
 
 
-def test_at_once(capfd):
+def test_at_once(capfd: pytest.CaptureFixture[str]) -> None:
     with InterruptFlag(announce=False) as flag:
         with pytest.raises(Interrupted), flag.at_once():
             send(signal.SIGTERM)
@@ -84,7 +85,7 @@ def test_at_once(capfd):
     assert capfd.readouterr().err.count("SIGTERM") == 1
 
 
-def test_a_wait_ends_so_long_after_the_signal():
+def test_a_wait_ends_so_long_after_the_signal() -> None:
     with InterruptFlag(announce=False) as flag:
         with flag.within(0.2):
             send(signal.SIGTERM)
@@ -96,14 +97,14 @@ def test_a_wait_ends_so_long_after_the_signal():
         time.sleep(0.3)  # nothing comes later
 
 
-def blocked(ready):
+def blocked(ready: Any) -> None:
     """Takes no notice of any signal that can be ignored, as C code that holds Python's lock."""
     signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))
     ready.set()
     time.sleep(600)
 
 
-def test_blocked_processes_are_ended(monkeypatch):
+def test_blocked_processes_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     context = multiprocessing.get_context("fork")
     ready = context.Event()
     process = context.Process(target=blocked, args=(ready,), daemon=True)
@@ -119,10 +120,10 @@ def test_blocked_processes_are_ended(monkeypatch):
     assert end_processes([process]) == []
 
 
-def test_outside_the_main_thread_nothing_changes():
+def test_outside_the_main_thread_nothing_changes() -> None:
     before, seen = handlers(), []
 
-    def work():
+    def work() -> None:
         with InterruptFlag():
             seen.extend(handlers())
 
@@ -166,7 +167,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 
 
-def test_a_terminal_that_is_closed(tmp_path):
+def test_a_terminal_that_is_closed(tmp_path: Path) -> None:
     """SIGHUP comes with it, and every write to it fails from then on."""
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, TERMINAL, str(tmp_path)], cwd=ROOT, timeout=120, check=False

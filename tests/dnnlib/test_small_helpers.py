@@ -3,6 +3,8 @@
 import errno
 import os
 import sys
+from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -26,11 +28,11 @@ from dnnlib.log import LogTee
         (184500, "2d 03h 15m"),
     ],
 )
-def test_durations(seconds, text):
+def test_durations(seconds: Any, text: Any) -> None:
     assert format_duration(seconds) == text
 
 
-def test_lists_of_numbers():
+def test_lists_of_numbers() -> None:
     assert parse_int_list("1,2,5-7, 3") == [1, 2, 5, 6, 7, 3]
     for text in ("", "a", "1,", "-1", "5-", "7-5", "1.5", "9" * 5000, "²", "0-1000000", "0-600000,0-600000"):
         with pytest.raises(UserError):
@@ -38,7 +40,7 @@ def test_lists_of_numbers():
 
 
 @pytest.mark.parametrize("text", ["0.2,0.7,1", "cat", "1.5"])
-def test_a_class_is_a_number(text):
+def test_a_class_is_a_number(text: Any) -> None:
     assert ClassNumber().convert("3", None, None) == 3
     with pytest.raises(
         click.BadParameter,
@@ -52,7 +54,7 @@ def test_a_class_is_a_number(text):
 @click.option("--allow-tf32")
 @click.option("-n", "--dry-run", is_flag=True)
 @friendly_errors
-def command(reg_type, allow_tf32, dry_run):
+def command(reg_type: Any, allow_tf32: Any, dry_run: Any) -> None:
     if reg_type == "bad":
         raise UserError("this is\nbad")
     click.echo(f"{reg_type} {allow_tf32} {dry_run}")
@@ -62,16 +64,16 @@ def command(reg_type, allow_tf32, dry_run):
     "args",
     [["--reg_type=a_b", "--allow-tf32=1", "-n"], ["--reg-type", "a_b", "--allow_tf32", "1", "--dry_run"]],
 )
-def test_options_take_either_dash(args):
+def test_options_take_either_dash(args: Any) -> None:
     assert CliRunner().invoke(command, args).output == "a_b 1 True\n"
 
 
-def test_user_errors_are_one_line_and_status_1():
+def test_user_errors_are_one_line_and_status_1() -> None:
     result = CliRunner().invoke(command, ["--reg_type=bad"])
     assert (result.exit_code, result.output) == (1, "Error: this is bad\n")
 
 
-def test_atomic_write_replaces_or_leaves_alone(tmp_path):
+def test_atomic_write_replaces_or_leaves_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     with atomic_write(path, "w") as stream:
         stream.write("first")
@@ -86,7 +88,7 @@ def test_atomic_write_replaces_or_leaves_alone(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o666 & ~umask
 
 
-def test_log_tee_writes_to_both(tmp_path, capsys):
+def test_log_tee_writes_to_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sys.stdout
     with LogTee(tmp_path / "log.txt"):
         print("hello")
@@ -95,7 +97,7 @@ def test_log_tee_writes_to_both(tmp_path, capsys):
     assert capsys.readouterr().out == "hello\n"
 
 
-def test_messages_are_one_printable_line():
+def test_messages_are_one_printable_line() -> None:
     assert (
         str(UserError("a\nb \x1b[31mred\x1b[0m é 日本 \u202e\udc80"))
         == r"a b \x1b[31mred\x1b[0m é 日本 \u202e\udc80"
@@ -133,10 +135,10 @@ class OutOfMemoryError(RuntimeError):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_memory_that_does_not_suffice_is_one_line(error, message):
+def test_memory_that_does_not_suffice_is_one_line(error: Any, message: Any) -> None:
     @click.command(cls=Command)
     @friendly_errors
-    def failing():
+    def failing() -> None:
         raise error
 
     result = CliRunner().invoke(failing)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ main()
 """
 
 
-def run(redirection, folder, **environment):
+def run(redirection: Any, folder: Any, **environment: Any) -> Any:
     """The program's exit status and standard error, with the shell's redirections."""
     (folder / "program.py").write_text(PROGRAM)
     command = f'"{sys.executable}" program.py "{ROOT}" {redirection}; exit ${{PIPESTATUS[0]}}'
@@ -55,13 +56,13 @@ def run(redirection, folder, **environment):
 @pytest.mark.parametrize(
     "redirection", [">&-", "2>&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-", "| true", "2>&1 | true", "2> /dev/full"]
 )
-def test_a_command_does_its_work_whatever_becomes_of_its_output(redirection, tmp_path):
+def test_a_command_does_its_work_whatever_becomes_of_its_output(redirection: Any, tmp_path: Path) -> None:
     done = run(redirection, tmp_path)
     assert done.returncode == 0, done.stderr
     assert b"Traceback" not in done.stderr
 
 
-def test_output_that_is_lost_to_a_full_disk_is_told(tmp_path):
+def test_output_that_is_lost_to_a_full_disk_is_told(tmp_path: Path) -> None:
     done = run("> /dev/full", tmp_path)
     assert done.returncode == 1
     assert done.stderr.endswith(
@@ -74,18 +75,18 @@ def test_output_that_is_lost_to_a_full_disk_is_told(tmp_path):
     [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}, {"LC_ALL": "POSIX", "PYTHONUTF8": "0"}],
     ids=str,
 )
-def test_a_name_that_the_terminal_cannot_show_is_escaped(environment, tmp_path):
+def test_a_name_that_the_terminal_cannot_show_is_escaped(environment: Any, tmp_path: Path) -> None:
     done = run("", tmp_path, **environment)
     assert done.returncode == 0, done.stderr
     last = done.stdout.splitlines()[-1]
     assert last in (rb"caf\xe9 \udcff \ud800", "café \\udcff \\ud800".encode())
 
 
-def outlet(path):
+def outlet(path: Any) -> Any:
     return _Outlet(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
 
 
-def test_without_a_reader_output_goes_nowhere_and_that_is_no_failure():
+def test_without_a_reader_output_goes_nowhere_and_that_is_no_failure() -> None:
     read, write = os.pipe()
     os.close(read)
     found = _Outlet(write)
@@ -95,7 +96,7 @@ def test_without_a_reader_output_goes_nowhere_and_that_is_no_failure():
     os.close(write)
 
 
-def test_a_full_disk_is_remembered():
+def test_a_full_disk_is_remembered() -> None:
     found = outlet("/dev/full")
     assert found.write(b"abc") == 3
     assert found.failure is not None
@@ -103,7 +104,7 @@ def test_a_full_disk_is_remembered():
     os.close(found.fileno())
 
 
-def test_a_descriptor_that_does_not_block_gets_everything():
+def test_a_descriptor_that_does_not_block_gets_everything() -> None:
     read, write = os.pipe()
     os.set_blocking(write, False)
     child = subprocess.Popen(
@@ -118,7 +119,7 @@ def test_a_descriptor_that_does_not_block_gets_everything():
     assert child.communicate(timeout=30)[0] == b"1000000\n"
 
 
-def test_the_text_layer_is_as_python_made_it(tmp_path):
+def test_the_text_layer_is_as_python_made_it(tmp_path: Path) -> None:
     for at_once in (False, True):
         with open(tmp_path / "a", "wb", buffering=0) as raw:
             stream = io.TextIOWrapper(raw, "latin-1", line_buffering=True, write_through=at_once)  # type: ignore[arg-type]

@@ -4,6 +4,8 @@ import os
 import struct
 import zipfile
 import zlib
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +21,7 @@ CONTENT_ERRORS = [
 
 
 @pytest.mark.parametrize("error", CONTENT_ERRORS, ids=lambda error: type(error).__name__)
-def test_whatever_a_parser_raises_becomes_one_line_that_names_the_file(error):
+def test_whatever_a_parser_raises_becomes_one_line_that_names_the_file(error: Any) -> None:
     with (
         pytest.raises(UserError, match=r"^a\.npz is damaged: .+; get it anew$") as caught,
         parsing("a.npz", "is damaged", "get it anew"),
@@ -30,7 +32,7 @@ def test_whatever_a_parser_raises_becomes_one_line_that_names_the_file(error):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EACCES, errno.ENOENT, errno.EMFILE])
-def test_errors_of_the_disk_keep_their_own_words(number):
+def test_errors_of_the_disk_keep_their_own_words(number: Any) -> None:
     with pytest.raises(UserError) as caught, parsing("a.npz", "is damaged", "get it anew"):
         raise OSError(number, os.strerror(number))
     assert str(caught.value) == f"cannot read a.npz: {os.strerror(number)}"
@@ -46,13 +48,13 @@ def test_errors_of_the_disk_keep_their_own_words(number):
         KeyboardInterrupt(),
     ],
 )
-def test_what_is_no_fault_of_the_content_passes(error):
+def test_what_is_no_fault_of_the_content_passes(error: Any) -> None:
     with pytest.raises(type(error)) as caught, parsing("a.npz"):
         raise error
     assert caught.value is error
 
 
-def test_reasons_are_one_printable_line():
+def test_reasons_are_one_printable_line() -> None:
     assert reason(ValueError("one\n\ttwo  three")) == "one two three"
     assert reason(ValueError("\x1b[2J\x00\u202e\udc80")) == r"\x1b[2J\x00\u202e\udc80"
     assert reason(ValueError()) == "ValueError"
@@ -85,14 +87,14 @@ def test_reasons_are_one_printable_line():
         else str(value)[:20]
     ),
 )
-def test_json_that_is_refused(document, message):
+def test_json_that_is_refused(document: Any, message: Any) -> None:
     with pytest.raises(UserError, match=message) as caught:
         parse_json(document, "stats.jsonl", limit=10**6 if len(document) > 1500 else 1000, advice="remove it")
     assert str(caught.value).startswith("stats.jsonl is no valid JSON: ")
     assert str(caught.value).endswith("; remove it")
 
 
-def test_json_that_is_read(tmp_path):
+def test_json_that_is_read(tmp_path: Path) -> None:
     value = {"a": [1, 2.5, None, True, "ä"], "b": {"c": []}}
     (tmp_path / "a.json").write_text(json.dumps(value), encoding="utf-8")
     assert read_json(tmp_path / "a.json") == value
@@ -100,7 +102,7 @@ def test_json_that_is_read(tmp_path):
     assert parse_json("[Infinity, 1e999]", "x", finite=False) == [float("inf")] * 2
 
 
-def test_only_ordinary_files_within_the_limit_are_read(tmp_path):
+def test_only_ordinary_files_within_the_limit_are_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "large").write_bytes(bytes(11))
     for name, message in [

@@ -154,7 +154,7 @@ def test_segmentation_is_timed(tmp_path: Path) -> None:
     assert "with masks" in result.output
 
 
-def test_an_impossible_resolution():
+def test_an_impossible_resolution() -> None:
     result = CliRunner().invoke(cost.main, ["--resolution=33", "--repeats=0"])
     assert result.exit_code == 1
     assert result.output == "Error: --resolution=33 must be a power of two, 8 or larger\n"

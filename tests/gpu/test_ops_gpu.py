@@ -1,5 +1,7 @@
 """The compiled ops on a GPU: the checks that the CPU's ops pass, and what only a GPU has."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -12,38 +14,38 @@ pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("cuda_ops")]
 @pytest.mark.parametrize("options", checks.RESAMPLINGS, ids=str)
 @pytest.mark.parametrize("filter_name", checks.FILTERS)
 @pytest.mark.parametrize("dtype", checks.DTYPES, ids=str)
-def test_upfirdn2d_values(dtype, filter_name, options):
+def test_upfirdn2d_values(dtype: Any, filter_name: Any, options: Any) -> None:
     checks.check_upfirdn2d_values("cuda", dtype, filter_name, options)
 
 
 @pytest.mark.parametrize("options", checks.RESAMPLINGS, ids=str)
 @pytest.mark.parametrize("filter_name", ["none", "outer4", "row12", "row17", "plane"])
-def test_upfirdn2d_derivatives(filter_name, options):
+def test_upfirdn2d_derivatives(filter_name: Any, options: Any) -> None:
     checks.check_upfirdn2d_derivatives("cuda", filter_name, options)
 
 
 @pytest.mark.parametrize("dtype", checks.DTYPES, ids=str)
 @pytest.mark.parametrize("act", sorted(bias_act.ACTIVATIONS))
-def test_bias_act(act, dtype):
+def test_bias_act(act: Any, dtype: Any) -> None:
     checks.check_bias_act("cuda", dtype, act)
 
 
 @pytest.mark.parametrize("clamp", [None, 0.5])
 @pytest.mark.parametrize("act", sorted(bias_act.ACTIVATIONS))
-def test_bias_act_derivatives(act, clamp):
+def test_bias_act_derivatives(act: Any, clamp: Any) -> None:
     checks.check_bias_act_derivatives("cuda", act, clamp)
 
 
-def test_golden_values():
+def test_golden_values() -> None:
     checks.check_golden("cuda")
 
 
 @pytest.mark.filterwarnings("ignore")  # of PyTorch's own making
-def test_pytorchs_own_checks():
+def test_pytorchs_own_checks() -> None:
     checks.check_opcheck("cuda")
 
 
-def test_more_than_two_to_the_31_numbers():
+def test_more_than_two_to_the_31_numbers() -> None:
     if torch.cuda.mem_get_info()[0] < 14 << 30:
         pytest.skip("needs 14 GiB of GPU memory")
     x = torch.zeros([1, 33, 8192, 8192], dtype=torch.float16, device="cuda")
@@ -60,7 +62,7 @@ def test_more_than_two_to_the_31_numbers():
     assert y[0, 0, 0, 0].item() == 1
 
 
-def test_the_current_stream_is_used():
+def test_the_current_stream_is_used() -> None:
     stream = torch.cuda.Stream()
     x = checks.noise(2, 8, 64, 64, dtype=torch.float32, device="cuda")
     expected = upfirdn2d.upsample2d(x, checks.FILTERS["outer4"].cuda(), impl="ref")
@@ -72,7 +74,7 @@ def test_the_current_stream_is_used():
     torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_no_host_synchronisation():
+def test_no_host_synchronisation() -> None:
     f, x = (
         checks.FILTERS["outer4"].cuda(),
         checks.noise(2, 8, 16, 16, dtype=torch.float32, device="cuda").requires_grad_(True),

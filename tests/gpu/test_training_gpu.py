@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,14 +23,14 @@ pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("cuda_ops")]
 
 
 @pytest.mark.parametrize("options", [{}, {"nhwc": True}, {"batch_gpu": 2}, {"aug": "ada"}], ids=str)
-def test_gradients_in_half_precision(monkeypatch, options):
+def test_gradients_in_half_precision(monkeypatch: pytest.MonkeyPatch, options: Any) -> None:
     checks.check_half_precision(monkeypatch, CUDA, **options)
 
 
 @pytest.mark.parametrize(
     "options", [{}, {"nhwc": True}, {"precision": "bf16"}, {"fp32": True}, {"augpipe": "bgcfnc"}], ids=str
 )
-def test_a_step_waits_for_nothing_and_stays_finite(options):
+def test_a_step_waits_for_nothing_and_stays_finite(options: Any) -> None:
     """Kernels are chosen and workspaces made in the first steps."""
     if options.get("precision") == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         pytest.skip("no bfloat16 here")
@@ -57,7 +58,7 @@ def run(*arguments: object) -> str:
 
 
 @pytest.mark.parametrize("gpus", [1, 2])
-def test_from_images_to_pictures(tmp_path, gpus):
+def test_from_images_to_pictures(tmp_path: Path, gpus: Any) -> None:
     """Train, go on, generate; with two GPUs by way of nccl."""
     if torch.cuda.device_count() < gpus:
         pytest.skip(f"needs {gpus} GPUs")

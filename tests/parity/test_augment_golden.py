@@ -1,6 +1,8 @@
 """Augmentation of images and of feature maps against reference values, at fixed percentiles of every random
 quantity."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -14,7 +16,7 @@ CASES = cases(DATA)
 @pytest.mark.parametrize(
     "index", range(len(CASES)), ids=[f"{case['name']}-{case['percentile']}" for case in CASES]
 )
-def test_augment(index):
+def test_augment(index: Any) -> None:
     case = CASES[index]
     pipe, images = AugmentPipe(**case["spec"]), torch.from_numpy(DATA["x"])
     params = pipe.sample(images, debug_percentile=case["percentile"])
@@ -25,5 +27,5 @@ def test_augment(index):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['name']}-{case['percentile']}")
-def test_presets_are_the_references(case):
+def test_presets_are_the_references(case: Any) -> None:
     assert preset(case["name"]) == case["spec"]

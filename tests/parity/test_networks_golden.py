@@ -1,6 +1,7 @@
 """Networks, GGDR distance and gradient penalties against reference values; state-dict names fit strictly."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -28,26 +29,26 @@ def weights(prefix: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
-def G():
+def G() -> Any:
     network = Generator(**CONFIG["G"]).eval().requires_grad_(False)
     network.load_state_dict(weights("G."), strict=True)
     return network
 
 
 @pytest.fixture
-def D():
+def D() -> Any:
     network = Discriminator(**CONFIG["D"], decoder_res=TARGET).eval().requires_grad_(False)
     network.load_state_dict(weights("D."), strict=True)
     return network
 
 
-def test_mapping_and_truncation(G):
+def test_mapping_and_truncation(G: Any) -> None:
     z, c = tensor("z"), tensor("c")
     assert relative_error(G.mapping(z, c), DATA["w"]) < 2e-6
     assert relative_error(G.mapping(z, c, truncation_psi=0.6, truncation_cutoff=4), DATA["w_trunc"]) < 2e-6
 
 
-def test_images_and_captured_features(G):
+def test_images_and_captured_features(G: Any) -> None:
     resolutions = sorted(int(key[4:]) for key in DATA if key.startswith("feat"))
     images, features = G.synthesis(tensor("w"), capture=resolutions, noise_mode="const")
     assert relative_error(images, DATA["img"]) < 5e-6
@@ -57,7 +58,7 @@ def test_images_and_captured_features(G):
         assert relative_error(features[res], DATA[f"feat{res}"]) < 5e-6
 
 
-def test_logits_and_decoder_maps(D):
+def test_logits_and_decoder_maps(D: Any) -> None:
     logits, maps = D(tensor("real"), tensor("c"), return_features=True)
     assert relative_error(logits, DATA["logits"]) < 5e-6
     assert relative_error(D(tensor("real"), tensor("c")), DATA["logits"]) < 5e-6
@@ -66,7 +67,7 @@ def test_logits_and_decoder_maps(D):
         assert relative_error(found, DATA[f"dec{res}"]) < 5e-6
 
 
-def test_ggdr_loss_and_its_gradient_in_d(D):
+def test_ggdr_loss_and_its_gradient_in_d(D: Any) -> None:
     D.requires_grad_(True)
     _, maps = D(tensor("img"), tensor("c"), return_features=True)
     loss = 10 * cosine_distance(maps[TARGET], tensor(f"feat{TARGET}")).mean()
@@ -83,12 +84,12 @@ def test_ggdr_loss_and_its_gradient_in_d(D):
             assert param.grad is None or not param.grad.any(), name
 
 
-def test_r1_penalty(D):
+def test_r1_penalty(D: Any) -> None:
     images = tensor("real").requires_grad_(True)
     assert relative_error(r1_penalty(D(images, tensor("c")), images), DATA["r1_penalty"]) < 2e-5
 
 
-def test_path_lengths(G):
+def test_path_lengths(G: Any) -> None:
     ws = tensor("w").requires_grad_(True)
     assert (
         relative_error(

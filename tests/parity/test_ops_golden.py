@@ -1,5 +1,7 @@
 """The ops against reference values: results and first gradients."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -13,7 +15,7 @@ FILTER = upfirdn2d.setup_filter([1, 3, 3, 1])
 
 @pytest.mark.parametrize("impl", ["ref", "auto"])
 @pytest.mark.parametrize("index", range(len(cases(UPFIRDN))))
-def test_upfirdn2d(index, impl):
+def test_upfirdn2d(index: Any, impl: Any) -> None:
     case = cases(UPFIRDN)[index]
     f = torch.from_numpy(UPFIRDN[f"{index}_f"]) if case["has_filter"] else None
     if f is not None:
@@ -30,14 +32,14 @@ def test_upfirdn2d(index, impl):
     ("name", "options"),
     [("filter2d", {"padding": 1}), ("upsample2d", {"up": 2}), ("downsample2d", {"down": 2})],
 )
-def test_resampling_helpers(name, options):
+def test_resampling_helpers(name: Any, options: Any) -> None:
     y = getattr(upfirdn2d, name)(torch.from_numpy(UPFIRDN[f"{name}_x"]), FILTER, **options)
     assert relative_error(y, UPFIRDN[f"{name}_y"]) < 2e-6
 
 
 @pytest.mark.parametrize("impl", ["ref", "auto"])
 @pytest.mark.parametrize("index", range(len(cases(BIAS))))
-def test_bias_act(index, impl):
+def test_bias_act(index: Any, impl: Any) -> None:
     x, b = (torch.from_numpy(BIAS[f"{index}_{name}"]).requires_grad_(True) for name in "xb")
     y = bias_act.bias_act(x, b, impl=impl, **cases(BIAS)[index])
     dx, db = torch.autograd.grad((y * torch.from_numpy(BIAS[f"{index}_dy"])).sum(), [x, b])
@@ -50,7 +52,7 @@ MODULATED = [case for case in cases(CONV) if case["op"] == "mod"]
 
 
 @pytest.mark.parametrize("index", range(len(CONVS)))
-def test_conv2d_resample(index):
+def test_conv2d_resample(index: Any) -> None:
     options = {key: value for key, value in CONVS[index].items() if key != "op"}
     x, w = (torch.from_numpy(CONV[f"conv{index}_{name}"]) for name in "xw")
     assert (
@@ -61,7 +63,7 @@ def test_conv2d_resample(index):
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("index", range(len(MODULATED)))
-def test_modulated_conv2d(index, fused):
+def test_modulated_conv2d(index: Any, fused: Any) -> None:
     options = {key: value for key, value in MODULATED[index].items() if key != "op"}
     x, w, s, noise = (torch.from_numpy(CONV[f"mod{index}_{name}"]) for name in ("x", "w", "s", "noise"))
     y = modulated_conv2d(

@@ -2,6 +2,8 @@
 images."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -25,16 +27,16 @@ def tensor(name: str) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module", params=FILES)
-def kind(request):
+def kind(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
 @pytest.fixture(scope="module")
-def data(kind):
+def data(kind: Any) -> Any:
     return load_network_pkl(DATA / f"official-{kind}.pkl")
 
 
-def test_networks_are_those_that_were_recorded(kind, data):
+def test_networks_are_those_that_were_recorded(kind: Any, data: Any) -> None:
     assert set(data) == {"G", "D", "G_ema", "augment_pipe", "training_set_kwargs", "info"}
     expected = {
         "G": Generator(**CONFIG["G"]),
@@ -51,7 +53,7 @@ def test_networks_are_those_that_were_recorded(kind, data):
     assert data["training_set_kwargs"] == {"path": "datasets/x.zip", "resolution": 32, "use_labels": True}
 
 
-def test_outputs(kind, data):
+def test_outputs(kind: Any, data: Any) -> None:
     images = data["G_ema"].synthesis(tensor("w"), noise_mode="const")
     assert relative_error(images, NETWORKS["img"]) < 5e-6
     assert relative_error(data["G"].mapping(tensor("z"), tensor("c")), NETWORKS["w"]) < 5e-6
@@ -61,13 +63,13 @@ def test_outputs(kind, data):
         assert relative_error(maps[16], NETWORKS["dec16"]) < 5e-6
 
 
-def test_augmentation(data):
+def test_augmentation(data: Any) -> None:
     assert isinstance(data["augment_pipe"], AugmentPipe)
     assert float(data["augment_pipe"].p) == pytest.approx(0.37)
     assert data["augment_pipe"].spec == AugmentPipe(**preset("bgc")).spec
 
 
-def test_saved_as_ours_they_stay_the_same(data, tmp_path):
+def test_saved_as_ours_they_stay_the_same(data: Any, tmp_path: Path) -> None:
     save_network_pkl(tmp_path / "ours.pkl", **data)
     again = load_network_pkl(tmp_path / "ours.pkl")
     for name in ("G", "D", "G_ema", "augment_pipe"):
@@ -80,7 +82,7 @@ def test_saved_as_ours_they_stay_the_same(data, tmp_path):
     assert again["training_set_kwargs"] == data["training_set_kwargs"]
 
 
-def test_generate_renders_the_recorded_images(tmp_path):
+def test_generate_renders_the_recorded_images(tmp_path: Path) -> None:
     recorded = load("pickle_images")
     seeds = ",".join(map(str, recorded["seeds"]))
     network = f"--network={DATA / 'official-ggdr.pkl'}"

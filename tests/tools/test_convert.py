@@ -2,6 +2,8 @@
 
 import json
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +18,11 @@ from training.inference.files import load_networks, weights_sha256
 
 
 @pytest.fixture
-def small(exports):
+def small(exports: Any) -> Any:
     return exports.pkl
 
 
-def draw(succeed, network, out, *options):
+def draw(succeed: Any, network: Any, out: Any, *options: Any) -> Any:
     succeed(
         generate.main,
         "--network",
@@ -36,7 +38,7 @@ def draw(succeed, network, out, *options):
     return pixels(out / "grid.png").astype(int)
 
 
-def test_safetensors_and_back(small, tmp_path, succeed):
+def test_safetensors_and_back(small: Any, tmp_path: Path, succeed: Any) -> None:
     target, back = tmp_path / "deep" / "net.safetensors", tmp_path / "back.pkl"
     assert str(target) in succeed(convert.main, "--network", small, "--out", target)
     succeed(convert.main, "--network", target, "--out", back)
@@ -51,7 +53,9 @@ def test_safetensors_and_back(small, tmp_path, succeed):
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
-def test_exports_draw_the_same_pictures(exports, tmp_path, succeed, complaint, suffix):
+def test_exports_draw_the_same_pictures(
+    exports: Any, tmp_path: Path, succeed: Any, complaint: Any, suffix: Any
+) -> None:
     target = exports.files[suffix]
     first, second = exports.printed[suffix].splitlines()
     assert first == f"{target}: takes z, c, psi, noise_b4_conv1, noise_b8_conv0, noise_b8_conv1"
@@ -80,7 +84,7 @@ def test_exports_draw_the_same_pictures(exports, tmp_path, succeed, complaint, s
     assert not (tmp_path / "out").exists()
 
 
-def test_info(small, succeed):
+def test_info(small: Any, succeed: Any) -> None:
     networks = load_networks(small)
     printed = succeed(convert.main, "--network", small, "--info")
     parameters = sum(p.numel() for p in networks["G"].parameters())
@@ -102,8 +106,10 @@ def test_info(small, succeed):
     assert about["networks"]["augment_pipe"] is None
 
 
-def test_a_failed_check_leaves_nothing(small, tmp_path, complaint, monkeypatch):
-    def fail(*args):
+def test_a_failed_check_leaves_nothing(
+    small: Any, tmp_path: Path, complaint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any) -> None:
         raise UserError("it draws other pictures")
 
     monkeypatch.setattr(export, "export", fail)
@@ -133,7 +139,7 @@ def test_a_failed_check_leaves_nothing(small, tmp_path, complaint, monkeypatch):
         (["--network={tmp}/text.pkl", "--out={tmp}/../{name}/text.pkl"], "is the network itself"),
     ],
 )
-def test_wrong_options(small, tmp_path, complaint, args, message):
+def test_wrong_options(small: Any, tmp_path: Path, complaint: Any, args: Any, message: Any) -> None:
     texts = {f"text{suffix}" for suffix in (".pkl", ".onnx", ".pt2", ".safetensors")}
     for name in texts:
         (tmp_path / name).write_text("hello")
@@ -146,7 +152,9 @@ def test_wrong_options(small, tmp_path, complaint, args, message):
 @pytest.mark.parametrize(
     ("module", "suffix"), [("safetensors.torch", ".safetensors"), ("onnxruntime", ".onnx")]
 )
-def test_missing_packages(small, tmp_path, complaint, monkeypatch, module, suffix):
+def test_missing_packages(
+    small: Any, tmp_path: Path, complaint: Any, monkeypatch: pytest.MonkeyPatch, module: Any, suffix: Any
+) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     assert "pip install -e '.[export]'" in complaint(
         convert.main, ["--network", small, "--out", tmp_path / f"net{suffix}"]

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -12,7 +13,7 @@ from tools import demo
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path):
+def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("all of it")
     result = CliRunner().invoke(demo.main, [f"--outdir={tmp_path}"])
     assert result.exit_code == 1
@@ -24,8 +25,8 @@ def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path):
     assert "or is a file" in result.output
 
 
-def test_an_earlier_demo_is_replaced(tmp_path, monkeypatch):
-    def stop(*arguments):
+def test_an_earlier_demo_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(demo, "call", stop)
@@ -38,7 +39,7 @@ def test_an_earlier_demo_is_replaced(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_end_to_end_in_miniature(tmp_path):
+def test_end_to_end_in_miniature(tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
     command = [sys.executable, "tools/demo.py", f"--outdir={tmp_path / 'demo'}", "--kimg=0.032"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def findings(*arguments: str) -> tuple[int, dict[str, dict]]:
     return result.exit_code, {finding["name"]: finding for finding in report["findings"]}
 
 
-def test_plain_pytorch_needs_nothing():
+def test_plain_pytorch_needs_nothing() -> None:
     status, found = findings("--ops=ref", "--device=cpu")
     assert status == 0
     assert {"python", "torch", "cuda", "driver", "compiler", "ninja", "nvcc", "cache", "ops"} <= set(found)
@@ -44,7 +45,7 @@ def test_plain_pytorch_needs_nothing():
     }
 
 
-def test_no_compiler(monkeypatch, tmp_path):
+def test_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     status, found = findings("--ops=auto", "--device=cpu")
     assert status == 0
@@ -58,12 +59,12 @@ def test_no_compiler(monkeypatch, tmp_path):
     assert "no C++ compiler" in found["ops"]["fault"]
 
 
-def test_a_cache_that_cannot_be_written(monkeypatch):
+def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GGDR_CACHE_DIR", "/dev/null/cache")
     assert "/dev/null cannot be written" in findings("--ops=ref")[1]["cache"]["fault"]
 
 
-def test_an_op_that_gives_wrong_results(monkeypatch):
+def test_an_op_that_gives_wrong_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bias_act_module, "use_native", lambda op, impl, x, *args, **options: impl == "auto")
     monkeypatch.setattr(bias_act_module.native, "bias_act", lambda x, *args: x * 1.1)
     status, found = findings("--ops=ref")
@@ -73,18 +74,18 @@ def test_an_op_that_gives_wrong_results(monkeypatch):
 
 
 @pytest.mark.parametrize("where", ["forward", "gradient", "half precision"])
-def test_values_that_are_not_numbers_are_faults(monkeypatch, where):
+def test_values_that_are_not_numbers_are_faults(monkeypatch: pytest.MonkeyPatch, where: Any) -> None:
     class Spoilt(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, x):
+        def forward(ctx: Any, x: Any) -> Any:
             bad = where == "forward" or (where == "half precision" and x.dtype != torch.float32)
             return x * float("nan") if bad else x.clone()
 
         @staticmethod
-        def backward(ctx, gradient):
+        def backward(ctx: Any, gradient: Any) -> Any:
             return gradient * float("nan") if where == "gradient" else gradient.clone()
 
-    def spoilt(x, b, dim, act, *args):
+    def spoilt(x: Any, b: Any, dim: Any, act: Any, *args: Any) -> Any:
         alpha, gain, clamp = args
         return Spoilt.apply(bias_act_module.bias_act(x, b, dim, act, alpha, gain, clamp, impl="ref"))
 
@@ -96,7 +97,7 @@ def test_values_that_are_not_numbers_are_faults(monkeypatch, where):
     assert ("bfloat16" in found["bias_act lrelu"]["fault"]) == (where == "half precision")
 
 
-def test_an_op_that_fails(monkeypatch):
+def test_an_op_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object) -> torch.Tensor:
         raise RuntimeError("no kernel image is available")
 
@@ -107,7 +108,7 @@ def test_an_op_that_fails(monkeypatch):
     assert found["bias_act tanh"]["fault"] == "no kernel image is available"
 
 
-def test_as_people_run_it():
+def test_as_people_run_it() -> None:
     command = [sys.executable, "tools/doctor.py", "--ops=ref", "--device=cpu"]
     result = subprocess.run(
         command, capture_output=True, text=True, timeout=120, cwd=ROOT, env=os.environ, check=False
@@ -121,7 +122,7 @@ def test_as_people_run_it():
 
 
 @pytest.mark.usefixtures("unusable_gpu")
-def test_a_gpu_that_pytorch_cannot_use():
+def test_a_gpu_that_pytorch_cannot_use() -> None:
     status, found = findings("--ops=ref")
     assert status == 1
     assert "cannot use" in found["driver"]["fault"]

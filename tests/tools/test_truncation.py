@@ -1,5 +1,8 @@
 """tools/truncation.py: a row for each seed, a column for each psi."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,7 @@ from torch_utils.persistence import load_network_pkl
 from torch_utils.pixels import to_uint8
 
 
-def test_sweep(pkl, tmp_path, succeed):
+def test_sweep(pkl: Any, tmp_path: Path, succeed: Any) -> None:
     out = tmp_path / "deep" / "sweep.png"
     assert f"2 seeds at psi 0, 0.5, -1 in {out}" in succeed(
         truncation.main, "--network", pkl, "--seeds=3,8", "--psis=0,0.5,-1", "--out", out
@@ -28,7 +31,7 @@ def test_sweep(pkl, tmp_path, succeed):
     assert [path.name for path in out.parent.iterdir()] == ["sweep.png"]
 
 
-def test_greyscale(conditional, tmp_path, succeed):
+def test_greyscale(conditional: Any, tmp_path: Path, succeed: Any) -> None:
     succeed(truncation.main, "--network", conditional, "--seeds=0", "--class=2", "--out", tmp_path / "a.png")
     assert pixels(tmp_path / "a.png").shape == (16, 80)
 
@@ -44,14 +47,14 @@ def test_greyscale(conditional, tmp_path, succeed):
         (["--out=a.jpg"], "give a name that ends in .png"),
     ],
 )
-def test_wrong_options(pkl, tmp_path, complaint, args, message):
+def test_wrong_options(pkl: Any, tmp_path: Path, complaint: Any, args: Any, message: Any) -> None:
     assert message in complaint(
         truncation.main, ["--network", pkl, "--seeds=0", "--out", tmp_path / "out" / "a.png", *args]
     )
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_cannot_be_made(pkl, tmp_path, complaint):
+def test_a_folder_that_cannot_be_made(pkl: Any, tmp_path: Path, complaint: Any) -> None:
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "a.png"
     assert f"cannot write --out={out}: " in complaint(

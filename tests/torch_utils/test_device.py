@@ -2,6 +2,7 @@
 
 import os
 import platform
+from typing import Any
 
 import click
 import pytest
@@ -14,7 +15,7 @@ from torch_utils import device, host_memory
 from torch_utils.ops import dispatch
 
 
-def precisions():
+def precisions() -> Any:
     """All that PyTorch says of float32's precision; None where its two interfaces contradict each other."""
     b = torch.backends
     newer = [
@@ -35,21 +36,21 @@ def precisions():
 
 
 @pytest.fixture
-def restored_precisions():
+def restored_precisions() -> Any:
     """What a test does to them ends with it."""
     with device.full_float32():
         yield
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch):
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Options may set variables and the mode; neither outlives a test."""
     monkeypatch.setenv("GGDR_OPS", "ref")
     monkeypatch.setenv("GGDR_HOST_MEMORY", "keep")
     monkeypatch.setattr(dispatch._state, "mode", None)
 
 
-def test_the_cpu_gets_a_line_for_ops_and_one_for_memory(capsys):
+def test_the_cpu_gets_a_line_for_ops_and_one_for_memory(capsys: pytest.CaptureFixture[str]) -> None:
     where, lines = device.prepare_device("cpu")
     assert where == torch.device("cpu")
     assert lines[0] == "Ops: plain PyTorch (as asked for)"
@@ -61,7 +62,7 @@ def test_the_cpu_gets_a_line_for_ops_and_one_for_memory(capsys):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
-def test_memory_is_kept_unless_the_system_shall_have_it(monkeypatch):
+def test_memory_is_kept_unless_the_system_shall_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert host_memory.keep_freed_memory() == "Host memory: freed blocks are kept for reuse (glibc mallopt)"
     monkeypatch.setenv("GGDR_HOST_MEMORY", "system")
     monkeypatch.setattr("ctypes.CDLL", lambda name: pytest.fail("the allocator was touched"))
@@ -70,7 +71,7 @@ def test_memory_is_kept_unless_the_system_shall_have_it(monkeypatch):
     )
 
 
-def test_other_allocators_are_left_alone(monkeypatch):
+def test_other_allocators_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
     assert "no glibc" in host_memory.keep_freed_memory()
 
@@ -78,7 +79,7 @@ def test_other_allocators_are_left_alone(monkeypatch):
 @click.command(cls=Command)
 @ops_option
 @host_memory_option
-def command():
+def command() -> None:
     click.echo(f"{os.environ['GGDR_OPS']} {os.environ['GGDR_HOST_MEMORY']}")
 
 
@@ -90,11 +91,11 @@ def command():
         (["--host_memory=system", "--ops=auto"], "auto system"),
     ],
 )
-def test_the_options_set_what_the_process_and_its_children_read(arguments, expected):
+def test_the_options_set_what_the_process_and_its_children_read(arguments: Any, expected: Any) -> None:
     assert CliRunner().invoke(command, arguments).output.strip() == expected
 
 
-def test_an_unknown_path_is_refused():
+def test_an_unknown_path_is_refused() -> None:
     result = CliRunner().invoke(command, ["--ops=fast"])
     assert result.exit_code == 2
     assert "'fast' is not one of 'auto', 'native', 'ref'" in result.output
@@ -123,7 +124,9 @@ def test_an_unknown_path_is_refused():
     ],
     ids=["Zen 4", "AMX", "Arm", "emulated on AVX-512", "older Arm", "library without", "unknown"],
 )
-def test_bfloat16_needs_a_processor_that_has_it(monkeypatch, capabilities, library, there):
+def test_bfloat16_needs_a_processor_that_has_it(
+    monkeypatch: pytest.MonkeyPatch, capabilities: Any, library: Any, there: Any
+) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: library, raising=False)
     assert device.has_bfloat16(torch.device("cpu")) == there
@@ -137,14 +140,14 @@ def test_bfloat16_needs_a_processor_that_has_it(monkeypatch, capabilities, libra
         device.check_bfloat16(torch.device("cpu"))
 
 
-def test_bfloat16_needs_a_gpu_that_has_it(monkeypatch):
+def test_bfloat16_needs_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     with pytest.raises(UserError, match="needs a GPU from Ampere on"):
         device.check_bfloat16(torch.device("cuda"))
 
 
 @pytest.mark.parametrize("allowed", [False, True])
-def test_full_float32_whatever_was_allowed(restored_precisions, allowed):
+def test_full_float32_whatever_was_allowed(restored_precisions: Any, allowed: Any) -> None:
     device.allow_tf32(allowed)
     before = precisions()
     assert before[1] == [allowed, allowed, "high" if allowed else "highest"]
@@ -153,7 +156,7 @@ def test_full_float32_whatever_was_allowed(restored_precisions, allowed):
     assert precisions() == before
 
 
-def test_full_float32_where_pytorchs_interfaces_contradict_each_other(restored_precisions):
+def test_full_float32_where_pytorchs_interfaces_contradict_each_other(restored_precisions: Any) -> None:
     torch.backends.cudnn.conv.fp32_precision = "tf32"
     torch.set_float32_matmul_precision("medium")
     before = precisions()
@@ -163,7 +166,7 @@ def test_full_float32_where_pytorchs_interfaces_contradict_each_other(restored_p
     assert precisions() == before
 
 
-def test_whatever_computes_begins_without_tf32(restored_precisions):
+def test_whatever_computes_begins_without_tf32(restored_precisions: Any) -> None:
     """PyTorch's default is to convolve in TF32."""
     device.allow_tf32(True)
     device.prepare_device("cpu")
@@ -171,7 +174,7 @@ def test_whatever_computes_begins_without_tf32(restored_precisions):
 
 
 @pytest.mark.usefixtures("unusable_gpu")
-def test_a_gpu_that_pytorch_cannot_use_is_not_passed_over(monkeypatch):
+def test_a_gpu_that_pytorch_cannot_use_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"built for CUDA 13\.0\) cannot use.*newer driver.*--device=cpu"):
         device.pick_device("auto")
     assert device.pick_device("cpu") == torch.device("cpu")
@@ -194,7 +197,9 @@ def test_a_gpu_that_pytorch_cannot_use_is_not_passed_over(monkeypatch):
         ((9, 0), ["sm_90a"], True),
     ],
 )
-def test_kernels_have_to_be_there_for_the_gpu(monkeypatch, capability, built, fits):
+def test_kernels_have_to_be_there_for_the_gpu(
+    monkeypatch: pytest.MonkeyPatch, capability: Any, built: Any, fits: Any
+) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")

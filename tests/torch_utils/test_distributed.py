@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch_utils.training_stats import StatsCollector
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("operations")
     ranks.run("operations:everything", 3, folder)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(3)]
@@ -33,11 +34,11 @@ def found(tmp_path_factory):
         ("stats", [{"everywhere": [6, pytest.approx(4 / 6)], "not on 0": [2, 1.5]}, {}, {}]),
     ],
 )
-def test_operations(found, operation, expected):
+def test_operations(found: Any, operation: Any, expected: Any) -> None:
     assert [results[operation] for results in found] == expected
 
 
-def test_tensors_that_differ_are_named(found):
+def test_tensors_that_differ_are_named(found: Any) -> None:
     for results in found:
         assert (
             "comparing: 'b' is not the same on rank 2 as on rank 0 (2 of 3 tensors differ)"
@@ -45,13 +46,13 @@ def test_tensors_that_differ_are_named(found):
         )
 
 
-def test_ranks_with_other_options_are_named_on_all(found):
+def test_ranks_with_other_options_are_named_on_all(found: Any) -> None:
     message = "rank 1 has --gamma=100.0, rank 0 has --gamma=1.0; start all ranks with the same program and command line"
     assert [results["other_options"] for results in found] == [message] * 3
 
 
 @pytest.fixture(scope="module")
-def mishaps(tmp_path_factory):
+def mishaps(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What each rank said at each mishap: ``[{mishap: (seconds, message)}]``."""
     with ranks.running("operations:mishaps", 3, tmp_path_factory.mktemp("mishaps")) as processes:
         outputs = [processes[0].communicate(timeout=120)[0]]
@@ -106,13 +107,15 @@ LOST = "RankLost: "
         ),
     ],
 )
-def test_whoever_is_lost_is_named_soon(mishaps, mishap, rank, longest, message):
+def test_whoever_is_lost_is_named_soon(
+    mishaps: Any, mishap: Any, rank: Any, longest: Any, message: Any
+) -> None:
     seconds, said = mishaps[rank][mishap]
     assert re.sub(r"\.\d seconds", ".S seconds", said) == message
     assert seconds < longest
 
 
-def test_only_the_first_failure_is_told(mishaps):
+def test_only_the_first_failure_is_told(mishaps: Any) -> None:
     """All were asked to be there; none of the survivors says anything of its own."""
     assert [set(said) for said in mishaps] == [
         {"raises", "fails_to_prepare", "is_late_to_prepare", "is_killed", "stops", "never_starts"},
@@ -121,7 +124,7 @@ def test_only_the_first_failure_is_told(mishaps):
     ]
 
 
-def test_alone_nothing_happens():
+def test_alone_nothing_happens() -> None:
     assert (distributed.active(), distributed.rank(), distributed.world_size(), distributed.is_rank0()) == (
         False,
         0,
@@ -144,7 +147,7 @@ def test_alone_nothing_happens():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64, torch.int64, torch.bool])
-def test_a_checksum_sees_values_and_their_order(dtype):
+def test_a_checksum_sees_values_and_their_order(dtype: Any) -> None:
     values = torch.tensor([1, 0, 1, 0, 0], dtype=dtype)
     others = [
         torch.tensor([0, 1, 1, 0, 0], dtype=dtype),
@@ -159,7 +162,7 @@ def test_a_checksum_sees_values_and_their_order(dtype):
     assert not any(torch.equal(distributed._checksum(other), same) for other in others)
 
 
-def test_a_checksum_sees_nan_and_the_sign_of_zero():
+def test_a_checksum_sees_nan_and_the_sign_of_zero() -> None:
     nan, zero = torch.tensor([float("nan")]), torch.tensor([0.0])
     assert torch.equal(distributed._checksum(nan), distributed._checksum(nan.clone()))
     assert not torch.equal(distributed._checksum(zero), distributed._checksum(-zero))
@@ -167,7 +170,7 @@ def test_a_checksum_sees_nan_and_the_sign_of_zero():
 
 @pytest.mark.parametrize("cuda", [False, True])
 @pytest.mark.parametrize("end", [None, RuntimeError, SystemExit, KeyboardInterrupt, StoppedInOrder])
-def test_after_a_failure_nobody_waits_for_nccl(monkeypatch, cuda, end):
+def test_after_a_failure_nobody_waits_for_nccl(monkeypatch: pytest.MonkeyPatch, cuda: Any, end: Any) -> None:
     """Taking one's leave of ranks that no longer answer would take nccl's whole timeout, which keeps the
     launcher waiting."""
     left = []
@@ -184,7 +187,7 @@ def test_after_a_failure_nobody_waits_for_nccl(monkeypatch, cuda, end):
     assert distributed._world is None
 
 
-def test_what_nccl_says_of_its_own_failure_is_shown(monkeypatch):
+def test_what_nccl_says_of_its_own_failure_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """The others are silent then because they wait in nccl."""
     monkeypatch.setattr(
         distributed, "_world", distributed._World(distributed.dist.HashStore(), None, None, 1.0)
@@ -194,7 +197,7 @@ def test_what_nccl_says_of_its_own_failure_is_shown(monkeypatch):
     monkeypatch.setattr(distributed, "GRACE", 0.1)
 
     @distributed._waiting
-    def fail(value, what):
+    def fail(value: Any, what: Any) -> None:
         raise distributed.dist.DistBackendError(
             "NCCL error in: a.cpp:94, unhandled system error\nLast error:\nNo space left on device"
         )
@@ -205,8 +208,10 @@ def test_what_nccl_says_of_its_own_failure_is_shown(monkeypatch):
 
 
 @pytest.mark.parametrize("fault", [torch.AcceleratorError, torch.OutOfMemoryError])
-def test_faults_of_ones_own_gpu_are_not_taken_for_lost_ranks(monkeypatch, fault):
-    def failing(tensor):
+def test_faults_of_ones_own_gpu_are_not_taken_for_lost_ranks(
+    monkeypatch: pytest.MonkeyPatch, fault: Any
+) -> None:
+    def failing(tensor: Any) -> None:
         raise fault("CUDA error: an illegal memory access was encountered")
 
     monkeypatch.setattr(distributed, "world_size", lambda: 2)

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -20,7 +22,7 @@ from torch_utils import elastic, rendezvous
 PROGRAM = ranks.ROOT / "tests" / "ranks" / "launched.py"
 
 
-def program(restarts, *modes, scratch=None):
+def program(restarts: Any, *modes: Any, scratch: Any = None) -> Any:
     environment = {
         **os.environ,
         **({} if scratch is None else {"TMPDIR": str(scratch)}),
@@ -37,14 +39,14 @@ def program(restarts, *modes, scratch=None):
 
 
 @pytest.fixture(scope="module")
-def outputs():
+def outputs() -> Any:
     """What each mode printed, and its exit status, with one restart allowed."""
     output, _ = program(1, "killed", "broken", "wrong input").communicate(timeout=300)
     parts = re.split(r"^mode (.+)\n", output, flags=re.MULTILINE)[1:]
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
-def test_a_killed_process_is_followed_by_a_restart(outputs):
+def test_a_killed_process_is_followed_by_a_restart(outputs: Any) -> None:
     output = outputs["killed"]
     first, second = output.split("The processes were started again after a failure (number 1)\n")
     assert first.startswith("starts, remembers None\nstep 0\nstep 1\nstep 2\n")
@@ -53,7 +55,7 @@ def test_a_killed_process_is_followed_by_a_restart(outputs):
     assert re.fullmatch(r"starts, remembers 3\n(step \d\n){8}ends\nstatus 0 after [\d.]+ s\n", second), second
 
 
-def test_a_fault_is_shown_once_in_each_attempt(outputs):
+def test_a_fault_is_shown_once_in_each_attempt(outputs: Any) -> None:
     output = outputs["broken"]
     assert output.count("Traceback") == 1
     assert "Rank 1 of 2 failed:\nTraceback" in output
@@ -61,7 +63,7 @@ def test_a_fault_is_shown_once_in_each_attempt(outputs):
     assert "status 0" in output, "the second attempt goes well"
 
 
-def test_wrong_input_is_one_line_and_no_reason_to_try_again(outputs):
+def test_wrong_input_is_one_line_and_no_reason_to_try_again(outputs: Any) -> None:
     errors = [line for line in outputs["wrong input"].splitlines() if not line.startswith(("starts", "step"))]
     assert errors[0] == "Error: this input is wrong"
     assert re.fullmatch(r"status 1 after [\d.]+ s", errors[1])
@@ -74,7 +76,7 @@ def test_wrong_input_is_one_line_and_no_reason_to_try_again(outputs):
     [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGUSR1, 0)],
     ids=["ctrl-c", "term", "warning"],
 )
-def test_a_signal_to_the_launcher_lets_all_end_in_good_order(number, status):
+def test_a_signal_to_the_launcher_lets_all_end_in_good_order(number: Any, status: Any) -> None:
     process = program(0, "long")
     assert process.stdout is not None
     lines = []
@@ -93,7 +95,7 @@ def test_a_signal_to_the_launcher_lets_all_end_in_good_order(number, status):
 
 
 @pytest.mark.slow
-def test_when_the_launcher_is_killed_its_processes_end_too(tmp_path):
+def test_when_the_launcher_is_killed_its_processes_end_too(tmp_path: Path) -> None:
     process = program(0, "long", scratch=tmp_path)  # it cannot clean up
     assert process.stdout is not None
     for line in process.stdout:
@@ -119,7 +121,9 @@ def test_when_the_launcher_is_killed_its_processes_end_too(tmp_path):
         ({0: 130, 1: 130}, 130, ""),
     ],
 )
-def test_what_the_launcher_says_of_a_failure(statuses, status, message, capsys):
+def test_what_the_launcher_says_of_a_failure(
+    statuses: Any, status: Any, message: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert elastic._failure_status(statuses) == status
     assert capsys.readouterr().err == message
 
@@ -128,17 +132,17 @@ def test_what_the_launcher_says_of_a_failure(statuses, status, message, capsys):
     ("number", "in_order", "status"),
     [("SIGINT", True, 130), ("SIGINT", False, 130), ("SIGTERM", True, 0), ("SIGTERM", False, 143)],
 )
-def test_exit_status_after_a_signal(number, in_order, status):
+def test_exit_status_after_a_signal(number: Any, in_order: Any, status: Any) -> None:
     assert elastic._signal_status(signal.Signals[number], in_order) == status
 
 
-def test_without_a_launcher_nothing_is_remembered(monkeypatch):
+def test_without_a_launcher_nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
     elastic.remember("x", "y")
     assert elastic.recall("x") is None
 
 
-def test_torchruns_variables(monkeypatch):
+def test_torchruns_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT"):
         monkeypatch.delenv(name, raising=False)
     assert (torchrun.is_worker(), torchrun.rank(), torchrun.world_size(), torchrun.local_world_size()) == (
@@ -162,7 +166,9 @@ def test_torchruns_variables(monkeypatch):
 
 
 @pytest.mark.parametrize(("number", "outcome"), [(0, None), (1, None), (2, UserError), (3, SystemExit)])
-def test_each_process_takes_its_gpu_and_one_says_if_there_are_too_few(monkeypatch, number, outcome):
+def test_each_process_takes_its_gpu_and_one_says_if_there_are_too_few(
+    monkeypatch: pytest.MonkeyPatch, number: Any, outcome: Any
+) -> None:
     taken = []
     monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
     for name, value in dict(RANK=str(number), WORLD_SIZE="4", LOCAL_WORLD_SIZE="4").items():
@@ -181,13 +187,13 @@ def test_each_process_takes_its_gpu_and_one_says_if_there_are_too_few(monkeypatc
         )
 
 
-def test_each_process_gets_its_share_of_the_cores_unless_told(monkeypatch):
+def test_each_process_gets_its_share_of_the_cores_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setenv("OMP_NUM_THREADS", "")  # so that it is put back at the end
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
 
-    def launched(config, entry):
+    def launched(config: Any, entry: Any) -> Any:
         return lambda *command: seen.append((os.environ["OMP_NUM_THREADS"], config.shutdown_timeout))
 
     monkeypatch.setattr(api, "elastic_launch", launched)
@@ -196,7 +202,7 @@ def test_each_process_gets_its_share_of_the_cores_unless_told(monkeypatch):
     assert seen == [("4", 7), ("4", 7)]
 
 
-def listening(process):
+def listening(process: Any) -> Any:
     return [
         connection.laddr.ip
         for connection in process.net_connections(kind="inet")
@@ -204,7 +210,7 @@ def listening(process):
     ]
 
 
-def test_the_store_of_one_machine_listens_on_loopback_alone():
+def test_the_store_of_one_machine_listens_on_loopback_alone() -> None:
     me = psutil.Process()
     before = listening(me)
     handler = rendezvous.LoopbackRendezvous("run")
@@ -223,13 +229,15 @@ def test_the_store_of_one_machine_listens_on_loopback_alone():
     assert handler.is_closed()
 
 
-def test_the_launcher_takes_that_store_and_keeps_the_rest_on_loopback_too(monkeypatch):
+def test_the_launcher_takes_that_store_and_keeps_the_rest_on_loopback_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     seen = []
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
     monkeypatch.delenv("NCCL_SOCKET_IFNAME", raising=False)
     interfaces = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
-    def launched(config, entry):
+    def launched(config: Any, entry: Any) -> Any:
         return lambda *command: seen.append((config.rdzv_backend, *(os.environ[name] for name in interfaces)))
 
     monkeypatch.setattr(api, "elastic_launch", launched)
@@ -241,7 +249,7 @@ def test_the_launcher_takes_that_store_and_keeps_the_rest_on_loopback_too(monkey
 
 
 @pytest.mark.slow
-def test_nothing_of_several_processes_listens_on_other_addresses():
+def test_nothing_of_several_processes_listens_on_other_addresses() -> None:
     process = program(0, "long")
     assert process.stdout is not None
     for line in process.stdout:

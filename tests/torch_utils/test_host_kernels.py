@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -199,7 +200,7 @@ def general_cases(dtype: torch.dtype) -> list[tuple[bytes, Callable[[Result], No
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
-def test_upfirdn2d_tiles(runner, tmp_path, dtype):
+def test_upfirdn2d_tiles(runner: Any, tmp_path: Path, dtype: Any) -> None:
     built = kernel_cases(dtype)
     for result, (_, check) in zip(
         run_cases(runner, tmp_path, [case for case, _ in built]), built, strict=True
@@ -208,7 +209,7 @@ def test_upfirdn2d_tiles(runner, tmp_path, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_upfirdn2d_general(runner, tmp_path, dtype):
+def test_upfirdn2d_general(runner: Any, tmp_path: Path, dtype: Any) -> None:
     built = general_cases(dtype)
     for result, (_, check) in zip(
         run_cases(runner, tmp_path, [case for case, _ in built]), built, strict=True
@@ -216,7 +217,7 @@ def test_upfirdn2d_general(runner, tmp_path, dtype):
         check(result)
 
 
-def test_upfirdn2d_on_the_cpu_in_pieces(runner, tmp_path):
+def test_upfirdn2d_on_the_cpu_in_pieces(runner: Any, tmp_path: Path) -> None:
     built = []
     for dtype, shape, name in itertools.product(
         [torch.float32, torch.bfloat16], [(2, 17, 5, 9), (1, 2, 3, 40)], ["outer4", "row17", "plane"]
@@ -338,7 +339,7 @@ def results_of(act: str, size: int, gain: float, dtype: torch.dtype) -> torch.Te
 
 @pytest.mark.parametrize("kind", [BIAS_ACT_GPU, BIAS_ACT_CPU], ids=["gpu", "cpu"])
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
-def test_bias_act(runner, tmp_path, dtype, kind):
+def test_bias_act(runner: Any, tmp_path: Path, dtype: Any, kind: Any) -> None:
     """Every activation, order, clamp and way of lying in memory; sizes around packs and blocks."""
     encoded, expected, threads = [], [], itertools.cycle(ORDERS)
     biases = {"none": (None, 1), "inner": (5, 1), "outer": (3, 7), "one": (1, 4)}
@@ -389,7 +390,7 @@ def test_bias_act(runner, tmp_path, dtype, kind):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_numbers_are_torchs(runner, tmp_path, dtype):
+def test_half_precision_numbers_are_torchs(runner: Any, tmp_path: Path, dtype: Any) -> None:
     """Every number widens as torch's does, and floats round as torch's do: halfway cases, limits, subnormal
     numbers."""
     which = TYPES[dtype]
@@ -415,7 +416,7 @@ def test_half_precision_numbers_are_torchs(runner, tmp_path, dtype):
     torch.testing.assert_close(decode(rounded, dtype), floats.to(dtype), rtol=0, atol=0, equal_nan=True)
 
 
-def test_upfirdn2d_beyond_32_bits(runner, tmp_path):
+def test_upfirdn2d_beyond_32_bits(runner: Any, tmp_path: Path) -> None:
     """Images whose last pixels lie beyond 2^31 numbers. Only address space is taken: blocks at the end run,
     the rest does not."""
     f = torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16]])
@@ -474,7 +475,7 @@ def _grid(taps: torch.Tensor, last: bool, channels: int, size: int) -> int:
     )
 
 
-def test_bias_act_beyond_32_bits(runner, tmp_path):
+def test_bias_act_beyond_32_bits(runner: Any, tmp_path: Path) -> None:
     size, channels, step = 2**32 + 300 * 256, 7, 1000
     offsets = [size - 1, size - 2]
     bias = torch.arange(1.0, 8)
@@ -505,12 +506,12 @@ def test_bias_act_beyond_32_bits(runner, tmp_path):
     ("fault", "message"),
     [(0, "index 32 out of bounds"), (1, "16 of 32 threads reached the barrier"), (4, "heap-buffer-overflow")],
 )
-def test_the_runner_notices_faults(runner, tmp_path, fault, message):
+def test_the_runner_notices_faults(runner: Any, tmp_path: Path, fault: Any, message: Any) -> None:
     with pytest.raises(AssertionError, match=message):
         run_cases(runner, tmp_path, [encode(FAULT, [fault, 0], [], [])])
 
 
-def test_a_missing_barrier_shows_in_some_order_of_threads(runner, tmp_path):
+def test_a_missing_barrier_shows_in_some_order_of_threads(runner: Any, tmp_path: Path) -> None:
     rotated = [float((i + 1) % 32) for i in range(32)]
     results = run_cases(
         runner, tmp_path, [encode(FAULT, [fault, order], [], []) for fault in (2, 3) for order in (0, 1)]

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,14 +30,14 @@ GOLDEN = ROOT / "tests" / "parity" / "data"
 GIGABYTE = 1 << 30
 
 
-def tiny_generator():
+def tiny_generator() -> Any:
     torch.manual_seed(0)
     return Generator(2, 0, 2, 8, 1, {"num_layers": 1}, {"channel_base": 16, "channel_max": 2}).requires_grad_(
         False
     )
 
 
-def sweep(*arguments) -> dict:
+def sweep(*arguments: Any) -> dict:
     """What hostile.py prints, its limits held."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [
@@ -65,10 +66,10 @@ def sweep(*arguments) -> dict:
 class Call:
     """Pickles as a call of ``function``."""
 
-    def __init__(self, function, *arguments):
+    def __init__(self, function: Any, *arguments: Any) -> None:
         self.reduced = function, arguments
 
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return self.reduced
 
 
@@ -120,7 +121,7 @@ def refused(data: bytes, message: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_calls_are_refused_by_name_wherever_they_are(tmp_path, name):
+def test_calls_are_refused_by_name_wherever_they_are(tmp_path: Path, name: Any) -> None:
     for write in PLACES.values():
         data = write(calls(str(tmp_path / "trace"))[name])
         refused(data, f"it refers to {re.escape(name)},")
@@ -128,7 +129,7 @@ def test_calls_are_refused_by_name_wherever_they_are(tmp_path, name):
 
 
 @pytest.mark.parametrize("protocol", [0, 1])
-def test_calls_in_old_protocols_and_what_comes_of_calls(tmp_path, protocol):
+def test_calls_in_old_protocols_and_what_comes_of_calls(tmp_path: Path, protocol: Any) -> None:
     refused(
         pickle.dumps(Call(os.system, f"touch {tmp_path / 'trace'}"), protocol=protocol),
         r"refers to posix\.system",
@@ -140,7 +141,7 @@ def test_calls_in_old_protocols_and_what_comes_of_calls(tmp_path, protocol):
     assert os.listdir(tmp_path) == []
 
 
-def test_calls_in_the_bytes_of_a_tensor(tmp_path):
+def test_calls_in_the_bytes_of_a_tensor(tmp_path: Path) -> None:
     """``_load_from_bytes`` is ``torch.load`` in the reference's programs."""
     evil = Call(os.system, f"touch {tmp_path / 'trace'}")
     zipped, legacy = io.BytesIO(), io.BytesIO()
@@ -159,7 +160,7 @@ def test_calls_in_the_bytes_of_a_tensor(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_the_reference_s_helpers_are_refused_too():
+def test_the_reference_s_helpers_are_refused_too() -> None:
     """What can be called by name in its programs."""
     for module, name in (
         ("dnnlib.util", "call_func_by_name"),
@@ -177,14 +178,14 @@ def test_the_reference_s_helpers_are_refused_too():
         )
 
 
-def test_names_are_shown_in_one_printable_line():
+def test_names_are_shown_in_one_printable_line() -> None:
     refused(
         b"\x80\x04" + text("a\n\x1b[31m\ud800") + text("b" * 5000) + b"\x93.",
         r"refers to a \\x1b\[31m\\ud800\.b{100,200}\.\.\.,",
     )
 
 
-def test_the_text_in_trapped_files_is_not_run():
+def test_the_text_in_trapped_files_is_not_run() -> None:
     for name in ("ggdr", "sg2ada"):
         assert load_network_pkl(GOLDEN / f"official-{name}.pkl")["G_ema"] is not None
 
@@ -446,7 +447,7 @@ def zipped(size: int) -> bytes:
     return stream.getvalue()
 
 
-def test_nothing_takes_long_or_much_memory(tmp_path):
+def test_nothing_takes_long_or_much_memory(tmp_path: Path) -> None:
     wanted = {}
     for name, (data, message) in bombs().items():
         (tmp_path / name).write_bytes(data)
@@ -461,7 +462,7 @@ def test_nothing_takes_long_or_much_memory(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def files(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """One network as this project stores it, and as the reference does; small, so that a few bytes are most
     of it."""
     folder = tmp_path_factory.mktemp("tiny")
@@ -472,14 +473,14 @@ def files(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["ours", "theirs"])
-def test_truncation_at_every_tenth_byte(files, name):
+def test_truncation_at_every_tenth_byte(files: Any, name: Any) -> None:
     result = sweep("truncate", files[name], 10)
     assert result["loads"] > 700
     assert len(result["errors"]) == result["loads"]
 
 
 @pytest.mark.parametrize("name", ["ours", "theirs"])
-def test_bit_flips(files, name):
+def test_bit_flips(files: Any, name: Any) -> None:
     """A flip in a weight, or in text that nobody reads, changes nothing that can be noticed here."""
     result = sweep("flip", files[name], 200)
     assert 20 < len(result["errors"]) < 200
@@ -487,12 +488,12 @@ def test_bit_flips(files, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ours", "theirs"])
-def test_many_bit_flips(files, name):
+def test_many_bit_flips(files: Any, name: Any) -> None:
     assert sweep("flip", files[name], 1500)["loads"] == 1500
 
 
 @pytest.mark.slow
-def test_a_larger_file():
+def test_a_larger_file() -> None:
     path = GOLDEN / "official-ggdr.pkl"
     result = sweep("truncate", path, 1000)
     assert len(result["errors"]) == result["loads"]

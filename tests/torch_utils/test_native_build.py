@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -68,7 +69,7 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
-def test_nothing_is_built_unless_asked_for(monkeypatch):
+def test_nothing_is_built_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "_load", lambda *args: pytest.fail("it tried to build"))
     assert bias_act.bias_act(torch.ones(2), act="lrelu").shape == (2,)
     upfirdn2d.filter2d(torch.ones(1, 1, 4, 4), upfirdn2d.setup_filter([1, 3, 3, 1]))
@@ -79,7 +80,9 @@ def test_nothing_is_built_unless_asked_for(monkeypatch):
     bias_act.bias_act(torch.ones(2), act="lrelu", impl="ref")
 
 
-def test_the_environment_variable_asks_for_compiled_ops(monkeypatch, tmp_path, no_library):
+def test_the_environment_variable_asks_for_compiled_ops(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, no_library: Any
+) -> None:
     asked = []
     monkeypatch.setattr(
         build,
@@ -99,7 +102,7 @@ def test_the_environment_variable_asks_for_compiled_ops(monkeypatch, tmp_path, n
         prepare_native_ops()
 
 
-def test_auto_takes_what_is_faster(monkeypatch, no_library):
+def test_auto_takes_what_is_faster(monkeypatch: pytest.MonkeyPatch, no_library: Any) -> None:
     monkeypatch.setattr(build, "library", lambda *args, **options: (Path("x.so"), 0.0))
     dispatch.prepare("auto")
     x = torch.ones(2)
@@ -111,7 +114,7 @@ def test_auto_takes_what_is_faster(monkeypatch, no_library):
     assert dispatch.use_native("op", "auto", x, slower=True)
 
 
-def test_auto_falls_back_and_native_refuses(monkeypatch, tmp_path):
+def test_auto_falls_back_and_native_refuses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     line = prepare_native_ops("auto")
@@ -126,19 +129,19 @@ def test_auto_falls_back_and_native_refuses(monkeypatch, tmp_path):
     assert prepare_native_ops("ref") == "Ops: plain PyTorch (as asked for)"
 
 
-def test_a_compiler_that_is_named_wrongly(monkeypatch):
+def test_a_compiler_that_is_named_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "/nowhere/g++")
     assert "/nowhere/g++ is not on the PATH" in prepare_native_ops("auto")
 
 
-def test_no_ninja(monkeypatch, tmp_path):
+def test_no_ninja(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(build.BuildError, match=r"no ninja.*pip install ninja"):
         build.find_ninja()
 
 
-def test_what_keeps_the_gpus_ops_from_being_built(monkeypatch, tmp_path):
+def test_what_keeps_the_gpus_ops_from_being_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert build.cuda_obstacle() == "no GPU that PyTorch can use" or torch.cuda.is_available()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.version, "cuda", None)
@@ -158,7 +161,7 @@ def test_what_keeps_the_gpus_ops_from_being_built(monkeypatch, tmp_path):
     assert build.cuda_obstacle() is None
 
 
-def test_nvcc_is_found_where_cuda_home_says(monkeypatch, tmp_path):
+def test_nvcc_is_found_where_cuda_home_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     nvcc = script(tmp_path / "bin", "nvcc", "exit 0")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
@@ -171,7 +174,7 @@ def test_nvcc_is_found_where_cuda_home_says(monkeypatch, tmp_path):
     assert build.cuda_include_folders(str(tmp_path)) == []
 
 
-def test_a_gpu_without_nvcc_leaves_the_cpus_ops(monkeypatch, no_library):
+def test_a_gpu_without_nvcc_leaves_the_cpus_ops(monkeypatch: pytest.MonkeyPatch, no_library: Any) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(build, "cuda_obstacle", lambda: "no nvcc; install it")
     monkeypatch.setattr(build, "library", lambda *args, **options: (Path("f/x.so"), 12.3))
@@ -188,7 +191,9 @@ def test_a_gpu_without_nvcc_leaves_the_cpus_ops(monkeypatch, no_library):
     assert not dispatch.use_native("op", "auto", gpu)
 
 
-def test_a_failing_build_for_the_gpu_leaves_the_cpus_ops(monkeypatch, no_library):
+def test_a_failing_build_for_the_gpu_leaves_the_cpus_ops(
+    monkeypatch: pytest.MonkeyPatch, no_library: Any
+) -> None:
     def library(toolchain: build.Toolchain, *args: object, **options: object) -> tuple[Path, float]:
         if toolchain.with_cuda:
             raise build.BuildError("the build failed: nvcc: unsupported GNU version")
@@ -209,7 +214,9 @@ def toolchain() -> build.Toolchain:
     return build.find_toolchain(with_cuda=False)
 
 
-def test_the_key_changes_with_whatever_the_result_depends_on(monkeypatch, toolchain, tmp_path):
+def test_the_key_changes_with_whatever_the_result_depends_on(
+    monkeypatch: pytest.MonkeyPatch, toolchain: Any, tmp_path: Path
+) -> None:
     def variants() -> Iterator[build.Toolchain]:
         yield toolchain
         for change in (
@@ -239,7 +246,7 @@ def test_the_key_changes_with_whatever_the_result_depends_on(monkeypatch, toolch
     assert build.build_key(toolchain) == keys[-1]
 
 
-def test_the_cache_is_quick_and_whole(build_cache, compiled_ops, toolchain):
+def test_the_cache_is_quick_and_whole(build_cache: Any, compiled_ops: Any, toolchain: Any) -> None:
     """What the session's build left: the library, its log, what it was built with; found without
     compiling."""
     start = time.monotonic()
@@ -257,7 +264,7 @@ def test_the_cache_is_quick_and_whole(build_cache, compiled_ops, toolchain):
     assert not list(build_cache.glob(f"{path.parent.name}*.tmp"))
 
 
-def test_another_process_finds_the_build(build_cache, compiled_ops):
+def test_another_process_finds_the_build(build_cache: Any, compiled_ops: Any) -> None:
     """A fresh process, asked by the environment alone, with no compiler at work: golden values hold there
     too."""
     code = """
@@ -278,7 +285,9 @@ print(dispatch.status_line())
     assert result.stdout.startswith("Ops: compiled for cpu (from ")
 
 
-def test_a_failing_compiler_is_quoted_and_nothing_is_left(monkeypatch, tmp_path):
+def test_a_failing_compiler_is_quoted_and_nothing_is_left(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     compiler = fake_compiler(tmp_path, 'echo "x.cpp:7:1: error: expected a miracle" >&2; exit 1')
     monkeypatch.setenv("CXX", str(compiler))
     line = prepare_native_ops_in(monkeypatch, tmp_path / "cache")
@@ -287,14 +296,16 @@ def test_a_failing_compiler_is_quoted_and_nothing_is_left(monkeypatch, tmp_path)
     assert entries == [".failed", ".lock", ".log"]
 
 
-def test_what_a_compiler_refused_is_not_tried_at_each_start(monkeypatch, tmp_path, no_library):
+def test_what_a_compiler_refused_is_not_tried_at_each_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, no_library: Any
+) -> None:
     monkeypatch.setattr(build, "_CHILD", ONLY_THE_COMPILER)
     compiler = fake_compiler(
         tmp_path, f'echo once >> {tmp_path}/calls; echo "x.cpp:7:1: error: expected a miracle" >&2; exit 1'
     )
     monkeypatch.setenv("CXX", str(compiler))
 
-    def attempt(**options):
+    def attempt(**options: Any) -> Any:
         monkeypatch.setattr(dispatch, "_state", dispatch._State())
         line = prepare_native_ops_in(monkeypatch, tmp_path / "cache", **options)
         return line, len((tmp_path / "calls").read_text().split())
@@ -321,7 +332,9 @@ def prepare_native_ops_in(monkeypatch: pytest.MonkeyPatch, cache: Path, **option
 ONLY_THE_COMPILER = "import os, subprocess, sys; sys.exit(subprocess.call([os.environ['CXX'], '-c']))"
 
 
-def test_a_build_that_takes_too_long_is_ended_with_all_its_processes(monkeypatch, tmp_path):
+def test_a_build_that_takes_too_long_is_ended_with_all_its_processes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(build, "_CHILD", ONLY_THE_COMPILER)
     compiler = fake_compiler(tmp_path, f"echo $$ >> {tmp_path}/pids; sleep 600")
     monkeypatch.setenv("CXX", str(compiler))
@@ -338,7 +351,7 @@ def test_a_build_that_takes_too_long_is_ended_with_all_its_processes(monkeypatch
     assert not Path(f"/proc/{pid}").exists() or ") Z" in Path(f"/proc/{pid}/stat").read_text()
 
 
-def test_a_disk_that_fills_up_during_the_build(monkeypatch, tmp_path):
+def test_a_disk_that_fills_up_during_the_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(build, "_CHILD", ONLY_THE_COMPILER)
     compiler = fake_compiler(
         tmp_path, 'echo "/tmp/cc.s: fatal error: error writing: No space left on device" >&2; exit 1'
@@ -350,7 +363,9 @@ def test_a_disk_that_fills_up_during_the_build(monkeypatch, tmp_path):
     )
 
 
-def test_a_disk_that_is_full_before_the_build(monkeypatch, tmp_path, toolchain):
+def test_a_disk_that_is_full_before_the_build(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, toolchain: Any
+) -> None:
     monkeypatch.setattr(build.shutil, "disk_usage", lambda path: SimpleNamespace(free=5 << 20))
     with pytest.raises(
         build.BuildError, match=r"only 5 MiB are free in .*; set GGDR_CACHE_DIR to another disk"
@@ -358,13 +373,15 @@ def test_a_disk_that_is_full_before_the_build(monkeypatch, tmp_path, toolchain):
         build.library(toolchain, tmp_path / "cache")
 
 
-def test_a_cache_that_cannot_be_written(monkeypatch):
+def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "the cache /proc/nowhere/ops cannot be written" in prepare_native_ops_in(
         monkeypatch, Path("/proc/nowhere")
     )
 
 
-def test_a_library_that_cannot_be_loaded(monkeypatch, tmp_path, toolchain):
+def test_a_library_that_cannot_be_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, toolchain: Any
+) -> None:
     folder = tmp_path / "ops" / build.build_key(toolchain)
     folder.mkdir(parents=True)
     (folder / f"{build.NAME}.so").write_bytes(b"not a library, but what was built")
@@ -384,7 +401,7 @@ with exclusive(Path(sys.argv[1]), 5):
 """
 
 
-def test_a_dead_process_leaves_no_lock_and_a_living_one_is_named(tmp_path):
+def test_a_dead_process_leaves_no_lock_and_a_living_one_is_named(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True, cwd=ROOT
@@ -405,7 +422,9 @@ def test_a_dead_process_leaves_no_lock_and_a_living_one_is_named(tmp_path):
         assert str(os.getpid()) in lock.read_text()
 
 
-def test_who_waits_for_the_lock_takes_what_the_other_built(monkeypatch, tmp_path, toolchain):
+def test_who_waits_for_the_lock_takes_what_the_other_built(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, toolchain: Any
+) -> None:
     """The build appears while this process waits; it does not build again."""
     monkeypatch.setattr(build, "_build", lambda *args: pytest.fail("built again"))
     folder = tmp_path / build.build_key(toolchain)
@@ -434,7 +453,7 @@ def test_who_waits_for_the_lock_takes_what_the_other_built(monkeypatch, tmp_path
         ("", "it printed nothing"),
     ],
 )
-def test_the_line_that_says_what_went_wrong(text, message):
+def test_the_line_that_says_what_went_wrong(text: Any, message: Any) -> None:
     assert build.compiler_message(text) == message
 
 
@@ -466,7 +485,7 @@ def ptxas_table(output: str) -> list[dict[str, object]]:
 @NVCC
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["upfirdn2d.cu", "bias_act.cu"])
-def test_kernels_compile_for_every_architecture(tmp_path, name):
+def test_kernels_compile_for_every_architecture(tmp_path: Path, name: Any) -> None:
     """Warnings are errors, nothing is spilled, shared memory fits. Leaves ``build/ptxas-*.json`` as a
     record."""
     nvcc = build.find_nvcc()
@@ -499,7 +518,7 @@ def test_kernels_compile_for_every_architecture(tmp_path, name):
 
 @NVCC
 @pytest.mark.slow
-def test_the_gpus_library_builds_and_loads(monkeypatch, tmp_path):
+def test_the_gpus_library_builds_and_loads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The whole library with the GPU's part, for one architecture; it is loaded where it is built, which
     needs no GPU."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -518,7 +537,7 @@ for op in ("upfirdn2d", "bias_act", "bias_act_grad"):
 
 
 @pytest.mark.slow
-def test_a_build_from_nothing(tmp_path, toolchain):
+def test_a_build_from_nothing(tmp_path: Path, toolchain: Any) -> None:
     """Into an empty cache, in a process of its own; 60 s on two cores that do nothing else."""
     code = (
         "from torch_utils.native_build import prepare_native_ops; print(prepare_native_ops('native', 'cpu'))"
@@ -528,7 +547,9 @@ def test_a_build_from_nothing(tmp_path, toolchain):
     assert "Ops: compiled for cpu (from " in run_python(code, GGDR_CACHE_DIR=str(tmp_path)).stdout
 
 
-def test_a_build_is_announced_and_a_cached_one_is_not(tmp_path, monkeypatch):
+def test_a_build_is_announced_and_a_cached_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said = []
     monkeypatch.setattr(build, "_build", stand_in)
     toolchain = build.find_toolchain(with_cuda=False)
@@ -540,18 +561,18 @@ def test_a_build_is_announced_and_a_cached_one_is_not(tmp_path, monkeypatch):
 SOUND = bytes(range(256)) * 64
 
 
-def stand_in(toolchain, folder, timeout):
+def stand_in(toolchain: Any, folder: Any, timeout: Any) -> None:
     """In place of a build."""
     folder.mkdir(mode=0o755)
     (folder / f"{build.NAME}.so").write_bytes(SOUND)
     seal(folder / f"{build.NAME}.so")
 
 
-def zeroed(path):
+def zeroed(path: Any) -> None:
     path.write_bytes(SOUND[:4096] + bytes(4096) + SOUND[8192:])
 
 
-def somebody_elses(path):
+def somebody_elses(path: Any) -> None:
     os.chown(path, 65534, 65534)
 
 
@@ -577,8 +598,8 @@ HARM = {
 
 @pytest.mark.parametrize("harm", HARM)
 def test_a_build_that_is_not_what_was_built_is_built_again_with_a_line(
-    tmp_path, monkeypatch, toolchain, harm
-):
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toolchain: Any, harm: Any
+) -> None:
     if "somebody else" in harm and os.getuid() != 0:
         pytest.skip("only root can give files away")
     monkeypatch.setattr(build, "_build", stand_in)
@@ -598,7 +619,9 @@ def test_a_build_that_is_not_what_was_built_is_built_again_with_a_line(
     )
 
 
-def test_builds_in_a_folder_of_somebody_else_are_neither_used_nor_touched(tmp_path, monkeypatch, toolchain):
+def test_builds_in_a_folder_of_somebody_else_are_neither_used_nor_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toolchain: Any
+) -> None:
     monkeypatch.setattr(build, "_build", stand_in)
     path, _ = build.library(toolchain, tmp_path / "ops")
     os.chmod(tmp_path / "ops", 0o755)
@@ -626,7 +649,9 @@ def test_builds_in_a_folder_of_somebody_else_are_neither_used_nor_touched(tmp_pa
         build.library(toolchain, tmp_path / "ops")
 
 
-def test_a_folder_of_builds_is_made_for_one_to_write_and_is_kept_so(tmp_path, monkeypatch, toolchain):
+def test_a_folder_of_builds_is_made_for_one_to_write_and_is_kept_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toolchain: Any
+) -> None:
     monkeypatch.setattr(build, "_build", stand_in)
     before = os.umask(0)
     try:
@@ -649,8 +674,10 @@ def test_a_folder_of_builds_is_made_for_one_to_write_and_is_kept_so(tmp_path, mo
         UnicodeDecodeError("utf-8", b"\xff", 0, 1, "y"),
     ],
 )
-def test_whatever_loading_raises_auto_goes_on_with_a_line(tmp_path, monkeypatch, error):
-    def fail(path):
+def test_whatever_loading_raises_auto_goes_on_with_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Any
+) -> None:
+    def fail(path: Any) -> None:
         raise error
 
     monkeypatch.setattr(build, "_build", stand_in)

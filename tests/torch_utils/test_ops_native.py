@@ -1,6 +1,7 @@
 """The compiled ops on the CPU: values, gradients, layouts, tracing, refusals."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,45 +15,45 @@ pytestmark = pytest.mark.usefixtures("compiled_ops")
 @pytest.mark.parametrize("options", checks.RESAMPLINGS, ids=str)
 @pytest.mark.parametrize("filter_name", checks.FILTERS)
 @pytest.mark.parametrize("dtype", checks.DTYPES, ids=str)
-def test_upfirdn2d_values(dtype, filter_name, options):
+def test_upfirdn2d_values(dtype: Any, filter_name: Any, options: Any) -> None:
     checks.check_upfirdn2d_values("cpu", dtype, filter_name, options)
 
 
 @pytest.mark.parametrize("options", checks.RESAMPLINGS, ids=str)
 @pytest.mark.parametrize("filter_name", ["none", "outer4", "row12", "plane"])
-def test_upfirdn2d_derivatives(filter_name, options):
+def test_upfirdn2d_derivatives(filter_name: Any, options: Any) -> None:
     checks.check_upfirdn2d_derivatives("cpu", filter_name, options)
 
 
 @pytest.mark.parametrize("dtype", checks.DTYPES, ids=str)
 @pytest.mark.parametrize("act", sorted(bias_act.ACTIVATIONS))
-def test_bias_act(act, dtype):
+def test_bias_act(act: Any, dtype: Any) -> None:
     checks.check_bias_act("cpu", dtype, act)
 
 
 @pytest.mark.parametrize("clamp", [None, 0.5])
 @pytest.mark.parametrize("act", sorted(bias_act.ACTIVATIONS))
-def test_bias_act_derivatives(act, clamp):
+def test_bias_act_derivatives(act: Any, clamp: Any) -> None:
     checks.check_bias_act_derivatives("cpu", act, clamp)
 
 
-def test_golden_values():
+def test_golden_values() -> None:
     checks.check_golden("cpu")
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of PyTorch's own making
-def test_pytorchs_own_checks():
+def test_pytorchs_own_checks() -> None:
     checks.check_opcheck("cpu")
 
 
-def test_both_activation_tables_agree():
+def test_both_activation_tables_agree() -> None:
     """The compiled ops know activations by their order in a table of their own."""
     text = (Path(bias_act.__file__).parent / "csrc" / "binding.h").read_text(encoding="utf-8")
     assert "{" + ", ".join(f'"{name}"' for name in bias_act.ACTIVATIONS) + "}" in text
 
 
-def test_wide_images_are_taken_in_strips():
+def test_wide_images_are_taken_in_strips() -> None:
     """A row that exceeds a strip, with each phase of upsampling, in both layouts; and many threads' worth of
     rows."""
     for shape in ((1, 2, 5, 9001), (1, 300, 6, 120)):
@@ -72,7 +73,7 @@ def test_wide_images_are_taken_in_strips():
                     )
 
 
-def test_threads_share_the_work():
+def test_threads_share_the_work() -> None:
     x = checks.noise(4, 40, 30, 30, dtype=torch.float32)
     f, small = checks.FILTERS["outer4"], checks.noise(7, 150, 8, 8, dtype=torch.float32)
     b = checks.noise(40, dtype=torch.float32)
@@ -95,7 +96,7 @@ def test_threads_share_the_work():
         assert torch.equal(a, b)
 
 
-def test_nan_and_infinity_stay_what_they_are():
+def test_nan_and_infinity_stay_what_they_are() -> None:
     x = torch.tensor([[torch.nan, torch.inf, -torch.inf, -0.5, 2.0]])
     for act in ("linear", "relu", "lrelu", "elu", "selu"):
         for clamp in (None, 1.0):
@@ -105,7 +106,7 @@ def test_nan_and_infinity_stay_what_they_are():
             )
 
 
-def test_a_pixel_reaches_only_its_filters_support():
+def test_a_pixel_reaches_only_its_filters_support() -> None:
     """One NaN spoils exactly the outputs that the filter takes it into."""
     for name in ("outer4", "row12", "row17", "plane"):
         for options in checks.RESAMPLINGS:
@@ -121,7 +122,7 @@ def test_a_pixel_reaches_only_its_filters_support():
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 8, 8), (2, 0, 8, 8)])
-def test_empty_batches(shape):
+def test_empty_batches(shape: Any) -> None:
     x = torch.zeros(shape, requires_grad=True)
     y = upfirdn2d.upsample2d(x, checks.FILTERS["outer4"], impl="native")
     y = bias_act.bias_act(y, torch.zeros(shape[1]), act="lrelu", impl="native")
@@ -139,7 +140,7 @@ def _network(x: torch.Tensor, b: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.filterwarnings("ignore")  # of PyTorch's own making
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_torch_compile_traces_through(dynamic):
+def test_torch_compile_traces_through(dynamic: Any) -> None:
     f, b = checks.FILTERS["outer4"], checks.noise(3, dtype=torch.float32).requires_grad_(True)
     compiled = torch.compile(_network, fullgraph=True, backend="aot_eager", dynamic=dynamic)
     for size in (8, 10):
@@ -156,7 +157,7 @@ def test_torch_compile_traces_through(dynamic):
 
 
 @pytest.mark.filterwarnings("ignore")  # of PyTorch's own making
-def test_torch_export_traces_through():
+def test_torch_export_traces_through() -> None:
     class Module(torch.nn.Module):
         def forward(self, x: torch.Tensor, b: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
             return _network(x, b, f)
@@ -171,7 +172,7 @@ def test_torch_export_traces_through():
     torch.testing.assert_close(program.module()(*inputs), _network(*inputs))
 
 
-def test_a_third_derivative_is_refused_where_there_is_none():
+def test_a_third_derivative_is_refused_where_there_is_none() -> None:
     x = checks.noise(4).requires_grad_(True)
     y = bias_act.bias_act(x, act="swish", impl="native")
     for _ in range(2):
@@ -180,7 +181,7 @@ def test_a_third_derivative_is_refused_where_there_is_none():
         torch.autograd.grad(y.sum(), x)
 
 
-def test_refusals_name_the_reason(ops_mode):
+def test_refusals_name_the_reason(ops_mode: Any) -> None:
     f, x = checks.FILTERS["outer4"].clone().requires_grad_(True), torch.zeros([1, 2, 4, 4])
     calls = {
         "filter's gradient": lambda **kw: upfirdn2d.filter2d(x, f, **kw),
@@ -247,6 +248,6 @@ def test_refusals_name_the_reason(ops_mode):
         ),
     ],
 )
-def test_the_ops_themselves_refuse_wrong_arguments(call, message):
+def test_the_ops_themselves_refuse_wrong_arguments(call: Any, message: Any) -> None:
     with pytest.raises(ValueError, match=message):
         call(torch.ops.ggdr)

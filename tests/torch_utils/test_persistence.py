@@ -6,6 +6,8 @@ import io
 import os
 import pickle
 import pickletools
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from training.networks.layers import MappingNetwork
 
 
 @pytest.fixture(scope="module")
-def networks():
+def networks() -> Any:
     torch.manual_seed(0)
     sizes = {"channel_base": 128, "channel_max": 8}
     G = Generator(8, 2, 8, 32, 3, {"num_layers": 2}, sizes)
@@ -31,20 +33,20 @@ def networks():
 
 
 @pytest.fixture(scope="module")
-def path(networks, tmp_path_factory):
+def path(networks: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     path = tmp_path_factory.mktemp("pkl") / "network.pkl"
     save_network_pkl(path, **networks, training_set_kwargs={"path": "images.zip"}, info={"kimg": 1.5})
     return path
 
 
-def assert_same_state(found, expected):
+def assert_same_state(found: Any, expected: Any) -> None:
     assert list(found) == list(expected)
     for key, value in expected.items():
         assert found[key].dtype == value.dtype
         assert torch.equal(found[key], value), key
 
 
-def test_round_trip(networks, path):
+def test_round_trip(networks: Any, path: Any) -> None:
     torch.manual_seed(7)
     before = torch.get_rng_state()
     loaded = load_network_pkl(path)
@@ -65,7 +67,7 @@ def test_round_trip(networks, path):
         assert torch.equal(found[8], expected[8]) if isinstance(found, dict) else torch.equal(found, expected)
 
 
-def test_what_is_loaded_can_be_trained_and_saved_again(networks, path, tmp_path):
+def test_what_is_loaded_can_be_trained_and_saved_again(networks: Any, path: Any, tmp_path: Path) -> None:
     loaded = load_network_pkl(path)
     loaded["G"].requires_grad_(True)(torch.zeros([1, 8]), torch.zeros([1, 2])).sum().backward()
     save_network_pkl(tmp_path / "a.pkl", **loaded)
@@ -73,7 +75,7 @@ def test_what_is_loaded_can_be_trained_and_saved_again(networks, path, tmp_path)
     assert (tmp_path / "a.pkl").read_bytes() == (tmp_path / "b.pkl").read_bytes()
 
 
-def test_layouts_and_precisions_survive(tmp_path):
+def test_layouts_and_precisions_survive(tmp_path: Path) -> None:
     """Odd values, channels-last and transposed weights; half and double precision become single."""
     G = Generator(
         2,
@@ -100,7 +102,7 @@ def test_layouts_and_precisions_survive(tmp_path):
     assert loaded["G"].synthesis.b8.conv0.weight.stride() == G.synthesis.b8.conv0.weight.stride()
 
 
-def test_open_files_and_missing_networks(networks, tmp_path):
+def test_open_files_and_missing_networks(networks: Any, tmp_path: Path) -> None:
     path = tmp_path / "network.pkl"
     save_network_pkl(path, **{**networks, "augment_pipe": None, "D": None, "G": None})
     with open(path, "rb") as stream:
@@ -112,24 +114,24 @@ def test_open_files_and_missing_networks(networks, tmp_path):
 class Pipe(io.RawIOBase):
     """A stream that only goes forward."""
 
-    def __init__(self, data):
+    def __init__(self, data: Any) -> None:
         self.data = io.BytesIO(data)
 
-    def readable(self):
+    def readable(self) -> Any:
         return True
 
-    def readall(self):
+    def readall(self) -> Any:
         return self.data.read()
 
 
-def test_streams_that_cannot_seek_and_streams_with_more_in_them(networks, path):
+def test_streams_that_cannot_seek_and_streams_with_more_in_them(networks: Any, path: Any) -> None:
     assert load_network_pkl(Pipe(path.read_bytes()))["info"] == {"kimg": 1.5}
     stream = io.BytesIO(b"before" + path.read_bytes() + b"behind")
     stream.seek(6)
     assert load_network_pkl(stream)["info"] == {"kimg": 1.5}
 
 
-def test_the_file_refers_to_one_name_and_holds_the_text_of_one_file(path):
+def test_the_file_refers_to_one_name_and_holds_the_text_of_one_file(path: Any) -> None:
     data = path.read_bytes()
     strings = [argument for _, argument, _ in pickletools.genops(data) if isinstance(argument, str)]
     opcodes = [opcode.name for opcode, _, _ in pickletools.genops(data)]
@@ -150,12 +152,12 @@ def test_the_file_refers_to_one_name_and_holds_the_text_of_one_file(path):
     }
 
 
-def test_an_ordinary_unpickler_is_told_what_to_use(path):
+def test_an_ordinary_unpickler_is_told_what_to_use(path: Any) -> None:
     with pytest.raises(UserError, match="load_network_pkl"):
         pickle.loads(path.read_bytes())
 
 
-def test_defaults_that_differ_between_the_references_are_written(path):
+def test_defaults_that_differ_between_the_references_are_written(path: Any) -> None:
     assert (
         persistence.EXPLICIT["mapping_kwargs"]["w_avg_beta"]
         == inspect.signature(MappingNetwork).parameters["w_avg_beta"].default
@@ -170,7 +172,7 @@ def test_defaults_that_differ_between_the_references_are_written(path):
     assert kwargs["mapping_kwargs"] == {"w_avg_beta": 0.995, "num_layers": 2}
 
 
-def test_plain_values_only(networks, tmp_path):
+def test_plain_values_only(networks: Any, tmp_path: Path) -> None:
     values = {
         "sizes": [-1, 255, -(1 << 40), (1 << 63) - 1, -(1 << 63)],
         "a": [1, 2.5, None, True, b"x", ("t", {"n": {1, 2}})],
@@ -201,7 +203,7 @@ def test_plain_values_only(networks, tmp_path):
 
 
 @pytest.mark.parametrize("fraction", [0, 0.001, 0.5, 0.999])
-def test_truncated_files_are_refused(path, tmp_path, fraction):
+def test_truncated_files_are_refused(path: Any, tmp_path: Path, fraction: Any) -> None:
     data = path.read_bytes()
     short = tmp_path / "short.pkl"
     short.write_bytes(data[: int(len(data) * fraction)])
@@ -214,36 +216,36 @@ def test_truncated_files_are_refused(path, tmp_path, fraction):
 class Editable(pickle.Unpickler):
     """Reads this project's files so that a test can change them."""
 
-    def find_class(self, module, name):
+    def find_class(self, module: Any, name: Any) -> Any:
         assert (module, name) == ("torch_utils.persistence", "_reconstruct_persistent_obj")
         return Meta
 
 
 class Meta:
-    def __init__(self, meta):
+    def __init__(self, meta: Any) -> None:
         self.meta = meta
 
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return persistence._reconstruct_persistent_obj, (self.meta,)
 
 
-def contents(path):
+def contents(path: Any) -> Any:
     with open(path, "rb") as stream:
         return Editable(stream).load()
 
 
-def ask_for_a_large_generator(data, G, D):
+def ask_for_a_large_generator(data: Any, G: Any, D: Any) -> None:
     G["init_kwargs"].update(img_resolution=1 << 20)
     G["init_kwargs"]["synthesis_kwargs"].update(channel_base=1 << 20)
 
 
-def edited(path, edit):
+def edited(path: Any, edit: Any) -> Any:
     data = contents(path)
     edit(data, *(data[name].meta["state"] for name in ("G", "D")))
     return io.BytesIO(pickle.dumps(data, protocol=4))
 
 
-def test_version_1_is_still_read(networks, path):
+def test_version_1_is_still_read(networks: Any, path: Any) -> None:
     """Its networks are dictionaries."""
     data = contents(path)
     for name in ("G", "D", "G_ema", "augment_pipe"):
@@ -355,14 +357,14 @@ def test_version_1_is_still_read(networks, path):
         (lambda data, G, D: G.update(tensors=None), "damaged"),
     ],
 )
-def test_damaged_contents_are_refused(path, edit, message):
+def test_damaged_contents_are_refused(path: Any, edit: Any, message: Any) -> None:
     with pytest.raises(UserError, match=message) as caught:
         load_network_pkl(edited(path, edit))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
 
 
-def test_other_files_are_refused(tmp_path):
+def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         load_network_pkl(tmp_path / "none.pkl")
     with pytest.raises(UserError, match="is a folder"):
@@ -378,7 +380,7 @@ def test_other_files_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("res", "decoder"), [(32, {"num_classes": 3}), (16, {"kernel_size": 3, "activation": "lrelu"})]
 )
-def test_decoders_of_other_makes(networks, tmp_path, res, decoder):
+def test_decoders_of_other_makes(networks: Any, tmp_path: Path, res: Any, decoder: Any) -> None:
     D = Discriminator(0, 32, 3, channel_base=128, channel_max=8, decoder_res=res, decoder_kwargs=decoder)
     save_network_pkl(tmp_path / "d.pkl", G=networks["G"], D=D, G_ema=networks["G_ema"])
     found, images = load_network_pkl(tmp_path / "d.pkl")["D"], torch.randn([2, 3, 32, 32])

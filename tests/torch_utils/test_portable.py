@@ -7,6 +7,8 @@ The programs are stand-ins: see reference_program.py.
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from training.networks import Discriminator, Generator
 
 
 @pytest.fixture(scope="module")
-def networks():
+def networks() -> Any:
     torch.manual_seed(0)
     G = Generator(8, 2, 8, 16, 3, {"num_layers": 2}, {"channel_base": 128, "channel_max": 8})
     G.mapping.w_avg.normal_()
@@ -31,7 +33,7 @@ def networks():
 
 
 @pytest.mark.parametrize("kind", PROGRAMS)
-def test_the_programs_build_their_own_classes(networks, tmp_path, kind):
+def test_the_programs_build_their_own_classes(networks: Any, tmp_path: Path, kind: Any) -> None:
     pkl, out, native = tmp_path / "network.pkl", tmp_path / "out.pt", tmp_path / "native.pkl"
     save_network_pkl(pkl, **networks, training_set_kwargs={"path": "a.zip", "resolution": 16})
     folder = tmp_path / kind
@@ -89,14 +91,22 @@ def test_the_programs_build_their_own_classes(networks, tmp_path, kind):
         assert all(torch.equal(value, expected[key]) for key, value in state.items())
 
 
-def test_a_program_with_another_decoder_gets_none(text):
+def test_a_program_with_another_decoder_gets_none(text: Any) -> None:
     """GGDR's program builds a decoder of 1×1 convolutions alone; segmentation's and others' are left out."""
     torch.manual_seed(0)
     sizes = dict(c_dim=0, img_resolution=16, img_channels=3, channel_base=128, channel_max=8)
     D = Discriminator(**sizes, decoder_res=16, decoder_kwargs={"num_classes": 2})
 
     class Theirs(Discriminator):
-        def __init__(self, c_dim, img_resolution, img_channels, channel_base, channel_max, decoder_res=None):
+        def __init__(
+            self,
+            c_dim: Any,
+            img_resolution: Any,
+            img_channels: Any,
+            channel_base: Any,
+            channel_max: Any,
+            decoder_res: Any = None,
+        ) -> None:
             super().__init__(
                 c_dim,
                 img_resolution,
@@ -119,26 +129,26 @@ def test_a_program_with_another_decoder_gets_none(text):
 
 
 @pytest.fixture
-def text():
+def text() -> Any:
     """The names that the travelling text defines."""
     names = {}
     exec(compile(PORTABLE_SOURCE.read_text(), "portable", "exec"), names)
     return names
 
 
-def test_a_program_without_such_networks_says_so(text):
+def test_a_program_without_such_networks_says_so(text: Any) -> None:
     text["MODULES"]["Generator"] = ("json.networks", "json.networks_stylegan2")
     with pytest.raises(ImportError, match=r"none of the modules json.networks, json.networks_stylegan2"):
         text["Generator"]().__setstate__({"class_name": "Generator", "init_kwargs": {}, "tensors": {}})
 
 
-def test_what_a_constructor_takes(text):
+def test_what_a_constructor_takes(text: Any) -> None:
     class Base:
-        def __init__(self, depth, **width):
+        def __init__(self, depth: Any, **width: Any) -> None:
             pass
 
     class Decorated(Base):
-        def __init__(self, *args, **kwargs):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
 
     class Silent(Decorated):

@@ -6,6 +6,7 @@ import io
 import pickle
 import sys
 import types
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,11 +21,11 @@ from training.networks import Discriminator, Generator
 SIZES = {"channel_base": 128, "channel_max": 8}
 
 
-def load(data):
+def load(data: Any) -> Any:
     return load_network_pkl(io.BytesIO(data))
 
 
-def refused(data, message):
+def refused(data: Any, message: Any) -> None:
     with pytest.raises(UserError, match=message) as caught:
         load(data)
     assert "\n" not in str(caught.value)
@@ -32,20 +33,20 @@ def refused(data, message):
 
 
 @pytest.fixture(scope="module")
-def G():
+def G() -> Any:
     torch.manual_seed(0)
     return Generator(8, 2, 8, 16, 3, {"num_layers": 2}, SIZES).requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
-def D():
+def D() -> Any:
     torch.manual_seed(1)
     return Discriminator(
         2, 32, 3, **SIZES, epilogue_kwargs={"mbstd_group_size": 2}, decoder_res=16
     ).requires_grad_(False)
 
 
-def assert_same_state(found, expected):
+def assert_same_state(found: Any, expected: Any) -> None:
     assert type(found) is type(expected)
     assert not found.training
     assert not any(p.requires_grad for p in found.parameters())
@@ -55,7 +56,7 @@ def assert_same_state(found, expected):
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
-def test_networks_are_rebuilt(G, D, protocol):
+def test_networks_are_rebuilt(G: Any, D: Any, protocol: Any) -> None:
     pipe = AugmentPipe(**preset("bgcfnc"), imgfilter_bands=[1, 0.5, 1, 1], noise_std=0.2)
     pipe.p.fill_(0.3)
     kwargs = {
@@ -88,13 +89,13 @@ def test_networks_are_rebuilt(G, D, protocol):
     )
 
 
-def test_files_without_pipe_or_other_networks(G):
+def test_files_without_pipe_or_other_networks(G: Any) -> None:
     data = load(reference_pickle(G_ema=G))
     assert (data["G"], data["D"], data["augment_pipe"], data["training_set_kwargs"]) == (None, None, None, {})
     refused(reference_pickle(G=G), "has no G_ema")
 
 
-def test_the_decoder_is_found_without_its_argument(D, G):
+def test_the_decoder_is_found_without_its_argument(D: Any, G: Any) -> None:
     stored = as_reference(
         D, kwargs={key: value for key, value in D.init_kwargs.items() if key != "decoder_res"}
     )
@@ -106,7 +107,7 @@ def test_the_decoder_is_found_without_its_argument(D, G):
     assert load(reference_pickle(G_ema=G, D=stored))["D"].decoder_res is None
 
 
-def test_positional_arguments(G, D):
+def test_positional_arguments(G: Any, D: Any) -> None:
     stored = as_reference(
         G,
         args=(8, 2, 8),
@@ -126,13 +127,13 @@ def test_positional_arguments(G, D):
     refused(reference_pickle(G_ema=as_reference(G, args=(8,) * 8)), "8 positional arguments")
 
 
-def easy_dict(**values):
+def easy_dict(**values: Any) -> Any:
     """An instance of ``dnnlib.util.EasyDict``, as the reference has it."""
     return sys.modules["dnnlib.util"].EasyDict(values)
 
 
 @pytest.fixture
-def dnnlib_util(monkeypatch):
+def dnnlib_util(monkeypatch: pytest.MonkeyPatch) -> None:
     class EasyDict(dict):
         __module__ = "dnnlib.util"
         __qualname__ = "EasyDict"
@@ -145,7 +146,7 @@ def dnnlib_util(monkeypatch):
 
 @pytest.mark.usefixtures("dnnlib_util")
 @pytest.mark.parametrize("protocol", [3, 4, 5])
-def test_stylegan3_takes_synthesis_arguments_beside_the_generators(protocol):
+def test_stylegan3_takes_synthesis_arguments_beside_the_generators(protocol: Any) -> None:
     """Its defaults for half precision and clamping differ, and are read from what the modules have kept of
     them."""
     torch.manual_seed(2)
@@ -191,7 +192,7 @@ def test_stylegan3_takes_synthesis_arguments_beside_the_generators(protocol):
     assert not load(reference_pickle(protocol, G_ema=given))["G_ema"].synthesis.b32.use_fp16
 
 
-def test_tensors_of_any_layout_and_precision(G):
+def test_tensors_of_any_layout_and_precision(G: Any) -> None:
     stored = as_reference(G)
     weight = stored.child("synthesis.b8.conv0").state["_parameters"]["weight"]
     shared = torch.randn(2, weight.numel() + 7)
@@ -209,7 +210,7 @@ def test_tensors_of_any_layout_and_precision(G):
         assert torch.equal(state[f"{path}.weight"], value.float())
 
 
-def test_other_state_is_ignored_and_transient_buffers_are_no_weights(G):
+def test_other_state_is_ignored_and_transient_buffers_are_no_weights(G: Any) -> None:
     stored = as_reference(G)
     stored.state["_buffers"] = {"cache": torch.zeros(3), "nothing": None}
     stored.state["_non_persistent_buffers_set"] = {"cache"}
@@ -224,7 +225,7 @@ def test_other_state_is_ignored_and_transient_buffers_are_no_weights(G):
     assert_same_state(load(reference_pickle(G_ema=stored))["G_ema"], G)
 
 
-def test_arrays_among_the_plain_values(G):
+def test_arrays_among_the_plain_values(G: Any) -> None:
     arrays = {
         "a": np.arange(6, dtype=np.int16).reshape(2, 3),
         "b": np.asfortranarray([[1.5, 2, 3], [4, 5, 6]]),
@@ -239,13 +240,13 @@ def test_arrays_among_the_plain_values(G):
 
 
 @pytest.mark.parametrize("version", [1, 5, 6, 7])
-def test_any_version_of_the_protocol(G, version):
+def test_any_version_of_the_protocol(G: Any, version: Any) -> None:
     stored = as_reference(G)
     stored.meta["version"] = version
     assert_same_state(load(reference_pickle(G_ema=stored))["G_ema"], G)
 
 
-def changed(stored, **kwargs):
+def changed(stored: Any, **kwargs: Any) -> Any:
     stored.state["_init_kwargs"] = {**stored.state["_init_kwargs"], **kwargs}
     return stored
 
@@ -304,13 +305,13 @@ def changed(stored, **kwargs):
         (lambda s: s.state.update(a=print), r"refers to builtins\.print"),
     ],
 )
-def test_what_cannot_be_rebuilt_is_refused_by_name(G, change, message):
+def test_what_cannot_be_rebuilt_is_refused_by_name(G: Any, change: Any, message: Any) -> None:
     stored = as_reference(G)
     change(stored)
     refused(reference_pickle(G_ema=stored), message)
 
 
-def test_tensorflow_pickles_are_recognised():
+def test_tensorflow_pickles_are_recognised() -> None:
     data = pickle.dumps([1, 2])[:-1].replace(b"]", b"cdnnlib.tflib.network\nNetwork\n)R]", 1) + b"."
     refused(data, r"TensorFlow versions \(dnnlib\.tflib\.network\.Network\).*legacy\.py")
     refused(b"\x80\x03ctfutil\nNetwork\n)R.", "TensorFlow versions")

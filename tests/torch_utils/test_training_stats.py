@@ -9,7 +9,7 @@ import torch
 from torch_utils.training_stats import StatsCollector
 
 
-def test_summary_is_of_everything_reported_since_the_last_flush():
+def test_summary_is_of_everything_reported_since_the_last_flush() -> None:
     stats = StatsCollector()
     stats.report("a", torch.tensor([1.0, 2.0]))
     stats.report("a", torch.tensor([[6.0]], requires_grad=True))
@@ -21,7 +21,7 @@ def test_summary_is_of_everything_reported_since_the_last_flush():
     assert (found["b"].num, found["b"].mean, found["b"].std) == (1, 4, 0)
 
 
-def test_a_name_once_reported_stays_with_its_last_values():
+def test_a_name_once_reported_stays_with_its_last_values() -> None:
     stats = StatsCollector()
     stats.report("a", torch.tensor([1.0, 3.0]))
     stats.report("b", torch.tensor([float("inf")]))
@@ -37,13 +37,13 @@ def test_a_name_once_reported_stays_with_its_last_values():
         assert collector.flush()["b"].nonfinite == 0
 
 
-def test_an_empty_report_is_none():
+def test_an_empty_report_is_none() -> None:
     stats = StatsCollector()
     stats.report("a", torch.zeros([0]))
     assert stats.flush() == {}
 
 
-def test_large_values_keep_their_precision():
+def test_large_values_keep_their_precision() -> None:
     stats = StatsCollector()
     for _ in range(1000):
         stats.report("a", torch.tensor([1e6, 1e6 + 1]))

@@ -14,28 +14,28 @@ from training.build import build_augment_pipe
 EVERYTHING = preset("bgcfnc")
 
 
-def make_pipe(p=1.0, **spec):
+def make_pipe(p: Any = 1.0, **spec: Any) -> Any:
     pipe = AugmentPipe(**spec)
     pipe.p.fill_(p)
     return pipe
 
 
-def seeded(seed=0):
+def seeded(seed: Any = 0) -> Any:
     return torch.Generator().manual_seed(seed)
 
 
-def images(n=4, channels=3, size=16, seed=0, dtype=torch.float32):
+def images(n: Any = 4, channels: Any = 3, size: Any = 16, seed: Any = 0, dtype: Any = torch.float32) -> Any:
     return torch.randn([n, channels, size, size], generator=seeded(seed)).to(dtype)
 
 
-def blob(size, x, y):
+def blob(size: Any, x: Any, y: Any) -> Any:
     """One soft dot, at (x, y) as fractions of the size, ``[1, 3, size, size]``."""
     at = (torch.arange(size) + 0.5) / size
     dot = torch.exp(-((at[None, :] - x) ** 2 + (at[:, None] - y) ** 2) / (2 * max(0.05, 1 / size) ** 2))
     return dot.expand(1, 3, -1, -1).clone()
 
 
-def centroid(picture):
+def centroid(picture: Any) -> Any:
     """Where the bright part lies, as fractions of the size."""
     weight = (picture[0].mean(dim=0) - 0.2).clamp(min=0)
     at = (torch.arange(picture.shape[-1]) + 0.5) / picture.shape[-1]
@@ -47,7 +47,7 @@ def centroid(picture):
 
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_presets_keep_shape_and_change_images(name, channels):
+def test_presets_keep_shape_and_change_images(name: Any, channels: Any) -> None:
     x = images(8, channels)
     y = make_pipe(**preset(name))(x, generator=seeded(1))
     assert y.shape == x.shape
@@ -58,19 +58,19 @@ def test_presets_keep_shape_and_change_images(name, channels):
 
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_nothing_happens_at_p_0(name, channels):
+def test_nothing_happens_at_p_0(name: Any, channels: Any) -> None:
     x = images(8, channels)
     assert torch.equal(make_pipe(0.0, **preset(name))(x), x)
 
 
-def test_nothing_happens_without_transforms():
+def test_nothing_happens_without_transforms() -> None:
     pipe, x, features = make_pipe(), images(), torch.randn(4, 7, 8, 8)
     params = pipe.sample(x)
     assert pipe.apply(x, params) is x
     assert pipe.warp(features, params) is features
 
 
-def test_a_companion_map_changes_nothing_for_the_images():
+def test_a_companion_map_changes_nothing_for_the_images() -> None:
     x, features, results = images(8), torch.randn(8, 5, 4, 4), []
     for companion in (False, True):
         torch.manual_seed(3)
@@ -84,7 +84,7 @@ def test_a_companion_map_changes_nothing_for_the_images():
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-def test_drawing_is_repeatable_and_applying_draws_nothing():
+def test_drawing_is_repeatable_and_applying_draws_nothing() -> None:
     pipe, x = make_pipe(0.6, **EVERYTHING), images(8)
     params = pipe.sample(x, generator=seeded(5))
     state = torch.get_rng_state()
@@ -95,14 +95,14 @@ def test_drawing_is_repeatable_and_applying_draws_nothing():
     assert not torch.equal(first, pipe(x, generator=seeded(6)))
 
 
-def test_draws_depend_neither_on_resolution_nor_on_other_groups():
+def test_draws_depend_neither_on_resolution_nor_on_other_groups() -> None:
     bare = make_pipe(0.6, **preset("bg")).sample(images(32, size=8), generator=seeded(2)).geometric
     full = make_pipe(0.6, **EVERYTHING).sample(images(32, 1, size=64), generator=seeded(2)).geometric
     for name in ("blit", "shift", "linear", "offset"):
         assert torch.equal(getattr(bare, name), getattr(full, name))
 
 
-def test_a_sample_is_augmented_the_same_alone_and_in_a_batch():
+def test_a_sample_is_augmented_the_same_alone_and_in_a_batch() -> None:
     pipe, x = make_pipe(**preset("bg")), torch.nn.functional.avg_pool2d(images(16, size=34), 3, 1)
     params = pipe.sample(x, generator=seeded(4))
     together = pipe.apply(x, params)
@@ -116,7 +116,7 @@ def test_a_sample_is_augmented_the_same_alone_and_in_a_batch():
         )  # the padding is the batch's, the filter's tails see it
 
 
-def test_state_has_the_references_names():
+def test_state_has_the_references_names() -> None:
     state = make_pipe(**preset("bgc")).state_dict()
     assert {name: list(value.shape) for name, value in state.items()} == {
         "p": [],
@@ -129,7 +129,7 @@ def test_state_has_the_references_names():
 # ---- Bad input
 
 
-def test_bad_input_is_refused():
+def test_bad_input_is_refused() -> None:
     pipe = make_pipe(**EVERYTHING)
     for channels in (2, 4):
         with pytest.raises(ValueError, match=r"1 \(greyscale\) or 3 \(RGB\)"):
@@ -157,7 +157,7 @@ def test_bad_input_is_refused():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_apply_differentiates_twice(channels):
+def test_apply_differentiates_twice(channels: Any) -> None:
     pipe = make_pipe(**EVERYTHING)
     x = images(2, channels, 5, dtype=torch.float64).requires_grad_(True)
     params = pipe.sample(x, generator=seeded(1))
@@ -165,7 +165,7 @@ def test_apply_differentiates_twice(channels):
     assert torch.autograd.gradgradcheck(lambda x: pipe.apply(x, params).square(), (x,))
 
 
-def test_warp_differentiates_twice():
+def test_warp_differentiates_twice() -> None:
     pipe = make_pipe(**EVERYTHING)
     x = images(2, 2, 6, dtype=torch.float64).requires_grad_(True)
     params = pipe.sample(images(2), generator=seeded(1))
@@ -173,7 +173,7 @@ def test_warp_differentiates_twice():
     assert torch.autograd.gradgradcheck(lambda x: pipe.warp(x, params).square(), (x,))
 
 
-def test_first_use_in_inference_mode_does_not_spoil_training():
+def test_first_use_in_inference_mode_does_not_spoil_training() -> None:
     resampling._up_matrix.cache_clear()
     resampling._down_matrix.cache_clear()
     pipe = make_pipe(**EVERYTHING)
@@ -185,7 +185,7 @@ def test_first_use_in_inference_mode_does_not_spoil_training():
 
 
 @pytest.mark.parametrize("bilinear", [False, True])
-def test_dense_resampling_equals_the_reference(bilinear):
+def test_dense_resampling_equals_the_reference(bilinear: Any) -> None:
     taps = resampling.upfirdn2d.setup_filter(SYM6)
     x = torch.randn([2, 3, 10, 7], generator=seeded(), dtype=torch.float64, requires_grad=True)
     z = torch.randn([2, 3, 32, 26], generator=seeded(1), dtype=torch.float64, requires_grad=True)
@@ -211,7 +211,7 @@ def test_dense_resampling_equals_the_reference(bilinear):
                 )
 
 
-def test_reflection_of_any_width():
+def test_reflection_of_any_width() -> None:
     x = images(1, 1, 3)
     wide = reflect_pad(x, (7, 5, 0, 4))
     row = x[0, 0, 0].tolist()
@@ -241,7 +241,9 @@ def test_reflection_of_any_width():
     ],
     ids=["flip", "quarter turn", "half turn", "integer shift", "fractional shift", "scale"],
 )
-def test_a_blob_moves_alike_in_image_and_map(spec, percentile, expected, map_size):
+def test_a_blob_moves_alike_in_image_and_map(
+    spec: Any, percentile: Any, expected: Any, map_size: Any
+) -> None:
     where = (0.45, 0.56)
     image, features = blob(32, *where), blob(map_size, *where)
     pipe = make_pipe(**spec)
@@ -255,14 +257,14 @@ def test_a_blob_moves_alike_in_image_and_map(spec, percentile, expected, map_siz
     )
 
 
-def test_pixel_blitting_is_exact_away_from_the_border():
+def test_pixel_blitting_is_exact_away_from_the_border() -> None:
     x = torch.nn.functional.avg_pool2d(images(1, size=34), 3, 1)
     pipe = make_pipe(xint=1)
     shifted = pipe.apply(x, pipe.sample(x, debug_percentile=0.875))  # 0.75 · 0.125 · 32 = 3 pixels
     assert torch.allclose(shifted[..., 6:-6, 6:-6], x[..., 3:-9, 3:-9], atol=1e-5)
 
 
-def test_maps_round_shifts_at_their_own_resolution():
+def test_maps_round_shifts_at_their_own_resolution() -> None:
     pipe, x = make_pipe(xint=1), images(1, size=32)
     params = pipe.sample(x, debug_percentile=0.6)  # 0.2 · 0.125 = 0.025: 0.8 pixels of 32, 0.2 of 8
     still = make_pipe(0.0, xint=1)
@@ -271,7 +273,7 @@ def test_maps_round_shifts_at_their_own_resolution():
     assert not torch.allclose(pipe.warp(at_32, params), still.warp(at_32, still.sample(x)), atol=0.1)
 
 
-def test_maps_are_left_alone_by_colour_filter_and_corruptions():
+def test_maps_are_left_alone_by_colour_filter_and_corruptions() -> None:
     x, features = images(4), torch.randn(4, 5, 8, 8)
     pipe = make_pipe(**{**PRESETS["color"], **PRESETS["filter"], **PRESETS["noise"], **PRESETS["cutout"]})
     assert pipe.warp(features, pipe.sample(x)) is features
@@ -282,15 +284,15 @@ def test_maps_are_left_alone_by_colour_filter_and_corruptions():
 N = 20_000
 
 
-def fraction(flags):
+def fraction(flags: Any) -> Any:
     return float(flags.float().mean())
 
 
-def draw(p=0.5, **spec):
+def draw(p: Any = 0.5, **spec: Any) -> Any:
     return make_pipe(p, **spec).sample(torch.empty(N, 3, 1, 1), generator=seeded(8))
 
 
-def test_gates_of_geometric_transforms():
+def test_gates_of_geometric_transforms() -> None:
     eye = torch.eye(2)
     assert fraction(torch.linalg.det(draw(xflip=1).geometric.blit) < 0) == pytest.approx(0.5 / 2, abs=0.015)
     assert fraction((draw(rotate90=1).geometric.blit != eye).any(dim=(1, 2))) == pytest.approx(
@@ -305,7 +307,7 @@ def test_gates_of_geometric_transforms():
     assert fraction((draw(xfrac=0.4).geometric.offset != 0).any(dim=1)) == pytest.approx(0.2, abs=0.015)
 
 
-def test_gates_of_other_transforms():
+def test_gates_of_other_transforms() -> None:
     colours = ("brightness", "contrast", "hue", "saturation")
     for name in colours:
         assert fraction((draw(**{name: 1}).color != torch.eye(3, 4)).any(dim=(1, 2))) == pytest.approx(
@@ -322,7 +324,7 @@ def test_gates_of_other_transforms():
     assert fraction(draw(cutout=1).cutout[:, 2] > 0) == pytest.approx(0.5, abs=0.015)
 
 
-def test_gates_open_alone():
+def test_gates_open_alone() -> None:
     g = draw(xflip=1, xint=1, scale=1).geometric
     flags = torch.stack(
         [torch.linalg.det(g.blit) < 0, (g.shift != 0).any(dim=1), torch.linalg.det(g.linear) != 1]
@@ -330,7 +332,7 @@ def test_gates_open_alone():
     assert (torch.corrcoef(flags) - torch.eye(3)).abs().max() < 0.03
 
 
-def test_sizes_of_geometric_transforms():
+def test_sizes_of_geometric_transforms() -> None:
     shift = draw(1.0, xint=1).geometric.shift
     assert shift.abs().max() <= 0.125
     assert float(shift.std()) == pytest.approx(0.25 / 12**0.5, rel=0.03)
@@ -345,7 +347,7 @@ def test_sizes_of_geometric_transforms():
     assert torch.atan2(angle[:, 1, 0], angle[:, 0, 0]).abs().max() <= 0.2 * math.pi + 1e-5
 
 
-def test_sizes_of_other_transforms():
+def test_sizes_of_other_transforms() -> None:
     color = draw(1.0, brightness=1).color
     assert float(color[:, 0, 3].std()) == pytest.approx(0.2, rel=0.03)
     assert float(draw(1.0, contrast=1).color[:, 0, 0].log2().std()) == pytest.approx(0.5, rel=0.03)
@@ -360,7 +362,7 @@ def test_sizes_of_other_transforms():
 
 
 @pytest.mark.parametrize("p", [1.0, 1.7])
-def test_every_gate_is_open_from_p_1_on(p):
+def test_every_gate_is_open_from_p_1_on(p: Any) -> None:
     params = draw(p, **EVERYTHING)
     assert (params.geometric.shift != 0).any(dim=1).all()
     assert (draw(p, rotate=1).geometric.linear != torch.eye(2)).any(dim=(1, 2)).all()
@@ -371,7 +373,7 @@ def test_every_gate_is_open_from_p_1_on(p):
 # ---- Colour, filter, corruptions
 
 
-def test_greyscale_is_the_mean_of_grey_rgb():
+def test_greyscale_is_the_mean_of_grey_rgb() -> None:
     grey = images(8, 1)
     pipe = make_pipe(**preset("color"))
     params = pipe.sample(grey, generator=seeded(1))
@@ -379,13 +381,13 @@ def test_greyscale_is_the_mean_of_grey_rgb():
     assert torch.allclose(pipe.apply(grey, params), expected, atol=1e-5)
 
 
-def test_hue_and_saturation_leave_greyscale_alone():
+def test_hue_and_saturation_leave_greyscale_alone() -> None:
     grey = images(8, 1)
     assert torch.allclose(make_pipe(hue=1, saturation=1)(grey, generator=seeded()), grey, atol=1e-5)
     assert not torch.allclose(make_pipe(contrast=1)(grey, generator=seeded()), grey, atol=1e-2)
 
 
-def test_hue_keeps_and_luma_flip_negates_the_mean_of_the_channels():
+def test_hue_keeps_and_luma_flip_negates_the_mean_of_the_channels() -> None:
     x = images(8)
     turned = make_pipe(hue=1)(x, generator=seeded())
     assert torch.allclose(turned.mean(dim=1), x.mean(dim=1), atol=1e-5)
@@ -396,7 +398,7 @@ def test_hue_keeps_and_luma_flip_negates_the_mean_of_the_channels():
     )
 
 
-def test_bands_split_the_spectrum():
+def test_bands_split_the_spectrum() -> None:
     pipe = AugmentPipe()
     pulse = torch.zeros(43)
     pulse[21] = 1
@@ -406,7 +408,7 @@ def test_bands_split_the_spectrum():
         assert int(response[:, int(frequency * 512)].argmax()) == band
 
 
-def test_filtering_works_on_images_smaller_than_the_filter():
+def test_filtering_works_on_images_smaller_than_the_filter() -> None:
     x = images(2, size=8)
     y = make_pipe(imgfilter=1)(x, generator=seeded())
     assert y.isfinite().all()
@@ -414,7 +416,7 @@ def test_filtering_works_on_images_smaller_than_the_filter():
     assert float(make_pipe(imgfilter=1)(flat, generator=seeded()).std(dim=(2, 3)).max()) < 1e-5
 
 
-def test_cutout_is_a_square_of_zeros():
+def test_cutout_is_a_square_of_zeros() -> None:
     x = torch.ones(1, 3, 16, 16)
     pipe = make_pipe(cutout=1)
     hole = pipe.apply(x, pipe.sample(x, debug_percentile=0.5)) == 0
@@ -422,7 +424,7 @@ def test_cutout_is_a_square_of_zeros():
     assert hole[0, :, 4:12, 4:12].all()
 
 
-def test_noise_has_one_level_a_sample():
+def test_noise_has_one_level_a_sample() -> None:
     x = torch.zeros(8, 3, 64, 64)
     levels = make_pipe(noise=1).sample(x, generator=seeded()).noise.std(dim=(1, 2, 3))
     halves = make_pipe(noise=1).sample(x, generator=seeded()).noise[:, :, :32].std(dim=(1, 2, 3))
@@ -430,7 +432,7 @@ def test_noise_has_one_level_a_sample():
     assert float(levels.max() / levels.min()) > 2
 
 
-def discs(n=8, size=64):
+def discs(n: Any = 8, size: Any = 64) -> Any:
     """Class maps of a disc each, at different places, uint8 ``[n, size, size]``."""
     y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     return torch.stack([((x - 20 - 2 * i) ** 2 + (y - 25 - i) ** 2 < 120).to(torch.uint8) for i in range(n)])
@@ -440,7 +442,7 @@ def discs(n=8, size=64):
     "spec",
     [{"xflip": 1}, {"rotate90": 1}, {"xint": 1}, {"scale": 1, "aniso": 1}, {"rotate": 1}, {"xfrac": 1}],
 )
-def test_class_maps_move_with_their_images(spec):
+def test_class_maps_move_with_their_images(spec: Any) -> None:
     """Each pixel of the moved disc is 1 where the moved image of it is bright, but for the one-pixel edge."""
     pipe, classes = make_pipe(**spec), discs()
     images = classes[:, None].float()
@@ -455,7 +457,7 @@ def test_class_maps_move_with_their_images(spec):
     assert inside.all() or "xint" in spec or not {"xflip", "rotate90"} & set(spec)
 
 
-def test_class_maps_from_beyond_the_border_are_outside():
+def test_class_maps_from_beyond_the_border_are_outside() -> None:
     """Shifted by an eighth to the right and down, at the 100th percentile (nearly): a strip at the left and
     top is unknown."""
     pipe, classes = make_pipe(xint=1), torch.full([1, 64, 64], 3)
@@ -465,7 +467,7 @@ def test_class_maps_from_beyond_the_border_are_outside():
     assert torch.equal(moved, expected)
 
 
-def test_class_maps_are_otherwise_left_alone():
+def test_class_maps_are_otherwise_left_alone() -> None:
     classes = discs(4, 16)
     for pipe in (make_pipe(p=0, **preset("bgcfnc")), make_pipe(brightness=1, noise=1, cutout=1, imgfilter=1)):
         assert torch.equal(pipe.warp_classes(classes, pipe.sample(images()), 255), classes)

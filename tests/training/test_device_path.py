@@ -6,6 +6,7 @@ tensor there has none. So a step that runs on it never waits for its device.
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -28,11 +29,11 @@ META = torch.device("meta")
 class FromHost(TorchDispatchMode):
     """Notes the shapes of what is copied from the host to the device."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.shapes = []
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if (
             function is torch.ops.aten._to_copy.default
@@ -57,7 +58,7 @@ class FromHost(TorchDispatchMode):
     ],
     ids=["baseline", "ggdr", "all augmentations", "conditional", "bfloat16", "segmentation"],
 )
-def test_a_step_never_waits_for_its_device(monkeypatch, options):
+def test_a_step_never_waits_for_its_device(monkeypatch: pytest.MonkeyPatch, options: Any) -> None:
     monkeypatch.setattr(HalfPrecision, "half_types", {"meta": torch.float16})
     options = dict(options)
     data = plain_data(**{name: options.pop(name, 0) for name in ("label_dim", "annotation_classes")})
@@ -86,20 +87,20 @@ def test_a_step_never_waits_for_its_device(monkeypatch, options):
     )
 
 
-def test_the_meta_device_does_raise_where_the_host_looks():
+def test_the_meta_device_does_raise_where_the_host_looks() -> None:
     for look in (lambda x: x.cpu(), lambda x: x.item(), lambda x: bool(x), lambda x: x.nonzero().tolist()):
         with pytest.raises((RuntimeError, NotImplementedError)):
             look(torch.zeros([], device="meta"))
 
 
 @pytest.fixture
-def unseen(monkeypatch):
+def unseen(monkeypatch: pytest.MonkeyPatch) -> None:
     """CPU tensors are treated as if they were on a device that the host does not wait for."""
     monkeypatch.setattr(device, "host_sees", lambda x: False)
 
 
 @pytest.mark.parametrize("p", [0.0, 0.4, 1.0])
-def test_augmentation_without_waiting_gives_the_same(monkeypatch, p):
+def test_augmentation_without_waiting_gives_the_same(monkeypatch: pytest.MonkeyPatch, p: Any) -> None:
     pipe = AugmentPipe(**preset("bgcf"))
     pipe.p.fill_(p)
     images, features = torch.rand([6, 3, 32, 32], requires_grad=True), torch.rand([6, 5, 16, 16])
@@ -123,7 +124,7 @@ def test_augmentation_without_waiting_gives_the_same(monkeypatch, p):
     [preset("bg"), {"rotate": 1}, {"scale": 1, "scale_std": 1}, {"xfrac": 1, "aniso": 1}, {"xint": 1}],
 )
 @pytest.mark.parametrize("p", [0.3, 1.0])
-def test_the_margin_that_is_known_without_looking_is_large_enough(unseen, settings, p):
+def test_the_margin_that_is_known_without_looking_is_large_enough(unseen: Any, settings: Any, p: Any) -> None:
     """Also where only some transforms apply, whose effects others would have cancelled."""
     pipe = AugmentPipe(**settings)
     pipe.p.fill_(p)
@@ -137,7 +138,7 @@ def test_the_margin_that_is_known_without_looking_is_large_enough(unseen, settin
             assert max(known) <= size - 1
 
 
-def test_the_margin_is_not_always_the_largest(unseen):
+def test_the_margin_is_not_always_the_largest(unseen: Any) -> None:
     pipe = AugmentPipe(xint=1)
     params = pipe.sample(torch.empty([8, 3, 64, 64]), generator=torch.Generator().manual_seed(0)).geometric
     assert max(sufficient_margin(params.reach, 64, 64)) < 20
@@ -149,7 +150,9 @@ def test_the_margin_is_not_always_the_largest(unseen):
 @pytest.mark.parametrize(
     ("p", "bound"), [(0.0, 0.0), (0.001, 0.001), (0.1, 0.1), (0.1, 0.12), (0.4, 0.4), (3.0, 3.0)]
 )
-def test_a_bound_of_p_makes_the_margin_smaller_and_it_stays_large_enough(unseen, settings, p, bound):
+def test_a_bound_of_p_makes_the_margin_smaller_and_it_stays_large_enough(
+    unseen: Any, settings: Any, p: Any, bound: Any
+) -> None:
     pipe = AugmentPipe(**settings)
     pipe.p.fill_(p)
     smaller, generator = 0, torch.Generator()
@@ -172,7 +175,7 @@ def test_a_bound_of_p_makes_the_margin_smaller_and_it_stays_large_enough(unseen,
     assert smaller >= (15 if p <= 0.1 else 0)
 
 
-def test_the_bound_follows_p(monkeypatch):
+def test_the_bound_follows_p(monkeypatch: pytest.MonkeyPatch) -> None:
     """It moves with each step of ADA, is exact at a tick, and a state has it."""
     config = small_config(plain_data(), aug="ada")
     state = RunState.fresh(config, torch.device("cpu"))

@@ -1,5 +1,7 @@
 """Shapes, parameter counts, architectures, freezing, and what GGDR's decoder leaves alone."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -27,7 +29,7 @@ def count(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def small_generator(**kwargs) -> Generator:
+def small_generator(**kwargs: Any) -> Generator:
     return Generator(
         8,
         kwargs.pop("c_dim", 0),
@@ -39,11 +41,11 @@ def small_generator(**kwargs) -> Generator:
     )
 
 
-def small_discriminator(c_dim: int = 0, img_channels: int = 3, **kwargs) -> Discriminator:
+def small_discriminator(c_dim: int = 0, img_channels: int = 3, **kwargs: Any) -> Discriminator:
     return Discriminator(c_dim, 32, img_channels, **SMALL, **kwargs)
 
 
-def test_parameter_counts_at_paper256():
+def test_parameter_counts_at_paper256() -> None:
     """24.767 M, 24.001 M and with the decoder at 64, 25.576 M: built without memory, on the meta device."""
     with torch.device("meta"):
         G = Generator(512, 0, 512, 256, 3, {"num_layers": 8}, {"channel_base": 16384, "channel_max": 512})
@@ -52,7 +54,7 @@ def test_parameter_counts_at_paper256():
     assert [round(count(m) / 1e6, 3) for m in (G, D, D_ggdr)] == [24.767, 24.001, 25.576]
 
 
-def test_without_decoder_keys_and_initial_weights_are_the_baselines():
+def test_without_decoder_keys_and_initial_weights_are_the_baselines() -> None:
     torch.manual_seed(0)
     baseline = small_discriminator().state_dict()
     torch.manual_seed(0)
@@ -63,7 +65,7 @@ def test_without_decoder_keys_and_initial_weights_are_the_baselines():
         assert torch.equal(value, extended[key]), key
 
 
-def test_the_decoder_does_not_change_the_logits():
+def test_the_decoder_does_not_change_the_logits() -> None:
     torch.manual_seed(0)
     D = small_discriminator(decoder_res=16)
     images = torch.randn([4, 3, 32, 32])
@@ -74,7 +76,7 @@ def test_the_decoder_does_not_change_the_logits():
 
 @pytest.mark.parametrize("architecture", ["orig", "skip", "resnet"])
 @pytest.mark.parametrize(("c_dim", "channels"), [(0, 1), (0, 3), (3, 3)])
-def test_discriminator_architectures(architecture, c_dim, channels):
+def test_discriminator_architectures(architecture: Any, c_dim: Any, channels: Any) -> None:
     D = small_discriminator(c_dim, channels, architecture=architecture, decoder_res=8)
     c = torch.eye(3)[[0, 1, 2, 0]] if c_dim else torch.zeros([4, 0])
     images = torch.randn([4, channels, 32, 32])
@@ -90,14 +92,14 @@ def test_discriminator_architectures(architecture, c_dim, channels):
 
 @pytest.mark.parametrize("architecture", ["orig", "skip", "resnet"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_generator_architectures(architecture, channels):
+def test_generator_architectures(architecture: Any, channels: Any) -> None:
     G = small_generator(img_channels=channels, architecture=architecture)
     images, features = G(torch.randn([2, 8]), None, capture=(4, 32))
     assert images.shape == (2, channels, 32, 32)
     assert {res: tuple(f.shape) for res, f in features.items()} == {4: (2, 8, 4, 4), 32: (2, 4, 32, 32)}
 
 
-def test_a_residual_generator_block_is_the_scaled_sum_of_its_branches():
+def test_a_residual_generator_block_is_the_scaled_sum_of_its_branches() -> None:
     """Each is scaled by √½, so that their sum has the variance of one."""
     block = small_generator(architecture="resnet").synthesis.b16
     x, ws = torch.randn([2, 8, 8, 8]), torch.randn([2, 2, 8])
@@ -106,7 +108,7 @@ def test_a_residual_generator_block_is_the_scaled_sum_of_its_branches():
     torch.testing.assert_close(block(x, None, ws, **quiet)[0], (block.skip(x) + branch) * 0.5**0.5)
 
 
-def test_noise_modes():
+def test_noise_modes() -> None:
     G = small_generator()
     for name, p in G.named_parameters():
         if name.endswith("noise_strength"):
@@ -118,14 +120,14 @@ def test_noise_modes():
     assert not torch.allclose(G.synthesis(ws), G.synthesis(ws))
 
 
-def test_both_ways_to_modulate_agree():
+def test_both_ways_to_modulate_agree() -> None:
     G = small_generator()
     ws = G.mapping(torch.randn([3, 8]), None)
     fused = G.synthesis(ws, noise_mode="const", fused_modconv=True)
     torch.testing.assert_close(fused, G.synthesis(ws, noise_mode="const"), atol=1e-5, rtol=1e-5)
 
 
-def test_running_average_of_w_moves_only_when_asked():
+def test_running_average_of_w_moves_only_when_asked() -> None:
     mapping = MappingNetwork(8, 0, 8, num_ws=4, num_layers=2, w_avg_beta=0.9)
     w = mapping(torch.randn([16, 8]), None)
     assert not mapping.w_avg.any()
@@ -134,7 +136,7 @@ def test_running_average_of_w_moves_only_when_asked():
     torch.testing.assert_close(mapping.w_avg, 0.1 * w[:, 0].mean(dim=0))
 
 
-def test_truncation_limits():
+def test_truncation_limits() -> None:
     mapping = MappingNetwork(8, 0, 8, num_ws=4, num_layers=2)
     mapping.w_avg.normal_()
     z = torch.randn([2, 8])
@@ -146,7 +148,7 @@ def test_truncation_limits():
 
 
 @pytest.mark.parametrize("freeze", [0, 1, 4, 100])
-def test_frozen_layers_are_buffers_under_the_same_names(freeze):
+def test_frozen_layers_are_buffers_under_the_same_names(freeze: Any) -> None:
     """Layers are counted from the image: fromrgb, conv0, conv1, skip of the first block, and so on."""
     plain = small_discriminator()
     D = small_discriminator(block_kwargs={"freeze_layers": freeze})
@@ -162,7 +164,7 @@ def test_frozen_layers_are_buffers_under_the_same_names(freeze):
     assert "b4.out" in trainable
 
 
-def test_minibatch_std():
+def test_minibatch_std() -> None:
     """Groups are n, n + N/group, …: two groups of two alternate, and equal images have no deviation."""
     x = torch.tensor([0.0, 5, 2, 5]).reshape(4, 1, 1, 1).expand(4, 2, 4, 4)
     y = MinibatchStdLayer(2)(x)
@@ -208,20 +210,20 @@ def test_minibatch_std():
         ),
     ],
 )
-def test_wrong_arguments_are_refused(call, message):
+def test_wrong_arguments_are_refused(call: Any, message: Any) -> None:
     with pytest.raises(ValueError, match=message):
         call()
 
 
 @pytest.fixture
-def half_on_cpu(monkeypatch):
+def half_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half precision as it is chosen on a GPU, carried out on the CPU: the same casts, formats and
     safeguards."""
     monkeypatch.setattr(HalfPrecision, "half_types", {"cpu": torch.float16})
 
 
 @pytest.mark.parametrize("nhwc", [False, True])
-def test_half_precision_follows_float32(half_on_cpu, nhwc):
+def test_half_precision_follows_float32(half_on_cpu: Any, nhwc: Any) -> None:
     torch.manual_seed(0)
     G = small_generator(num_fp16_res=2, conv_clamp=256, fp16_channels_last=nhwc)
     D = small_discriminator(
@@ -255,7 +257,7 @@ def test_half_precision_follows_float32(half_on_cpu, nhwc):
     assert all(p.grad is None or p.grad.isfinite().all() for p in D.parameters())
 
 
-def test_on_a_cpu_float32_takes_channels_last_from_16_up():
+def test_on_a_cpu_float32_takes_channels_last_from_16_up() -> None:
     G, D = small_generator(), small_discriminator()
     found = {}
     for network, name in (
@@ -277,7 +279,7 @@ def test_on_a_cpu_float32_takes_channels_last_from_16_up():
     assert {name for name, last in found.items() if last} == {(False, "b32"), (False, "b16"), (True, "b16")}
 
 
-def test_bfloat16_runs_on_a_cpu_in_channels_last_and_follows_float32():
+def test_bfloat16_runs_on_a_cpu_in_channels_last_and_follows_float32() -> None:
     torch.manual_seed(0)
     G, D = (
         small_generator(num_fp16_res=2, conv_clamp=256),
@@ -315,7 +317,7 @@ def test_bfloat16_runs_on_a_cpu_in_channels_last_and_follows_float32():
     torch.testing.assert_close(logits, D(images, None, force_fp32=True), atol=0.05, rtol=0.05)
 
 
-def test_half_precision_is_normalised_before_it_could_overflow():
+def test_half_precision_is_normalised_before_it_could_overflow() -> None:
     x, styles = torch.randn([1, 8, 4, 4]), 1e5 * torch.rand([1, 8])
     weight = 1e6 * torch.randn([4, 8, 3, 3])
     expected = modulated_conv2d(x, weight, styles, padding=1)
@@ -323,7 +325,7 @@ def test_half_precision_is_normalised_before_it_could_overflow():
     torch.testing.assert_close(found.float(), expected, atol=0.02, rtol=0.02)
 
 
-def test_activations_are_clamped():
+def test_activations_are_clamped() -> None:
     D = small_discriminator(conv_clamp=0.1)
     outputs = []
     D.b32.conv0.register_forward_hook(lambda _m, _i, out: outputs.append(out))
@@ -332,7 +334,7 @@ def test_activations_are_clamped():
 
 
 @pytest.mark.parametrize(("kernel", "activation"), [(1, "linear"), (1, "lrelu"), (3, "linear"), (3, "lrelu")])
-def test_decoder_variants(kernel, activation):
+def test_decoder_variants(kernel: Any, activation: Any) -> None:
     """Shapes stay; weights grow with the kernel's area; an activation bends what was linear in the features
     (table 4b)."""
     D = small_discriminator(decoder_res=16, decoder_kwargs={"kernel_size": kernel, "activation": activation})
@@ -353,7 +355,7 @@ def test_decoder_variants(kernel, activation):
     assert torch.allclose(at + opposite, 2 * zero, atol=1e-4) == (activation == "linear")
 
 
-def test_a_decoder_of_class_scores():
+def test_a_decoder_of_class_scores() -> None:
     """It ends at the images' resolution with a linear layer of one channel a class, and goes last."""
     D = small_discriminator(decoder_res=32, decoder_kwargs={"num_classes": 5, "activation": "lrelu"})
     logits, maps = D(torch.randn([2, 3, 32, 32]), None, return_features=True)
@@ -366,7 +368,7 @@ def test_a_decoder_of_class_scores():
     assert tiny(torch.randn([1, 3, 8, 8]), None, return_features=True)[1][8].shape == (1, 2, 8, 8)
 
 
-def test_the_encoder_s_first_weights_do_not_depend_on_the_decoder():
+def test_the_encoder_s_first_weights_do_not_depend_on_the_decoder() -> None:
     states = []
     for kwargs in ({}, {"num_classes": 3}, {"kernel_size": 3}):
         torch.manual_seed(0)
@@ -380,7 +382,7 @@ def test_the_encoder_s_first_weights_do_not_depend_on_the_decoder():
             assert all(torch.equal(value, state[key]) for state in states), key
 
 
-def test_the_usual_decoder_is_written_as_before():
+def test_the_usual_decoder_is_written_as_before() -> None:
     assert "decoder_kwargs" not in small_discriminator(decoder_res=16, decoder_kwargs={}).init_kwargs
 
 
@@ -393,11 +395,11 @@ def test_the_usual_decoder_is_written_as_before():
         ({"fp32": True}, "cuda", "Precision: float32"),
     ],
 )
-def test_the_log_says_the_precision(options, device, line):
+def test_the_log_says_the_precision(options: Any, device: Any, line: Any) -> None:
     assert describe_precision(small_config(plain_data(), **options), torch.device(device)) == line
 
 
-def test_only_layers_that_resample_have_another_filter():
+def test_only_layers_that_resample_have_another_filter() -> None:
     """As in the reference, whose pickles the shapes have to fit; the other layers keep the default, which
     they do not use."""
     other = {"resample_filter": [1, 2, 1]}
@@ -421,8 +423,8 @@ def test_only_layers_that_resample_have_another_filter():
     assert networks[1](images, torch.zeros([2, 0]), return_features=True)[1][8].shape == maps[8].shape
 
 
-def test_an_opened_network_computes_as_it_was_trained(monkeypatch):
-    def computes_in(precision, there=True):
+def test_an_opened_network_computes_as_it_was_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def computes_in(precision: Any, there: Any = True) -> Any:
         monkeypatch.setattr(build, "has_bfloat16", lambda device: there)
         G = small_generator(num_fp16_res=2)
         note = compute_as_trained(G, {"config": {"runtime": {"precision": precision}}}, torch.device("cpu"))
@@ -437,7 +439,7 @@ def test_an_opened_network_computes_as_it_was_trained(monkeypatch):
         assert compute_as_trained(small_generator(), info, torch.device("cpu")) is None
 
 
-def test_options_reach_what_they_are_for():
+def test_options_reach_what_they_are_for() -> None:
     config = small_config(
         plain_data(), cfg="cifar", mbstd_group=2, map_depth=3, target=0.4, augpipe="bg", resume="x.pkl"
     )
@@ -459,7 +461,7 @@ def test_options_reach_what_they_are_for():
     assert pipe.spec == AugmentPipe(**preset("bg")).spec
 
 
-def test_activations_of_g_are_clamped():
+def test_activations_of_g_are_clamped() -> None:
     G = Generator(
         8, 0, 8, 32, 3, {"num_layers": 2}, {"channel_base": 128, "channel_max": 8, "conv_clamp": 0.1}
     )
@@ -473,7 +475,7 @@ def test_activations_of_g_are_clamped():
     assert found == pytest.approx({"b8.conv0": 0.1, "b32.conv1": 0.1, "b32.torgb": 0.1})
 
 
-def test_initial_values():
+def test_initial_values() -> None:
     torch.manual_seed(0)
     G = Generator(8, 0, 8, 32, 3, {"num_layers": 2}, {"channel_base": 128, "channel_max": 8})
     named = dict(G.named_parameters())

@@ -1,6 +1,7 @@
 """What each phase computes, what its gradients reach, and that GGDR off is the baseline."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from training.training_loop import run_phase
 PHASES = ("G_main", "G_reg", "D_main", "D_reg")
 
 
-def make_batch(state, n=4):
+def make_batch(state: Any, n: Any = 4) -> Any:
     generator = torch.Generator().manual_seed(1)
     data = state.config.data
     draw = lambda *shape: torch.randn(shape, generator=generator)  # noqa: E731
@@ -34,7 +35,7 @@ def make_batch(state, n=4):
     )
 
 
-def accumulate(state, name, images_seen=0, seed=0):
+def accumulate(state: Any, name: Any, images_seen: Any = 0, seed: Any = 0) -> None:
     """Run one phase's term on a batch; gradients end up in its network."""
     module = state.G if name.startswith("G") else state.D
     module.requires_grad_(True)
@@ -43,13 +44,13 @@ def accumulate(state, name, images_seen=0, seed=0):
     module.requires_grad_(False)
 
 
-def gradients(module):
+def gradients(module: Any) -> Any:
     return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("aug", ["noaug", "ada"])
 @pytest.mark.parametrize("name", PHASES)
-def test_a_phase_reaches_its_own_network_only(name, aug):
+def test_a_phase_reaches_its_own_network_only(name: Any, aug: Any) -> None:
     state = small_state(reg_type="ggdr", aug=aug)
     accumulate(state, name)
     own, other = (state.G, state.D) if name.startswith("G") else (state.D, state.G)
@@ -57,7 +58,7 @@ def test_a_phase_reaches_its_own_network_only(name, aug):
     assert gradients(other) == {}
 
 
-def test_ggdr_gradient_reaches_decoder_and_encoder_and_never_g():
+def test_ggdr_gradient_reaches_decoder_and_encoder_and_never_g() -> None:
     """The guidance term alone, with everything that could carry a gradient into G left open."""
     state = small_state(reg_type="ggdr", aug="fixed", p=0.5)
     state.G.requires_grad_(True)
@@ -75,7 +76,7 @@ def test_ggdr_gradient_reaches_decoder_and_encoder_and_never_g():
 
 
 @pytest.mark.parametrize("phase", ["G_main", "G_reg", "D_reg"])
-def test_other_phases_leave_the_decoder_alone(phase):
+def test_other_phases_leave_the_decoder_alone(phase: Any) -> None:
     state = small_state(reg_type="ggdr")
     state.D.requires_grad_(True)
     calls = []
@@ -84,7 +85,7 @@ def test_other_phases_leave_the_decoder_alone(phase):
     assert calls == []
 
 
-def test_ggdr_value_is_lambda_times_cosine_distance():
+def test_ggdr_value_is_lambda_times_cosine_distance() -> None:
     state = small_state(reg_type="ggdr", aug="noaug", ggdr_weight=3)
     accumulate(state, "D_main")
     logged = state.stats.flush()["Loss/D/loss_gen_reg"].mean
@@ -96,7 +97,7 @@ def test_ggdr_value_is_lambda_times_cosine_distance():
     assert logged == pytest.approx(3 * cosine_distance(maps[8], features[8]).mean().item(), rel=1e-5)
 
 
-def test_ggdr_waits_for_its_start():
+def test_ggdr_waits_for_its_start() -> None:
     state = small_state(reg_type="ggdr", ggdr_start_kimg=2)
     calls = []
     state.D.b8_dec.register_forward_hook(lambda *_: calls.append(1))
@@ -109,7 +110,7 @@ def test_ggdr_waits_for_its_start():
     assert gradients(state.D)["b8_dec.weight"].any()
 
 
-def test_the_target_moves_with_its_image():
+def test_the_target_moves_with_its_image() -> None:
     """A decoder that predicts the warped map exactly is at distance 0; the unwarped one is not what it is
     held against."""
     pipe = AugmentPipe(xflip=1, rotate90=1, scale=1)
@@ -122,14 +123,14 @@ def test_the_target_moves_with_its_image():
     assert GuidedRegularizer((8,))(decoded(features, Augmentation(), features)).max() < 1e-4
 
 
-def test_path_length_takes_half_the_batch():
+def test_path_length_takes_half_the_batch() -> None:
     state = small_state()
     accumulate(state, "G_reg")
     assert state.stats.flush()["Loss/pl_penalty"].num == 2
 
 
 @pytest.mark.parametrize("aug", ["noaug", "ada"])
-def test_with_weight_zero_training_is_the_baseline_bit_for_bit(aug):
+def test_with_weight_zero_training_is_the_baseline_bit_for_bit(aug: Any) -> None:
     """Same draws, same losses, same weights of everything but the decoder, over steps that include every
     phase."""
     results = []
@@ -143,7 +144,7 @@ def test_with_weight_zero_training_is_the_baseline_bit_for_bit(aug):
     assert {name: summary for name, summary in stats1.items() if name != "Loss/D/loss_gen_reg"} == stats0
 
 
-def test_ggdr_changes_training():
+def test_ggdr_changes_training() -> None:
     weights = []
     for options in ({"reg_type": "none"}, {"reg_type": "ggdr"}):
         state = small_state(**options)
@@ -152,7 +153,7 @@ def test_ggdr_changes_training():
     assert not torch.equal(*weights)
 
 
-def take_steps(state, steps):
+def take_steps(state: Any, steps: Any) -> None:
     real = make_batch(state).real_images
     for _ in range(steps):
         for phase in build_phases(state):
@@ -161,7 +162,7 @@ def take_steps(state, steps):
         state.steps += 1
 
 
-def test_d_loss_is_the_true_sum_of_both_terms():
+def test_d_loss_is_the_true_sum_of_both_terms() -> None:
     state = small_state(aug="noaug")
     accumulate(state, "D_main")
     stats = state.stats.flush()
@@ -177,7 +178,7 @@ def test_d_loss_is_the_true_sum_of_both_terms():
 
 @pytest.mark.parametrize("augmented", [False, True])
 @pytest.mark.parametrize("phase", ["G_reg", "D_reg"])
-def test_gradient_penalties_against_finite_differences(phase, augmented):
+def test_gradient_penalties_against_finite_differences(phase: Any, augmented: Any) -> None:
     """R1 and path length, differentiated a second time through networks and augmentation, along one
     direction.
 
@@ -218,7 +219,7 @@ def test_gradient_penalties_against_finite_differences(phase, augmented):
     assert slopes[1] == pytest.approx((values[2] - values[0]) / 2e-2, rel=0.03)
 
 
-def test_weights_of_the_gradient_penalties():
+def test_weights_of_the_gradient_penalties() -> None:
     """γ/2 of R1, and the path length weight; what is reported is what is differentiated (above)."""
     state = small_state(gamma=10)
     for name in ("D_reg", "G_reg"):
@@ -228,7 +229,7 @@ def test_weights_of_the_gradient_penalties():
     assert stats["Loss/G/reg"].mean == pytest.approx(2 * stats["Loss/pl_penalty"].mean)
 
 
-def test_the_running_mean_of_path_lengths():
+def test_the_running_mean_of_path_lengths() -> None:
     """It moves by a hundredth of the way to the batch's mean, and holds no graph."""
     state = small_state()
     accumulate(state, "G_reg")
@@ -241,13 +242,13 @@ def test_the_running_mean_of_path_lengths():
     assert not state.objective.pl_mean.requires_grad
 
 
-def test_switched_off_terms_are_no_phases():
+def test_switched_off_terms_are_no_phases() -> None:
     state = small_state(cfg="cifar", mbstd_group=4)
     assert list(state.objective.phases) == ["G_main", "D_main", "D_reg"]
     assert state.config.loss.style_mixing_prob == 0
 
 
-def test_style_mixing_takes_later_layers_from_another_latent():
+def test_style_mixing_takes_later_layers_from_another_latent() -> None:
     state = small_state()
     batch = make_batch(state)
     base = state.G.mapping(batch.z, None)
@@ -262,7 +263,7 @@ def test_style_mixing_takes_later_layers_from_another_latent():
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 4), (1, 1, 1, 1)])
-def test_cosine_distance(shape):
+def test_cosine_distance(shape: Any) -> None:
     x = torch.rand(shape) + 0.1
     torch.testing.assert_close(cosine_distance(x, 3 * x), torch.zeros(shape[0]), atol=1e-6, rtol=0)
     torch.testing.assert_close(cosine_distance(x, -x), torch.full([shape[0]], 2.0))
@@ -270,7 +271,7 @@ def test_cosine_distance(shape):
         cosine_distance(x, x[:, :, :, :0])
 
 
-def test_several_targets_are_averaged():
+def test_several_targets_are_averaged() -> None:
     """The mean of the single terms; one target alone is exactly what it was."""
     features = {res: torch.randn([4, 6, res, res]) for res in (8, 16)}
     maps = {res: torch.randn([4, 6, res, res]) for res in (8, 16)}
@@ -286,7 +287,7 @@ def test_several_targets_are_averaged():
 
 
 @pytest.mark.parametrize("options", [{"ggdr_res": (8, 16)}, {"ggdr_kernel": 3, "ggdr_act": "lrelu"}])
-def test_ablations_train(options):
+def test_ablations_train(options: Any) -> None:
     state = small_state(reg_type="ggdr", **options)
     before = {name: p.clone() for name, p in state.D.named_parameters()}
     take_steps(state, 1)
@@ -298,7 +299,7 @@ def test_ablations_train(options):
 
 @pytest.mark.parametrize(("name", "count"), [("G_main", 1), ("G_reg", 0), ("D_main", 2), ("D_reg", 1)])
 @pytest.mark.parametrize("reg_type", ["none", "ggdr"])
-def test_all_that_d_sees_is_augmented(name, count, reg_type):
+def test_all_that_d_sees_is_augmented(name: Any, count: Any, reg_type: Any) -> None:
     state = small_state(reg_type=reg_type, aug="fixed", p=1, augpipe="blit", gamma=10)
     made, seen, apply = [], [], state.pipe.apply
     state.pipe.apply = lambda images, params: made.append(apply(images, params)) or made[-1]
@@ -308,7 +309,7 @@ def test_all_that_d_sees_is_augmented(name, count, reg_type):
     assert all(a is b for a, b in zip(made, seen, strict=True))
 
 
-def test_the_target_moves_as_the_fakes_that_d_judges():
+def test_the_target_moves_as_the_fakes_that_d_judges() -> None:
     state = small_state(reg_type="ggdr", aug="fixed", p=1, augpipe="blit")
     applied, warped, apply, warp = [], [], state.pipe.apply, state.pipe.warp
     state.pipe.apply = lambda x, params: (applied.append(params), apply(x, params))[1]
@@ -318,7 +319,7 @@ def test_the_target_moves_as_the_fakes_that_d_judges():
     assert [params is fakes for params in warped] == [True]
 
 
-def test_annotations_move_as_the_reals_that_d_judges():
+def test_annotations_move_as_the_reals_that_d_judges() -> None:
     state = small_state(reg_type="seg", aug="fixed", p=1, augpipe="blit")
     applied, given, apply = [], [], state.pipe.apply
     state.pipe.apply = lambda x, params: (applied.append(params), apply(x, params))[1]
@@ -334,7 +335,7 @@ def test_annotations_move_as_the_reals_that_d_judges():
 
 
 @pytest.mark.parametrize("reg_type", ["none", "ggdr"])
-def test_images_are_judged_by_their_own_labels(reg_type):
+def test_images_are_judged_by_their_own_labels(reg_type: Any) -> None:
     state = small_state(label_dim=3, reg_type=reg_type, gamma=10)
     batch = make_batch(state)
     batch = dataclasses.replace(batch, gen_labels=batch.real_labels.roll(1, dims=1))
@@ -349,19 +350,19 @@ def test_images_are_judged_by_their_own_labels(reg_type):
         judged.clear()
 
 
-def test_the_loss_of_g_falls_as_d_is_fooled():
+def test_the_loss_of_g_falls_as_d_is_fooled() -> None:
     assert loss.generator_loss(torch.tensor([[-10.0], [0.0], [10.0]])).tolist() == pytest.approx(
         [10, np.log(2), 0], abs=1e-4
     )
 
 
-def test_path_noise_and_penalty():
+def test_path_noise_and_penalty() -> None:
     noise = loss.path_noise(torch.zeros([100, 3, 16, 32]))
     assert float(noise.std()) == pytest.approx((16 * 32) ** -0.5, rel=0.02)
     assert loss.path_length_penalty(torch.tensor([1.0, 5.0]), torch.tensor(2.0)).tolist() == [1, 9]
 
 
-def test_r1_counts_for_ada_and_the_statistics():
+def test_r1_counts_for_ada_and_the_statistics() -> None:
     state = small_state(gamma=10)
     for name, count in (("D_main", 4), ("D_reg", 8)):
         accumulate(state, name)
@@ -372,7 +373,7 @@ def test_r1_counts_for_ada_and_the_statistics():
     assert signs.mean**2 + signs.std**2 == pytest.approx(1)
 
 
-def test_style_mixing_follows_its_probability_and_leaves_the_first_layer():
+def test_style_mixing_follows_its_probability_and_leaves_the_first_layer() -> None:
     state = small_state()
     batch = make_batch(state)
     state.objective.style_mixing_prob = 0.5

@@ -1,5 +1,7 @@
 """Microbatches of a batch: what each shows and draws, and how a phase puts them together."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -23,20 +25,20 @@ REAL = torch.rand([4, 3, 32, 32], generator=torch.Generator().manual_seed(0))
 NO_LABELS = torch.zeros([4, 0])
 
 
-def state_with(batch_gpu, label_dim=0, **options):
+def state_with(batch_gpu: Any, label_dim: Any = 0, **options: Any) -> Any:
     """A run with batches of 4 images, in microbatches of ``batch_gpu``."""
     return RunState.fresh(
         small_config(plain_data(label_dim=label_dim), batch_gpu=batch_gpu, **options), torch.device("cpu")
     )
 
 
-def phase_of(state, name):
+def phase_of(state: Any, name: Any) -> Any:
     (phase,) = (phase for phase in build_phases(state) if phase.name == name)
     return phase
 
 
 @pytest.mark.parametrize("name", ["G_main", "G_reg", "D_main", "D_reg"])
-def test_a_phase_has_the_mean_of_its_microbatches_gradients(name):
+def test_a_phase_has_the_mean_of_its_microbatches_gradients(name: Any) -> None:
     """Each computed alone, from the same state, with the draws of its microbatch."""
     whole = state_with(2, mbstd_group=2, gamma=10)
     compute_gradients(whole, phase_of(whole, name), Reals(REAL, NO_LABELS, None, None))
@@ -57,7 +59,9 @@ def test_a_phase_has_the_mean_of_its_microbatches_gradients(name):
     ("name", "term"),
     [("G_main", "g_main"), ("G_reg", "g_path_length"), ("D_main", "d_main"), ("D_reg", "d_r1")],
 )
-def test_losses_are_whole_in_the_backward_pass_however_many_microbatches(monkeypatch, name, term):
+def test_losses_are_whole_in_the_backward_pass_however_many_microbatches(
+    monkeypatch: pytest.MonkeyPatch, name: Any, term: Any
+) -> None:
     """In float16 gradients of a loss that was divided first would underflow."""
     gains = []
     original = getattr(Objective, term)
@@ -72,7 +76,7 @@ def test_losses_are_whole_in_the_backward_pass_however_many_microbatches(monkeyp
     assert gains == [phase.interval] * 2
 
 
-def test_microbatches_show_consecutive_images_and_draw_by_step_phase_and_place():
+def test_microbatches_show_consecutive_images_and_draw_by_step_phase_and_place() -> None:
     state = state_with(2, label_dim=3)
     labels = torch.eye(3)[[0, 1, 2, 0]]
     first, second = microbatches(state, "G_main", Reals(REAL, labels, None, tests.ranks.training.Labels()))
@@ -98,7 +102,7 @@ def test_microbatches_show_consecutive_images_and_draw_by_step_phase_and_place()
     assert len({tuple(z.flatten().tolist()) for z in drawn}) == 6
 
 
-def test_annotations_go_with_their_images():
+def test_annotations_go_with_their_images() -> None:
     state = state_with(2)
     annotations = torch.arange(4)[:, None, None].expand(4, 32, 32)
     for batch in microbatches(state, "D_main", Reals(REAL, NO_LABELS, annotations, None)):
@@ -106,7 +110,7 @@ def test_annotations_go_with_their_images():
     assert next(microbatches(state, "D_main", Reals(REAL, NO_LABELS, None, None))).annotations is None
 
 
-def test_labels_are_drawn_anew_for_each_microbatch():
+def test_labels_are_drawn_anew_for_each_microbatch() -> None:
     state = state_with(2, label_dim=3)
     found = []
     for state.steps in range(8):
@@ -118,7 +122,7 @@ def test_labels_are_drawn_anew_for_each_microbatch():
     assert len({first for first, _ in found}) > 2
 
 
-def test_the_rest_of_the_draws_follows_the_microbatch_too():
+def test_the_rest_of_the_draws_follows_the_microbatch_too() -> None:
     """Style mixing, noise and augmentation come from the global generator, which each microbatch seeds."""
     state = state_with(2)
     after = []
@@ -132,7 +136,7 @@ def test_the_rest_of_the_draws_follows_the_microbatch_too():
     )
 
 
-def test_running_means_begin_where_the_phase_found_them():
+def test_running_means_begin_where_the_phase_found_them() -> None:
     mean = torch.tensor([1.0, 2.0])
     means = MicrobatchMeans([mean], count=4)
     for k in range(4):
@@ -144,7 +148,7 @@ def test_running_means_begin_where_the_phase_found_them():
     assert mean.tolist() == [2.5, 3.5]
 
 
-def test_one_microbatch_moves_the_running_means_as_it_finds_fit():
+def test_one_microbatch_moves_the_running_means_as_it_finds_fit() -> None:
     state, direct = small_state(), small_state()
     run_phase(state, phase_of(state, "G_reg"), Reals(REAL, NO_LABELS, None, None))
     direct.G.requires_grad_(True)
@@ -155,7 +159,7 @@ def test_one_microbatch_moves_the_running_means_as_it_finds_fit():
         assert torch.equal(ours, theirs)
 
 
-def test_a_phase_leaves_the_mean_of_what_its_microbatches_made_of_the_running_means():
+def test_a_phase_leaves_the_mean_of_what_its_microbatches_made_of_the_running_means() -> None:
     whole, alone = state_with(2, mbstd_group=2), []
     compute_gradients(whole, phase_of(whole, "G_reg"), Reals(REAL, NO_LABELS, None, None))
     for picked in range(2):
@@ -170,21 +174,21 @@ def test_a_phase_leaves_the_mean_of_what_its_microbatches_made_of_the_running_me
         torch.testing.assert_close(mean, (first + second) / 2)
 
 
-def test_a_step_counts_the_whole_batch():
+def test_a_step_counts_the_whole_batch() -> None:
     state = state_with(2, mbstd_group=2)
     images = torch.zeros([4, 3, 32, 32], dtype=torch.uint8)
     step(state, build_phases(state), Reals.of((images, NO_LABELS), None, torch.device("cpu")))
     assert (state.images_seen, state.steps) == (4, 1)
 
 
-def test_the_phase_counts_what_ada_observes():
+def test_the_phase_counts_what_ada_observes() -> None:
     state = state_with(2)
     run_phase(state, phase_of(state, "D_main"), Reals(REAL, NO_LABELS, None, None))
     assert state.ada.totals[1] == 4
     assert not state.ada.pending.any()
 
 
-def test_unreached_parameters_get_a_zero_gradient_and_bad_values_are_replaced():
+def test_unreached_parameters_get_a_zero_gradient_and_bad_values_are_replaced() -> None:
     module = torch.nn.Linear(2, 1)
     module.weight.grad = torch.tensor([[float("nan"), -float("inf")]])
     replace_nonfinite(filled_gradients(module))
@@ -195,7 +199,7 @@ def test_unreached_parameters_get_a_zero_gradient_and_bad_values_are_replaced():
     assert module.weight.grad.tolist() == [[1e5, 2]]
 
 
-def test_another_seed_is_another_run():
+def test_another_seed_is_another_run() -> None:
     states = [small_state(seed=seed, label_dim=3) for seed in (0, 1)]
     assert not torch.equal(states[0].G.synthesis.b4.const, states[1].G.synthesis.b4.const)
     real, c = torch.zeros([4, 3, 32, 32]), torch.zeros([4, 3])
@@ -207,7 +211,7 @@ def test_another_seed_is_another_run():
     assert not torch.equal(a.gen_labels, b.gen_labels)
 
 
-def test_a_step_moves_the_average_by_what_was_seen_before_it():
+def test_a_step_moves_the_average_by_what_was_seen_before_it() -> None:
     state = small_state()
     assert state.config.schedule.ema_rampup == 0.05
     state.images_seen = 4000
@@ -231,6 +235,6 @@ def test_a_step_moves_the_average_by_what_was_seen_before_it():
 
 
 @pytest.mark.parametrize("options", [{}, {"batch_gpu": 2}], ids=str)
-def test_gradients_in_half_precision(monkeypatch, options):
+def test_gradients_in_half_precision(monkeypatch: pytest.MonkeyPatch, options: Any) -> None:
     """In float16 as a GPU has it, which a CPU can compute too."""
     step_checks.check_half_precision(monkeypatch, torch.device("cpu"), **options)

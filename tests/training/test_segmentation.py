@@ -5,6 +5,7 @@ import dataclasses
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -30,7 +31,7 @@ from training.segmentation import SegmentationRegularizer, pixel_cross_entropy
 from training.training_loop import measured_images, step
 
 
-def paired_batch(n=4, classes=2, resolution=32):
+def paired_batch(n: Any = 4, classes: Any = 2, resolution: Any = 32) -> Any:
     generator = torch.Generator().manual_seed(1)
     real = torch.randn([n, 3, resolution, resolution], generator=generator).clamp(-1, 1)
     annotations = torch.randint(classes, [n, resolution, resolution], generator=generator, dtype=torch.uint8)
@@ -39,7 +40,7 @@ def paired_batch(n=4, classes=2, resolution=32):
     )
 
 
-def accumulate(state, name, batch):
+def accumulate(state: Any, name: Any, batch: Any) -> None:
     module = state.G if name.startswith("G") else state.D
     module.requires_grad_(True)
     torch.manual_seed(0)
@@ -47,11 +48,11 @@ def accumulate(state, name, batch):
     module.requires_grad_(False)
 
 
-def gradients(module):
+def gradients(module: Any) -> Any:
     return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
 
 
-def test_cross_entropy_is_the_mean_over_the_labelled_pixels():
+def test_cross_entropy_is_the_mean_over_the_labelled_pixels() -> None:
     scores, classes = torch.randn([3, 4, 2, 5]), torch.randint(4, [3, 2, 5], dtype=torch.uint8)
     classes[0, 0] = UNLABELLED
     classes[2] = UNLABELLED
@@ -65,7 +66,7 @@ def test_cross_entropy_is_the_mean_over_the_labelled_pixels():
         pixel_cross_entropy(scores, classes[:, :1])
 
 
-def test_the_value_is_weight_times_cross_entropy_of_reals():
+def test_the_value_is_weight_times_cross_entropy_of_reals() -> None:
     state = small_state(reg_type="seg", aug="noaug", seg_weight=3)
     batch = paired_batch()
     accumulate(state, "D_main", batch)
@@ -78,7 +79,7 @@ def test_the_value_is_weight_times_cross_entropy_of_reals():
 
 
 @pytest.mark.parametrize("aug", ["noaug", "ada"])
-def test_fakes_never_reach_the_decoder(aug):
+def test_fakes_never_reach_the_decoder(aug: Any) -> None:
     """The decoder runs once in D_main, on the real images, and in no other phase; its gradient is the real
     images' alone."""
     state = small_state(reg_type="seg", aug=aug)
@@ -110,7 +111,7 @@ def test_fakes_never_reach_the_decoder(aug):
 
 
 @pytest.mark.parametrize("spec", [{"xflip": 1}, {"rotate90": 1}, {"xint": 1}])
-def test_the_annotation_moves_with_its_image(spec):
+def test_the_annotation_moves_with_its_image(spec: Any) -> None:
     """Scores that are the moved image's own classes are right everywhere; the unmoved annotation would make
     them wrong."""
     pipe = AugmentPipe(**spec)
@@ -128,7 +129,7 @@ def test_the_annotation_moves_with_its_image(spec):
     assert term(decoded(unmoved, annotations=classes)).max() < 1e-3
 
 
-def take_steps(state, batch, count):
+def take_steps(state: Any, batch: Any, count: Any) -> None:
     real = ((batch.real_images + 1) * 127.5).to(torch.uint8)
     for _ in range(count):
         step(
@@ -139,7 +140,7 @@ def take_steps(state, batch, count):
 
 
 @pytest.mark.parametrize("aug", ["noaug", "ada"])
-def test_with_weight_zero_training_is_the_baseline_bit_for_bit(aug):
+def test_with_weight_zero_training_is_the_baseline_bit_for_bit(aug: Any) -> None:
     results = []
     for options in ({"reg_type": "none"}, {"reg_type": "seg", "seg_weight": 0}):
         state = small_state(aug=aug, **options)
@@ -151,7 +152,7 @@ def test_with_weight_zero_training_is_the_baseline_bit_for_bit(aug):
     assert {name: summary for name, summary in stats1.items() if name != "Loss/D/loss_seg"} == stats0
 
 
-def test_without_annotations_it_says_so():
+def test_without_annotations_it_says_so() -> None:
     with pytest.raises(ValueError, match="needs annotations"):
         accumulate(
             small_state(reg_type="seg"), "D_main", dataclasses.replace(paired_batch(), annotations=None)
@@ -159,7 +160,7 @@ def test_without_annotations_it_says_so():
 
 
 def opened(
-    root: Path, *, mirror: bool = False, subset: int | None = None, **options
+    root: Path, *, mirror: bool = False, subset: int | None = None, **options: Any
 ) -> tuple[TrainConfig, PairedDataset]:
     config, dataset = open_small(root, mirror=mirror, subset=subset, reg_type="seg", **options)
     assert isinstance(dataset, PairedDataset)
@@ -169,7 +170,7 @@ def opened(
 @pytest.mark.parametrize(
     ("p", "steps", "least"), [(None, 40, 0.97), pytest.param(0.3, 300, 0.94, marks=pytest.mark.slow)]
 )
-def test_a_handful_of_pairs_is_learned_by_heart(tmp_path, p, steps, least):
+def test_a_handful_of_pairs_is_learned_by_heart(tmp_path: Path, p: Any, steps: Any, least: Any) -> None:
     """Discs on ground: nearly every pixel of the real images gets its class, mirrored and augmented or
     not."""
     aug = {"aug": "noaug"} if p is None else {"aug": "fixed", "p": p}
@@ -203,7 +204,7 @@ def zipped(root: Path, target: Path) -> Path:
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 @pytest.mark.parametrize("budget", [0, 1024])
-def test_items_of_folder_and_zip(tmp_path, kind, budget):
+def test_items_of_folder_and_zip(tmp_path: Path, kind: Any, budget: Any) -> None:
     """Image and annotation of one name come together: in subsets, mirrored, from memory, and from workers."""
     folder = make_pairs(tmp_path / "pairs", count=7, resolution=16)
     root = folder if kind == "folder" else zipped(folder, tmp_path / "pairs.zip")
@@ -231,7 +232,7 @@ def test_items_of_folder_and_zip(tmp_path, kind, budget):
     assert torch.equal(images[:, 0] > 100, classes == 1)
 
 
-def test_what_a_run_records_and_measures(tmp_path):
+def test_what_a_run_records_and_measures(tmp_path: Path) -> None:
     """The path is the pairs'; snapshots and metrics have the images alone; the annotations are part of the
     data's identity."""
     root = make_pairs(tmp_path / "pairs", count=6)
@@ -255,7 +256,7 @@ def test_what_a_run_records_and_measures(tmp_path):
     assert changed.fingerprint() == dataset.fingerprint()
 
 
-def test_a_run_s_images_in_a_zip_are_found_again(tmp_path):
+def test_a_run_s_images_in_a_zip_are_found_again(tmp_path: Path) -> None:
     """By what a network pickle says of them: for metrics and for pictures."""
     path = str(zipped(make_pairs(tmp_path / "pairs", count=3), tmp_path / "pairs.zip"))
     config, _ = opened(path)
@@ -313,14 +314,14 @@ BAD = [
 
 
 @pytest.mark.parametrize(("kind", "message"), BAD, ids=[kind for kind, _ in BAD])
-def test_data_that_is_not_paired(tmp_path, kind, message):
+def test_data_that_is_not_paired(tmp_path: Path, kind: Any, message: Any) -> None:
     root = damaged(make_pairs(tmp_path / "pairs", count=3), kind)
     with pytest.raises(UserError, match=message) as caught:
         inspect_data(str(root), cond=False, subset=None, mirror=False, seed=0, annotated=True)
     assert "\n" not in str(caught.value)
 
 
-def test_a_paired_data_set_without_segmentation(tmp_path):
+def test_a_paired_data_set_without_segmentation(tmp_path: Path) -> None:
     root = make_pairs(tmp_path / "pairs", count=3)
     with pytest.raises(UserError, match=r"give --data=.*pairs/images, or --reg_type=seg"):
         inspect_data(str(root), cond=False, subset=None, mirror=False, seed=0)
@@ -330,7 +331,7 @@ def test_a_paired_data_set_without_segmentation(tmp_path):
     )
 
 
-def test_a_class_that_was_not_there_at_the_start(tmp_path):
+def test_a_class_that_was_not_there_at_the_start(tmp_path: Path) -> None:
     config, _ = opened(root := make_pairs(tmp_path / "pairs", count=3))
     PIL.Image.new("L", (32, 32), 2).save(root / "annotations" / "0002.png")
     with pytest.raises(

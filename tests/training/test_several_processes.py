@@ -1,5 +1,7 @@
 """The same batch cut up for one, two and four processes gives the same run."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -13,7 +15,7 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
+def results(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("sizes")
     ranks.run("training:compare_group_sizes", 4, folder, cases=CASES)
     return {
@@ -25,7 +27,7 @@ def results(tmp_path_factory):
 
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize("case", CASES)
-def test_gradients_do_not_depend_on_the_number_of_processes(results, case, size):
+def test_gradients_do_not_depend_on_the_number_of_processes(results: Any, case: Any, size: Any) -> None:
     alone, together = results[case, 1]["gradients"], results[case, size]["gradients"]
     assert {name.split(".")[0] for name in alone} == {"G_main", "G_reg", "D_main", "D_reg"}
     for name, gradient in alone.items():
@@ -36,7 +38,7 @@ def test_gradients_do_not_depend_on_the_number_of_processes(results, case, size)
 
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize("case", CASES)
-def test_five_steps_end_at_the_same_weights(results, case, size):
+def test_five_steps_end_at_the_same_weights(results: Any, case: Any, size: Any) -> None:
     alone, together = results[case, 1], results[case, size]
     for name, weight in alone["weights"].items():
         torch.testing.assert_close(together["weights"][name], weight, rtol=1e-3, atol=1e-4, msg=name)

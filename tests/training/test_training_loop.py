@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import types
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -41,14 +43,14 @@ CONTRACT_STATS = [
 ]
 
 
-def train(folder, run_dir, metrics_required=True, **options):
+def train(folder: Any, run_dir: Any, metrics_required: Any = True, **options: Any) -> Any:
     config, dataset = open_small(folder, **options)
     run_dir.mkdir()
     training_loop.run(config, run_dir, dataset, metrics_required=metrics_required)
     return run_dir
 
 
-def weights(run_dir, name="network-snapshot-000000.pkl"):
+def weights(run_dir: Any, name: Any = "network-snapshot-000000.pkl") -> Any:
     data = load_network_pkl(run_dir / name)
     return {
         f"{part}.{key}": value
@@ -58,12 +60,12 @@ def weights(run_dir, name="network-snapshot-000000.pkl"):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
     root = tmp_path_factory.mktemp("run")
     return train(make_images(root / "images"), root / "run", reg_type="ggdr")
 
 
-def test_run_directory(finished):
+def test_run_directory(finished: Any) -> None:
     assert {
         path.name.split(".")[0] if "tfevents" in path.name else path.name for path in finished.iterdir()
     } == {
@@ -86,7 +88,7 @@ def test_run_directory(finished):
     assert "Finished" in log
 
 
-def test_statistics_have_the_contracts_names(finished):
+def test_statistics_have_the_contracts_names(finished: Any) -> None:
     lines = [json.loads(line) for line in (finished / "stats.jsonl").read_text().splitlines()]
     assert [line["Progress/kimg"]["mean"] for line in lines] == [0.004, 0.012, 0.02]
     for name in CONTRACT_STATS:
@@ -95,13 +97,13 @@ def test_statistics_have_the_contracts_names(finished):
     assert lines[1]["Loss/scores/real"]["num"] == 8
 
 
-def test_grids_show_16_by_8_images(finished):
+def test_grids_show_16_by_8_images(finished: Any) -> None:
     for name in ("reals.png", "fakes_init.png", "fakes000000.png"):
         with PIL.Image.open(finished / name) as picture:
             assert (picture.size, picture.mode) == ((512, 256), "RGB")
 
 
-def test_snapshot_opens_and_records_the_data_set(finished):
+def test_snapshot_opens_and_records_the_data_set(finished: Any) -> None:
     data = load_network_pkl(finished / "network-snapshot-000000.pkl")
     assert data["info"]["images_seen"] == 20
     assert data["training_set_kwargs"]["resolution"] == 32
@@ -128,7 +130,9 @@ def test_snapshot_opens_and_records_the_data_set(finished):
     ],
     ids=["baseline", "conditional", "greyscale", "cifar", "freezed", "bfloat16"],
 )
-def test_variants_run_and_repeat_exactly(tmp_path, monkeypatch, options):
+def test_variants_run_and_repeat_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: Any
+) -> None:
     monkeypatch.setattr(
         training_loop, "check_bfloat16", lambda device: None
     )  # a processor without it gives the same numbers
@@ -139,7 +143,7 @@ def test_variants_run_and_repeat_exactly(tmp_path, monkeypatch, options):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_losses_in_bfloat16_follow_those_in_float32():
+def test_losses_in_bfloat16_follow_those_in_float32() -> None:
     """Of the first step of each phase, with the same draws."""
     real, losses = torch.rand([4, 3, 32, 32], generator=torch.Generator().manual_seed(0)), []
     for precision in ("fp32", "bf16"):
@@ -154,7 +158,7 @@ def test_losses_in_bfloat16_follow_those_in_float32():
         assert losses[1][name] == pytest.approx(value, rel=0.05, abs=0.02), name
 
 
-def test_frozen_layers_stay(tmp_path):
+def test_frozen_layers_stay(tmp_path: Path) -> None:
     state = small_state(freezed=3)
     before = {key: value.clone() for key, value in state.D.state_dict().items()}
     run_steps(state, torch.rand([4, 3, 32, 32]), 3)
@@ -173,7 +177,7 @@ def test_frozen_layers_stay(tmp_path):
     }
 
 
-def run_steps(state, real, steps):
+def run_steps(state: Any, real: Any, steps: Any) -> None:
     phases = training_loop.build_phases(state)
     labels = torch.zeros([len(real), state.config.data.label_dim])
     for _ in range(steps):
@@ -185,7 +189,7 @@ def run_steps(state, real, steps):
         state.images_seen += len(real)
 
 
-def test_overfits_a_handful_of_images():
+def test_overfits_a_handful_of_images() -> None:
     """D learns to tell 4 fixed images from a generator that stands still, and its decoder the generator's
     features."""
     state = small_state(reg_type="ggdr", aug="noaug", cbase=512, cmax=16, dlr=0.01)
@@ -204,7 +208,7 @@ def test_overfits_a_handful_of_images():
 
 
 @pytest.mark.slow
-def test_generator_learns_four_images():
+def test_generator_learns_four_images() -> None:
     """The whole loop on four images: the average's pictures come close to them, each within reach of one."""
     state = small_state(
         reg_type="ggdr", aug="noaug", cbase=512, cmax=32, batch=8, gamma=0.1, resolution=16, ggdr_res=8
@@ -214,7 +218,7 @@ def test_generator_learns_four_images():
     real = torch.from_numpy(np.kron(blocks, np.ones([8, 8]))).float()
     grid = torch.randn([16, 8])
 
-    def distance():
+    def distance() -> Any:
         with torch.no_grad():
             fakes = state.G_ema(grid, None, noise_mode="const")
         return (fakes[:, None] - real[None]).square().mean(dim=[2, 3, 4]).min(dim=1).values.mean().item()
@@ -224,7 +228,7 @@ def test_generator_learns_four_images():
     assert distance() < 0.25 * before
 
 
-def test_transfer_from_a_baseline_to_ggdr(tmp_path):
+def test_transfer_from_a_baseline_to_ggdr(tmp_path: Path) -> None:
     folder = make_images(tmp_path / "images")
     source = train(folder, tmp_path / "source", reg_type="none") / "network-snapshot-000000.pkl"
     data = load_network_pkl(source)
@@ -238,7 +242,7 @@ def test_transfer_from_a_baseline_to_ggdr(tmp_path):
     assert torch.equal(state.D.b8_dec.weight, fresh.D.b8_dec.weight), "the decoder keeps its initial weights"
 
 
-def test_transfer_refuses_networks_that_do_not_fit():
+def test_transfer_refuses_networks_that_do_not_fit() -> None:
     state, other = small_state(), small_state(resolution=16)
     with pytest.raises(UserError, match="same resolution"):
         transfer_weights(small_state(channels=1).G, state.G, "G of a.pkl")
@@ -247,12 +251,14 @@ def test_transfer_refuses_networks_that_do_not_fit():
         transfer_weights(torch.nn.Linear(1, 1), state.G, "G of a.pkl")
 
 
-def test_ctrl_c_finishes_the_step_and_keeps_the_state(tmp_path, monkeypatch):
+def test_ctrl_c_finishes_the_step_and_keeps_the_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = make_images(tmp_path / "images")
     steps = []
     original = training_loop.run_phase
 
-    def interrupting(state, phase, *args):
+    def interrupting(state: Any, phase: Any, *args: Any) -> None:
         original(state, phase, *args)
         steps.append((state.steps, phase.name))
         if steps[-1] == (2, "G_main"):
@@ -269,8 +275,8 @@ def test_ctrl_c_finishes_the_step_and_keeps_the_state(tmp_path, monkeypatch):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_failing_metric_does_not_end_the_run(tmp_path, monkeypatch):
-    def fail(*args, **kwargs):
+def test_a_failing_metric_does_not_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
         raise UserError("the detector went away")
 
     monkeypatch.setattr(training_loop, "preflight", lambda *args, **kwargs: None)
@@ -281,7 +287,9 @@ def test_a_failing_metric_does_not_end_the_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("required", [True, False])
-def test_a_detector_that_cannot_be_downloaded(tmp_path, monkeypatch, required):
+def test_a_detector_that_cannot_be_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, required: Any
+) -> None:
     """It ends the program at once if its metric was asked for, and never a run that goes on or had it by
     default."""
     monkeypatch.setenv("GGDR_OFFLINE", "1")
@@ -308,7 +316,7 @@ def test_a_detector_that_cannot_be_downloaded(tmp_path, monkeypatch, required):
     assert not list(run_dir.glob("metric-*"))
 
 
-def test_metrics_compare_with_all_images_as_they_are(tmp_path, monkeypatch):
+def test_metrics_compare_with_all_images_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither mirrored nor a subset, whatever is trained on."""
     seen = []
     monkeypatch.setattr(
@@ -321,13 +329,13 @@ def test_metrics_compare_with_all_images_as_they_are(tmp_path, monkeypatch):
     assert set(seen) == {16}
 
 
-def test_the_average_starts_as_a_copy():
+def test_the_average_starts_as_a_copy() -> None:
     state = small_state()
     ours, average = state.G.state_dict(), state.G_ema.state_dict()
     assert all(torch.equal(ours[key], average[key]) for key in ours)
 
 
-def test_optimizers_are_scaled_for_lazy_regularization():
+def test_optimizers_are_scaled_for_lazy_regularization() -> None:
     """Learning rate and betas to the power interval / (interval + 1): 4 / 5 for G, 16 / 17 for D (StyleGAN2,
     appendix B)."""
     state = small_state(glr=0.002, dlr=0.003)
@@ -339,7 +347,7 @@ def test_optimizers_are_scaled_for_lazy_regularization():
 
 
 @pytest.mark.parametrize("on", [False, True])
-def test_switches_of_a_gpu_are_set(on):
+def test_switches_of_a_gpu_are_set(on: Any) -> None:
     """They are plain flags, which exist without a GPU too."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = (cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32)
@@ -350,7 +358,7 @@ def test_switches_of_a_gpu_are_set(on):
         cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
-def test_the_order_of_the_images_comes_from_the_seed(tmp_path, monkeypatch):
+def test_the_order_of_the_images_comes_from_the_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seeds = []
     batches, draw = training_loop.image_batches, training_loop.SampleGrid.draw
     monkeypatch.setattr(
@@ -365,7 +373,7 @@ def test_the_order_of_the_images_comes_from_the_seed(tmp_path, monkeypatch):
     assert seeds == [7, 7]
 
 
-def test_what_a_snapshot_shows_and_measures(tmp_path, monkeypatch):
+def test_what_a_snapshot_shows_and_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {}
     monkeypatch.setattr(training_loop, "preflight", lambda *args, **options: None)
     monkeypatch.setattr(maintenance, "measure_snapshot", lambda names, **options: asked.update(options) or {})
@@ -384,7 +392,7 @@ def test_what_a_snapshot_shows_and_measures(tmp_path, monkeypatch):
     assert all(G is asked["generator"] for _, G in drawn)
 
 
-def test_values_of_a_ticks_statistics(tmp_path):
+def test_values_of_a_ticks_statistics(tmp_path: Path) -> None:
     config, dataset = open_small(make_images(tmp_path / "images"), aug="fixed", p=0.25)
     (tmp_path / "run").mkdir()
     training_loop.run(config, tmp_path / "run", dataset)
@@ -395,7 +403,7 @@ def test_values_of_a_ticks_statistics(tmp_path):
         assert line["Timing/sec_per_kimg"]["mean"] == pytest.approx(seconds / images * 1000)
 
 
-def test_a_snapshot_says_how_its_data_are_opened(tmp_path):
+def test_a_snapshot_says_how_its_data_are_opened(tmp_path: Path) -> None:
     folder = make_images(tmp_path / "images", count=8, classes=3)
     config, dataset = open_small(folder, cond=True, subset=5, mirror=True)
     again = ImageFolderDataset(
@@ -409,13 +417,13 @@ def test_a_snapshot_says_how_its_data_are_opened(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"subset": 6}, {"mirror": True}, {"subset": 6, "mirror": True}, {}])
-def test_metrics_see_neither_subset_nor_mirror_images(tmp_path, options):
+def test_metrics_see_neither_subset_nor_mirror_images(tmp_path: Path, options: Any) -> None:
     config, dataset = open_small(make_images(tmp_path / "images"), metrics=("fid5_full",), **options)
     reals = training_loop.measured_images(config, dataset)
     assert (len(reals), reals is dataset) == (16, not options)
 
 
-def test_only_rank_0_goes_on_with_the_statistics_of_a_state(monkeypatch):
+def test_only_rank_0_goes_on_with_the_statistics_of_a_state(monkeypatch: pytest.MonkeyPatch) -> None:
     state = small_state()
     state.stats.report("Loss/x", 2.0)
     saved, counts = state.state_dict(), []
@@ -427,7 +435,7 @@ def test_only_rank_0_goes_on_with_the_statistics_of_a_state(monkeypatch):
     assert counts == [1, 0]
 
 
-def measuring(tmp_path, monkeypatch, log, measure):
+def measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: Any, measure: Any) -> Any:
     """The state of a run whose snapshot at 8 kimg waits for ``measure``, and its maintenance."""
     state = small_state(metrics=("fid5_full",))
     state.pending, state.images_seen = "network-snapshot-000008.pkl", 8000
@@ -436,14 +444,14 @@ def measuring(tmp_path, monkeypatch, log, measure):
     return state, maintenance.Ticks(state, tmp_path, None, None, log, None, interrupt, None)
 
 
-def test_metrics_go_to_tensorboard(tmp_path, monkeypatch):
+def test_metrics_go_to_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = []
     log = types.SimpleNamespace(write_scalars=lambda *args: written.append(args))
     measuring(tmp_path, monkeypatch, log, lambda: {"fid5_full": 3.0})[1].measure()
     assert written == [({"Metrics/fid5_full": 3.0}, 8000)]
 
 
-def test_several_ranks_finish_a_metric(tmp_path, monkeypatch):
+def test_several_ranks_finish_a_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that left in the middle would keep the others waiting."""
     monkeypatch.setattr(maintenance, "on_rank0", lambda work, what: work())
     monkeypatch.setattr(distributed, "world_size", lambda: 2)

@@ -4,6 +4,7 @@ means."""
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,11 +25,11 @@ from training.config.resolve import resolve
 from training.config.schema import TrainConfig
 
 
-def config(**said) -> TrainConfig:
+def config(**said: Any) -> TrainConfig:
     return resolve(overrides(**said), images(said))
 
 
-def images(said):
+def images(said: Any) -> Any:
     return plain_data(annotation_classes=2 if said.get("reg_type") == "seg" else 0)
 
 
@@ -72,7 +73,7 @@ RUNS = [
 
 
 @pytest.mark.parametrize("said", RUNS)
-def test_the_options_of_a_run_mean_the_run(said):
+def test_the_options_of_a_run_mean_the_run(said: Any) -> None:
     """What as_options says is what was said, and resolves to the same configuration (batch given: its
     microbatches are the whole)."""
     original = config(**said)
@@ -88,12 +89,12 @@ def test_the_options_of_a_run_mean_the_run(said):
     assert differences(original.to_dict(), again.to_dict()) == {}
 
 
-def test_the_same_command_line_changes_nothing():
+def test_the_same_command_line_changes_nothing() -> None:
     for said in RUNS:
         assert continued(config(**said), overrides(**said, cond=None, data=None)) == config(**said)
 
 
-def test_what_may_change():
+def test_what_may_change() -> None:
     new = {
         "kimg": 9.0,
         "snap": 7,
@@ -128,7 +129,7 @@ def test_what_may_change():
         ({"fp32": True}, "--fp32: False → True"),
     ],
 )
-def test_what_must_stay_is_refused_with_the_difference(said, shown):
+def test_what_must_stay_is_refused_with_the_difference(said: Any, shown: Any) -> None:
     with pytest.raises(UserError, match="a continued run keeps its options") as caught:
         continued(config(), {**said, "kimg": 9})
     assert shown in str(caught.value)
@@ -136,7 +137,7 @@ def test_what_must_stay_is_refused_with_the_difference(said, shown):
     assert "\n" not in str(caught.value)
 
 
-def test_options_of_ggdr_without_ggdr_have_no_effect():
+def test_options_of_ggdr_without_ggdr_have_no_effect() -> None:
     assert continued(config(), {"reg_type": "none", "ggdr_res": 8}) == config()
     with pytest.raises(UserError, match="--ggdr_res: 8 → 16"):
         continued(config(reg_type="ggdr"), {"ggdr_res": 16})
@@ -149,7 +150,7 @@ def test_options_of_ggdr_without_ggdr_have_no_effect():
         continued(config(reg_type="ggdr"), {"reg_type": "seg", "ggdr_res": 16})
 
 
-def test_new_values_are_checked_together():
+def test_new_values_are_checked_together() -> None:
     with pytest.raises(UserError, match="--keep-snapshots=best needs a metric"):
         continued(config(), {"keep_snapshots": "best", "metrics": ()})
     assert continued(
@@ -170,7 +171,9 @@ def test_new_values_are_checked_together():
         (40, 4, 2, 20),
     ],
 )
-def test_microbatches_in_other_numbers_of_processes(batch, group, gpus, microbatch):
+def test_microbatches_in_other_numbers_of_processes(
+    batch: Any, group: Any, gpus: Any, microbatch: Any
+) -> None:
     run = config(batch=batch, mbstd_group=group)
     if microbatch is None:
         with pytest.raises(
@@ -187,7 +190,9 @@ def test_microbatches_in_other_numbers_of_processes(batch, group, gpus, microbat
     ("batch", "group", "gpus", "possible"),
     [(32, 4, 16, "1, 2, 4, 8"), (24, 8, 2, "1"), (20, 4, 8, "1"), (40, 4, 3, "1, 2"), (32, 8, 0, "1, 2, 4")],
 )
-def test_a_refused_number_of_processes_comes_with_those_that_would_do(batch, group, gpus, possible):
+def test_a_refused_number_of_processes_comes_with_those_that_would_do(
+    batch: Any, group: Any, gpus: Any, possible: Any
+) -> None:
     run = config(batch=batch, mbstd_group=group)
     with pytest.raises(
         UserError, match=f"cannot be split into {gpus} equal parts; --gpus may be {possible}$"
@@ -197,7 +202,7 @@ def test_a_refused_number_of_processes_comes_with_those_that_would_do(batch, gro
         assert continued(run, {"gpus": int(number)}).runtime.gpus == int(number)
 
 
-def test_microbatches_do_not_grow():
+def test_microbatches_do_not_grow() -> None:
     """On fewer processes the same microbatches follow one another, so the draws stay the same."""
     run = config(cfg="paper256", gpus=8)
     assert on_gpus(run, 1).microbatch == run.microbatch == 8
@@ -206,7 +211,7 @@ def test_microbatches_do_not_grow():
     assert on_gpus(run, 2).microbatch == run.microbatch == 8
 
 
-def test_a_state_of_another_run():
+def test_a_state_of_another_run() -> None:
     saved = config().to_dict()
     check_same_run(saved, config(kimg=9, workers=0, metrics=(), snap=2), "the state")
     with pytest.raises(UserError, match=r"the state belongs to another run \(optim.lr_G: 0.0025 → 0.1\)"):
@@ -217,7 +222,7 @@ def test_a_state_of_another_run():
         check_same_run({**saved, "colour": 1}, config(), "the state")
 
 
-def test_options_and_states_from_before_there_were_ablations(tmp_path):
+def test_options_and_states_from_before_there_were_ablations(tmp_path: Path) -> None:
     """Their dictionaries lack the newer fields, and mean the defaults."""
     for now in (config(), config(reg_type="ggdr", ggdr_res=8)):
         old = now.to_dict()
@@ -230,7 +235,7 @@ def test_options_and_states_from_before_there_were_ablations(tmp_path):
         assert read_options(tmp_path) == now
 
 
-def make_run(outdir, number, run, state=True):
+def make_run(outdir: Any, number: Any, run: Any, state: Any = True) -> Any:
     path = outdir / f"{number:05d}-{run.description}"
     path.mkdir(parents=True)
     (path / "training_options.json").write_text(json.dumps(run.to_dict()))
@@ -239,7 +244,7 @@ def make_run(outdir, number, run, state=True):
     return path
 
 
-def test_options_of_a_run_directory(tmp_path):
+def test_options_of_a_run_directory(tmp_path: Path) -> None:
     path = make_run(tmp_path, 3, config(kimg=2))
     assert read_options(path) == config(kimg=2)
     with pytest.raises(UserError, match=r"--continue=.*nowhere is not a folder"):
@@ -267,7 +272,7 @@ def test_options_of_a_run_directory(tmp_path):
         ("snapshot_ticks", True),
     ],
 )
-def test_options_of_any_size_and_type_are_refused(tmp_path, field, value):
+def test_options_of_any_size_and_type_are_refused(tmp_path: Path, field: Any, value: Any) -> None:
     path = make_run(tmp_path, 0, config())
     values = config().to_dict()
     values["schedule"][field] = value
@@ -280,13 +285,15 @@ def test_options_of_any_size_and_type_are_refused(tmp_path, field, value):
 
 
 @pytest.mark.parametrize("name", [".", "training_options.json", "training-state-0000000004.pt"])
-def test_a_run_of_another_user_needs_trust(tmp_path, monkeypatch, name):
+def test_a_run_of_another_user_needs_trust(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: Any
+) -> None:
     """Whichever part of it is theirs, and a link to theirs too."""
     path = make_run(tmp_path, 0, config())
     check_owner(path, trust=False)
     theirs = os.lstat(path / name)
 
-    def foreign(found):
+    def foreign(found: Any) -> Any:
         return (
             os.stat_result([*found[:4], found.st_uid + 1, *found[5:]])
             if os.path.samestat(found, theirs)
@@ -305,7 +312,7 @@ def test_a_run_of_another_user_needs_trust(tmp_path, monkeypatch, name):
     assert find_run(tmp_path, config(), trust=True)[0] == path
 
 
-def test_a_refused_option_names_the_way(tmp_path):
+def test_a_refused_option_names_the_way(tmp_path: Path) -> None:
     path = make_run(tmp_path, 0, config())
     with pytest.raises(UserError, match=r"leave them out, or start a new run\. Changeable are"):
         continued(config(), {"glr": 0.5}, path)
@@ -317,7 +324,7 @@ def test_a_refused_option_names_the_way(tmp_path):
         continued(config(), {"glr": 0.5}, path)
 
 
-def test_without_a_state_it_says_what_there_is(tmp_path):
+def test_without_a_state_it_says_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no training-state.*start a new run"):
         check_has_state(tmp_path)
     for kimg in (100, 200):
@@ -328,7 +335,7 @@ def test_without_a_state_it_says_what_there_is(tmp_path):
         check_has_state(tmp_path)
 
 
-def test_auto_finds_the_newest_run_that_fits(tmp_path):
+def test_auto_finds_the_newest_run_that_fits(tmp_path: Path) -> None:
     assert find_run(tmp_path / "none", config()) == (None, [])
     make_run(tmp_path, 1, config())
     wanted = make_run(tmp_path, 2, config(kimg=5))
@@ -346,13 +353,13 @@ def test_auto_finds_the_newest_run_that_fits(tmp_path):
     assert find_run(tmp_path, config(seed=1))[0] is None
 
 
-def test_auto_goes_by_number_not_by_name(tmp_path):
+def test_auto_goes_by_number_not_by_name(tmp_path: Path) -> None:
     make_run(tmp_path, 99999, config())
     wanted = make_run(tmp_path, 100000, config())
     assert find_run(tmp_path, config())[0] == wanted
 
 
-def test_a_command_line_fits_the_run_that_it_was_continued_in_more_processes():
+def test_a_command_line_fits_the_run_that_it_was_continued_in_more_processes() -> None:
     said = {"batch": 8, "batch_gpu": 8, "mbstd_group": 4, "gpus": 2}
     run = config(**{**said, "gpus": 1})
     once = continued(run, said)

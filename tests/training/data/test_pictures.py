@@ -1,5 +1,8 @@
 """Pictures from disk, as a network would draw them."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -9,12 +12,12 @@ from dnnlib.errors import UserError
 from training.data.pictures import from_uint8, grid_image, load_picture
 
 
-def save(array, path, **kwargs):
+def save(array: Any, path: Any, **kwargs: Any) -> Any:
     PIL.Image.fromarray(np.asarray(array, dtype=np.uint8)).save(path, **kwargs)
     return path
 
 
-def test_the_largest_centred_square(tmp_path):
+def test_the_largest_centred_square(tmp_path: Path) -> None:
     wide = np.zeros([16, 40, 3])
     wide[:, 12:28] = (10, 20, 30)
     image = load_picture(save(wide, tmp_path / "wide.png"), 16, 3)
@@ -25,7 +28,7 @@ def test_the_largest_centred_square(tmp_path):
     assert torch.equal(tall, image.transpose(1, 2))
 
 
-def test_lanczos(tmp_path):
+def test_lanczos(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 256, [64, 64, 3])
     path = save(values, tmp_path / "a.png")
     with PIL.Image.open(path) as picture:
@@ -34,7 +37,7 @@ def test_lanczos(tmp_path):
     assert np.abs(found.astype(int) - expected).max() <= 1
 
 
-def test_colours_and_transparency(tmp_path):
+def test_colours_and_transparency(tmp_path: Path) -> None:
     red = save(np.full([8, 8, 3], (255, 0, 0)), tmp_path / "red.png")
     assert load_picture(red, 8, 1).unique().tolist() == [76]
     grey = save(np.full([8, 8], 90), tmp_path / "grey.png")
@@ -43,7 +46,7 @@ def test_colours_and_transparency(tmp_path):
     assert load_picture(clear, 8, 3).unique().tolist() == [255]
 
 
-def test_sixteen_bits_and_pixels_of_unknown_range(tmp_path):
+def test_sixteen_bits_and_pixels_of_unknown_range(tmp_path: Path) -> None:
     PIL.Image.fromarray(np.full([8, 8], 128 * 257, dtype=np.uint16)).save(tmp_path / "sixteen.png")
     assert load_picture(tmp_path / "sixteen.png", 8, 3).unique().tolist() == [128]
     PIL.Image.fromarray(np.full([8, 8], 0.5, dtype=np.float32)).save(tmp_path / "float.tiff")
@@ -54,7 +57,7 @@ def test_sixteen_bits_and_pixels_of_unknown_range(tmp_path):
         load_picture(tmp_path / "float.tiff", 8, 3)
 
 
-def test_turned_pictures(tmp_path):
+def test_turned_pictures(tmp_path: Path) -> None:
     values = np.zeros([8, 8, 3])
     values[0] = 255
     exif = PIL.Image.Exif()
@@ -64,7 +67,7 @@ def test_turned_pictures(tmp_path):
     assert image[0, 0].tolist() == [0] * 8
 
 
-def test_what_is_no_picture(tmp_path):
+def test_what_is_no_picture(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("hello")
     whole = save(np.random.default_rng(0).integers(0, 256, [64, 64, 3]), tmp_path / "whole.png").read_bytes()
     (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
@@ -78,14 +81,14 @@ def test_what_is_no_picture(tmp_path):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_grid(channels):
+def test_grid(channels: Any) -> None:
     images = torch.arange(5, dtype=torch.uint8)[:, None, None, None].expand(5, channels, 2, 2)
     grid = grid_image(images, 3)
     assert grid.shape == (channels, 4, 6)
     assert grid[0, ::2, ::2].tolist() == [[0, 1, 2], [3, 4, 0]]
 
 
-def test_bytes_become_minus_one_to_one():
+def test_bytes_become_minus_one_to_one() -> None:
     assert from_uint8(
         torch.tensor([[[[0, 51, 255]]]], dtype=torch.uint8)
     ).flatten().tolist() == pytest.approx([-1, -0.6, 1])

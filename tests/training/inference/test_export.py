@@ -6,6 +6,8 @@ import json
 import pickle
 import sys
 import zipfile
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,12 +37,12 @@ RECORDED = {"training_set_kwargs": {"path": "images.zip"}, "info": {"kimg": 1}}
 
 
 @pytest.fixture(scope="module")
-def G(exports):
+def G(exports: Any) -> Any:
     return load_networks(exports.pkl)["G_ema"]
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
-def test_pictures_of_an_export(G, exports, suffix):
+def test_pictures_of_an_export(G: Any, exports: Any, suffix: Any) -> None:
     renderer, reference = open_export(exports.files[suffix]), GeneratorRenderer(G)
     assert (renderer.z_dim, renderer.c_dim, renderer.noise_resolutions) == (8, 3, [4, 8, 8])
     for batch in (1, 2, 5):
@@ -62,7 +64,7 @@ def test_pictures_of_an_export(G, exports, suffix):
         images_from_seeds(renderer, [0], class_idx=0)
 
 
-def test_onnx_has_a_dynamic_batch_and_named_inputs(exports):
+def test_onnx_has_a_dynamic_batch_and_named_inputs(exports: Any) -> None:
     onnx = pytest.importorskip("onnx")
     model = onnx.load(exports.files[".onnx"])
     onnx.checker.check_model(model)
@@ -86,7 +88,7 @@ def test_onnx_has_a_dynamic_batch_and_named_inputs(exports):
     [GraphOptions(), GraphOptions(psi=1), GraphOptions(psi=0.4), GraphOptions(psi=0.4, noise="external")],
     ids=["inputs", "psi-1", "psi-0.4", "external"],
 )
-def test_the_graph_itself(G, options):
+def test_the_graph_itself(G: Any, options: Any) -> None:
     graph = GeneratorGraph(G, options)
     z, c, *rest = graph.example(2, psi=0.6)
     psi = options.psi if options.psi is not None else rest.pop(0).item()
@@ -100,7 +102,7 @@ def test_the_graph_itself(G, options):
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
 @pytest.mark.parametrize("architecture", ["orig", "skip", "resnet"])
-def test_every_architecture(suffix, architecture, tmp_path):
+def test_every_architecture(suffix: Any, architecture: Any, tmp_path: Path) -> None:
     G = small_generator(
         resolution=32, architecture=architecture, num_fp16_res=2, conv_clamp=256, fp16_channels_last=True
     )
@@ -120,7 +122,7 @@ def test_every_architecture(suffix, architecture, tmp_path):
         images_from_seeds(renderer, [3], truncation_psi=0.7, noise_mode="none")
 
 
-def test_a_wrong_graph_is_noticed(G):
+def test_a_wrong_graph_is_noticed(G: Any) -> None:
     graph = GeneratorGraph(G, GraphOptions())
     wrong = [
         lambda inputs: graph(*inputs) + 2e-4,
@@ -135,7 +137,7 @@ def test_a_wrong_graph_is_noticed(G):
             check(graph, run, "it")
 
 
-def test_export_checks_what_it_wrote(G, monkeypatch):
+def test_export_checks_what_it_wrote(G: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
     monkeypatch.setattr(
         export_module, "run_onnx", lambda session, inputs: torch.zeros([len(inputs[0]), 1, 8, 8])
@@ -146,7 +148,7 @@ def test_export_checks_what_it_wrote(G, monkeypatch):
         export(GeneratorGraph(G, GraphOptions()), RECORDED, ".onnx")
 
 
-def test_compiled_ops_stay_out_of_a_graph(G, monkeypatch):
+def test_compiled_ops_stay_out_of_a_graph(G: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (
         ("mode", "native"),
         ("tried", True),
@@ -165,7 +167,7 @@ def test_compiled_ops_stay_out_of_a_graph(G, monkeypatch):
     assert dispatch.mode() == "native"
 
 
-def test_truncation_needs_an_average():
+def test_truncation_needs_an_average() -> None:
     G = Generator(
         8, 0, 8, 8, 3, {"num_layers": 1, "w_avg_beta": None}, {"channel_base": 64, "channel_max": 8}
     )
@@ -175,7 +177,7 @@ def test_truncation_needs_an_average():
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
-def test_missing_packages(G, monkeypatch, package):
+def test_missing_packages(G: Any, monkeypatch: pytest.MonkeyPatch, package: Any) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(
         UserError, match=rf"writing \.onnx needs the package {package}: pip install -e '\.\[export\]'"
@@ -183,7 +185,7 @@ def test_missing_packages(G, monkeypatch, package):
         export(GeneratorGraph(G, GraphOptions()), RECORDED, ".onnx")
 
 
-def test_damaged_files_get_one_line(exports, tmp_path):
+def test_damaged_files_get_one_line(exports: Any, tmp_path: Path) -> None:
     for suffix, path in exports.files.items():
         content = path.read_bytes()
         for number, damaged in enumerate(
@@ -199,7 +201,7 @@ def test_damaged_files_get_one_line(exports, tmp_path):
             open_export(tmp_path / f"none{suffix}")
 
 
-def test_files_of_others_have_no_header(exports, tmp_path):
+def test_files_of_others_have_no_header(exports: Any, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     model = onnx.load(exports.files[".onnx"])
     del model.metadata_props[:]
@@ -208,7 +210,7 @@ def test_files_of_others_have_no_header(exports, tmp_path):
         open_export(tmp_path / "other.onnx")
 
 
-def test_a_header_that_makes_no_sense():
+def test_a_header_that_makes_no_sense() -> None:
     sizes = {"z_dim": 8, "c_dim": 0, "img_resolution": 8, "img_channels": 3}
     good = dict(
         format=export_module.FORMAT,
@@ -250,19 +252,19 @@ def test_a_header_that_makes_no_sense():
 
 
 class Trap:
-    def __init__(self, path):
+    def __init__(self, path: Any) -> None:
         self.path = path
 
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return open, (self.path, "w")
 
 
 @pytest.fixture(scope="module")
-def program(exports):
+def program(exports: Any) -> Any:
     return exports.files[".pt2"].read_bytes()
 
 
-def repacked(content, change, extra=()):
+def repacked(content: Any, change: Any, extra: Any = ()) -> Any:
     """The archive with ``change`` done to its files; ``extra`` entries are appended, names may repeat."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         names = archive.namelist()
@@ -276,8 +278,8 @@ def repacked(content, change, extra=()):
     return stream.getvalue()
 
 
-def in_json(name, change):
-    def apply(files):
+def in_json(name: Any, change: Any) -> Any:
+    def apply(files: Any) -> None:
         document = json.loads(files[name])
         change(document)
         files[name] = json.dumps(document).encode()
@@ -288,15 +290,15 @@ def in_json(name, change):
 MODEL, WEIGHTS = "models/model.json", "data/weights/model_weights_config.json"
 
 
-def in_graph(change):
+def in_graph(change: Any) -> Any:
     return in_json(MODEL, lambda model: change(model["graph_module"]["graph"]))
 
 
-def first_weight(config):
+def first_weight(config: Any) -> Any:
     return next(iter(config["config"].values()))
 
 
-def sizes(graph):
+def sizes(graph: Any) -> Any:
     return list(graph["sym_int_values"].values())
 
 
@@ -356,8 +358,8 @@ REFUSED = [
 
 @pytest.mark.parametrize(("change", "message"), REFUSED)
 def test_programs_that_hold_more_than_tensor_operators_are_refused(
-    program, change, message, tmp_path, monkeypatch
-):
+    program: Any, change: Any, message: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=rf"^it holds more than a graph of tensor operators, .*{message}"):
         read_program(repacked(program, change), "it")
@@ -365,13 +367,13 @@ def test_programs_that_hold_more_than_tensor_operators_are_refused(
 
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
-def test_generators_of_any_activation_are_graphs_of_known_operators(activation):
+def test_generators_of_any_activation_are_graphs_of_known_operators(activation: Any) -> None:
     G = small_generator(activation=activation)
     read_program(program_bytes(GeneratorGraph(G, GraphOptions()), "{}"), "it")
 
 
-def test_containers_of_other_types_are_refused(program):
-    def change(model):
+def test_containers_of_other_types_are_refused(program: Any) -> None:
+    def change(model: Any) -> None:
         call = next(call for call in model["graph_module"]["module_call_graph"] if call["signature"])
         call["signature"]["in_spec"] = call["signature"]["in_spec"].replace(
             "builtins.tuple", "os.PathLike", 1
@@ -381,14 +383,14 @@ def test_containers_of_other_types_are_refused(program):
         read_program(repacked(program, in_json(MODEL, change)), "it")
 
 
-def test_two_files_of_one_name_are_refused(program):
+def test_two_files_of_one_name_are_refused(program: Any) -> None:
     with pytest.warns(UserWarning, match="Duplicate name"):
         content = repacked(program, lambda files: None, extra=[(MODEL, b"{}")])
     with pytest.raises(UserError, match="two of its files have the same name"):
         read_program(content, "it")
 
 
-def test_compressed_files_are_refused(program):
+def test_compressed_files_are_refused(program: Any) -> None:
     stream = io.BytesIO()
     with (
         zipfile.ZipFile(io.BytesIO(program)) as archive,
@@ -400,10 +402,10 @@ def test_compressed_files_are_refused(program):
         read_program(stream.getvalue(), "it")
 
 
-def test_what_is_not_needed_is_not_looked_at(program, G, tmp_path):
+def test_what_is_not_needed_is_not_looked_at(program: Any, G: Any, tmp_path: Path) -> None:
     trap = tmp_path / "trap"
 
-    def change(files):
+    def change(files: Any) -> None:
         files["data/sample_inputs/model.pt"] = pickle.dumps(Trap(str(trap)))
         in_json(MODEL, lambda model: model.update(guards_code=[f"open({str(trap)!r}, 'w')"]))(files)
         evil = {"source_fn_stack": "x,torch.os.system", "stack_trace": "x", "custom": "[]"}
@@ -418,6 +420,6 @@ def test_what_is_not_needed_is_not_looked_at(program, G, tmp_path):
     assert list(read_extra(content, "it")) == [HEADER_KEY]
 
 
-def test_the_trap_would_have_sprung(tmp_path):
+def test_the_trap_would_have_sprung(tmp_path: Path) -> None:
     pickle.loads(pickle.dumps(Trap(str(tmp_path / "trap")))).close()
     assert (tmp_path / "trap").exists()

@@ -6,6 +6,8 @@ import http.server
 import json
 import sys
 import threading
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ PERFECT = {"training_set_kwargs": {}, "info": {}}
 
 
 @pytest.fixture
-def pair(tmp_path):
+def pair(tmp_path: Path) -> Any:
     """A pickle's networks, and the same as safetensors."""
     networks = load_networks(
         write_network(tmp_path / "net.pkl", c_dim=2, fp16_channels_last=True, num_fp16_res=1)
@@ -31,7 +33,7 @@ def pair(tmp_path):
     return networks, tmp_path / "net.safetensors"
 
 
-def same(a, b):
+def same(a: Any, b: Any) -> None:
     first, second = a.state_dict(), b.state_dict()
     assert list(first) == list(second)
     for name, value in first.items():
@@ -41,7 +43,7 @@ def same(a, b):
     assert a.init_kwargs == b.init_kwargs
 
 
-def test_there_and_back_bit_for_bit(pair, tmp_path):
+def test_there_and_back_bit_for_bit(pair: Any, tmp_path: Path) -> None:
     networks, path = pair
     loaded = load_networks(path)
     save_networks(tmp_path / "back.pkl", loaded)
@@ -58,7 +60,7 @@ def test_there_and_back_bit_for_bit(pair, tmp_path):
     assert not torch.equal(networks["G"].mapping.w_avg, networks["G_ema"].mapping.w_avg)
 
 
-def test_the_json_says_what_is_in_the_file(pair):
+def test_the_json_says_what_is_in_the_file(pair: Any) -> None:
     networks, path = pair
     header = json.loads(json_path(path).read_text())
     assert header["sha256"] == file_sha256(path)
@@ -73,9 +75,9 @@ def test_the_json_says_what_is_in_the_file(pair):
     )
 
 
-def test_the_hash_of_weights_sees_names_shapes_types_and_values():
+def test_the_hash_of_weights_sees_names_shapes_types_and_values() -> None:
     class Holder(torch.nn.Module):
-        def __init__(self, **tensors):
+        def __init__(self, **tensors: Any) -> None:
             super().__init__()
             for name, value in tensors.items():
                 self.register_buffer(name, value)
@@ -102,29 +104,29 @@ def test_the_hash_of_weights_sees_names_shapes_types_and_values():
     )
 
 
-def rewrite(path, change):
+def rewrite(path: Any, change: Any) -> None:
     header = json.loads(json_path(path).read_text())
     change(header)
     json_path(path).write_text(json.dumps(header))
 
 
-def flip_a_byte(path):
+def flip_a_byte(path: Any) -> None:
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(content)
 
 
-def no_safetensors(path):
+def no_safetensors(path: Any) -> None:
     path.write_bytes(b"\xff" * 100)
     rewrite(path, lambda header: header.update(sha256=file_sha256(path)))
 
 
-def other_weights(path):
+def other_weights(path: Any) -> None:
     flip_a_byte(path)
     rewrite(path, lambda header: header.update(sha256=file_sha256(path)))
 
 
-def in_generator(**changes):
+def in_generator(**changes: Any) -> Any:
     return lambda path: rewrite(path, lambda header: header["networks"]["G_ema"].update(changes))
 
 
@@ -155,7 +157,7 @@ DAMAGE = [
 
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGE)
-def test_damage_gets_one_line(pair, damage, message):
+def test_damage_gets_one_line(pair: Any, damage: Any, message: Any) -> None:
     _, path = pair
     damage(path)
     with pytest.raises(UserError, match=message) as raised:
@@ -163,14 +165,14 @@ def test_damage_gets_one_line(pair, damage, message):
     assert "\n" not in str(raised.value)
 
 
-def test_arguments_cannot_ask_for_memory(pair):
+def test_arguments_cannot_ask_for_memory(pair: Any) -> None:
     _, path = pair
     rewrite(path, lambda header: header["networks"]["G_ema"]["init_kwargs"].update(z_dim=2**20, w_dim=2**20))
     with pytest.raises(UserError, match="larger network than the file holds"):
         load_networks(path)
 
 
-def test_what_json_cannot_hold_leaves_no_file(tmp_path):
+def test_what_json_cannot_hold_leaves_no_file(tmp_path: Path) -> None:
     networks = load_networks(write_network(tmp_path / "net.pkl"))
     networks["info"] = {"array": np.zeros(3)}
     with pytest.raises(UserError, match=r"no form in JSON"):
@@ -179,12 +181,12 @@ def test_what_json_cannot_hold_leaves_no_file(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["net.onnx", "net.pt2", "net.ONNX"])
-def test_no_way_back_from_exports(name):
+def test_no_way_back_from_exports(name: Any) -> None:
     with pytest.raises(UserError, match="there is no way back to the network"):
         load_networks(name)
 
 
-def test_missing_package(pair, monkeypatch, tmp_path):
+def test_missing_package(pair: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     networks, path = pair
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     for function in (
@@ -197,13 +199,13 @@ def test_missing_package(pair, monkeypatch, tmp_path):
             function()
 
 
-def test_endings():
+def test_endings() -> None:
     assert suffix_of("a/b.PKL") == ".pkl"
     assert suffix_of("https://host/net.safetensors?x=1.pkl#sha256=00") == ".safetensors"
     assert suffix_of("folder.v2/net") == ""
 
 
-def test_a_network_without_the_rest_survives(tmp_path):
+def test_a_network_without_the_rest_survives(tmp_path: Path) -> None:
     G = small_generator()
     save_networks(
         tmp_path / "x.safetensors", {"G": None, "D": None, "G_ema": G, "augment_pipe": None, **PERFECT}
@@ -214,11 +216,13 @@ def test_a_network_without_the_rest_survives(tmp_path):
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args):
+    def log_message(self, *args: Any) -> None:
         pass
 
 
-def test_both_files_are_fetched_by_address(pair, monkeypatch, tmp_path):
+def test_both_files_are_fetched_by_address(
+    pair: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     networks, path = pair
     monkeypatch.setenv("GGDR_CACHE_DIR", str(tmp_path / "cache"))
     handler = functools.partial(Quiet, directory=path.parent)
@@ -234,7 +238,7 @@ def test_both_files_are_fetched_by_address(pair, monkeypatch, tmp_path):
     same(load_networks(address, offline=True)["G_ema"], networks["G_ema"])
 
 
-def test_a_file_without_the_average_draws_nothing(tmp_path):
+def test_a_file_without_the_average_draws_nothing(tmp_path: Path) -> None:
     save_networks(
         tmp_path / "x.safetensors",
         {"G": small_generator(), "D": None, "G_ema": None, "augment_pipe": None, **PERFECT},
@@ -243,7 +247,7 @@ def test_a_file_without_the_average_draws_nothing(tmp_path):
         open_generator(str(tmp_path / "x.safetensors"))
 
 
-def test_what_is_needed_must_be_there(pair, tmp_path):
+def test_what_is_needed_must_be_there(pair: Any, tmp_path: Path) -> None:
     save_networks(tmp_path / "average.pkl", {**pair[0], "D": None})
     assert load_networks(tmp_path / "average.pkl", need=["G_ema"])["D"] is None
     with pytest.raises(UserError, match=r"average\.pkl holds no discriminator \(D\), which is needed here"):

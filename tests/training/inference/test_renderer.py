@@ -1,5 +1,7 @@
 """Calls of one fixed size, and noise from seeds."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -19,10 +21,10 @@ from training.networks import Generator
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 9])
-def test_every_call_has_the_same_size(count):
+def test_every_call_has_the_same_size(count: Any) -> None:
     sizes = []
 
-    def function(x, y):
+    def function(x: Any, y: Any) -> Any:
         sizes.append((len(x), len(y)))
         return x * 10 + y[:, 0, 0, None]
 
@@ -34,11 +36,13 @@ def test_every_call_has_the_same_size(count):
 
 @pytest.mark.parametrize("size", [1, 8])
 @pytest.mark.parametrize("noise_mode", ["const", "random"])
-def test_pictures_depend_on_their_seed_alone(monkeypatch, size, noise_mode):
+def test_pictures_depend_on_their_seed_alone(
+    monkeypatch: pytest.MonkeyPatch, size: Any, noise_mode: Any
+) -> None:
     monkeypatch.setitem(CALL_SIZE, "cpu", size)
     renderer = GeneratorRenderer(small_generator(channel_max=32))
 
-    def draw(seeds, batch):
+    def draw(seeds: Any, batch: Any) -> Any:
         return dict(images_from_seeds(renderer, seeds, noise_mode=noise_mode, batch=batch))
 
     expected = draw(list(range(11)), 16)
@@ -48,7 +52,7 @@ def test_pictures_depend_on_their_seed_alone(monkeypatch, size, noise_mode):
     assert torch.equal(draw([7], 16)[7], expected[7])
 
 
-def test_random_noise_is_what_the_network_would_draw():
+def test_random_noise_is_what_the_network_would_draw() -> None:
     G = small_generator()
     ws = G.mapping(torch.randn([1, 8]), None)
     torch.manual_seed(5)
@@ -58,7 +62,7 @@ def test_random_noise_is_what_the_network_would_draw():
     assert torch.equal(synthesize(G.synthesis, ws, noise), expected)
 
 
-def test_noise_maps_are_each_seeds_own():
+def test_noise_maps_are_each_seeds_own() -> None:
     many, alone = noise_from_seeds([3, 4], [4, 8]), noise_from_seeds([4], [4, 8])
     assert [tuple(values.shape) for values in many] == [(2, 1, 4, 4), (2, 1, 8, 8)]
     for both, one in zip(many, alone, strict=True):
@@ -66,7 +70,7 @@ def test_noise_maps_are_each_seeds_own():
         assert not torch.equal(both[:1], one)
 
 
-def test_truncation_needs_an_average():
+def test_truncation_needs_an_average() -> None:
     G = Generator(
         8, 0, 8, 8, 3, {"num_layers": 1, "w_avg_beta": None}, {"channel_base": 64, "channel_max": 8}
     )
@@ -80,7 +84,7 @@ def test_truncation_needs_an_average():
             function()
 
 
-def test_what_is_wrong_shows_before_the_first_picture():
+def test_what_is_wrong_shows_before_the_first_picture() -> None:
     renderer = GeneratorRenderer(small_generator())
     for options in ({"class_idx": 0}, {"seeds": [2**32]}):
         with pytest.raises(UserError):
@@ -90,7 +94,7 @@ def test_what_is_wrong_shows_before_the_first_picture():
 
 
 @pytest.mark.parametrize("noise_mode", ["const", "random"])
-def test_a_network_without_noise(noise_mode):
+def test_a_network_without_noise(noise_mode: Any) -> None:
     G = small_generator(use_noise=False)
     renderer = GeneratorRenderer(G)
     assert renderer.noise_resolutions == []

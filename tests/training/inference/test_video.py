@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -15,7 +16,7 @@ from training.inference.video import check_video_path, save_video, shown_fps
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 
 
-def frames(count, channels=3, size=16):
+def frames(count: Any, channels: Any = 3, size: Any = 16) -> Any:
     for i in range(count):
         yield torch.full([channels, size, size * 2], 20 + 40 * i, dtype=torch.uint8)
 
@@ -24,12 +25,12 @@ def frames(count, channels=3, size=16):
     ("name", "fps", "shown"),
     [("a.gif", 20, 20), ("a.gif", 30, 100 / 3), ("A.GIF", 240, 50), ("a.mp4", 240, 240)],
 )
-def test_the_speed_of_a_file(name, fps, shown):
+def test_the_speed_of_a_file(name: Any, fps: Any, shown: Any) -> None:
     assert shown_fps(name, fps) == pytest.approx(shown)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_gif(tmp_path, channels):
+def test_gif(tmp_path: Path, channels: Any) -> None:
     save_video(frames(5, channels), tmp_path / "a.gif", fps=20)
     with PIL.Image.open(tmp_path / "a.gif") as gif:
         assert (gif.n_frames, gif.size, gif.info["loop"], gif.info["duration"]) == (5, (32, 16), 0, 50)
@@ -39,7 +40,7 @@ def test_gif(tmp_path, channels):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_mp4(tmp_path, channels):
+def test_mp4(tmp_path: Path, channels: Any) -> None:
     imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
     save_video(frames(5, channels), tmp_path / "a.mp4", fps=10)
     command = [
@@ -60,13 +61,13 @@ def test_mp4(tmp_path, channels):
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
-def broken():
+def broken() -> Any:
     yield from frames(2)
     raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.mp4"])
-def test_an_interruption_leaves_what_was_there(tmp_path, name):
+def test_an_interruption_leaves_what_was_there(tmp_path: Path, name: Any) -> None:
     if name.endswith("mp4"):
         pytest.importorskip("imageio_ffmpeg")
     (tmp_path / name).write_text("before")
@@ -76,12 +77,12 @@ def test_an_interruption_leaves_what_was_there(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_other_endings():
+def test_other_endings() -> None:
     with pytest.raises(UserError, match=r"a\.avi: videos are written as \.mp4 or \.gif"):
         check_video_path("a.avi")
 
 
-def test_missing_package(monkeypatch, tmp_path):
+def test_missing_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(
         UserError, match=r"\(unlike \.gif\) needs the package imageio_ffmpeg: pip install -e '\.\[video\]'"
@@ -90,13 +91,13 @@ def test_missing_package(monkeypatch, tmp_path):
     check_video_path("a.GIF")
 
 
-def test_h264_needs_even_sizes(tmp_path):
+def test_h264_needs_even_sizes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="frames of 18x9 pixels"):
         save_video(frames(1, size=9), tmp_path / "a.mp4", fps=10)
     assert not list(tmp_path.iterdir())
 
 
-def test_an_mp4_that_ffmpeg_could_not_write_whole(tmp_path, monkeypatch):
+def test_an_mp4_that_ffmpeg_could_not_write_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The writer does not look at ffmpeg's exit status."""
     imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
     monkeypatch.setattr(imageio_ffmpeg, "count_frames_and_secs", lambda path: (3, 0.3))
@@ -106,7 +107,7 @@ def test_an_mp4_that_ffmpeg_could_not_write_whole(tmp_path, monkeypatch):
     assert (tmp_path / "a.mp4").read_text() == "before"
 
 
-def test_an_mp4_on_a_disk_that_is_full(tmp_path):
+def test_an_mp4_on_a_disk_that_is_full(tmp_path: Path) -> None:
     pytest.importorskip("imageio_ffmpeg")
     program = (
         "import resource, sys, torch; from dnnlib.errors import UserError; from training.inference.video "

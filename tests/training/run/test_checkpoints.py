@@ -2,6 +2,8 @@
 
 import errno
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,33 +18,33 @@ from training.run.state_file import read_state
 
 
 class Clock:
-    def __init__(self):
+    def __init__(self) -> None:
         self.now = 1000.0
 
-    def __call__(self):
+    def __call__(self) -> Any:
         return self.now
 
 
 @pytest.fixture
-def clock():
+def clock() -> Any:
     return Clock()
 
 
 @pytest.fixture
-def state():
+def state() -> Any:
     return small_state(checkpoint_minutes=10)
 
 
 @pytest.fixture
-def checkpoints(state, tmp_path, clock):
+def checkpoints(state: Any, tmp_path: Path, clock: Any) -> Any:
     return Checkpoints(state, tmp_path, "the data", clock)
 
 
-def counts(folder):
+def counts(folder: Any) -> Any:
     return [read_state(path)["counters"]["images_seen"] for path in state_paths(folder)]
 
 
-def test_due_after_the_interval(checkpoints, state, clock, tmp_path):
+def test_due_after_the_interval(checkpoints: Any, state: Any, clock: Any, tmp_path: Path) -> None:
     clock.now += 599
     assert not checkpoints.due
     clock.now += 1
@@ -56,7 +58,7 @@ def test_due_after_the_interval(checkpoints, state, clock, tmp_path):
     assert checkpoints.due
 
 
-def test_zero_minutes_is_never(tmp_path, clock):
+def test_zero_minutes_is_never(tmp_path: Path, clock: Any) -> None:
     checkpoints = Checkpoints(small_state(checkpoint_minutes=0), tmp_path, "", clock)
     clock.now += 1e9
     assert not checkpoints.due
@@ -64,7 +66,7 @@ def test_zero_minutes_is_never(tmp_path, clock):
     assert counts(tmp_path) == [0], "at snapshots it is written all the same"
 
 
-def test_the_same_state_is_written_once(checkpoints, state, tmp_path):
+def test_the_same_state_is_written_once(checkpoints: Any, state: Any, tmp_path: Path) -> None:
     checkpoints.save()
     (path,) = state_paths(tmp_path)
     before = path.stat().st_ino
@@ -76,14 +78,16 @@ def test_the_same_state_is_written_once(checkpoints, state, tmp_path):
     assert read_state(path)["counters"]["pending"] == state.pending
 
 
-def test_the_last_two_stay(checkpoints, state, tmp_path):
+def test_the_last_two_stay(checkpoints: Any, state: Any, tmp_path: Path) -> None:
     for state.images_seen in (4, 8, 12):
         checkpoints.save()
     assert counts(tmp_path) == [12, 8]
 
 
 @pytest.mark.parametrize("mode", ["stop", "ignore"])
-def test_a_state_with_gradients_that_are_not_finite_is_not_kept(tmp_path, clock, mode, capsys):
+def test_a_state_with_gradients_that_are_not_finite_is_not_kept(
+    tmp_path: Path, clock: Any, mode: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     state = small_state(on_nonfinite=mode)
     checkpoints = Checkpoints(state, tmp_path, "", clock)
     clock.now += 600
@@ -104,8 +108,8 @@ def test_a_state_with_gradients_that_are_not_finite_is_not_kept(tmp_path, clock,
     assert counts(tmp_path) == [0]
 
 
-def fill(monkeypatch, number=errno.ENOSPC):
-    def full(path, content):
+def fill(monkeypatch: pytest.MonkeyPatch, number: Any = errno.ENOSPC) -> None:
+    def full(path: Any, content: Any) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(state_keeper, "write_state", full)
@@ -115,8 +119,15 @@ def fill(monkeypatch, number=errno.ENOSPC):
     ("number", "reason"), [(errno.ENOSPC, "No space left on device"), (errno.EROFS, "Read-only file system")]
 )
 def test_training_goes_on_when_the_disk_is_full(
-    checkpoints, state, clock, tmp_path, monkeypatch, capsys, number, reason
-):
+    checkpoints: Any,
+    state: Any,
+    clock: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: Any,
+    reason: Any,
+) -> None:
     checkpoints.save()
     fill(monkeypatch, number)
     state.images_seen = 4
@@ -135,7 +146,9 @@ def test_training_goes_on_when_the_disk_is_full(
     assert counts(tmp_path) == [4, 0]
 
 
-def test_an_end_without_a_state_is_an_error(checkpoints, state, tmp_path, monkeypatch):
+def test_an_end_without_a_state_is_an_error(
+    checkpoints: Any, state: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fill(monkeypatch)
     with pytest.raises(UserError, match=r"No space left on device\); make room, and start a new run$"):
         checkpoints.save(required=True)

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
 import pytest
@@ -40,18 +41,18 @@ OPTIONS = {"batch": 4, "kimg": STEPS * 0.004, "tick": 0.012, "snap": 2, "reg_typ
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory):
+def images(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return make_images(tmp_path_factory.mktemp("continue") / "images", resolution=16, classes=3)
 
 
-def lively(config):
+def lively(config: Any) -> Any:
     """With an augmentation that is felt, and moves."""
     if config.augment.target is None:
         return config
     return dataclasses.replace(config, augment=dataclasses.replace(config.augment, kimg=1, initial_p=0.5))
 
 
-def train(folder, run_dir, *, memory_budget_mb=1024, **options):
+def train(folder: Any, run_dir: Any, *, memory_budget_mb: Any = 1024, **options: Any) -> None:
     cond = options.pop("cond", False)
     config, _ = open_small(folder, cond=cond, **{**OPTIONS, **options})
     dataset = ImageFolderDataset(folder, use_labels=cond, memory_budget_mb=memory_budget_mb)
@@ -62,10 +63,10 @@ def train(folder, run_dir, *, memory_budget_mb=1024, **options):
 class StopAt:
     """Sends this process a signal in the middle of a step, counted from the beginning of the run."""
 
-    def __init__(self, monkeypatch, step, number=signal.SIGTERM):
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, step: Any, number: Any = signal.SIGTERM) -> None:
         self.original = training_loop.run_phase
 
-        def stopping(state, phase, *args):
+        def stopping(state: Any, phase: Any, *args: Any) -> None:
             self.original(state, phase, *args)
             if (state.steps, phase.name) == (step, "G_main"):
                 os.kill(os.getpid(), number)
@@ -73,7 +74,7 @@ class StopAt:
         monkeypatch.setattr(training_loop, "run_phase", stopping)
 
 
-def assert_same(a, b, where=""):
+def assert_same(a: Any, b: Any, where: Any = "") -> None:
     """Nested values are equal; tensors bit for bit."""
     assert type(a) is type(b), where
     if isinstance(a, dict):
@@ -90,7 +91,7 @@ def assert_same(a, b, where=""):
         assert a == b, where
 
 
-def assert_same_run(first, second):
+def assert_same_run(first: Any, second: Any) -> None:
     """State, statistics and metrics; not the time that it took."""
     states = [newest_state(run_dir)[1] for run_dir in (first, second)]
     for state in states:
@@ -106,7 +107,7 @@ def assert_same_run(first, second):
     assert names[0] == names[1]
 
 
-def lasting(path):
+def lasting(path: Any) -> Any:
     """The lines without what differs from run to run: times and memory."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return [
@@ -120,14 +121,16 @@ def lasting(path):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(images, tmp_path_factory):
+def undisturbed(images: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
     train(images, run_dir)
     return run_dir
 
 
 @pytest.mark.parametrize("step", [0, 3, 7, STEPS - 1])
-def test_stopped_and_continued(images, undisturbed, tmp_path, monkeypatch, step):
+def test_stopped_and_continued(
+    images: Any, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: Any
+) -> None:
     """At the first step, within a tick, at its end, and at the end of the run."""
     with monkeypatch.context() as context:
         StopAt(context, step)
@@ -137,7 +140,7 @@ def test_stopped_and_continued(images, undisturbed, tmp_path, monkeypatch, step)
     assert_same_run(undisturbed, tmp_path / "run")
 
 
-def test_the_state_of_a_run_moves(undisturbed):
+def test_the_state_of_a_run_moves(undisturbed: Any) -> None:
     """So that equal states say something: ADA, path lengths and both optimisers have done their part."""
     parts = newest_state(undisturbed)[1]["parts"]
     assert 0 < float(parts["pipe"]["p"]) != 0.5
@@ -158,7 +161,9 @@ def test_the_state_of_a_run_moves(undisturbed):
     ],
     ids=["cifar", "workers"],
 )
-def test_other_runs_stopped_twice(images, tmp_path, monkeypatch, options):
+def test_other_runs_stopped_twice(
+    images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: Any
+) -> None:
     train(images, tmp_path / "a", **options)
     for step in (2, 6):
         with monkeypatch.context() as context:
@@ -173,7 +178,9 @@ def test_other_runs_stopped_twice(images, tmp_path, monkeypatch, options):
     [{}, pytest.param({"workers": 2, "memory_budget_mb": 0}, marks=pytest.mark.slow)],
     ids=["in memory", "workers"],
 )
-def test_a_run_with_segmentation_stopped_and_continued(tmp_path, monkeypatch, options):
+def test_a_run_with_segmentation_stopped_and_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: Any
+) -> None:
     pairs = make_pairs(tmp_path / "pairs", count=10, resolution=16)
     budget = options.pop("memory_budget_mb", 1024)
     config, _ = open_small(pairs, mirror=True, **{**OPTIONS, "reg_type": "seg", **options})
@@ -196,7 +203,7 @@ def test_a_run_with_segmentation_stopped_and_continued(tmp_path, monkeypatch, op
         training_loop.run(lively(config), tmp_path / "b", PairedDataset(pairs, xflip=True, num_classes=2))
 
 
-def killed_run(images, run_dir, kimg, moments):
+def killed_run(images: Any, run_dir: Any, kimg: Any, moments: Any) -> Any:
     """Train, killed at each of the moments; how each start ended."""
     run_dir.mkdir(parents=True)
     command = [
@@ -218,13 +225,13 @@ def killed_run(images, run_dir, kimg, moments):
     return ends[:-1]
 
 
-def unkilled_run(images, run_dir, kimg):
+def unkilled_run(images: Any, run_dir: Any, kimg: Any) -> None:
     config, dataset = open_small(images, kimg=kimg, **kills.OPTIONS)
     run_dir.mkdir()
     training_loop.run(config, run_dir, dataset)
 
 
-def random_moments(rng, count):
+def random_moments(rng: Any, count: Any) -> Any:
     """Half of them by the clock, half in the middle of writing."""
     for i in range(count):
         if i % 2:
@@ -236,7 +243,7 @@ def random_moments(rng, count):
             yield {"during": place, "count": rng.randint(1, most)}
 
 
-def test_killed_in_the_middle_of_writing(images, tmp_path):
+def test_killed_in_the_middle_of_writing(images: Any, tmp_path: Path) -> None:
     unkilled_run(images, tmp_path / "a", 0.064)
     moments = [
         {"during": "state", "count": 40},
@@ -250,7 +257,7 @@ def test_killed_in_the_middle_of_writing(images, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_random_moments(images, tmp_path):
+def test_killed_at_twenty_random_moments(images: Any, tmp_path: Path) -> None:
     """Reproducible but for the moments that go by the clock."""
     unkilled_run(images, tmp_path / "a", 0.4)
     ends = killed_run(images, tmp_path / "killed" / "b", 0.4, list(random_moments(random.Random(0), 20)))
@@ -258,7 +265,13 @@ def test_killed_at_twenty_random_moments(images, tmp_path):
     assert_same_run(tmp_path / "a", tmp_path / "killed" / "b")
 
 
-def test_a_damaged_state_is_passed_over(images, undisturbed, tmp_path, monkeypatch, capsys):
+def test_a_damaged_state_is_passed_over(
+    images: Any,
+    undisturbed: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with monkeypatch.context() as context:
         StopAt(context, 7)
         train(images, tmp_path / "run", checkpoint_minutes=1e-9)
@@ -271,7 +284,9 @@ def test_a_damaged_state_is_passed_over(images, undisturbed, tmp_path, monkeypat
     assert_same_run(undisturbed, tmp_path / "run")
 
 
-def test_statistics_of_a_lost_future_are_written_again(images, undisturbed, tmp_path, monkeypatch):
+def test_statistics_of_a_lost_future_are_written_again(
+    images: Any, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The newest states are lost, and the records of what came after them are there."""
     train(images, tmp_path / "run")
     shutil.copy(tmp_path / "run" / "stats.jsonl", tmp_path / "later.jsonl")
@@ -285,7 +300,9 @@ def test_statistics_of_a_lost_future_are_written_again(images, undisturbed, tmp_
     assert_same_run(undisturbed, tmp_path / "run")
 
 
-def test_a_finished_run_says_so_and_goes_on_with_more_to_do(images, undisturbed, tmp_path, capsys):
+def test_a_finished_run_says_so_and_goes_on_with_more_to_do(
+    images: Any, undisturbed: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run_dir = tmp_path / "run"
     shutil.copytree(undisturbed, run_dir)
     before = {path.name: path.stat().st_mtime_ns for path in run_dir.iterdir() if path.name != "log.txt"}
@@ -301,7 +318,9 @@ def test_a_finished_run_says_so_and_goes_on_with_more_to_do(images, undisturbed,
         assert_same(extended["parts"][name], whole["parts"][name], name)
 
 
-def test_less_to_do_ends_where_the_run_is(images, tmp_path, monkeypatch):
+def test_less_to_do_ends_where_the_run_is(
+    images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """How to get the networks of a stopped run: the last tick and a snapshot are made up for."""
     with monkeypatch.context() as context:
         StopAt(context, 5)
@@ -317,8 +336,8 @@ def test_less_to_do_ends_where_the_run_is(images, tmp_path, monkeypatch):
 
 
 def test_a_run_that_was_stopped_right_after_a_tick_makes_up_for_its_last_snapshot(
-    images, tmp_path, monkeypatch
-):
+    images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as context:
         StopAt(context, 3)
         train(images, tmp_path / "run", snap=100)
@@ -333,7 +352,7 @@ def test_a_run_that_was_stopped_right_after_a_tick_makes_up_for_its_last_snapsho
     assert snapshot.stat().st_mtime_ns == taken, "it is finished now"
 
 
-def test_other_data_and_other_options_are_refused(images, undisturbed, tmp_path):
+def test_other_data_and_other_options_are_refused(images: Any, undisturbed: Any, tmp_path: Path) -> None:
     shutil.copytree(undisturbed, tmp_path / "run")
     shutil.copytree(images, tmp_path / "moved")
     with pytest.raises(UserError, match=r"optim.lr_G: 0\.002.* → 0\.1"):
@@ -346,7 +365,9 @@ def test_other_data_and_other_options_are_refused(images, undisturbed, tmp_path)
         train(tmp_path / "moved", tmp_path / "run", kimg=0.06)
 
 
-def test_a_state_that_knows_its_data_as_before_goes_on(images, tmp_path, monkeypatch):
+def test_a_state_that_knows_its_data_as_before_goes_on(
+    images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Zips and large folders were known by names, sizes and checksums; the next state knows them by their
     contents."""
     monkeypatch.setattr("training.data.dataset.READ_BEFORE", 0)
@@ -363,7 +384,9 @@ def test_a_state_that_knows_its_data_as_before_goes_on(images, tmp_path, monkeyp
     assert dataset.earlier_identity() != dataset.identity()
 
 
-def test_transfer_learning_goes_on_without_its_source(images, undisturbed, tmp_path, monkeypatch):
+def test_transfer_learning_goes_on_without_its_source(
+    images: Any, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = tmp_path / "source.pkl"
     shutil.copy(undisturbed / "network-snapshot-000000.pkl", source)
     with monkeypatch.context() as context:
@@ -374,14 +397,14 @@ def test_transfer_learning_goes_on_without_its_source(images, undisturbed, tmp_p
     assert newest_state(tmp_path / "run")[1]["counters"]["steps"] == STEPS
 
 
-def test_one_process_at_a_time(images, undisturbed, monkeypatch):
+def test_one_process_at_a_time(images: Any, undisturbed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_loop, "LogTee", lambda path: LogTee(path, patience=0))
     (undisturbed / "log.txt").rename(undisturbed / "log.old")  # a lock on the log itself would go with it
     with FolderLock(undisturbed), pytest.raises(UserError, match="another process is writing"):
         train(images, undisturbed)
 
 
-def fake_metric(monkeypatch, seen, during=lambda: None):
+def fake_metric(monkeypatch: pytest.MonkeyPatch, seen: Any, during: Any = lambda: None) -> None:
     """A metric that looks at one number of G."""
 
     rest = dict(
@@ -397,7 +420,7 @@ def fake_metric(monkeypatch, seen, during=lambda: None):
         timestamp=0,
     )
 
-    def evaluate(names, *, generator, **_):
+    def evaluate(names: Any, *, generator: Any, **_: Any) -> Any:
         results = []
         for name in names:
             seen.append(name)
@@ -416,7 +439,9 @@ def fake_metric(monkeypatch, seen, during=lambda: None):
 METRICS = ("fid5_full", "kid5_full")
 
 
-def test_a_signal_during_a_measurement_leaves_it_for_later(images, tmp_path, monkeypatch):
+def test_a_signal_during_a_measurement_leaves_it_for_later(
+    images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
     fake_metric(monkeypatch, seen)
     train(images, tmp_path / "a", metrics=METRICS)
@@ -436,7 +461,9 @@ def test_a_signal_during_a_measurement_leaves_it_for_later(images, tmp_path, mon
     assert len(seen) == count + 7, "nothing is measured twice"
 
 
-def test_a_signal_while_a_measurement_is_made_up_for_leaves_it_again_for_later(images, tmp_path, monkeypatch):
+def test_a_signal_while_a_measurement_is_made_up_for_leaves_it_again_for_later(
+    images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen, at = [], {2, 4}
     fake_metric(monkeypatch, seen, lambda: os.kill(os.getpid(), signal.SIGTERM) if len(seen) in at else None)
     for _ in range(2):
@@ -449,7 +476,7 @@ def test_a_signal_while_a_measurement_is_made_up_for_leaves_it_again_for_later(i
     assert first["images_seen"] == 4
 
 
-def test_snapshots_are_pruned(images, tmp_path, monkeypatch):
+def test_snapshots_are_pruned(images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_metric(monkeypatch, [])
     best = []
     second = tmp_path / "run" / "network-snapshot-000001.pkl"
@@ -477,10 +504,10 @@ def test_snapshots_are_pruned(images, tmp_path, monkeypatch):
 class FullFor:
     """Lets files of some kind fail to be written."""
 
-    def __init__(self, monkeypatch, owner, name, fails):
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: Any, fails: Any) -> None:
         original = getattr(owner, name)
 
-        def writing(*args, **kwargs):
+        def writing(*args: Any, **kwargs: Any) -> Any:
             if fails():
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return original(*args, **kwargs)
@@ -488,7 +515,13 @@ class FullFor:
         monkeypatch.setattr(owner, name, writing)
 
 
-def test_a_disk_that_is_full_for_a_while(images, undisturbed, tmp_path, monkeypatch, capsys):
+def test_a_disk_that_is_full_for_a_while(
+    images: Any,
+    undisturbed: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     calls = []
     with monkeypatch.context() as context:
         FullFor(context, state_keeper, "write_state", lambda: calls.append(1) or len(calls) == 2)
@@ -503,7 +536,9 @@ def test_a_disk_that_is_full_for_a_while(images, undisturbed, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(("owner", "name"), [(state_keeper, "write_state"), (RunState, "save_snapshot")])
-def test_a_disk_that_is_full_at_the_end(images, undisturbed, tmp_path, monkeypatch, owner, name):
+def test_a_disk_that_is_full_at_the_end(
+    images: Any, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: Any
+) -> None:
     calls = []
     with monkeypatch.context() as context:
         FullFor(context, owner, name, lambda: calls.append(1) or len(calls) > 2)
@@ -517,13 +552,15 @@ def test_a_disk_that_is_full_at_the_end(images, undisturbed, tmp_path, monkeypat
     assert_same_run(undisturbed, tmp_path / "run")
 
 
-def test_a_folder_that_cannot_be_written(images, tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_written(
+    images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     FullFor(monkeypatch, training_loop, "atomic_write", lambda: True)
     with pytest.raises(UserError, match=rf"cannot write {tmp_path / 'run'} \(No space left on device\)"):
         train(images, tmp_path / "run")
 
 
-def test_everything_that_a_step_changes_is_saved():
+def test_everything_that_a_step_changes_is_saved() -> None:
     """No attribute is forgotten: a state that is restored equals the one that was saved, in all its
     fields."""
     state = small_state(reg_type="ggdr", kimg=1)
@@ -556,7 +593,7 @@ def test_everything_that_a_step_changes_is_saved():
     assert_same(first, second)
 
 
-def test_a_state_that_does_not_fit():
+def test_a_state_that_does_not_fit() -> None:
     state = small_state()
     saved = state.state_dict()
     del saved["parts"]["ada"]
@@ -566,7 +603,9 @@ def test_a_state_that_does_not_fit():
         small_state().load_state_dict(saved)
 
 
-def test_a_disk_that_is_full_when_asked_to_stop(images, tmp_path, monkeypatch):
+def test_a_disk_that_is_full_when_asked_to_stop(
+    images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The scheduler has to hear that what was done since the last state is lost."""
     StopAt(monkeypatch, 2)
     calls = []

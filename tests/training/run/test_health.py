@@ -2,6 +2,8 @@
 
 import dataclasses
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,13 +23,13 @@ from training.run.state_file import newest_state
 GOOD = [torch.ones(3), torch.zeros(2, 2)]
 
 
-def observe(monitor, phase, *values):
+def observe(monitor: Any, phase: Any, *values: Any) -> None:
     for value in values:
         monitor.observe(phase, [*GOOD, torch.tensor([1.0, value])])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_counts_and_rows(value):
+def test_counts_and_rows(value: Any) -> None:
     monitor = GradientHealth(["G_main", "D_main"])
     observe(monitor, "D_main", 1, value, value, 0, value)
     observe(monitor, "G_main", 1e30)
@@ -41,7 +43,7 @@ def test_counts_and_rows(value):
     assert monitor.failing() is None
 
 
-def test_the_limit_is_one_phases_own():
+def test_the_limit_is_one_phases_own() -> None:
     monitor = GradientHealth(["G_main", "D_main"])
     observe(monitor, "D_main", *[float("nan")] * (LIMIT - 1))
     observe(monitor, "G_main", float("nan"))
@@ -53,7 +55,7 @@ def test_the_limit_is_one_phases_own():
         monitor.check(5000)
 
 
-def test_state_there_and_back():
+def test_state_there_and_back() -> None:
     first, second = GradientHealth(["G_main", "D_main"]), GradientHealth(["G_main", "D_main"])
     observe(first, "D_main", 1, float("nan"), float("nan"))
     second.load_state_dict(first.state_dict())
@@ -61,7 +63,7 @@ def test_state_there_and_back():
     assert second.flush() == {"G_main": 0, "D_main": 2}
 
 
-def test_losses_are_counted_by_phase():
+def test_losses_are_counted_by_phase() -> None:
     stats = StatsCollector()
     stats.report("Loss/D/loss", torch.tensor([1.0, float("nan"), float("inf")]))
     stats.report("Loss/D/loss", torch.tensor([2.0]))
@@ -78,7 +80,7 @@ def test_losses_are_counted_by_phase():
     }
 
 
-def test_every_loss_is_named_as_it_is_reported():
+def test_every_loss_is_named_as_it_is_reported() -> None:
     reported, listed = set(), set()
     for reg_type in ("ggdr", "seg"):
         state = small_state(reg_type=reg_type, kimg=1)
@@ -97,7 +99,7 @@ def test_every_loss_is_named_as_it_is_reported():
     assert listed <= reported
 
 
-def test_memory_and_its_growth(monkeypatch):
+def test_memory_and_its_growth(monkeypatch: pytest.MonkeyPatch) -> None:
     meter = MemoryMeter(torch.device("cpu"))
     sizes = iter([2**30, 3 * 2**29])
     monkeypatch.setattr(
@@ -107,7 +109,7 @@ def test_memory_and_its_growth(monkeypatch):
     assert meter.read() == {"Resources/cpu_mem_gb": 1.5, "Resources/cpu_mem_growth_gb": 0.5}
 
 
-def test_memory_of_a_gpu(monkeypatch):
+def test_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The calls alone; there need not be a GPU."""
     values, reset = (
         {"memory_allocated": iter([2**30, 2**31]), "max_memory_allocated": iter([2**32, 2**33])},
@@ -128,11 +130,11 @@ def test_memory_of_a_gpu(monkeypatch):
     assert len(reset) == 2
 
 
-def spoil(monkeypatch, first, last):
+def spoil(monkeypatch: pytest.MonkeyPatch, first: Any, last: Any) -> None:
     """Make D's gradients of some steps NaN."""
     original = training_loop.run_phase
 
-    def spoiling(state, phase, real, *args):
+    def spoiling(state: Any, phase: Any, real: Any, *args: Any) -> None:
         bad = phase.name == "D_main" and first <= state.steps < last
         spoilt = dataclasses.replace(real, images=real.images * float("nan")) if bad else real
         original(state, phase, spoilt, *args)
@@ -140,7 +142,7 @@ def spoil(monkeypatch, first, last):
     monkeypatch.setattr(training_loop, "run_phase", spoiling)
 
 
-def train(tmp_path, **options):
+def train(tmp_path: Path, **options: Any) -> None:
     config, dataset = open_small(
         make_images(tmp_path / "images"), **{"reg_type": "none", "checkpoint_minutes": 1e-9, **options}
     )
@@ -149,7 +151,7 @@ def train(tmp_path, **options):
     training_loop.run(config, tmp_path / "run", dataset)
 
 
-def test_a_run_stops_and_keeps_the_state_before(tmp_path, monkeypatch):
+def test_a_run_stops_and_keeps_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(monkeypatch, 5, 1000)
     with pytest.raises(
         UserError, match=r"stopped at 0\.128 kimg: the gradients of D_main were not finite 27 times in a row"
@@ -168,13 +170,15 @@ def test_a_run_stops_and_keeps_the_state_before(tmp_path, monkeypatch):
     )
 
 
-def test_a_few_in_a_row_pass(tmp_path, monkeypatch):
+def test_a_few_in_a_row_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(monkeypatch, 13, 18)  # a look at the counters falls in between
     train(tmp_path, kimg=0.08, tick=1, checkpoint_minutes=0)
     assert newest_state(tmp_path / "run")[1]["counters"]["steps"] == 20
 
 
-def test_a_snapshot_that_is_left_out_is_made_up_for_at_the_next_tick(tmp_path, monkeypatch, capsys):
+def test_a_snapshot_that_is_left_out_is_made_up_for_at_the_next_tick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     taken, take = [], maintenance.Ticks._take_snapshot
     monkeypatch.setattr(
         maintenance.Ticks,
@@ -190,7 +194,7 @@ def test_a_snapshot_that_is_left_out_is_made_up_for_at_the_next_tick(tmp_path, m
     )
 
 
-def test_it_can_be_ignored(tmp_path, monkeypatch):
+def test_it_can_be_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "LIMIT", 2)
     spoil(monkeypatch, 0, 1000)
     train(tmp_path, kimg=0.072, tick=0.036, snap=1, on_nonfinite="ignore")

@@ -1,6 +1,9 @@
 """What the ranks compare, and how a difference is named. In several processes:
 tests/torch_utils/test_distributed.py."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
@@ -20,7 +23,7 @@ from training.run.replicas import (
 from training.training_loop import run_phase
 
 
-def test_all_that_a_step_changes_is_compared_under_its_name(monkeypatch):
+def test_all_that_a_step_changes_is_compared_under_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     state = small_state()
     before = {name: tensor.clone() for name, tensor in shared_tensors(state).items()}
     for phase in build_phases(state):
@@ -43,13 +46,15 @@ def test_all_that_a_step_changes_is_compared_under_its_name(monkeypatch):
     assert compared == [(set(after), "the run's state after 7 steps")]
 
 
-def differ(*arguments):
+def differ(*arguments: Any) -> None:
     raise distributed.Unequal(
         "the state: 'G.b4' is not the same on rank 1 as on rank 0 (1 of 9 tensors differ)"
     )
 
 
-def test_a_difference_is_wrong_input_before_the_first_step_and_a_fault_later(monkeypatch):
+def test_a_difference_is_wrong_input_before_the_first_step_and_a_fault_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(distributed, "check_equal", differ)
     state = small_state()
     with pytest.raises(
@@ -65,12 +70,12 @@ def test_a_difference_is_wrong_input_before_the_first_step_and_a_fault_later(mon
 class Rank:
     """What one rank gives to compare, and what it hears where the first rank gave something else."""
 
-    def __init__(self, monkeypatch):
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.monkeypatch, self.first = monkeypatch, None
         monkeypatch.setattr(distributed, "world_size", lambda: 2)
         monkeypatch.setattr(agreement, "together", self.gather)
 
-    def gather(self, work, what):
+    def gather(self, work: Any, what: Any) -> Any:
         mine = work()
         if self.first is None:
             self.first = mine
@@ -78,16 +83,18 @@ class Rank:
 
 
 @pytest.fixture
-def ranks(monkeypatch):
+def ranks(monkeypatch: pytest.MonkeyPatch) -> Any:
     return Rank(monkeypatch)
 
 
-def test_every_option_of_a_run_is_compared_under_its_name(ranks, monkeypatch, tmp_path):
+def test_every_option_of_a_run_is_compared_under_its_name(
+    ranks: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for name, value in dict(RANK="0", WORLD_SIZE="2").items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("GGDR_OPS", raising=False)
 
-    def start(run_dir=None, dry_run=False, **options):
+    def start(run_dir: Any = None, dry_run: Any = False, **options: Any) -> None:
         launch.compare_ranks(small_config(plain_data(), device="cpu", **options), run_dir, dry_run=dry_run)
 
     start(gamma=1)
@@ -110,7 +117,7 @@ def test_every_option_of_a_run_is_compared_under_its_name(ranks, monkeypatch, tm
         start(gamma=1)
 
 
-def test_other_programs_and_libraries_are_told(ranks, monkeypatch):
+def test_other_programs_and_libraries_are_told(ranks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     check_same_options("train.py", {}, "cpu")
     with pytest.raises(
         UserError, match=r"rank 1 has the command: calc_metrics.py, rank 0 has the command: train.py"
@@ -125,7 +132,7 @@ def test_other_programs_and_libraries_are_told(ranks, monkeypatch):
         check_same_options("train.py", {}, "cpu")
 
 
-def test_other_files_are_told(ranks):
+def test_other_files_are_told(ranks: Any) -> None:
     check_same_content({"images by SHA-256": "a" * 64})
     with pytest.raises(
         UserError,

@@ -5,6 +5,8 @@ import importlib.abc
 import json
 import os
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ from torch_utils.training_stats import Summary
 from training.run.reporting import RunLog, SampleGrid, TickTimer, _row_per_class, status_line
 
 
-def test_tensorboard_hides_what_the_run_will_write_again(tmp_path, monkeypatch):
+def test_tensorboard_hides_what_the_run_will_write_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tensorboard = pytest.importorskip("torch.utils.tensorboard")
     asked = []
     original = tensorboard.SummaryWriter
@@ -26,17 +30,17 @@ def test_tensorboard_hides_what_the_run_will_write_again(tmp_path, monkeypatch):
     assert asked == [None, 6, 6]
 
 
-def test_tensorboard_counts_kimg(tmp_path):
+def test_tensorboard_counts_kimg(tmp_path: Path) -> None:
     written = []
 
     class Recorder:
-        def add_scalar(self, name, value, *, global_step, walltime):
+        def add_scalar(self, name: Any, value: Any, *, global_step: Any, walltime: Any) -> None:
             written.append((name, value, global_step))
 
-        def flush(self):
+        def flush(self) -> None:
             pass
 
-        def close(self):
+        def close(self) -> None:
             pass
 
     with RunLog(tmp_path) as log:
@@ -47,14 +51,14 @@ def test_tensorboard_counts_kimg(tmp_path):
     assert written == [("Progress/tick", 3.0, 5)]
 
 
-def test_statistics_go_on_without_tensorboard(tmp_path, capsys):
+def test_statistics_go_on_without_tensorboard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its writer gives up for good on a full disk."""
 
     class Full:
-        def add_scalar(self, *args, **kwargs):
+        def add_scalar(self, *args: Any, **kwargs: Any) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        def close(self):
+        def close(self) -> None:
             raise AssertionError("nothing may be asked of it any more")
 
     with RunLog(tmp_path) as log:
@@ -71,13 +75,13 @@ def test_statistics_go_on_without_tensorboard(tmp_path, capsys):
     assert [line["Progress/tick"]["mean"] for line in lines] == [0, 1]
 
 
-def timing(timer):
+def timing(timer: Any) -> Any:
     found = timer.summary(500)
     assert found["Timing/sec_per_kimg"] == 2 * found["Timing/sec_per_tick"]
     return tuple(found[f"Timing/{name}"] for name in ("total_sec", "sec_per_tick", "maintenance_sec"))
 
 
-def test_start_up_and_snapshots_are_maintenance():
+def test_start_up_and_snapshots_are_maintenance() -> None:
     now = [100.0]
     timer = TickTimer(clock=lambda: now[0])
     for passed, act in ((30, timer.begin_tick), (5, None)):
@@ -91,10 +95,10 @@ def test_start_up_and_snapshots_are_maintenance():
     assert timing(timer) == (49, 6, 8)
 
 
-def test_time_goes_on():
+def test_time_goes_on() -> None:
     now = [100.0]
 
-    def restarted(saved):
+    def restarted(saved: Any) -> Any:
         now[0] += 9000
         timer = TickTimer(clock=lambda: now[0])
         now[0] += 1  # before the state is opened
@@ -118,21 +122,23 @@ def test_time_goes_on():
     assert timing(timer) == (60, 2, 18)
 
 
-def test_rows_of_one_class_show_different_images():
+def test_rows_of_one_class_show_different_images() -> None:
     class Labelled:
-        def __len__(self):
+        def __len__(self) -> Any:
             return 12
 
-        def get_label(self, index):
+        def get_label(self, index: Any) -> Any:
             return np.array([1, 0] if index % 2 else [0, 1], dtype=np.float32)
 
     rows = _row_per_class(Labelled(), np.arange(12), columns=2, rows=8)
     assert rows.reshape(8, 2).tolist() == [[1, 3], [0, 2], [5, 7], [4, 6], [9, 11], [8, 10], [1, 3], [0, 2]]
 
 
-def test_a_tensorboard_that_does_not_fit(tmp_path, monkeypatch, capsys):
+def test_a_tensorboard_that_does_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Broken(importlib.abc.MetaPathFinder):
-        def find_spec(self, name, path, target=None):
+        def find_spec(self, name: Any, path: Any, target: Any = None) -> None:
             if name == "tensorboard":
                 raise TypeError("Descriptors cannot be created directly.\nMore lines")
 
@@ -148,14 +154,14 @@ def test_a_tensorboard_that_does_not_fit(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("resolution", "size"), [(32, (16, 8)), (256, (8, 4)), (1024, (4, 2))])
-def test_the_size_of_the_grid(resolution, size):
+def test_the_size_of_the_grid(resolution: Any, size: Any) -> None:
     class Images:
         label_dim = 0
 
-        def __len__(self):
+        def __len__(self) -> Any:
             return 3
 
-        def __getitem__(self, i):
+        def __getitem__(self, i: Any) -> Any:
             return np.full([1, 1, 1], i, np.uint8), np.zeros([0], np.float32)
 
     grid = SampleGrid.draw(Images(), resolution, 8, seed=0)
@@ -163,7 +169,7 @@ def test_the_size_of_the_grid(resolution, size):
     assert set(grid.reals.flatten().tolist()) == {0, 1, 2}, "few images are repeated"
 
 
-def test_the_status_line():
+def test_the_status_line() -> None:
     values = {
         "Timing/total_sec": 3700.0,
         "Timing/sec_per_tick": 11.0,

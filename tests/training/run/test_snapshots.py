@@ -1,5 +1,7 @@
 """Which snapshots --keep-snapshots keeps."""
 
+from typing import Any
+
 import pytest
 
 from dnnlib.errors import UserError
@@ -8,13 +10,13 @@ from training.config.keep_policy import KeepPolicy
 NAMES = [f"n{i}" for i in range(8)]
 
 
-def kept(text, names=NAMES, best=None):
+def kept(text: Any, names: Any = NAMES, best: Any = None) -> Any:
     gone = KeepPolicy.parse(text).superfluous(names, best)
     assert gone == [name for name in names if name in gone]
     return [name for name in names if name not in gone]
 
 
-def test_all_keeps_all():
+def test_all_keeps_all() -> None:
     assert KeepPolicy.parse("all") is None
 
 
@@ -32,11 +34,11 @@ def test_all_keeps_all():
         (" last:2, best ,every:4", "n1", "n0 n1 n4 n6 n7"),
     ],
 )
-def test_rules(text, best, expected):
+def test_rules(text: Any, best: Any, expected: Any) -> None:
     assert kept(text, best=best) == expected.split()
 
 
-def test_what_every_keeps_does_not_change_as_the_run_goes_on():
+def test_what_every_keeps_does_not_change_as_the_run_goes_on() -> None:
     names = []
     for i in range(20):
         names.append(f"n{i}")
@@ -58,6 +60,6 @@ def test_what_every_keeps_does_not_change_as_the_run_goes_on():
         "last:" + "9" * 5000,
     ],
 )
-def test_other_rules_are_refused(text):
+def test_other_rules_are_refused(text: Any) -> None:
     with pytest.raises(UserError, match="--keep-snapshots="):
         KeepPolicy.parse(text)

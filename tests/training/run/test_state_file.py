@@ -3,6 +3,8 @@
 import os
 import resource
 import subprocess
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,14 +21,14 @@ CONTENT = {
 
 
 @pytest.fixture
-def run_dir(tmp_path):
+def run_dir(tmp_path: Path) -> Any:
     """With states after 100, 200 and 300 images."""
     for images_seen in (100, 200, 300):
         write_state(state_path(tmp_path, images_seen), {**CONTENT, "at": images_seen})
     return tmp_path
 
 
-def test_there_and_back(tmp_path):
+def test_there_and_back(tmp_path: Path) -> None:
     path = state_path(tmp_path, 12)
     assert path.name == "training-state-0000000012.pt"
     write_state(path, CONTENT)
@@ -36,12 +38,12 @@ def test_there_and_back(tmp_path):
     assert found["options"] == CONTENT["options"]
 
 
-def test_torch_opens_it_without_running_anything(tmp_path):
+def test_torch_opens_it_without_running_anything(tmp_path: Path) -> None:
     write_state(tmp_path / "a.pt", CONTENT)
     assert torch.load(tmp_path / "a.pt", weights_only=True)["options"] == CONTENT["options"]
 
 
-def damage(path, kind):
+def damage(path: Any, kind: Any) -> None:
     data = bytearray(path.read_bytes())
     if kind == "empty":
         data = bytearray()
@@ -66,7 +68,9 @@ def damage(path, kind):
 @pytest.mark.parametrize(
     "kind", ["empty", "short", "half", "last byte", "more", "first bit", "tensor bit", "sum bit"]
 )
-def test_damage_is_recognised_and_the_state_before_is_taken(run_dir, capsys, kind):
+def test_damage_is_recognised_and_the_state_before_is_taken(
+    run_dir: Any, capsys: pytest.CaptureFixture[str], kind: Any
+) -> None:
     newest = state_path(run_dir, 300)
     damage(newest, kind)
     with pytest.raises(DamagedState):
@@ -77,14 +81,16 @@ def test_damage_is_recognised_and_the_state_before_is_taken(run_dir, capsys, kin
     assert warning.startswith(f"Warning: {newest} is damaged: it")
 
 
-def test_a_whole_file_with_content_that_is_no_archive(tmp_path, monkeypatch):
+def test_a_whole_file_with_content_that_is_no_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch, "save", lambda content, writer: writer.write(b"not an archive"))
     write_state(tmp_path / "a.pt", CONTENT)
     with pytest.raises(DamagedState, match="cannot be unpacked"):
         read_state(tmp_path / "a.pt")
 
 
-def test_one_that_cannot_be_read_is_passed_over(run_dir, capsys):
+def test_one_that_cannot_be_read_is_passed_over(run_dir: Any, capsys: pytest.CaptureFixture[str]) -> None:
     newest = state_path(run_dir, 300)
     newest.unlink()
     newest.symlink_to(newest.name)  # whoever runs this
@@ -92,14 +98,16 @@ def test_one_that_cannot_be_read_is_passed_over(run_dir, capsys):
     assert "cannot be read (Too many levels of symbolic links)" in capsys.readouterr().err
 
 
-def test_all_damaged(run_dir):
+def test_all_damaged(run_dir: Any) -> None:
     for path in state_paths(run_dir):
         damage(path, "half")
     with pytest.raises(UserError, match=r"none of the 3 training states .* can be used.*--resume"):
         newest_state(run_dir)
 
 
-def test_other_files_of_torch_and_other_versions_are_refused(tmp_path, monkeypatch):
+def test_other_files_of_torch_and_other_versions_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(run_state_file, "VERSION", 2)
     write_state(tmp_path / "new.pt", CONTENT)
     monkeypatch.undo()
@@ -112,19 +120,19 @@ def test_other_files_of_torch_and_other_versions_are_refused(tmp_path, monkeypat
         read_state(tmp_path / "other.pt")
 
 
-def test_order_is_by_images_and_other_names_do_not_count(run_dir):
+def test_order_is_by_images_and_other_names_do_not_count(run_dir: Any) -> None:
     write_state(state_path(run_dir, 10_000_000_000), CONTENT)  # more digits than the name provides for
     for name in ("training-state-copy.pt", "training-state-0000000400.pt.bak", "network-snapshot-000500.pkl"):
         (run_dir / name).touch()
     assert [images_in_state(path) for path in state_paths(run_dir)] == [10_000_000_000, 300, 200, 100]
 
 
-def test_two_are_kept(run_dir):
+def test_two_are_kept(run_dir: Any) -> None:
     prune_states(run_dir, state_path(run_dir, 300))
     assert state_paths(run_dir) == [state_path(run_dir, 300), state_path(run_dir, 200)]
 
 
-def test_later_ones_go_when_the_run_went_on_from_before(run_dir):
+def test_later_ones_go_when_the_run_went_on_from_before(run_dir: Any) -> None:
     """Or a damaged one would be tried first for ever."""
     write_state(state_path(run_dir, 250), CONTENT)
     prune_states(run_dir, state_path(run_dir, 250))
@@ -132,7 +140,7 @@ def test_later_ones_go_when_the_run_went_on_from_before(run_dir):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
+def small_disk(tmp_path: Path) -> Any:
     """A file system of one MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
@@ -144,7 +152,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", folder], check=True)
 
 
-def check_full(folder):
+def check_full(folder: Any) -> None:
     write_state(folder / "a.pt", {"x": torch.zeros(100_000)})
     for size in (200_000, 10_000_000):  # at the end of writing, and in the middle
         with pytest.raises(OSError) as caught:  # noqa: PT011 - which one depends on the disk
@@ -154,11 +162,11 @@ def check_full(folder):
     assert torch.equal(read_state(folder / "a.pt")["x"], torch.zeros(100_000))
 
 
-def test_a_full_disk_leaves_the_state_before(small_disk):
+def test_a_full_disk_leaves_the_state_before(small_disk: Any) -> None:
     check_full(small_disk)
 
 
-def test_a_limit_on_file_sizes_leaves_the_state_before(tmp_path):
+def test_a_limit_on_file_sizes_leaves_the_state_before(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (700_000, before[1]))
     try:
@@ -167,7 +175,7 @@ def test_a_limit_on_file_sizes_leaves_the_state_before(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_folder_named_like_a_state_is_none(run_dir):
+def test_a_folder_named_like_a_state_is_none(run_dir: Any) -> None:
     for images_seen in (150, 400):
         state_path(run_dir, images_seen).mkdir()
     assert [images_in_state(path) for path in state_paths(run_dir)] == [300, 200, 100]

@@ -3,6 +3,8 @@ copied."""
 
 import http.server
 import threading
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +26,7 @@ from training.run.state import RunState, transfer_weights
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("GGDR_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -39,7 +41,7 @@ def cache(tmp_path, monkeypatch):
         ("lsundog256", "lsundog-res256-paper256-kimg100000-noaug.pkl"),
     ],
 )
-def test_the_references_names_stand_for_addresses(cache, name, file):
+def test_the_references_names_stand_for_addresses(cache: Any, name: Any, file: Any) -> None:
     """Without a network: the cache has the file, under the address that the name stands for."""
     folder = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/transfer-learning-source-nets"
     cached = cached_path(f"{folder}/{file}")
@@ -52,11 +54,11 @@ def test_the_references_names_stand_for_addresses(cache, name, file):
     assert config.augment.kimg == ADA_KIMG_RESUME
 
 
-def test_every_name_is_listed():
+def test_every_name_is_listed() -> None:
     assert list(transfer.SOURCES) == ["ffhq256", "ffhq512", "ffhq1024", "celebahq256", "lsundog256"]
 
 
-def test_looking_downloads_nothing(cache, tmp_path):
+def test_looking_downloads_nothing(cache: Any, tmp_path: Path) -> None:
     (tmp_path / "a.pkl").write_bytes(b"")
     for source in ("ffhq256", "http://127.0.0.1:9/a.pkl", str(tmp_path / "a.pkl")):
         transfer.check_source(source)
@@ -73,15 +75,15 @@ def test_looking_downloads_nothing(cache, tmp_path):
 
 
 @pytest.fixture
-def server(tmp_path):
+def server(tmp_path: Path) -> Any:
     """Serves the folder ``served`` on loopback."""
     (tmp_path / "served").mkdir()
 
     class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args):
+        def __init__(self, *args: Any) -> None:
             super().__init__(*args, directory=str(tmp_path / "served"))
 
-        def log_message(self, *args):
+        def log_message(self, *args: Any) -> None:
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
@@ -92,7 +94,7 @@ def server(tmp_path):
         thread.join()
 
 
-def differing(target, source):
+def differing(target: Any, source: Any) -> Any:
     """Names of the tensors of ``target`` that are not those of ``source``."""
     state = source.state_dict()
     return {
@@ -103,7 +105,7 @@ def differing(target, source):
 
 
 @pytest.mark.parametrize("form", ["ours", "theirs"])
-def test_a_baseline_at_an_address_starts_a_run_with_a_decoder(cache, server, form):
+def test_a_baseline_at_an_address_starts_a_run_with_a_decoder(cache: Any, server: Any, form: Any) -> None:
     address, served = server
     base = small_state(seed=1)
     if form == "ours":
@@ -122,14 +124,14 @@ def test_a_baseline_at_an_address_starts_a_run_with_a_decoder(cache, server, for
     assert cached_path(f"{address}/net.pkl").is_file()
 
 
-def test_a_discriminator_with_decoder_starts_one_without(tmp_path):
+def test_a_discriminator_with_decoder_starts_one_without(tmp_path: Path) -> None:
     base = small_state(reg_type="ggdr", seed=1)
     (tmp_path / "net.pkl").write_bytes(reference_pickle(G=base.G, D=base.D, G_ema=base.G_ema))
     state = RunState.fresh(small_config(plain_data(), resume=str(tmp_path / "net.pkl")), torch.device("cpu"))
     assert not differing(state.D, base.D)
 
 
-def test_networks_that_are_missing_or_of_another_size(tmp_path):
+def test_networks_that_are_missing_or_of_another_size(tmp_path: Path) -> None:
     base = small_state()
     save_network_pkl(tmp_path / "average.pkl", G=None, D=None, G_ema=base.G_ema)
     with pytest.raises(UserError, match=r"G of .*average\.pkl is not in the file"):
@@ -138,7 +140,9 @@ def test_networks_that_are_missing_or_of_another_size(tmp_path):
         transfer_weights(base.G, small_state(cmax=4).G, "G")
 
 
-def test_layers_that_the_source_lacks_are_named_and_never_frozen(capsys, tmp_path):
+def test_layers_that_the_source_lacks_are_named_and_never_frozen(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     base = small_state(resolution=16, seed=1, cbase=64, cmax=4)
     path = tmp_path / "small.pkl"
     save_network_pkl(path, G=base.G, D=base.D, G_ema=base.G_ema)
@@ -152,7 +156,7 @@ def test_layers_that_the_source_lacks_are_named_and_never_frozen(capsys, tmp_pat
         small_state(cbase=128, cmax=4, resume=str(path), freezed=2)
 
 
-def test_nothing_is_made_before_the_download_worked(cache, server, tmp_path):
+def test_nothing_is_made_before_the_download_worked(cache: Any, server: Any, tmp_path: Path) -> None:
     address, _ = server
     config, _ = open_small(make_images(tmp_path / "images"), resume=f"{address}/missing.pkl")
     with pytest.raises(UserError, match=r"cannot download .*missing\.pkl"):
@@ -160,7 +164,7 @@ def test_nothing_is_made_before_the_download_worked(cache, server, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_between_decoders(capsys, tmp_path):
+def test_between_decoders(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """What both decoders have goes over; layers of another shape start afresh, and are named."""
     source = small_state(reg_type="seg", seed=1)
     save_network_pkl(tmp_path / "seg.pkl", G=source.G, D=source.D, G_ema=source.G_ema)
@@ -186,7 +190,9 @@ def test_between_decoders(capsys, tmp_path):
         (dict(), dict(channels=1), "RGB images, and this run has greyscale"),
     ],
 )
-def test_other_labels_and_other_channels(capsys, tmp_path, there, here, words):
+def test_other_labels_and_other_channels(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, there: Any, here: Any, words: Any
+) -> None:
     """What fits goes over, what depends on the labels or channels starts afresh, and both are said in those
     words."""
     source = small_state(seed=1, **there)
@@ -208,7 +214,7 @@ def test_other_labels_and_other_channels(capsys, tmp_path, there, here, words):
         assert started.isdisjoint(differing(module, ours))
 
 
-def test_other_channels_are_never_frozen(tmp_path):
+def test_other_channels_are_never_frozen(tmp_path: Path) -> None:
     source = small_state(channels=1, seed=1)
     save_network_pkl(tmp_path / "net.pkl", G=source.G, D=source.D, G_ema=source.G_ema)
     with pytest.raises(
@@ -218,7 +224,7 @@ def test_other_channels_are_never_frozen(tmp_path):
         small_state(resume=str(tmp_path / "net.pkl"), freezed=20)
 
 
-def test_credentials_of_an_address_stay_in_the_process(cache, server, tmp_path):
+def test_credentials_of_an_address_stay_in_the_process(cache: Any, server: Any, tmp_path: Path) -> None:
     """Neither options nor states nor network pickles nor the cache have them, and the run can go on without
     them."""
     address, served = server
@@ -244,7 +250,7 @@ def test_credentials_of_an_address_stay_in_the_process(cache, server, tmp_path):
     assert continued(config, {"resume": addresses.conceal(again)}) == config
 
 
-def test_an_earlier_pickle_is_shown_and_converted_without_credentials(tmp_path):
+def test_an_earlier_pickle_is_shown_and_converted_without_credentials(tmp_path: Path) -> None:
     base = small_state()
     info = {"config": {"resume": "https://me:s3cret@host/a.pkl?token=s3cret"}}
     save_network_pkl(tmp_path / "net.pkl", G=base.G, D=base.D, G_ema=base.G_ema, info=info)
