@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
-from fuzz.mutations import mutated, mutated_json
 
 from dnnlib.download import cached_path, fetch
 from metrics.cache import StatisticsCache
 from metrics.results import read_results, results_path
 from metrics.statistics import FeatureSet, Moments
+from tests.fuzz.mutations import mutated, mutated_json
 from tests.support.reference_form import reference_pickle
 from tests.support.runs import small_state
 from tests.support.small_networks import small_generator
@@ -40,7 +40,7 @@ from training.inference.renderer import GeneratorRenderer
 from training.networks import Discriminator
 from training.run.records import rewind, tick_means, unmeasured
 from training.run.state import RunState
-from training.run.state_file import DamagedState, newest_state, write_state
+from training.run.state_file import write_state
 
 Change = Callable[[bytes, random.Random], bytes]
 
@@ -357,15 +357,14 @@ def training_state(folder: Path) -> Kind:
     """The checksum at the end is that of the changed content, so that what is behind it is reached."""
     state = small_state(resolution=8)
     name = "training-state-0000000000.pt"
-    write_state(folder / name, state.state_dict())
+    write_state(folder / name, {**state.state_dict(), "data": "0" * 64})
     whole = (folder / name).read_bytes()
 
     def write(place: Path, content: bytes) -> None:
         (place / name).write_bytes(content + b"SHA-256:" + hashlib.sha256(content).digest())
 
     def read(place: Path) -> None:
-        _, content = newest_state(place)
-        RunState.build(state.config, torch.device("cpu")).load_state_dict(content)
+        RunState.restore(state.config, torch.device("cpu"), place, lambda _: True)
 
     return Kind(whole[: -len(b"SHA-256:") - 32], write, read)
 
@@ -469,6 +468,3 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "download record": download_record,
     "checkpoint of another program": other_checkpoint,
 }
-#: What reading a state may raise besides: :func:`training.run.state_file.newest_state` then takes the one
-#: before.
-ALLOWED = (DamagedState,)

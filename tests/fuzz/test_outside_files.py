@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzz.child import LIMIT_SECONDS
+
+from tests.fuzz.child import LIMIT_SECONDS
 
 CHILD = Path(__file__).with_name("child.py")
 NAMES = [
@@ -88,7 +89,7 @@ def check(child: Child, kind: str, count: int, request: pytest.FixtureRequest) -
 
 
 def test_every_kind_is_tried() -> None:
-    from fuzz.kinds import KINDS
+    from tests.fuzz.kinds import KINDS
 
     assert list(KINDS) == NAMES
 

@@ -46,6 +46,9 @@ FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "J
 #: Pixels of one image, unless ``--max-pixels`` says otherwise. At 4 bytes a pixel, decoding takes 2 GB.
 MAX_PIXELS = 500_000_000
 
+#: A larger image than this must have a byte for so many pixels: else its header lies, and decoding would take memory first.
+LARGE_PIXELS, PIXELS_A_BYTE = 2**26, 10_000
+
 PIL.Image.MAX_IMAGE_PIXELS = None  # ours takes its place
 # What Pillow says of odd metadata helps nobody: it names neither the file nor what to do, and the pixels are
 # not affected.
@@ -273,6 +276,8 @@ def open_picture(content: bytes, max_pixels: int = MAX_PIXELS) -> Iterator[PIL.I
                 f"it has {image.width}x{image.height} pixels, more than the {max_pixels} that are read",
                 f"--max-pixels={image.width * image.height} reads it, in at least 4 bytes of memory a pixel",
             )
+        if image.width * image.height > max(LARGE_PIXELS, PIXELS_A_BYTE * len(content)):
+            raise ValueError(f"it has only {len(content)} bytes for {image.width}x{image.height} pixels")
         yield image
 
 

@@ -157,7 +157,7 @@ def test_the_limit_of_pixels_is_ours() -> None:
         decode(content, DecodeOptions(max_pixels=99))
     assert "--max-pixels=100" in caught.value.advice
     with open_picture(
-        png(14000, 14000, 1, 0)
+        png(14000, 14000, 1, 0) + bytes(20_000)
     ) as image:  # 196 megapixels: Pillow alone refuses, and warns from half of that
         assert image.size == (14000, 14000)
     with pytest.raises(NeedsOption, match="40000x40000"):
@@ -413,3 +413,17 @@ def test_range_option(text: str, expected: Any) -> None:
 def test_senseless_ranges(text: str) -> None:
     with pytest.raises(Exception, match=r"LOW-HIGH|less than the second"):
         ValueRange().convert(text, None, None)
+
+
+def test_a_few_bytes_that_claim_many_pixels_are_refused_before_decoding() -> None:
+    """A TIFF of 150 bytes would take 1.5 GB before it is found to be cut off."""
+    stream = io.BytesIO()
+    PIL.Image.new("L", (8, 8)).save(stream, "tiff")
+    content = stream.getvalue()
+    for tag in (256, 257):  # width and height
+        place = next(
+            place for kind in (3, 4) if (place := content.find(struct.pack("<HHI", tag, kind, 1))) >= 0
+        )
+        content = content[:place] + struct.pack("<HHII", tag, 4, 1, 20_000) + content[place + 12 :]
+    with pytest.raises(ValueError, match=r"it has only \d+ bytes for 20000x20000 pixels"):
+        decode(content)
