@@ -11,7 +11,7 @@ help:
 	@echo "make test       set up, then run the tests"
 	@echo "make test-slow  set up, then run the slow tests too"
 	@echo "make test-native  set up, then run the tests of numbers with compiled ops"
-	@echo "make lint       set up, then ruff and mypy"
+	@echo "make lint       set up, then ruff, codespell and mypy"
 	@echo "make clean      remove the virtual environment and caches"
 
 setup: $(STAMP)
@@ -43,6 +43,7 @@ test-native: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
+	$(BIN)/codespell
 	$(BIN)/mypy
 
 check: lint test
