@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,3 +37,25 @@ def unusable_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("torch.version.cuda", "13.0")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.fixture
+def signal_soon() -> Iterator[Callable[[signal.Signals], None]]:
+    """Sends this process a signal after a second, if the test still runs and something handles the signal.
+
+    A signal without a handler would end the process of all tests.
+    """
+    timers: list[threading.Timer] = []
+
+    def send(number: signal.Signals) -> None:
+        if signal.getsignal(number) != signal.SIG_DFL:
+            os.kill(os.getpid(), number)
+
+    def start(number: signal.Signals) -> None:
+        timers.append(threading.Timer(1, send, [number]))
+        timers[-1].start()
+
+    yield start
+    for timer in timers:
+        timer.cancel()
+        timer.join()

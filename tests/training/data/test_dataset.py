@@ -13,11 +13,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -465,10 +464,12 @@ class Stuck(ImageFolderDataset):
         return super().sample(index)
 
 
-def test_a_worker_that_blocks_does_not_keep_a_run_from_its_end(folder: Path) -> None:
+def test_a_worker_that_blocks_does_not_keep_a_run_from_its_end(
+    folder: Path, signal_soon: Callable[[signal.Signals], None]
+) -> None:
     batches = image_batches(Stuck(folder, memory_budget_mb=0), batch_size=4, seed=0, workers=1)
     with InterruptFlag(announce=False) as flag, contextlib.closing(batches):
-        threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+        signal_soon(signal.SIGTERM)
         while (batch := take(batches, flag, ImageFolderDataset(folder))) is not None:
             assert len(batch[0]) == 4
         assert flag.received == signal.SIGTERM

@@ -10,10 +10,10 @@ import shutil
 import signal
 import struct
 import tarfile
-import threading
 import time
 import tracemalloc
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -888,10 +888,10 @@ def test_a_mount_point_is_refused_before_the_work(tmp_path: Path, monkeypatch: p
 
 
 class Stuck:
-    """A source whose images cannot be read: whoever tries waits, and no signal that can be blocked gets
-    through."""
+    """A source whose images are never read, by workers that block all signals that can be blocked."""
 
-    labels = None
+    labels = class_names = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return 64
@@ -901,43 +901,52 @@ class Stuck:
 
     def load(self, index: int) -> np.ndarray:
         signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))
-        time.sleep(600)
+        time.sleep(60)
         raise AssertionError
 
 
-def stop_soon() -> None:
-    threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+@pytest.fixture
+def stuck_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signal_soon: Callable[[signal.Signals], None]
+) -> Callable[[], None]:
+    """An import whose workers block, and which gets SIGTERM after a second."""
+    monkeypatch.setattr(convert, "open_source", lambda *_: Stuck())
+
+    def start() -> None:
+        signal_soon(signal.SIGTERM)
+        import_dataset(tmp_path / "images", tmp_path / "out.zip", workers=2)
+
+    return start
 
 
 def test_workers_that_block_do_not_keep_the_import_from_its_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, stuck_import: Callable[[], None]
 ) -> None:
-    monkeypatch.setattr(convert, "open_source", lambda source, labels: Stuck())
     start = time.monotonic()
-    stop_soon()
     with pytest.raises(SystemExit) as end:
-        import_dataset(tmp_path, tmp_path / "out.zip", workers=2)
+        stuck_import()
     assert end.value.code == 128 + signal.SIGTERM
     assert time.monotonic() - start < 8
     assert not list(tmp_path.iterdir())
     assert not multiprocessing.active_children()
 
 
-def test_nor_do_workers_that_cannot_be_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convert, "open_source", lambda source, labels: Stuck())
-    stuck: list[Any] = []
+def test_nor_do_workers_that_cannot_be_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stuck_import: Callable[[], None]
+) -> None:
+    parent, leave = os.getpid(), os._exit
 
     def cannot(processes: list[Any]) -> list[Any]:
-        stuck.extend(processes)
-        return end_processes(processes) or stuck
+        return end_processes(processes) or processes
 
-    def leave(status: int) -> None:
+    def ends(status: int) -> None:
+        if os.getpid() != parent:  # a worker, which has to end
+            leave(status)
         raise InterruptedError(status)
 
     monkeypatch.setattr(convert, "end_processes", cannot)
-    monkeypatch.setattr(convert.os, "_exit", leave)
-    stop_soon()
+    monkeypatch.setattr(convert.os, "_exit", ends)
     with pytest.raises(InterruptedError) as end:
-        import_dataset(tmp_path, tmp_path / "out.zip", workers=2)
+        stuck_import()
     assert end.value.args == (128 + signal.SIGTERM,)
     assert not list(tmp_path.iterdir())
