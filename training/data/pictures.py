@@ -1,4 +1,4 @@
-"""Bytes to the networks' float images, and to and from pictures on disk."""
+"""Images of the networks: from bytes to floats, and to and from pictures on disk."""
 
 import os
 from pathlib import Path
@@ -6,15 +6,17 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
+import PIL.PngImagePlugin
 import torch
 
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from dnnlib.untrusted import parsing, read_bytes
 from training.data.decode import DecodeOptions, NeedsOption, Picture, decode
-from training.data.outputs import png_texts
 
-MAX_PIXELS = 1 << 29  # of a grid: 1.6 GB in memory
+MAX_PIXELS = 2**29  #: Pixels of a grid: 1.6 GB in memory.
+MAX_FILE = 2**31  #: Bytes of a picture's file.
+MARK = "made-by"  #: The key, among a PNG file's texts, of the mark that says what made it.
 
 
 def from_uint8(images: torch.Tensor, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -29,13 +31,15 @@ def to_picture(image: torch.Tensor) -> PIL.Image.Image:
 
 
 def save_png(image: torch.Tensor, path: str | os.PathLike[str], mark: str | None = None) -> None:
-    """Write one uint8 image ``[C, H, W]`` with C 1 (greyscale) or 3 (RGB); the file appears complete or not
-    at all.
+    """Write one uint8 image ``[C, H, W]`` with C 1 (greyscale) or 3 (RGB) as a PNG file, whole or not at all.
 
-    ``mark`` says what made it (:func:`training.data.outputs.mark_of`).
+    ``mark`` becomes its :data:`MARK`.
     """
+    texts = PIL.PngImagePlugin.PngInfo()
+    if mark is not None:
+        texts.add_text(MARK, mark)
     with atomic_write(path) as stream:
-        to_picture(image).save(stream, format="png", pnginfo=png_texts(mark))
+        to_picture(image).save(stream, format="png", pnginfo=texts)
 
 
 def grid_image(images: torch.Tensor, columns: int) -> torch.Tensor:
@@ -69,10 +73,6 @@ def check_grid(columns: int, rows: int, resolution: int) -> None:
             f"a grid of {columns}x{rows} pictures has {width}x{height} pixels, more than {MAX_PIXELS}; ask "
             "for fewer pictures"
         )
-
-
-#: Bytes of a picture's file.
-MAX_FILE = 2**31
 
 
 def load_picture(path: str | os.PathLike[str], resolution: int, channels: int) -> torch.Tensor:

@@ -23,6 +23,7 @@ import pytest
 
 from dnnlib.errors import UserError
 from dnnlib.interrupt import end_processes
+from tests.support.pictures import encode
 from training.data.dataset import ImageFolderDataset
 from training.data.decode import DecodeOptions, decode
 from training.data.importing import Transform, archives, convert, import_dataset
@@ -38,12 +39,6 @@ def pixels(seed: int, shape: tuple[int, ...] = (8, 8, 3)) -> np.ndarray:
 
 def u8(values: Any) -> np.ndarray:
     return np.array(values, dtype=np.uint8)
-
-
-def encode(image: PIL.Image.Image, kind: str = "png", **kwargs: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **kwargs)
-    return stream.getvalue()
 
 
 def make_folder(folder: Path, images: dict[str, np.ndarray]) -> Path:
