@@ -247,7 +247,7 @@ def test_large_images_are_refused_before_they_are_decoded(tmp_path: Path) -> Non
     ):
         ImageFolderDataset(folder)
     skipped = import_dataset(folder, tmp_path / "o.zip", workers=1, max_pixels=100, on_error="skip").skipped
-    assert skipped == [f"'b.png' in '{folder}': it has 16384x16384 pixels, more than the 100 that are read"]
+    assert skipped == [f"'b.png' in '{folder}': it has 8192x8192 pixels, more than the 100 that are read"]
     (tmp_path / "target.png").write_bytes(huge)
     with pytest.raises(UserError, match="--max-pixels=1600000000 reads it"):
         load_picture(tmp_path / "target.png", 8, 3)

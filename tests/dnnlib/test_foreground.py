@@ -1,4 +1,4 @@
-"""experiments.foreground: programs that are waited for when they are asked to stop."""
+"""dnnlib.foreground: programs that are waited for when they are asked to stop."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.foreground import run_program
+from dnnlib.foreground import run_program
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
