@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.signals import send_if_handled
+
 # The tests' tensors are small: one thread is faster, and does not spin for a core that another process has.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -41,18 +43,11 @@ def unusable_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def signal_soon() -> Iterator[Callable[[signal.Signals], None]]:
-    """Sends this process a signal after a second, if the test still runs and something handles the signal.
-
-    A signal without a handler would end the process of all tests.
-    """
+    """Sends this process a signal after a second, if the test still runs."""
     timers: list[threading.Timer] = []
 
-    def send(number: signal.Signals) -> None:
-        if signal.getsignal(number) != signal.SIG_DFL:
-            os.kill(os.getpid(), number)
-
     def start(number: signal.Signals) -> None:
-        timers.append(threading.Timer(1, send, [number]))
+        timers.append(threading.Timer(1, send_if_handled, [number]))
         timers[-1].start()
 
     yield start
