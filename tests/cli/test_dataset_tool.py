@@ -143,7 +143,8 @@ def stop_in_the_middle(
     tmp_path: Path, dest: str, number: signal.Signals, whole_group: bool
 ) -> tuple[int, str, str]:
     """Status, output and errors of an import that is sent a signal; the output ends when the last process
-    that holds it ends."""
+    that holds it ends.
+    """
     images = struct.pack(">IIII", 0x803, 60000, 28, 28) + bytes(60000 * 28 * 28)
     (tmp_path / "t-images-idx3-ubyte.gz").write_bytes(gzip.compress(images, 1))
     process = subprocess.Popen(

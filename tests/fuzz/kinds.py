@@ -1,5 +1,6 @@
 """Every kind of file that may come from somebody else: a small whole one, how to change it, and what reads
-it."""
+it.
+"""
 
 import gzip
 import hashlib
@@ -144,7 +145,8 @@ def onnx(folder: Path) -> Kind:
 
 def pt2(folder: Path) -> Kind:
     """Parts of the archive are changed, with checksums that fit; one in four files is changed from
-    outside."""
+    outside.
+    """
 
     def change(content: bytes, chance: random.Random) -> bytes:
         if chance.random() < 0.25:

@@ -43,8 +43,7 @@ def save_png(image: torch.Tensor, path: str | os.PathLike[str], mark: str | None
 
 
 def grid_image(images: torch.Tensor, columns: int) -> torch.Tensor:
-    """uint8 images ``[N, C, H, W]`` side by side, row by row, without gaps: ``[C, rows · H, columns · W]``;
-    black where none is left."""
+    """uint8 images ``[N, C, H, W]`` row by row, without gaps: ``[C, rows · H, columns · W]``; the rest black."""
     count, channels, height, width = images.shape
     columns = min(columns, count)
     rows = -(-count // columns)
@@ -65,8 +64,7 @@ def save_grid(
 
 
 def check_grid(columns: int, rows: int, resolution: int) -> None:
-    """Raise :class:`UserError` for a grid of pictures that would be too large for one, before any is
-    drawn."""
+    """Raise :class:`UserError` for a grid with more than :data:`MAX_PIXELS` pixels."""
     width, height = columns * resolution, rows * resolution
     if width * height > MAX_PIXELS:
         raise UserError(
@@ -76,17 +74,15 @@ def check_grid(columns: int, rows: int, resolution: int) -> None:
 
 
 def load_picture(path: str | os.PathLike[str], resolution: int, channels: int) -> torch.Tensor:
-    """A picture from disk as a network would draw it: :func:`fitted` of :func:`read_picture`. Raises
-    :class:`UserError`."""
+    """:func:`fitted` of :func:`read_picture`: a picture in a network's form. Raises :class:`UserError`."""
     return fitted(read_picture(path), resolution, channels)
 
 
 def read_picture(path: str | os.PathLike[str], options: DecodeOptions | None = None) -> Picture:
-    """A picture from disk, read as for a data set: upright, transparent parts white, more than 8 bits scaled
-    to 8.
+    """A picture from disk, decoded by :func:`training.data.decode.decode`.
 
     Raises:
-        UserError: it is missing or no picture, or the options do not allow it.
+        UserError: it is missing, is no picture, or needs other options.
     """
     if not Path(path).exists():
         raise UserError(f"the picture {path} does not exist")
@@ -99,10 +95,9 @@ def read_picture(path: str | os.PathLike[str], options: DecodeOptions | None = N
 
 
 def fitted(picture: Picture, resolution: int, channels: int) -> torch.Tensor:
-    """The largest centred square of a picture, resized (Lanczos): uint8 ``[channels, resolution,
-    resolution]``.
+    """The largest centred square of a picture, resized (Lanczos), as uint8.
 
-    Colours become grey for one channel.
+    Its shape is ``[channels, resolution, resolution]``. Colours become grey for one channel.
     """
     image = picture.image.convert("L" if channels == 1 else "RGB")
     square = PIL.ImageOps.fit(

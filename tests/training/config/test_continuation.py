@@ -1,5 +1,6 @@
 """Which options a continued run may change, in which processes it fits, and which run a command line
-means."""
+means.
+"""
 
 import json
 import os
@@ -75,7 +76,8 @@ RUNS = [
 @pytest.mark.parametrize("said", RUNS)
 def test_the_options_of_a_run_mean_the_run(said: Any) -> None:
     """What as_options says is what was said, and resolves to the same configuration (batch given: its
-    microbatches are the whole)."""
+    microbatches are the whole).
+    """
     original = config(**said)
     options = as_options(original)
     assert {name: options[name] for name in said} == said

@@ -1,5 +1,6 @@
 """training.config.presets: recipes on any number of GPUs. Their numbers:
-tests/parity/test_options_golden.py."""
+tests/parity/test_options_golden.py.
+"""
 
 import pytest
 

@@ -1,5 +1,6 @@
 """training.config.resolve: options over recipes. The recipes' numbers:
-tests/parity/test_options_golden.py."""
+tests/parity/test_options_golden.py.
+"""
 
 import dataclasses
 from typing import Any

@@ -64,7 +64,8 @@ COMPLETE = TrainConfig(
 
 def changed(**parts: Any) -> TrainConfig:
     """The complete configuration with some fields of its parts replaced: ``changed(schedule={"batch_size":
-    8})``."""
+    8})``.
+    """
     values = {
         name: dataclasses.replace(getattr(COMPLETE, name), **value) if isinstance(value, dict) else value
         for name, value in parts.items()
@@ -246,7 +247,8 @@ def test_what_looks_odd_and_is_allowed() -> None:
 
 def test_kimg_are_whole_images() -> None:
     """A run stopped after n images and continued with --kimg=n/1000 has nothing left to do, however that is
-    rounded."""
+    rounded.
+    """
     for images in range(1, 3000):
         assert changed(schedule={"total_kimg": images / 1000}).schedule.total_images == images
     assert changed(schedule={"total_kimg": 0.0001}).schedule.total_images == 1

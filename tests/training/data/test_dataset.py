@@ -1,5 +1,6 @@
 """Reading folders and zips, labels, subsets, mirroring; the endless order; batches from this process and from
-workers."""
+workers.
+"""
 
 import contextlib
 import hashlib
@@ -455,7 +456,8 @@ def test_ctrl_c_leaves_no_words_and_no_workers(folder: Path) -> None:
 
 class Stuck(ImageFolderDataset):
     """Item 5 is never read, as from a file system that does not answer, and no signal that can be blocked
-    gets through."""
+    gets through.
+    """
 
     def sample(self, index: int) -> tuple[np.ndarray, ...]:
         if index == 5:

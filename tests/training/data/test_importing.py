@@ -79,7 +79,8 @@ BLUE = (0, 0, 255)
 
 def over(color: np.ndarray, background: int | tuple[int, int, int]) -> np.ndarray:
     """What ``color`` with ALPHA looks like on a background, by hand: places (0, 0) and (1, 0) are
-    see-through."""
+    see-through.
+    """
     out = color.astype(float)
     out[0, 0] = background
     out[1, 0] = 0.2 * out[1, 0] + 0.8 * np.asarray(background)

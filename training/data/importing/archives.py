@@ -53,7 +53,8 @@ CIFAR_NAMES = {**ARRAY_NAMES, **names_table({"_codecs.encode": _encode})}
 
 def _cifar_members(path: Path) -> Iterator[tuple[str, bytes]]:
     """The pickles in the archive, by name. Each member is looked at in turn, so that nothing is unpacked
-    twice."""
+    twice.
+    """
     with (
         gzip.open(path) as unpacked,
         tarfile.open(fileobj=BoundedReader(unpacked, MAX_UNPACKED), mode="r:") as archive,
@@ -118,7 +119,8 @@ def read_mnist(path: Path, *, with_labels: bool = True) -> tuple[Path, np.ndarra
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
     """A gzipped IDX file of bytes: two zero bytes, the type 8, the number of dimensions, their big-endian
-    sizes, the data."""
+    sizes, the data.
+    """
     with parsing(f"'{path}'", "cannot be unpacked", "get it anew"), gzip.open(path) as stream:
         content = BoundedReader(stream, MAX_UNPACKED).read()
     if content[:4] != bytes([0, 0, 8, dimensions]):

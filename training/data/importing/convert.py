@@ -45,7 +45,8 @@ class ImportReport:
     """What an import wrote: ``num_images`` of ``resolution`` x ``resolution`` x ``num_channels``;
     ``label_dim`` is 0 without labels; ``skipped`` has one line for each image that was left out; ``classes``
     has number, name (or None) and images of each class that has some; ``notes`` are sentences about what was
-    decided or left out, ``warnings`` about what is most likely wrong."""
+    decided or left out, ``warnings`` about what is most likely wrong.
+    """
 
     num_images: int
     resolution: int
@@ -70,7 +71,8 @@ class _Job:
 @dataclass(frozen=True)
 class _Outcome:
     """What became of one image: ``png`` of ``size``, the ``problem`` with it, or ``colour`` where one channel
-    was asked for."""
+    was asked for.
+    """
 
     index: int
     png: bytes = b""

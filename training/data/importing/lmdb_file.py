@@ -97,7 +97,8 @@ class LmdbFile:
 
     def _records(self, number: int, depth: int, pages_left: list[int]) -> Iterator[tuple[bytes, int, int]]:
         """Key, start and size of each record below a page. ``pages_left`` counts down, so that no page is
-        seen for ever."""
+        seen for ever.
+        """
         pages_left[0] -= 1
         if depth > MAX_DEPTH or pages_left[0] < 0:
             raise ValueError("its pages refer to each other in a circle")

@@ -39,7 +39,8 @@ class Source(Protocol):
 
     def load(self, index: int) -> bytes | np.ndarray:
         """An image file's content, or pixels: uint8 ``[H, W]`` or ``[H, W, 3]``. Raises
-        :class:`UserError`."""
+        :class:`UserError`.
+        """
 
 
 def open_source(

@@ -40,7 +40,8 @@ OTHER_ARCHIVES = {".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".lmdb", 
 
 class DatasetWriter:
     """Numbers images in the order in which they come: ``NNNNN/imgNNNNNNNN.png``, and ``dataset.json`` at the
-    end."""
+    end.
+    """
 
     def __init__(self, put: Callable[[str, bytes], None], class_names: list[str] | None = None) -> None:
         self._put = put
@@ -59,7 +60,8 @@ class DatasetWriter:
 
     def finish(self) -> None:
         """Write the labels: null unless every image has one. The reference ignores the names of classes
-        beside them."""
+        beside them.
+        """
         labelled = all(label is not None for _, label in self._labels)
         document: dict[str, Any] = {"labels": self._labels if labelled else None}
         if labelled and self._class_names is not None:
@@ -121,7 +123,8 @@ def check_dest(dest: str | os.PathLike[str]) -> None:
 
 def refuse_existing_zip(dest: str | os.PathLike[str]) -> None:
     """Raise :class:`UserError` when a zip is there that a command would replace, unless ``--overwrite`` was
-    given."""
+    given.
+    """
     if is_zip_name(Path(dest)):
         refuse_existing(os.fspath(dest), "--dest")
 
