@@ -303,7 +303,7 @@ def _without_text(content: bytes) -> bytes:
 
 
 def is_turned(content: bytes) -> bool:
-    """Whether :func:`load` turns a picture, by its header where that is enough; False if it cannot be read."""
+    """Whether :func:`load` turns a picture; False if it cannot be read."""
     try:
         if content.startswith(_PNG):  # Pillow knows its orientation only once the pixels are decoded
             return _png_may_be_turned(content) and load(content).turned
@@ -441,7 +441,7 @@ def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
 def _deep_colour(
     content: bytes, loaded: Loaded, value_range: ValueRange
 ) -> tuple[PIL.Image.Image, DeepValues]:
-    """A picture of 16 bits a value (``RGB``, ``RGBA``, or ``L`` that Pillow cut to 8), scaled, with its values."""
+    """A picture of 16 bits a value, scaled to 8, and its values. Pillow gives its upper bytes."""
     image = loaded.image
     upper = np.asarray(image)
     upper = upper[:, :, :3] if upper.ndim == 3 else upper

@@ -89,8 +89,8 @@ class LabelFile:
 def read_labels(tree: FileTree) -> LabelFile | None:
     """The labels in a tree's ``dataset.json``; None without the file or without labels in it.
 
-    The file lies at the top, or in the one folder that holds everything, as in a zip of a folder. The names in
-    it are relative to its folder. Raises :class:`UserError` where its content is not of the form
+    The file lies at the top, or in the one folder that holds everything, as in a zip of a folder. The names
+    in it are relative to its folder. Raises :class:`UserError` where its content is not of the form
     ``{"labels": [[name, class or list of numbers], ...]}``.
     """
     place = tree.listing.label_file()

@@ -43,7 +43,7 @@ def save_png(image: torch.Tensor, path: str | os.PathLike[str], mark: str | None
 
 
 def grid_image(images: torch.Tensor, columns: int) -> torch.Tensor:
-    """uint8 images ``[N, C, H, W]`` row by row, without gaps: ``[C, rows · H, columns · W]``; the rest black."""
+    """uint8 images ``[N, C, H, W]`` row by row: ``[C, rows · H, columns · W]``, black at the end."""
     count, channels, height, width = images.shape
     columns = min(columns, count)
     rows = -(-count // columns)
