@@ -1,6 +1,4 @@
-"""Every kind of file that may come from somebody else: a small whole one, how to change it, and what reads
-it.
-"""
+"""Every kind of file that others may give: a small whole one, how to change it, and what reads it."""
 
 import gzip
 import hashlib
@@ -145,8 +143,7 @@ def onnx(folder: Path) -> Kind:
 
 def pt2(folder: Path) -> Kind:
     """Parts of the archive are changed, with checksums that fit; one in four files is changed from
-    outside.
-    """
+    outside."""
 
     def change(content: bytes, chance: random.Random) -> bytes:
         if chance.random() < 0.25:

@@ -1,6 +1,4 @@
-"""Reading folders and zips, labels, subsets, mirroring; the endless order; batches from this process and from
-workers.
-"""
+"""Data sets of folders and zips, the endless order, and batches from this process and from workers."""
 
 import contextlib
 import hashlib
@@ -455,9 +453,7 @@ def test_ctrl_c_leaves_no_words_and_no_workers(folder: Path) -> None:
 
 
 class Stuck(ImageFolderDataset):
-    """Item 5 is never read, as from a file system that does not answer, and no signal that can be blocked
-    gets through.
-    """
+    """Item 5 is never read, by a worker that blocks all signals that can be blocked."""
 
     def sample(self, index: int) -> tuple[np.ndarray, ...]:
         if index == 5:
@@ -680,7 +676,8 @@ next(batches), next(batches)  # one from each worker: both have begun
 workers = multiprocessing.active_children()
 for number in SIGNALS:
     for worker in workers:
-        subprocess.run(["kill", f"-{int(number)}", str(worker.pid)], check=True)  # from another process, as a scheduler's
+        # From another process, like a scheduler's.
+        subprocess.run(["kill", f"-{int(number)}", str(worker.pid)], check=True)
     time.sleep(0.05)
     next(batches)
 assert [worker.is_alive() for worker in workers] == [True, True]
@@ -689,8 +686,7 @@ print("alive", flush=True)
 
 
 def test_workers_let_the_main_process_answer_signals(folder: Path) -> None:
-    """A scheduler's SIGTERM reaches all processes of a job; without its workers the main one could not finish
-    its step.
+    """A scheduler signals all processes of a job, and the main one needs its workers to finish its step.
 
     When the main process ends, even without closing the batches, so do they.
     """

@@ -78,9 +78,7 @@ BLUE = (0, 0, 255)
 
 
 def over(color: np.ndarray, background: int | tuple[int, int, int]) -> np.ndarray:
-    """What ``color`` with ALPHA looks like on a background, by hand: places (0, 0) and (1, 0) are
-    see-through.
-    """
+    """``color`` with ALPHA on a background, by hand: places (0, 0) and (1, 0) are transparent."""
     out = color.astype(float)
     out[0, 0] = background
     out[1, 0] = 0.2 * out[1, 0] + 0.8 * np.asarray(background)
@@ -649,7 +647,8 @@ FORGED = dtype(
 )
 SHELL = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n"
 HOSTILE_CIFAR = {
-    "forged pointers": b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R(K\x01K\x04\x85"
+    "forged pointers": SHELL
+    + b"K\x00\x85C\x01b\x87R(K\x01K\x04\x85"
     + FORGED
     + b"\x89C\x20"
     + b"A" * 32
