@@ -41,8 +41,7 @@ def check_owner(run_dir: Path, *, trust: bool) -> None:
         if not _owners(path) <= {os.geteuid()}:
             raise UserError(
                 f"--continue={run_dir}: {path} belongs to another user, and a run can be made to start any "
-                "program (SECURITY.md); "
-                "give --trust if you trust its owner"
+                "program (SECURITY.md); give --trust if you trust its owner"
             )
 
 
@@ -118,8 +117,7 @@ def continued(config: TrainConfig, options: Mapping[str, Any], run_dir: Path | N
         changeable = " ".join(option.flag for option in OPTIONS if option.changeable)
         raise UserError(
             f"a continued run keeps its options, and these differ ({listed}); leave them out, or "
-            f"{new_run_advice(run_dir)}. "
-            f"Changeable are {changeable}"
+            f"{new_run_advice(run_dir)}. Changeable are {changeable}"
         )
     gpus = config.runtime.gpus
     values = {}
@@ -152,8 +150,7 @@ def on_gpus(config: TrainConfig, gpus: int) -> TrainConfig:
         possible = [str(2**n) for n in range(schedule.batch_size.bit_length()) if microbatches(2**n)]
         raise UserError(
             f"--gpus={gpus}: the run's batch of {schedule.batch_size} images, in groups of at least {group}, "
-            "cannot be split into "
-            f"{gpus} equal parts; --gpus may be {', '.join(possible)}"
+            f"cannot be split into {gpus} equal parts; --gpus may be {', '.join(possible)}"
         )
     return _replaced(config, {"runtime.gpus": gpus, "schedule.batch_gpu": microbatches(gpus)[-1]})
 

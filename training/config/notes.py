@@ -44,8 +44,8 @@ def _explain_ggdr(options: Mapping[str, Any], config: TrainConfig) -> list[str]:
         return []
     reason = "a quarter of the image resolution" if chosen * 4 == size else "the smallest there is"
     return [
-        f"--ggdr_res={chosen} was chosen, {reason}: "
-        f"the default {DEFAULT_GGDR_RES} cannot work on {size}x{size} images."
+        f"--ggdr_res={chosen} was chosen, {reason}: the default {DEFAULT_GGDR_RES} cannot work on "
+        f"{size}x{size} images."
     ]
 
 
@@ -56,8 +56,7 @@ def _explain_data(options: Mapping[str, Any], config: TrainConfig) -> list[str]:
     if config.data.num_channels == 1 and config.augment.pipe in COLOR_AUGPIPES:
         notes.append(
             f"The images are greyscale: of the colour operations of --augpipe={config.augment.pipe}, "
-            "brightness, contrast and"
-            " luma flip apply; hue and saturation do nothing to one channel."
+            "brightness, contrast and luma flip apply; hue and saturation do nothing to one channel."
         )
     tuned_for = find_preset(config.cfg, config.data.resolution, config.runtime.gpus).tuned_for
     if tuned_for not in (None, config.data.resolution):
@@ -79,8 +78,8 @@ def _explain_training(options: Mapping[str, Any], config: TrainConfig) -> list[s
         )
     if config.discriminator.mbstd_group > config.microbatch:
         notes.append(
-            f"Minibatch standard deviation is taken over {config.microbatch} images, all that a GPU has,"
-            f" in place of {config.discriminator.mbstd_group}."
+            f"Minibatch standard deviation is taken over {config.microbatch} images, all that a GPU has, in "
+            f"place of {config.discriminator.mbstd_group}."
         )
     if config.resume is not None:
         speed = (

@@ -165,7 +165,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("--data", PATH, "Training images: folder or zip", "required, but for --continue", "data.path",
            changeable=True, metavar="PATH"),
     Option("--cond", bool, "Condition on the labels of the data set", "0", "data.use_labels"),
-    Option("--subset", int, "Train on only so many of the images", "all", "data.max_size", read=_subset),
+    Option("--subset", int, "Number of images to train on", "all", "data.max_size", read=_subset),
     Option("--mirror", bool, "Add a mirrored copy of every image", "0", "data.xflip"),
     # Preset and schedule.
     Option("--cfg", click.Choice(list(PRESETS)), "Preset", "auto", "cfg"),
@@ -186,7 +186,7 @@ OPTIONS: tuple[Option, ...] = (
     # Transfer learning.
     Option("--resume", PATH_OR_URL, "Start from a network pickle: path, address, or ffhq256 and the like",
            "noresume", "resume", read=_source, name=_resume, metavar="PKL"),
-    Option("--freezed", int, "Freeze so many layers of D", "0", "discriminator.freeze_layers",
+    Option("--freezed", int, "Number of D's layers to freeze", "0", "discriminator.freeze_layers",
            name="freezed{}"),
     # Capacity and learning rates.
     Option("--cbase", int, "Channels times resolution", _BY_CFG,
@@ -237,7 +237,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("--workers", int, "Processes that load images", "3", "runtime.workers", changeable=True),
     Option("--offline", None, "Never download; say what is missing and where to put it"),
     # Several processes.
-    Option("--max-restarts", click.IntRange(min=0), "Go on by itself after so many failures", "0",
+    Option("--max-restarts", click.IntRange(min=0), "Failures after which training goes on by itself", "0",
            metavar="INT"),
     Option("--dist-timeout", Seconds(), "Patience with a process that does not answer", "600",
            metavar="SECONDS"),

@@ -75,8 +75,7 @@ class DataConfig(Config):
         if not is_resolution(self.resolution):
             raise UserError(
                 f"the images in {self.path} are {self.resolution} pixels wide; a power of two from "
-                f"{MIN_RESOLUTION} up is needed"
-                " (dataset_tool.py --width --height resizes them)"
+                f"{MIN_RESOLUTION} up is needed (dataset_tool.py --width --height resizes them)"
             )
         if self.num_channels not in (1, 3):
             raise UserError(
@@ -486,8 +485,7 @@ class TrainConfig(Config):
         if least < self.data.resolution:
             raise UserError(
                 f"--cbase={least} leaves no channel at {self.data.resolution}x{self.data.resolution}: cbase "
-                "/ resolution is how many "
-                f"there are; give {8 * self.data.resolution} or more"
+                f"/ resolution is how many there are; give {8 * self.data.resolution} or more"
             )
 
     def _validate_ggdr(self) -> None:
@@ -521,21 +519,18 @@ class TrainConfig(Config):
         if schedule.batch_size % (microbatch * gpus):
             raise UserError(
                 f"the batch of {schedule.batch_size} cannot be split into microbatches of {microbatch} on "
-                f"{gpus} "
-                "GPUs; "
-                "change --batch or --batch-gpu"
+                f"{gpus} GPUs; change --batch or --batch-gpu"
             )
         group = min(self.discriminator.mbstd_group, microbatch)
         if microbatch % group:
             raise UserError(
                 f"the {microbatch} images of one GPU cannot be split into groups of {group} for the "
-                "minibatch "
-                "standard deviation;"
-                f" change --batch (a multiple of {group * gpus}) or --mbstd-group (a divisor of {microbatch})"
+                f"minibatch standard deviation; change --batch (a multiple of {group * gpus}) or "
+                f"--mbstd-group (a divisor of {microbatch})"
             )
         if self.loss.pl_weight > 0 and microbatch < self.loss.pl_batch_shrink:
             raise UserError(
                 f"{microbatch} image a GPU is too little: path length regularisation works on "
-                f"1/{self.loss.pl_batch_shrink}"
-                f" of the batch; use --batch={self.loss.pl_batch_shrink * gpus} or more"
+                f"1/{self.loss.pl_batch_shrink} of the batch; use --batch={self.loss.pl_batch_shrink * gpus} "
+                "or more"
             )

@@ -264,9 +264,8 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
             if height != width or not is_resolution(width):
                 raise UserError(
                     f"'{first}' in '{self.path}' is {width}x{height}; images must be square with a power of "
-                    "two of at least "
-                    f"{MIN_RESOLUTION} a side: convert them with dataset_tool.py --transform=center-crop "
-                    "--resolution=WxH"
+                    f"two of at least {MIN_RESOLUTION} a side: convert them with dataset_tool.py "
+                    "--transform=center-crop --resolution=WxH"
                 )
             if resolution is not None and resolution != width:
                 raise UserError(
@@ -281,8 +280,7 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
         if file is None:
             raise UserError(
                 f"'{self.path}' has no labels in a {LABEL_FILE}, and a conditional model needs them; add "
-                "them "
-                "(dataset_tool.py --labels=subfolders takes them from folder names)"
+                "them (dataset_tool.py --labels=subfolders takes them from folder names)"
             )
         labels = file.labels_of(self._all_names)
         return label_array(labels), [*file.notes(self._all_names), *notes_on_classes(labels)]
@@ -306,8 +304,8 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
         if loaded.orientation != 1 and self._only_upright:
             raise UserError(
                 f"'{name}' in '{self.path}' is to be turned for display (EXIF orientation "
-                f"{loaded.orientation}), and its counterpart "
-                "does not say how it lies; turn both upright first"
+                f"{loaded.orientation}), and its counterpart does not say how it lies; turn both upright "
+                "first"
             )
         if loaded.more_frames:
             self._with_frames.add(name)

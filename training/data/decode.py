@@ -141,9 +141,8 @@ class DeepValues(NamedTuple):
         top = 2 ** max(int(self.high).bit_length(), 1) - 1
         return (
             f"lie between {self.low:g} and {self.high:g}, and {self.white:g} would be white: they come out "
-            "dark; "
-            f"--range=0-{top} makes {top} white, --range=auto the largest value, and --range=full leaves "
-            "them as they are"
+            f"dark; --range=0-{top} makes {top} white, --range=auto the largest value, and --range=full "
+            "leaves them as they are"
         )
 
 

@@ -60,18 +60,16 @@ class LabelFile:
         if missing:
             raise UserError(
                 f"{self.where} has no label for {len(missing)} of {len(names)} images, "
-                f"'{one_line(missing[0])}' first; its own first name"
-                f" is '{one_line(self.first)}'. Names start at the folder that the file lies in: mend them, "
-                "or do without labels"
-                " (dataset_tool.py --labels=none)"
+                f"'{one_line(missing[0])}' first; its own first name is '{one_line(self.first)}'. Names "
+                "start at the folder that the file lies in: mend them, or do without labels (dataset_tool.py "
+                "--labels=none)"
             )
         chosen = [self.labels[key] for key in keys]
         for name, label in zip(names, chosen, strict=True):
             if _kind(label) != _kind(chosen[0]):
                 raise UserError(
                     f"{self.where}: the label of '{one_line(name)}' is {_kind(label)}, but that of "
-                    f"'{one_line(names[0])}' is"
-                    f" {_kind(chosen[0])}; make them alike"
+                    f"'{one_line(names[0])}' is {_kind(chosen[0])}; make them alike"
                 )
         return chosen
 
@@ -163,10 +161,8 @@ def notes_on_classes(labels: Sequence[Label | None]) -> list[str]:
     first = next(number for number in range(label_dim) if number not in used)
     return [
         f"Class numbers go from {min(used)} to {label_dim - 1}, and {empty} of the {label_dim} classes from "
-        "0 up"
-        f" {'has' if empty == 1 else 'have'} no image ({first} first). Each class takes memory in G and D: "
-        "number them 0, 1, 2"
-        " and so on without gaps."
+        f"0 up {'has' if empty == 1 else 'have'} no image ({first} first). Each class takes memory in G and "
+        "D: number them 0, 1, 2 and so on without gaps."
     ]
 
 

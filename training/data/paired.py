@@ -76,8 +76,8 @@ class PairedDataset(ImageFolderDataset):
         if self._annotations.image_shape != [1, self.resolution, self.resolution]:
             found, size = self._annotations.image_shape, self.resolution
             raise UserError(
-                f"the annotations in '{path}' are {found[1]}x{found[2]} with {found[0]} channels;"
-                f" they must be {size}x{size} like the images, with one"
+                f"the annotations in '{path}' are {found[1]}x{found[2]} with {found[0]} channels; they must "
+                f"be {size}x{size} like the images, with one"
             )
         self.num_classes = MAX_CLASSES if num_classes is None else num_classes
         if num_classes is None:
@@ -92,8 +92,7 @@ class PairedDataset(ImageFolderDataset):
             name, number = self._names[index % self.num_images], classes[classes != UNLABELLED].max()
             raise UserError(
                 f"'{name}' in '{self._annotations.path}' has class {number}; classes are 0 to "
-                f"{self.num_classes - 1} here,"
-                f" and {UNLABELLED} is unlabelled"
+                f"{self.num_classes - 1} here, and {UNLABELLED} is unlabelled"
             )
         return classes
 

@@ -1,4 +1,4 @@
-"""The real images that a network is measured against or looked at beside."""
+"""The real images that a network's images are compared with."""
 
 import os
 from collections.abc import Mapping

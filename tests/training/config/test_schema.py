@@ -8,8 +8,8 @@ import pytest
 
 from dnnlib.errors import UserError
 from training.augment import presets as pipelines
+from training.config.options import AUGPIPES
 from training.config.schema import (
-    AUGPIPES,
     COLOR_AUGPIPES,
     AugmentConfig,
     DataConfig,

@@ -30,7 +30,7 @@ from training.data.importing import Transform, archives, convert, import_dataset
 from training.data.importing.archives import read_cifar10
 from training.data.importing.lmdb_file import LmdbFile
 from training.data.importing.sources import share_of_each_class, subfolder_labels
-from training.data.labels import Label, class_counts
+from training.data.labels import class_counts
 
 
 def pixels(seed: int, shape: tuple[int, ...] = (8, 8, 3)) -> np.ndarray:
@@ -354,7 +354,7 @@ def test_parts_of_a_data_set_are_no_classes(folders: tuple[str, ...]) -> None:
     [(1, {0: 1}), (3, {0: 1, 1: 1, 2: 1}), (10, {0: 6, 1: 3, 2: 1}), (99, {0: 20, 1: 10, 2: 3})],
 )
 def test_each_class_has_its_share_of_fewer_images(count: int, shares: dict[int, int]) -> None:
-    labels: list[Label] = [0] * 20 + [1] * 10 + [2] * 3
+    labels = [0] * 20 + [1] * 10 + [2] * 3
     places = share_of_each_class(labels, count)
     assert places == sorted(places)
     assert class_counts([labels[place] for place in places]) == shares
@@ -940,7 +940,7 @@ def test_nor_do_workers_that_cannot_be_killed(
         raise InterruptedError(status)
 
     monkeypatch.setattr(convert, "end_processes", cannot)
-    monkeypatch.setattr(convert.os, "_exit", ends)
+    monkeypatch.setattr(os, "_exit", ends)
     with pytest.raises(InterruptedError) as end:
         stuck_import()
     assert end.value.args == (128 + signal.SIGTERM,)

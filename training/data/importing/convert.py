@@ -215,8 +215,8 @@ def _write_all(
             if outcome.size != first:
                 raise UserError(
                     f"{name} would come out {'x'.join(map(str, outcome.size))}, those before it "
-                    f"{'x'.join(map(str, first))}; "
-                    "set --width and --height (and --transform=center-crop to keep the shapes)"
+                    f"{'x'.join(map(str, first))}; set --width and --height (and --transform=center-crop to "
+                    "keep the shapes)"
                 )
             label = None if source.labels is None else source.labels[outcome.index]
             writer.add(outcome.png, label)

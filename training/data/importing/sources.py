@@ -51,7 +51,7 @@ def open_source(
     Args:
         path: folder or zip of images, ``cifar-10-python.tar.gz``, MNIST ``.gz`` file, or LSUN folder.
         labels: their source; None takes what is there.
-        max_images: classes from subfolders keep their shares of so many images. Other sources ignore it.
+        max_images: subfolder classes keep their shares of this many images. Other sources ignore it.
 
     Raises:
         UserError: the path is missing, of no known kind or without images, or the labels are missing.
@@ -144,8 +144,8 @@ def subfolder_labels(names: Sequence[str], where: str) -> tuple[list[Label], lis
         found = " and ".join(f"'{folder}'" for folder in sorted(folders))
         raise UserError(
             f"--labels=subfolders: {found} in '{where}' would be the only classes, but by their names they "
-            "are parts of a data set;"
-            " give the folder of one part as --source, with the folders of the classes in it"
+            "are parts of a data set; give the folder of one part as --source, with the folders of the "
+            "classes in it"
         )
     numbers = all(re.fullmatch("[0-9]+", folder) for folder in folders)
     order = sorted(folders, key=_by_number if numbers else None)

@@ -89,8 +89,8 @@ def check_output_size(width: int, height: int, what: str = "the images would com
     if width != height or not is_resolution(width):
         raise UserError(
             f"{what} {width}x{height}; training needs squares with a power of two of at least "
-            f"{MIN_RESOLUTION} a side: "
-            "set --width and --height (and --transform=center-crop to keep the shapes)"
+            f"{MIN_RESOLUTION} a side: set --width and --height (and --transform=center-crop to keep the "
+            "shapes)"
         )
 
 
