@@ -1,5 +1,4 @@
-"""Make a data set for training: square images of one size in a zip or folder, with labels if there are
-any."""
+"""Make a data set for training: square images of one size in a zip or folder, with their labels."""
 
 import re
 from typing import Any
@@ -22,7 +21,7 @@ from dnnlib.untrusted import one_line
 from training.data.importing import ImportReport, Transform, import_dataset
 from training.data.importing.writer import refuse_existing_zip
 
-SHOWN_CLASSES = 40  # lines about classes; of more, the first and the last ones
+SHOWN_CLASSES = 40  #: Lines about classes, at most.
 
 
 def parse_resolution(
@@ -151,8 +150,7 @@ def print_report(report: ImportReport, dest: str) -> None:
 
 
 def class_lines(classes: list[tuple[int, str | None, int]]) -> list[str]:
-    """A line for each class, with its name and how many images it has; of many classes the first and the last
-    ones."""
+    """A line for each class: its number, name and images. Of many classes, the first and the last ones."""
     lines = []
     for number, name, count in classes:
         named = "" if name is None else f" ('{one_line(name)}')"

@@ -81,7 +81,7 @@ def main(
     if grid is None:  # each is a file of its own
         numbers = distinct(numbers, "--seeds")
 
-    from training.data.outputs import check_outputs, mark_of, source_of
+    from training.inference.outputs import check_outputs, mark_of, source_of
     from training.data.pictures import check_grid
     from training.inference.generation import check_seeds, images_from_seeds, images_from_ws, load_projected_w
     from training.inference.opening import open_generator, open_renderer

@@ -1,7 +1,4 @@
-"""Train StyleGAN2-ADA, with or without GGDR, on a folder or zip of images.
-
-The options are those of the GGDR reference, and some more; docs/training.md and --help list them.
-"""
+"""Train StyleGAN2-ADA, with or without GGDR, on a folder or zip of images (docs/training.md)."""
 
 from typing import Any
 

@@ -1,8 +1,7 @@
-"""Make ``data/emoji32.zip`` out of the npm package ``@lobehub/fluent-emoji-3d@1.1.0``; ``data/README.md`` has
-the command.
+"""Make ``data/emoji32.zip`` out of the npm package ``@lobehub/fluent-emoji-3d@1.1.0`` (``data/README.md``).
 
-With ``--paired`` the result is a folder for segmentation, ``images/`` and ``annotations/`` (0 background, 1
-emoji).
+With ``--paired`` the result is a folder for segmentation: ``images/``, and ``annotations/`` with 0 for the
+background and 1 for the emoji.
 """
 
 import hashlib
@@ -31,16 +30,17 @@ PRESENTATION = "fe0f"  # asks for a picture rather than text; with and without i
 
 
 def spelling(name: str) -> tuple[int, ...]:
-    """The code points in a file name, but for the presentation selector: ``0023-fe0f-20e3.webp`` and
-    ``23-20e3.webp`` agree."""
+    """The code points in a file name, without :data:`PRESENTATION`.
+
+    ``0023-fe0f-20e3.webp`` and ``23-20e3.webp`` have the same.
+    """
     return tuple(
         int(point, 16) for point in re.split("[-_]", name.removesuffix(".webp")) if point != PRESENTATION
     )
 
 
 def select_bases(images: dict[str, bytes]) -> dict[str, bytes]:
-    """One picture of each base emoji: without skin tones, without second spellings of a name, without equal
-    files."""
+    """One picture of each base emoji: no skin tones, no second spellings of a name, no equal files."""
     chosen: dict[str, bytes] = {}
     spellings: set[tuple[int, ...]] = set()
     contents: set[bytes] = set()
@@ -54,8 +54,7 @@ def select_bases(images: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def read_package(path: str) -> dict[str, bytes]:
-    """The image files of the package by base name. Raises :class:`UserError` when it is another file than
-    expected."""
+    """The image files of the package by base name. Raises :class:`UserError` for another file."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:
@@ -80,7 +79,7 @@ def foreground(content: bytes, transform: Transform) -> PIL.Image.Image:
 
 
 def write_images(images: dict[str, bytes], dest: Path, transform: Transform) -> ImportReport:
-    """What ``dataset_tool.py`` makes of the images, in the order of their names."""
+    """Write a data set of the images, as ``dataset_tool.py`` does, in the order of their names."""
     with tempfile.TemporaryDirectory() as folder:
         for name, content in images.items():
             Path(folder, name).write_bytes(content)
@@ -88,10 +87,9 @@ def write_images(images: dict[str, bytes], dest: Path, transform: Transform) -> 
 
 
 def write_pairs(images: dict[str, bytes], dest: Path, transform: Transform) -> ImportReport:
-    """The images and, under the same names, where their foreground is; the folder ``dest`` appears whole or
-    not at all.
+    """Write images and annotations of their foreground. The folder ``dest`` appears whole or not at all.
 
-    Raises :class:`UserError` when it can't be written, or when something is there already.
+    Raises :class:`UserError` where it cannot be written or something is there already.
     """
     check_dest(dest)
     try:
@@ -129,7 +127,7 @@ def write_pairs(images: dict[str, bytes], dest: Path, transform: Transform) -> I
 @click.option("--resolution", type=int, default=32, show_default=True, help="Side of the images")
 @click.option("--paired", is_flag=True, help="Write images/ and annotations/ (the foreground) into a folder")
 @friendly_errors
-def main(package: str, dest: str, resolution: int, paired: bool) -> None:
+def main(*, package: str, dest: str, resolution: int, paired: bool) -> None:
     """Make the bundled data set: each base emoji once, on white, in RGB."""
     path, transform = Path(dest), Transform("center-crop", resolution, resolution)
     if paired and path.suffix.lower() == ".zip":

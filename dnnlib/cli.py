@@ -95,6 +95,7 @@ class Command(click.Command):
     """
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        """As of any command, between checks of the standard streams."""
         steady_streams()
         try:
             result = super().main(*args, **kwargs)
@@ -105,27 +106,26 @@ class Command(click.Command):
         _check_output()
         return result
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """As of any command; names are compared with ``-`` in place of ``_``."""
+        return super().make_context(*args, token_normalize_func=_with_dashes, **extra)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        declared = {
-            name.replace("_", "-"): name
-            for param in self.params
-            for name in param.opts
-            if name.startswith("--")
-        }
-        spelled = []
-        for arg in args:
-            name, equals, value = arg.partition("=")
-            spelled.append(declared.get(name.replace("_", "-"), name) + equals + value)
+        """As of any command, with errors in one line from one process."""
         addresses.forget()
         with _one_line():
             try:
-                rest = super().parse_args(ctx, spelled)
+                rest = super().parse_args(ctx, args)
             except click.UsageError as error:
                 if torchrun.rank() > 0:  # every process has the same command line; one complains
                     raise SystemExit(2) from None
                 raise click.UsageError(_message(error.format_message(), MAX_USAGE), error.ctx) from error
             check_environment()
         return rest
+
+
+def _with_dashes(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def _check_output() -> None:

@@ -31,7 +31,7 @@ from dnnlib.cli import (
 from dnnlib.errors import UserError
 from experiments.plotting import COLOURS, panels, save_figure
 from metrics.results import snapshot_values
-from training.data.outputs import has_mark, mark_of
+from training.inference.outputs import has_mark, mark_of
 from training.run.records import tick_means
 
 #: Values of a run over its progress: ``{kimg: value}``.

@@ -6,7 +6,7 @@ from typing import Any
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from dnnlib.optional import optional_import
-from training.data.outputs import MARK
+from training.data.pictures import MARK
 
 #: One colour a line, of the Okabe-Ito palette without its yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -29,7 +29,7 @@ def save_figure(figure: Any, out: str | Path, mark: str | None = None) -> None:
     """Write a PNG file; it appears complete or not at all. Raises :class:`UserError` where it can't be
     written.
 
-    ``mark`` says what made it (:func:`training.data.outputs.mark_of`).
+    ``mark`` says what made it (:func:`training.inference.outputs.mark_of`).
     """
     path = Path(out)
     try:

@@ -38,9 +38,9 @@ from experiments.analysis.probe import ProbeOptions, ProbeResult, check_takes, t
 from experiments.plotting import COLOURS, panels, save_figure
 from torch_utils.device import announce_device
 from training.data.file_tree import check_apart
-from training.data.outputs import has_mark, mark_of
 from training.data.paired import PairedDataset
 from training.inference.files import load_networks
+from training.inference.outputs import has_mark, mark_of
 from training.networks import Discriminator
 
 

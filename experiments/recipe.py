@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dnnlib.cli import PATH, Command, FiniteFloat, friendly_errors
 from dnnlib.errors import UserError
-from experiments.foreground import run_program
+from dnnlib.foreground import run_program
 from experiments.paper_experiments import EXPERIMENTS, Experiment, Scores, Variant
 from training.config.options import overrides
 from training.config.resolve import resolve

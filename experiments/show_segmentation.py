@@ -32,10 +32,10 @@ from experiments.analysis.picture_rows import Row, picture_of_rows
 from torch_utils.device import announce_device
 from torch_utils.seeding import derive_seed
 from training.data.file_tree import check_apart
-from training.data.outputs import has_mark, mark_of
 from training.data.paired import UNLABELLED, PairedDataset
 from training.data.pictures import from_uint8, save_png
 from training.inference.files import load_networks
+from training.inference.outputs import has_mark, mark_of
 from training.networks import Discriminator
 from training.networks.decoder import decode
 

@@ -43,11 +43,11 @@ from torch_utils.seeding import derive_seed
 from training.config.run_directory import snapshot_paths
 from training.data.dataset import ImageFolderDataset
 from training.data.file_tree import check_apart
-from training.data.outputs import check_outputs, mark_of
 from training.data.pictures import from_uint8, save_png
 from training.data.reals import open_reals
 from training.inference.files import load_networks
 from training.inference.generation import check_seeds
+from training.inference.outputs import check_outputs, mark_of
 
 #: Resolutions and the number of clusters at each.
 Wanted = dict[int, int]

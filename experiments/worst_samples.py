@@ -37,10 +37,10 @@ from metrics.statistics import MomentsCollector
 from torch_utils.device import announce_device
 from training.build import compute_as_trained
 from training.data.file_tree import check_apart
-from training.data.outputs import check_outputs, mark_of
 from training.data.pictures import save_grid
 from training.data.reals import open_reals
 from training.inference.files import load_networks
+from training.inference.outputs import check_outputs, mark_of
 
 PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
 

@@ -2,10 +2,14 @@
 
 import os
 import signal
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support.signals import send_if_handled
 
 # The tests' tensors are small: one thread is faster, and does not spin for a core that another process has.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -35,3 +39,18 @@ def unusable_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("torch.version.cuda", "13.0")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.fixture
+def signal_soon() -> Iterator[Callable[[signal.Signals], None]]:
+    """Sends this process a signal after a second, if the test still runs."""
+    timers: list[threading.Timer] = []
+
+    def start(number: signal.Signals) -> None:
+        timers.append(threading.Timer(1, send_if_handled, [number]))
+        timers[-1].start()
+
+    yield start
+    for timer in timers:
+        timer.cancel()
+        timer.join()

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dnnlib.cli import PATH, Command, FiniteFloat, friendly_errors, output_folder
 from dnnlib.errors import UserError
-from experiments.foreground import run_program
+from dnnlib.foreground import run_program
 from metrics.results import read_results
 
 ROOT = Path(__file__).resolve().parent.parent

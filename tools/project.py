@@ -112,9 +112,9 @@ def main(
     from dnnlib.download import forbid_downloads
     from metrics.features import open_detector
     from training.data.decode import DecodeOptions, dark_warning, frames_note, range_notes
-    from training.data.outputs import check_outputs, mark_of
     from training.data.pictures import fitted, read_picture
     from training.inference.opening import open_generator
+    from training.inference.outputs import check_outputs, mark_of
     from training.inference.projection import ProjectionConfig, perceptual_distance, project
     from training.inference.renderer import one_hot_label
     from training.inference.video import check_video_path

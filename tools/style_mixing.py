@@ -75,10 +75,10 @@ def main(
     import torch
     from tqdm import tqdm
 
-    from training.data.outputs import check_outputs, mark_of
     from training.data.pictures import check_grid, save_grid, save_png
     from training.inference.generation import images_from_ws, ws_from_seeds
     from training.inference.opening import open_generator
+    from training.inference.outputs import check_outputs, mark_of
 
     renderer = open_generator(network, device=device, offline=offline)
     if layers[-1] >= renderer.G.num_ws:

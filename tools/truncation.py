@@ -73,10 +73,10 @@ def main(
     import torch
     from tqdm import tqdm
 
-    from training.data.outputs import has_mark, mark_of, source_of
     from training.data.pictures import check_grid, save_grid
     from training.inference.generation import images_from_seeds
     from training.inference.opening import open_renderer
+    from training.inference.outputs import has_mark, mark_of, source_of
 
     renderer = open_renderer(network, device=device, offline=offline)
     check_grid(len(values), len(numbers), max(renderer.noise_resolutions, default=4))

@@ -17,8 +17,8 @@ from dnnlib.errors import UserError
 from tests.support.runs import make_images
 from tests.support.small_networks import pixels, write_network
 from tools import convert, interpolate, style_mixing, truncation
-from training.data.outputs import check_outputs, has_mark, mark_of
 from training.data.pictures import save_png
+from training.inference.outputs import check_outputs, has_mark, mark_of
 
 
 @pytest.fixture(scope="module")

@@ -69,8 +69,7 @@ def test_the_bundled_zip_is_the_one_that_its_readme_describes() -> None:
 
 
 def sticker(seed: int) -> bytes:
-    """A WebP picture 64 x 64: a dark rectangle somewhere, transparent around it, with white where it is
-    transparent."""
+    """A WebP picture 64 x 64: a dark rectangle on transparent white."""
     rng = np.random.default_rng(seed)
     pixels = np.full([64, 64, 4], 255, np.uint8)
     pixels[..., 3] = 0

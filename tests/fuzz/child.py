@@ -22,10 +22,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-LIMIT_SECONDS, LIMIT_ADDRESSES = (
-    10,
-    8 * 2**30,
-)  # for a file; for the process, so that a fault does not take the machine's memory
+LIMIT_SECONDS = 10  # for a file
+LIMIT_ADDRESSES = 8 * 2**30  # bytes for the process, so that a fault does not take the machine's memory
 
 
 def main() -> None:
@@ -38,15 +36,15 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (LIMIT_ADDRESSES, resource.RLIM_INFINITY))
     made = {}
     for line in sys.stdin:
-        asked = json.loads(line)
-        name, faults, longest = asked["kind"], [], 0.0
+        request = json.loads(line)
+        name, faults, longest = request["kind"], [], 0.0
         with tempfile.TemporaryDirectory() as folder:
             if name not in made:
-                if asked["given"]:
-                    shutil.copy(asked["given"], folder)
+                if request["given"]:
+                    shutil.copy(request["given"], folder)
                 made[name] = KINDS[name](Path(folder))
         kind, before = made[name], _resident(reset=True)
-        for number in range(asked["first"], asked["first"] + asked["count"]):
+        for number in range(request["first"], request["first"] + request["count"]):
             print(json.dumps({"begins": number}), file=answers, flush=True)
             whole = number < 0
             content = kind.content if whole else kind.change(kind.content, random.Random(f"{name} {number}"))
@@ -55,9 +53,9 @@ def main() -> None:
                 began = time.monotonic()
                 signal.alarm(LIMIT_SECONDS)  # whose default ends this process, whatever library it is in
                 try:
-                    with contextlib.redirect_stderr(io.StringIO()) as said:
+                    with contextlib.redirect_stderr(io.StringIO()) as printed:
                         kind.read(Path(folder))
-                    shown = said.getvalue()
+                    shown = printed.getvalue()
                 except UserError as error:
                     shown = str(error) + "\n"
                     if whole and kind.usable:
@@ -76,7 +74,7 @@ def main() -> None:
         print(json.dumps({"faults": faults, "seconds": longest, "mebibytes": used}), file=answers, flush=True)
 
 
-def _resident(reset: bool = False) -> float:
+def _resident(*, reset: bool = False) -> float:
     """MiB of memory at the highest point since the last ``reset``; 0 where the system does not say."""
     try:
         if reset:

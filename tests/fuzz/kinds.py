@@ -1,5 +1,4 @@
-"""Every kind of file that may come from somebody else: a small whole one, how to change it, and what reads
-it."""
+"""Every kind of file that others may give: a small whole one, how to change it, and what reads it."""
 
 import gzip
 import hashlib
@@ -187,7 +186,7 @@ def projected(folder: Path) -> Kind:
         (folder / "w.npz").read_bytes(),
         plain_file("w.npz"),
         lambda place: load_projected_w(place / "w.npz", _G()),
-    )  # type: ignore[arg-type]
+    )
 
 
 def projected_npy(folder: Path) -> Kind:
@@ -196,7 +195,7 @@ def projected_npy(folder: Path) -> Kind:
         (folder / "w.npy").read_bytes(),
         plain_file("w.npy"),
         lambda place: load_projected_w(place / "w.npy", _G()),
-    )  # type: ignore[arg-type]
+    )
 
 
 KEY = {"dataset": "d", "detector": "e"}

@@ -55,7 +55,7 @@ class Child:
         self._process.stdin.flush()
         number = None
         for line in self._process.stdout:
-            answer = json.loads(line)
+            answer: dict[str, Any] = json.loads(line)
             if "faults" in answer:
                 return answer
             number = answer["begins"]

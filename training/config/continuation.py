@@ -1,5 +1,4 @@
-"""Going on with a run: which options may differ from it, and which run a command line means. Nothing here
-imports torch."""
+"""Continuing a run: which options may differ from it, and which run a command line means."""
 
 import contextlib
 import dataclasses
@@ -17,7 +16,7 @@ from training.config.schema import TrainConfig
 
 
 def read_options(run_dir: Path) -> TrainConfig:
-    """The configuration of a run. Raises :class:`UserError` where there is none, or none of this program."""
+    """The configuration of a run. Raises :class:`UserError` where it is missing or not this program's."""
     path = run_dir / OPTIONS_FILE
     if not run_dir.is_dir():
         raise UserError(
@@ -34,21 +33,20 @@ def read_options(run_dir: Path) -> TrainConfig:
 
 
 def check_owner(run_dir: Path, *, trust: bool) -> None:
-    """Raises :class:`UserError` where another user owns a run, or what it goes on from, unless ``trust``.
+    """Raise :class:`UserError` where another user owns a run or one of its checkpoints, unless ``trust``.
 
-    A run directory says which data and which detector, a program in TorchScript, are to be used.
+    A run directory can name any detector, and a detector is a program in TorchScript.
     """
     for path in [] if trust else [run_dir, run_dir / OPTIONS_FILE, *state_paths(run_dir)]:
         if not _owners(path) <= {os.geteuid()}:
             raise UserError(
                 f"--continue={run_dir}: {path} belongs to another user, and a run can be made to start any "
-                "program (SECURITY.md); "
-                "give --trust if you trust its owner"
+                "program (SECURITY.md); give --trust if you trust its owner"
             )
 
 
 def _owners(path: Path) -> set[int]:
-    """User ids of a file and, where it is a link, of what it leads to; as far as they are there."""
+    """User ids of a file and, where it is a link, of its target. A missing file has none."""
     found = set()
     with contextlib.suppress(OSError):
         found.add(path.lstat().st_uid)
@@ -57,21 +55,21 @@ def _owners(path: Path) -> set[int]:
 
 
 def has_state(run_dir: Path) -> bool:
-    """Whether a run has a state to go on from, whole or not."""
+    """Whether a run has a checkpoint, whole or damaged."""
     return bool(state_paths(run_dir))
 
 
 def going_on_advice(run_dir: Path) -> str:
-    """What to do after a run had to stop: go on from its last state, if it has one."""
+    """What to do after a run had to stop: continue from its last checkpoint, if it has one."""
     return (
-        f"go on from the last run state with --continue={run_dir}"
+        f"go on from the last checkpoint with --continue={run_dir}"
         if has_state(run_dir)
         else new_run_advice(run_dir)
     )
 
 
 def check_has_state(run_dir: Path) -> None:
-    """Raises :class:`UserError`, which says what can be done, for a run without any state."""
+    """Raise :class:`UserError`, with what to do, for a run without a checkpoint."""
     if has_state(run_dir):
         return
     raise UserError(
@@ -81,8 +79,7 @@ def check_has_state(run_dir: Path) -> None:
 
 
 def new_run_advice(run_dir: Path | None) -> str:
-    """What to do where a run cannot go on as it is asked to: start another from its last networks, where it
-    has any."""
+    """What to do where a run cannot go on: start another, from its last snapshot if it has one."""
     snapshots = [] if run_dir is None else snapshot_paths(run_dir)
     return (
         f"start a new run from its networks with --resume={snapshots[-1]}" if snapshots else "start a new run"
@@ -94,9 +91,8 @@ def continued(config: TrainConfig, options: Mapping[str, Any], run_dir: Path | N
 
     Args:
         config: of the run.
-        options: those that were given, by name (:func:`training.config.options.overrides`).
-        run_dir: where the run lies, for messages.
-
+        options: the given options by name (:func:`training.config.options.overrides`).
+        run_dir: of the run, for messages.
 
     Raises:
         UserError: an option that must stay has another value, or the new values contradict each other.
@@ -121,8 +117,7 @@ def continued(config: TrainConfig, options: Mapping[str, Any], run_dir: Path | N
         changeable = " ".join(option.flag for option in OPTIONS if option.changeable)
         raise UserError(
             f"a continued run keeps its options, and these differ ({listed}); leave them out, or "
-            f"{new_run_advice(run_dir)}. "
-            f"Changeable are {changeable}"
+            f"{new_run_advice(run_dir)}. Changeable are {changeable}"
         )
     gpus = config.runtime.gpus
     values = {}
@@ -135,10 +130,10 @@ def continued(config: TrainConfig, options: Mapping[str, Any], run_dir: Path | N
 
 
 def on_gpus(config: TrainConfig, gpus: int) -> TrainConfig:
-    """The same run in another number of processes: the batch stays, its microbatches shrink where they must.
+    """The same run on another number of GPUs: the batch stays, and its microbatches shrink if necessary.
 
-    A microbatch is at least one group of the minibatch standard deviation, which stays as large as it is.
-    Raises :class:`UserError` where that cannot be.
+    A microbatch holds at least one group of the minibatch standard deviation, whose size stays.
+    Raises :class:`UserError` where that is impossible.
     """
     if gpus == config.runtime.gpus:
         return config
@@ -155,14 +150,13 @@ def on_gpus(config: TrainConfig, gpus: int) -> TrainConfig:
         possible = [str(2**n) for n in range(schedule.batch_size.bit_length()) if microbatches(2**n)]
         raise UserError(
             f"--gpus={gpus}: the run's batch of {schedule.batch_size} images, in groups of at least {group}, "
-            "cannot be split into "
-            f"{gpus} equal parts; --gpus may be {', '.join(possible)}"
+            f"cannot be split into {gpus} equal parts; --gpus may be {', '.join(possible)}"
         )
     return _replaced(config, {"runtime.gpus": gpus, "schedule.batch_gpu": microbatches(gpus)[-1]})
 
 
 def explain_microbatches(before: TrainConfig, after: TrainConfig) -> list[str]:
-    """One sentence where another number of processes made the microbatches smaller."""
+    """A sentence where another number of processes changed the microbatches."""
     old, new = before.microbatch, after.microbatch
     if old == new:
         return []
@@ -173,9 +167,9 @@ def explain_microbatches(before: TrainConfig, after: TrainConfig) -> list[str]:
 
 
 def check_same_run(saved: Mapping[str, Any], config: TrainConfig, name: str) -> None:
-    """Raises :class:`UserError` unless a saved configuration is that of ``config``, :data:`CHANGEABLE` apart.
+    """Raise :class:`UserError` where a saved configuration differs in more than :data:`CHANGEABLE`.
 
-    A saved one may be from before an option came to be: it then has the option's default.
+    An option that is newer than the saved configuration has its default there.
     """
     try:
         known = TrainConfig.from_dict(saved)
@@ -187,10 +181,9 @@ def check_same_run(saved: Mapping[str, Any], config: TrainConfig, name: str) -> 
 
 
 def find_run(outdir: Path, config: TrainConfig, *, trust: bool = False) -> tuple[Path | None, list[str]]:
-    """The newest run directory in ``outdir`` that a command line continues, and for each newer one why it
-    does not.
+    """The newest run in ``outdir`` that a command line continues, and why it does not continue newer ones.
 
-    That is one with a run state and the same options but for :data:`CHANGEABLE`, and this user's own unless
+    It has a checkpoint and the same options but for :data:`CHANGEABLE`. It belongs to this user unless
     ``trust``.
     """
     notes = []
@@ -216,8 +209,12 @@ def find_run(outdir: Path, config: TrainConfig, *, trust: bool = False) -> tuple
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Fields in which two configurations, as plain dictionaries, differ, :data:`CHANGEABLE` left out:
-    ``{"optim.lr_G": (old, new)}``."""
+    """Fields that differ, :data:`CHANGEABLE` left out: ``{"optim.lr_G": (old, new)}``.
+
+    Args:
+        old: a configuration as plain dictionaries.
+        new: another.
+    """
     before, after = flat(old), flat(new)
     names = [name for name in {**before, **after} if name not in CHANGEABLE]
     return {
@@ -236,7 +233,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _replaced(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
-    """All at once, because values may only fit together."""
+    """All values at once, because some fit only together."""
     sections: dict[str, dict[str, Any]] = {}
     for path, value in changes.items():
         section, field = path.split(".")

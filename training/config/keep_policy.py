@@ -15,9 +15,9 @@ class KeepPolicy:
     """A snapshot stays if any of the rules keeps it.
 
     Attributes:
-        last: the last so many; at least 1, so that a run always has its newest networks.
-        best: the one with the best value of the run's first metric.
-        every: every so-many-th snapshot, counted from the first; 0 for none.
+        last: how many of the newest stay; at least 1, so that a run always has its newest networks.
+        best: whether the one with the best value of the run's first metric stays.
+        every: each snapshot whose number, from 0, is a multiple of this stays; 0 for none.
     """
 
     last: int = 1
@@ -41,8 +41,12 @@ class KeepPolicy:
         return KeepPolicy(last=rules.get("last", 1), best="best" in rules, every=rules.get("every", 0))
 
     def superfluous(self, names: Sequence[str], best: str | None) -> list[str]:
-        """Those of the names, oldest first as they were taken, that no rule keeps; ``best`` is one of them,
-        or None."""
+        """The snapshots that no rule keeps.
+
+        Args:
+            names: of all snapshots, the oldest first.
+            best: the one with the best value, or None.
+        """
         kept = set(names[-self.last :])
         if self.best and best is not None:
             kept.add(best)

@@ -1,4 +1,4 @@
-"""What was decided without being asked, in sentences for a person."""
+"""Sentences for a person about what the program decided by itself."""
 
 import os
 from collections.abc import Mapping
@@ -11,8 +11,7 @@ from training.config.schema import COLOR_AUGPIPES, GGDRConfig, TrainConfig
 
 
 def explain(options: Mapping[str, Any], config: TrainConfig) -> list[str]:
-    """One sentence for everything that :func:`training.config.resolve.resolve` decided without being asked
-    and that a user should know."""
+    """One sentence for each decision of :func:`training.config.resolve.resolve` that a user should know."""
     return [
         *_explain_idle(options),
         *_explain_ggdr(options, config),
@@ -29,7 +28,7 @@ def describe_batch(config: TrainConfig) -> str:
 
 
 def _explain_idle(options: Mapping[str, Any]) -> list[str]:
-    """Options whose ``--reg_type`` was not chosen."""
+    """Options of a ``--reg_type`` that was not chosen."""
     idle: dict[str, list[str]] = {}
     for option in OPTIONS:
         if option.needs is not None and option.parameter in options and not option.applies(options):
@@ -45,8 +44,8 @@ def _explain_ggdr(options: Mapping[str, Any], config: TrainConfig) -> list[str]:
         return []
     reason = "a quarter of the image resolution" if chosen * 4 == size else "the smallest there is"
     return [
-        f"--ggdr_res={chosen} was chosen, {reason}: "
-        f"the default {DEFAULT_GGDR_RES} cannot work on {size}x{size} images."
+        f"--ggdr_res={chosen} was chosen, {reason}: the default {DEFAULT_GGDR_RES} cannot work on "
+        f"{size}x{size} images."
     ]
 
 
@@ -57,8 +56,7 @@ def _explain_data(options: Mapping[str, Any], config: TrainConfig) -> list[str]:
     if config.data.num_channels == 1 and config.augment.pipe in COLOR_AUGPIPES:
         notes.append(
             f"The images are greyscale: of the colour operations of --augpipe={config.augment.pipe}, "
-            "brightness, contrast and"
-            " luma flip apply; hue and saturation do nothing to one channel."
+            "brightness, contrast and luma flip apply; hue and saturation do nothing to one channel."
         )
     tuned_for = find_preset(config.cfg, config.data.resolution, config.runtime.gpus).tuned_for
     if tuned_for not in (None, config.data.resolution):
@@ -80,8 +78,8 @@ def _explain_training(options: Mapping[str, Any], config: TrainConfig) -> list[s
         )
     if config.discriminator.mbstd_group > config.microbatch:
         notes.append(
-            f"Minibatch standard deviation is taken over {config.microbatch} images, all that a GPU has,"
-            f" in place of {config.discriminator.mbstd_group}."
+            f"Minibatch standard deviation is taken over {config.microbatch} images, all that a GPU has, in "
+            f"place of {config.discriminator.mbstd_group}."
         )
     if config.resume is not None:
         speed = (
@@ -105,8 +103,7 @@ def _explain_training(options: Mapping[str, Any], config: TrainConfig) -> list[s
 
 
 def layers_to_freeze(architecture: Literal["orig", "skip", "resnet"], resolution: int) -> int:
-    """How many layers D's blocks have, from the image's resolution down to 8×8: those that Freeze-D can
-    reach."""
+    """How many layers Freeze-D can freeze: those of D's blocks, from the image's resolution down to 8×8."""
     blocks = resolution.bit_length() - 3
     return {"orig": 2 * blocks + 1, "skip": 3 * blocks, "resnet": 3 * blocks + 1}[architecture]
 

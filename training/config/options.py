@@ -1,8 +1,8 @@
 """The options of ``train.py``, one row each.
 
-Everything that speaks of an option is derived from its row: the command line and its help, the conversion to
-a configuration and back, messages that name a flag, what a continued run may change, and the name of the run.
-A plain option is added by one row here (docs/extending.md). Nothing in this file imports torch.
+Everything about an option comes from its row: the command line and its help, the conversion to a
+configuration and back, messages that name a flag, what a continued run may change, and the name of the run.
+One row here adds a plain option (docs/extending.md).
 """
 
 from collections.abc import Callable, Mapping
@@ -24,20 +24,20 @@ class Option:
     """One option of ``train.py``.
 
     Attributes:
-        flag: as it is typed, such as ``--ggdr-weight``; ``-`` and ``_`` may be typed for each other.
+        flag: its name on the command line, such as ``--ggdr-weight``. Users may type ``-`` and ``_`` for each
+            other.
         type: of its value: a Python type or one of click's. None for a flag without a value. Options of type
             ``bool`` take a value (``--mirror=1``).
         help: what it means.
         default: its default in words, for the help.
-        field: where its value lies in the configuration, such as ``ggdr.weight``; several such by space.
-            Empty where :func:`training.config.resolve.resolve` works it out, or where it is no part of the
-            configuration.
+        field: where its value lies in the configuration, such as ``ggdr.weight``; a space separates several.
+            Empty where :func:`training.config.resolve.resolve` computes the field, or there is none.
         read: gives its value in a configuration; None reads the first ``field``.
-        needs: the option and its value without which this one has no effect, such as ``reg_type=ggdr``.
+        needs: the option and value without which this one has no effect, such as ``reg_type=ggdr``.
         changeable: whether a continued run may have another value.
         name: its part in the name of a run, with ``{}`` for the value, or a function of the value; None
             leaves it out.
-        metavar: what stands for its value in the help; None takes the type's.
+        metavar: stands for its value in the help; None takes the type's.
         short: a second spelling, such as ``-n``.
         key: its name in Python where that is not the flag's.
     """
@@ -62,18 +62,18 @@ class Option:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Where its value lies in the configuration."""
+        """Paths of its value in the configuration."""
         return tuple(self.field.split())
 
     def applies(self, overrides: Mapping[str, Any]) -> bool:
-        """Whether it has an effect beside the other options."""
+        """Whether it has an effect together with the other options."""
         if self.needs is None:
             return True
         parameter, value = self.needs.split("=")
         return overrides.get(parameter, _USUAL.get(parameter)) == value
 
     def value_in(self, config: Any) -> Any:
-        """What it would have to say to mean a ``TrainConfig``; None where it means nothing there."""
+        """Its value in a ``TrainConfig``; None where it has no meaning there."""
         if self.read is not None:
             return self.read(config)
         found = config
@@ -89,8 +89,7 @@ class Option:
 
 
 def _number(name: str) -> Callable[[float], str]:
-    """Names of runs spell whole numbers out and round others to six digits: ``kimg25000``,
-    ``gamma0.0064``."""
+    """For names of runs: whole numbers in full, others with six digits: ``kimg25000``, ``gamma0.0064``."""
     return lambda value: f"{name}{int(value)}" if value % 1 == 0 else f"{name}{value:g}"
 
 
@@ -133,7 +132,7 @@ def _targets(value: int | tuple[int, ...]) -> str | None:
 
 
 def _subset(config: Any) -> int:
-    """All images mean the same as no ``--subset``."""
+    """The number of images where there is no ``--subset``, since that means the same."""
     return config.data.max_size or config.data.num_images // (2 if config.data.xflip else 1)
 
 
@@ -166,7 +165,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("--data", PATH, "Training images: folder or zip", "required, but for --continue", "data.path",
            changeable=True, metavar="PATH"),
     Option("--cond", bool, "Condition on the labels of the data set", "0", "data.use_labels"),
-    Option("--subset", int, "Train on only so many of the images", "all", "data.max_size", read=_subset),
+    Option("--subset", int, "Number of images to train on", "all", "data.max_size", read=_subset),
     Option("--mirror", bool, "Add a mirrored copy of every image", "0", "data.xflip"),
     # Preset and schedule.
     Option("--cfg", click.Choice(list(PRESETS)), "Preset", "auto", "cfg"),
@@ -187,7 +186,7 @@ OPTIONS: tuple[Option, ...] = (
     # Transfer learning.
     Option("--resume", PATH_OR_URL, "Start from a network pickle: path, address, or ffhq256 and the like",
            "noresume", "resume", read=_source, name=_resume, metavar="PKL"),
-    Option("--freezed", int, "Freeze so many layers of D", "0", "discriminator.freeze_layers",
+    Option("--freezed", int, "Number of D's layers to freeze", "0", "discriminator.freeze_layers",
            name="freezed{}"),
     # Capacity and learning rates.
     Option("--cbase", int, "Channels times resolution", _BY_CFG,
@@ -218,7 +217,8 @@ OPTIONS: tuple[Option, ...] = (
     # Long runs.
     Option("--continue", PATH, "Go on where a run stopped; auto: if --outdir has it, else start",
            metavar="RUN_DIR|auto", key="continue_"),
-    Option("--trust", None, "Go on with a run that another user owns; it can start any program (SECURITY.md)"),
+    Option("--trust", None,
+           "Go on with a run that another user owns; it can start any program (SECURITY.md)"),
     Option("--checkpoint-minutes", float, "Minutes between checkpoints, besides those at snapshots; 0: none",
            "10", "upkeep.checkpoint_minutes", changeable=True, metavar="MINUTES"),
     Option("--keep-snapshots", str, "Snapshots that stay: last:N, every:N, best, by comma", "all",
@@ -237,7 +237,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("--workers", int, "Processes that load images", "3", "runtime.workers", changeable=True),
     Option("--offline", None, "Never download; say what is missing and where to put it"),
     # Several processes.
-    Option("--max-restarts", click.IntRange(min=0), "Go on by itself after so many failures", "0",
+    Option("--max-restarts", click.IntRange(min=0), "Failures after which training goes on by itself", "0",
            metavar="INT"),
     Option("--dist-timeout", Seconds(), "Patience with a process that does not answer", "600",
            metavar="SECONDS"),
@@ -263,7 +263,7 @@ CHANGEABLE = frozenset(
 
 
 def overrides(**values: Any) -> dict[str, Any]:
-    """The options that were given, by name. None stands for one that was not, and is left out.
+    """The given options by name. A value of None means not given, and is left out.
 
     Raises:
         TypeError: there is no such option.
@@ -275,9 +275,8 @@ def overrides(**values: Any) -> dict[str, Any]:
 
 
 def as_options(config: Any) -> dict[str, Any]:
-    """What each option that lies in the configuration would have to say to mean ``config``, a
-    ``TrainConfig``.
+    """The options that mean a given ``TrainConfig``, by name.
 
-    None for what means nothing in it, such as ``--ggdr-weight`` without GGDR.
+    None for an option without meaning in it, such as ``--ggdr-weight`` without GGDR.
     """
     return {option.parameter: option.value_in(config) for option in OPTIONS if option.field or option.read}

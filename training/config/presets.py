@@ -1,4 +1,4 @@
-"""The named recipes (``--cfg``): pure functions of image resolution and number of GPUs.
+"""The presets (``--cfg``): pure functions of image resolution and number of GPUs.
 
 The numbers are those of the GGDR reference (tests/parity/test_options_golden.py). Scores in the docstrings
 are from Lee et al. 2022 (GGDR): FID of 50,000 images against all training images.
@@ -13,7 +13,7 @@ from dnnlib.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """What a preset decides. ``batch_gpu`` is what one GPU takes at once; the rest accumulates."""
+    """The values of a preset. ``batch_gpu`` is the microbatch of one GPU; gradients accumulate."""
 
     label: str
     batch: int
@@ -32,7 +32,7 @@ class Preset:
     architecture: Literal["orig", "skip", "resnet"] = "resnet"
 
     def fields(self) -> dict[str, Any]:
-        """The fields of the configuration that it decides, such as ``{"loss.r1_gamma": 1}``."""
+        """Its fields of the configuration by path, such as ``{"loss.r1_gamma": 1}``."""
         return {
             "generator.map_layers": self.map_layers,
             "generator.channel_base": self.channel_base,
@@ -51,11 +51,10 @@ class Preset:
 
 
 def auto(resolution: int, gpus: int) -> Preset:
-    """For a new data set: a start that works, chosen from resolution and number of GPUs; ``--gamma`` is worth
-    tuning.
+    """For a new data set: values from resolution and number of GPUs. ``--gamma`` is worth tuning.
 
-    Each GPU takes 4096 / resolution images, at most 32, and all together at most 64; γ grows with the pixels
-    and falls with the batch. No published score: the papers use the fixed recipes.
+    Each GPU takes 4096 / resolution images, at most 32; all GPUs take at most 64. γ grows with the pixels and
+    falls with the batch. No published score: the papers use the fixed presets.
     """
     batch = max(min(gpus * min(4096 // resolution, 32), 64), gpus)
     return Preset(
@@ -76,7 +75,7 @@ def auto(resolution: int, gpus: int) -> Preset:
 def stylegan2(resolution: int, gpus: int) -> Preset:
     """StyleGAN2 "config F" at 1024×1024 (Karras et al. 2020, StyleGAN2): for comparisons with that paper.
 
-    Full capacity at every resolution, so costlier than the paper recipes at 256. 8 GPUs with 4 images each.
+    Full capacity at every resolution, so it costs more than paper256 at 256×256. 8 GPUs with 4 images each.
     """
     return Preset(
         label="stylegan2",
@@ -94,9 +93,9 @@ def stylegan2(resolution: int, gpus: int) -> Preset:
 
 
 def paper256(resolution: int, gpus: int) -> Preset:
-    """FFHQ, LSUN and Landscape at 256×256 in the ADA and GGDR papers. G 24.8 M parameters, D 24.0 M (25.6 M
-    with GGDR at 64).
+    """FFHQ, LSUN and Landscape at 256×256 in the ADA and GGDR papers.
 
+    G has 24.8 M parameters, D 24.0 M (25.6 M with GGDR at 64).
     Cost: 8 V100; 5.60 s without and 6.05 s with GGDR (table 4c). FID without → with GGDR: FFHQ (``--aug=noaug
     --mirror=1``) 3.71 → 3.14, LSUN cat 7.98 → 5.28, horse 3.62 → 2.50, church 3.97 → 3.15; with ADA,
     Landscape 13.87 → 10.38 (tables 2, 3).
@@ -138,8 +137,10 @@ def paper512(resolution: int, gpus: int) -> Preset:
 
 
 def paper1024(resolution: int, gpus: int) -> Preset:
-    """MetFaces at 1024×1024 in the ADA paper, by transfer learning; 8 GPUs with 4 images each. Not used in
-    the GGDR paper."""
+    """MetFaces at 1024×1024 in the ADA paper, by transfer learning; 8 GPUs with 4 images each.
+
+    The GGDR paper does not use it.
+    """
     return Preset(
         label="paper1024",
         batch=32,
@@ -156,11 +157,10 @@ def paper1024(resolution: int, gpus: int) -> Preset:
 
 
 def cifar(resolution: int, gpus: int) -> Preset:
-    """CIFAR-10 at 32×32: no path length, no style mixing, no residual discriminator; 2 GPUs with 32 images
-    each.
+    """CIFAR-10 at 32×32: no path length, no style mixing, no residual discriminator.
 
-    FID with ADA, without → with GGDR at 8×8: 2.92 ± 0.05 → 2.15 ± 0.02; inception score 9.83 → 10.02 (table
-    1).
+    2 GPUs with 32 images each. FID with ADA, without → with GGDR at 8×8: 2.92 ± 0.05 → 2.15 ± 0.02; inception
+    score 9.83 → 10.02 (table 1).
     """
     return Preset(
         label="cifar",
@@ -193,8 +193,7 @@ PRESETS: dict[str, Callable[[int, int], Preset]] = {
 
 
 def find_preset(name: str, resolution: int, gpus: int) -> Preset:
-    """The recipe of a name, for images of a resolution. Raises :class:`UserError` where there is none of that
-    name."""
+    """The preset of a name. Raises :class:`UserError` where there is none."""
     if name not in PRESETS:
         raise UserError(f"there is no --cfg={name}; choose one of {' '.join(PRESETS)}")
     return PRESETS[name](resolution, gpus)

@@ -1,8 +1,6 @@
-"""Where transfer learning starts: a network pickle by path, by http(s) address, or one of the reference's by
-name.
+"""Where transfer learning starts: a network pickle by path, by http(s) address, or by one of a few names.
 
-:mod:`dnnlib.download` is imported inside the functions: the command line's options need :data:`SOURCES`
-alone.
+The functions import :mod:`dnnlib.download` themselves: the command line needs :data:`SOURCES` alone.
 """
 
 import os
@@ -12,7 +10,7 @@ from dnnlib.errors import UserError
 
 _ROOT = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/transfer-learning-source-nets"
 
-#: The networks that the reference starts from by name, and their addresses.
+#: The names that the reference knows, and the addresses of the networks.
 SOURCES = {
     "ffhq256": f"{_ROOT}/ffhq-res256-mirror-paper256-noaug.pkl",
     "ffhq512": f"{_ROOT}/ffhq-res512-mirror-stylegan2-noaug.pkl",
@@ -23,7 +21,7 @@ SOURCES = {
 
 
 def check_source(resume: str) -> None:
-    """Look whether ``--resume`` names something, without downloading it. Raises :class:`UserError`."""
+    """Raise :class:`UserError` where ``--resume`` names nothing. Downloads nothing."""
     from dnnlib.download import is_address
 
     if resume in SOURCES or is_address(resume) or os.path.isfile(resume):
@@ -36,8 +34,7 @@ def check_source(resume: str) -> None:
 
 
 def fetch_source(resume: str) -> Path:
-    """The local path of what ``--resume`` names, downloaded unless it is there or in the cache. Raises
-    :class:`UserError`."""
+    """The local path of what ``--resume`` names, downloaded if necessary. Raises :class:`UserError`."""
     from dnnlib.download import local_file
 
     check_source(resume)

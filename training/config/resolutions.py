@@ -1,13 +1,13 @@
-"""Which image sizes the networks can have."""
+"""Image sizes that the networks can have."""
 
 MIN_RESOLUTION = 8
 
 
 def is_resolution(number: int) -> bool:
-    """Whether images may be so many pixels wide: 8, 16, 32, …"""
+    """Whether images may have this width in pixels: 8, 16, 32 and so on."""
     return number >= MIN_RESOLUTION and is_power_of_two(number)
 
 
 def is_power_of_two(number: int) -> bool:
-    """True for 1, 2, 4, 8, …"""
+    """Whether a number is 1, 2, 4, 8 and so on."""
     return number > 0 and number & (number - 1) == 0

@@ -1,7 +1,4 @@
-"""How a command line becomes a configuration: a preset, overridden by the options that were given.
-
-Pure functions.
-"""
+"""From a command line to a configuration: a preset, overridden by the given options. Pure functions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +16,7 @@ DEFAULT_GGDR_RES = 64
 #: Kimg in which p can go from 0 to 1: usually, and in transfer learning.
 ADA_KIMG, ADA_KIMG_RESUME = 500, 100
 
-#: What neither presets nor other options decide.
+#: Fields that neither a preset nor another option decides.
 DEFAULTS: Mapping[str, Any] = {
     "cfg": "auto",
     "seed": 0,
@@ -41,7 +38,7 @@ def resolve(options: Mapping[str, Any], data: DataConfig) -> TrainConfig:
     """The configuration that a command line means for a data set. Touches no file.
 
     Args:
-        options: those that were given, by name (:func:`training.config.options.overrides`).
+        options: the given options by name (:func:`training.config.options.overrides`).
         data: the data set.
 
     Raises:
@@ -68,8 +65,7 @@ def resolve(options: Mapping[str, Any], data: DataConfig) -> TrainConfig:
 
 
 def _sections(values: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"loss.r1_gamma": 1}`` to ``{"loss": {"r1_gamma": 1}}``, without what describes the data or is no
-    field."""
+    """``{"loss.r1_gamma": 1}`` to ``{"loss": {"r1_gamma": 1}}``, without the fields of the data."""
     nested: dict[str, Any] = {"ggdr": None}
     for path, value in values.items():
         section, _, field = path.partition(".")
@@ -100,8 +96,7 @@ def _precision(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _schedule(options: Mapping[str, Any], preset: Preset, gpus: int, *, transfer: bool) -> dict[str, Any]:
-    """With ``--batch`` every GPU takes its share at once; the batch of a preset keeps the preset's
-    microbatch."""
+    """With ``--batch`` each GPU takes its share at once; without it, the preset's microbatch stays."""
     microbatch = options["batch"] // max(gpus, 1) if "batch" in options else preset.batch_gpu
     return {
         "schedule.batch_gpu": max(microbatch, 1),
@@ -129,7 +124,7 @@ def _augment(options: Mapping[str, Any], *, transfer: bool) -> dict[str, Any]:
 
 
 def _regularizer(options: Mapping[str, Any], resolution: int) -> dict[str, Any]:
-    """The section of the regulariser that D has besides R1, with its defaults."""
+    """The section of D's regulariser beside R1, with its defaults."""
     kind = options.get("reg_type", DEFAULT_REG_TYPE)
     if kind == "ggdr":
         return {
@@ -139,7 +134,7 @@ def _regularizer(options: Mapping[str, Any], resolution: int) -> dict[str, Any]:
 
 
 def _resume(source: str | None) -> str | None:
-    """What to start from, an address by its public form; None for ``noresume`` and for no ``--resume``."""
+    """The source of ``--resume``, an address in its public form; None for ``noresume`` and no option."""
     if source is None or source == "noresume":
         return None
     if not source:

@@ -10,16 +10,14 @@ from training.config.schema import DataConfig
 
 
 def data_name(path: str) -> str:
-    """What a data set is called in names of runs: the last part of its path, without a suffix such as
-    ``.zip``."""
+    """A data set's part in names of runs: the last part of its path, without a suffix such as ``.zip``."""
     return os.path.splitext(os.path.basename(os.path.abspath(path)))[0] or "data"
 
 
 def describe(options: Mapping[str, Any], data: DataConfig, preset: Preset) -> str:
-    """The name of a run after its number: data set, preset, and each option that was given and changes
-    results.
+    """The name of a run after its number: data set, preset, and each given option that has a name part.
 
-    The parts that the reference has come first, as it spells and orders them.
+    Parts that the reference has come first, in its spelling and order.
     """
     parts = [
         data_name(data.path),

@@ -1,9 +1,7 @@
-"""What a training run is made of: frozen dataclasses, checked when they are constructed, to and from JSON.
+"""The configuration of a training run: frozen dataclasses, checked at construction, to and from JSON.
 
-A configuration that exists is consistent: every contradiction raises :class:`dnnlib.errors.UserError` here,
-once, and nothing behind has to look again. Nothing in this file imports torch, so that a command line with a
-mistake in it is answered at once. Sizes are in images, thousands of images (kimg), channels or pixels, as
-named.
+A configuration that exists is consistent: every contradiction raises :class:`dnnlib.errors.UserError` here.
+Sizes are in images, thousands of images (kimg), channels or pixels, as named.
 """
 
 import os
@@ -18,7 +16,7 @@ from training.config.keep_policy import KEEP_ALL, KeepPolicy
 from training.config.options import AUGPIPES, FLAGS
 from training.config.resolutions import MIN_RESOLUTION, is_power_of_two, is_resolution
 
-#: Those of them that have colour operations.
+#: Augmentation pipelines that have colour operations.
 COLOR_AUGPIPES = ("color", "bgc", "bgcf", "bgcfn", "bgcfnc")
 
 #: Value of ``AugmentConfig.pipe`` when there is no augmentation.
@@ -36,20 +34,19 @@ class Config(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Config):
-    """The training images, as the opened data set described them.
+    """The training images, as the opened data set describes them.
 
     Attributes:
         path: folder or zip; with annotations, of the folders ``images`` and ``annotations``.
         resolution: width and height in pixels, a power of two, at least 8.
         num_channels: 1 (greyscale) or 3 (RGB).
         label_dim: classes that the networks are conditioned on; 0 unless ``use_labels``.
-        num_images: length of the data set as it is trained on, after ``max_size``, mirrored copies counted.
+        num_images: length of the data set in training, after ``max_size`` and with mirrored copies.
         use_labels: condition on the labels (``--cond``).
-        max_size: keep this many images, drawn by ``random_seed`` (``--subset``); None for all of them.
+        max_size: keep this many images, drawn by ``random_seed`` (``--subset``); None keeps all.
         xflip: add a mirrored copy of every image (``--mirror``).
         random_seed: draws the subset.
-        annotation_classes: classes in the images' annotations (:mod:`training.data.paired`); 0 where there
-            are none or they are not used.
+        annotation_classes: classes in the annotations (:mod:`training.data.paired`); 0 without annotations.
     """
 
     path: str
@@ -78,8 +75,7 @@ class DataConfig(Config):
         if not is_resolution(self.resolution):
             raise UserError(
                 f"the images in {self.path} are {self.resolution} pixels wide; a power of two from "
-                f"{MIN_RESOLUTION} up is needed"
-                " (dataset_tool.py --width --height resizes them)"
+                f"{MIN_RESOLUTION} up is needed (dataset_tool.py --width --height resizes them)"
             )
         if self.num_channels not in (1, 3):
             raise UserError(
@@ -129,9 +125,8 @@ class DiscriminatorConfig(Config):
 
     Attributes:
         architecture: how blocks are joined (Karras et al. 2020, StyleGAN2, figure 7).
-        mbstd_group: samples over which the minibatch standard deviation is taken; cut down to the batch of
-            one GPU.
-        freeze_layers: highest-resolution layers that are not trained (Freeze-D, Mo et al. 2020).
+        mbstd_group: samples in a group of the minibatch standard deviation, at most a microbatch.
+        freeze_layers: how many highest-resolution layers do not train (Freeze-D, Mo et al. 2020).
     """
 
     architecture: Literal["orig", "skip", "resnet"]
@@ -152,7 +147,7 @@ class DiscriminatorConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig(Config):
-    """Augmentation of everything that D sees (Karras et al. 2020, ADA).
+    """Augmentation of D's input (Karras et al. 2020, ADA).
 
     Attributes:
         mode: ``noaug``, ``ada`` (p follows ``target``) or ``fixed`` (p stays at ``initial_p``).
@@ -217,10 +212,10 @@ class GGDRConfig(Config):
     """Generator-guided discriminator regularisation (Lee et al. 2022).
 
     Attributes:
-        resolution: of the generator's feature map that D's decoder reconstructs, below the images', at least
-            8; or several such, ascending.
+        resolution: of the generator's feature map that D's decoder reconstructs, at least 8 and below the
+            images'; or several, ascending.
         weight: λ of the cosine distance.
-        start_kimg: thousands of images shown before the term counts.
+        start_kimg: thousands of images shown before the term is on.
         kernel_size, activation: of the decoder's convolutions (table 4b); the method has 1 and ``linear``.
     """
 
@@ -267,7 +262,7 @@ class SegConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig(Config):
-    """Adam for both networks, with lazy regularisation: R1 and path length run once in so many batches."""
+    """Adam for both networks. R1 and path length run once an interval of batches (lazy regularisation)."""
 
     lr_G: float
     lr_D: float
@@ -288,14 +283,14 @@ class OptimConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig(Config):
-    """How long, and in what microbatches.
+    """The length of training, and its batches.
 
     Attributes:
         total_kimg: thousands of real images to show.
-        batch_size: images of one optimiser step, all GPUs together.
+        batch_size: images of one optimiser step over all GPUs.
         batch_gpu: images in one pass on one GPU, at most (see :attr:`TrainConfig.microbatch`).
         ema_kimg: half-life of the generator average.
-        ema_rampup: the half-life is at most this fraction of what has been shown; None turns the ramp-up off.
+        ema_rampup: the half-life is at most this fraction of the images shown; None turns the ramp-up off.
         kimg_per_tick: between two status lines.
         snapshot_ticks: between two snapshots.
     """
@@ -324,8 +319,10 @@ class ScheduleConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeConfig(Config):
-    """Where and how it is computed. Apart from rounding, ``gpus`` may change the microbatches of a batch and
-    so the random draws, and ``device`` changes the draws; nothing else here changes what is computed.
+    """The machine.
+
+    ``gpus`` may change the microbatches, and so the random draws; ``device`` changes the draws. The other
+    fields change nothing but rounding.
 
     Attributes:
         device: ``auto`` is a GPU where there is one.
@@ -362,11 +359,11 @@ class RuntimeConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class MetricsConfig(Config):
-    """What is measured at every snapshot.
+    """Measurements at every snapshot.
 
     Attributes:
         names: metrics such as ``fid50k_full``; empty for none.
-        detector: feature extractor, by name or by path; ``auto`` is the one that each metric is defined with.
+        detector: feature extractor, by name or path; ``auto`` takes the one that defines each metric.
     """
 
     names: tuple[str, ...]
@@ -385,12 +382,11 @@ class MetricsConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class UpkeepConfig(Config):
-    """What keeps a long run safe; nothing here changes what is computed.
+    """What keeps a long run safe. Nothing here changes results.
 
     Attributes:
-        checkpoint_minutes: between two run states, besides those at snapshots; 0 for no others.
-        keep_snapshots: which network snapshots stay, as :meth:`training.config.keep_policy.KeepPolicy.parse`
-            reads it.
+        checkpoint_minutes: between two checkpoints, besides those at snapshots; 0 for no others.
+        keep_snapshots: which snapshots stay (:meth:`training.config.keep_policy.KeepPolicy.parse`).
         on_nonfinite: whether gradients that are not finite many times in a row end the run.
     """
 
@@ -410,13 +406,12 @@ class TrainConfig(Config):
     """A whole training run. Constructing it checks the parts against each other.
 
     Attributes:
-        cfg: name of the recipe.
-        ggdr: None but with ``--reg_type=ggdr``.
-        seg: None but with ``--reg_type=seg``.
-        seed: everything random is derived from it and the place in the run: step, phase, microbatch of the
-            batch; not from the rank.
-        resume: network pickle to start from (transfer learning), as :mod:`training.config.pretrained` takes
-            it, or None; an address by its public form (:mod:`dnnlib.addresses`), as for ``metrics.detector``.
+        cfg: name of the preset.
+        ggdr: None unless ``--reg_type=ggdr``.
+        seg: None unless ``--reg_type=seg``.
+        seed: all random draws derive from it, the step, the phase and the microbatch; none from the rank.
+        resume: network pickle to start from (:mod:`training.config.pretrained`), or None. Addresses here and
+            in ``metrics.detector`` have their public form (:mod:`dnnlib.addresses`).
         description: what follows the number in the name of the run directory.
     """
 
@@ -440,24 +435,22 @@ class TrainConfig(Config):
 
     @property
     def reg_type(self) -> str:
-        """The regulariser that D has besides R1, as ``--reg_type`` names it."""
+        """D's regulariser beside R1, as ``--reg_type`` names it."""
         return "ggdr" if self.ggdr is not None else "none" if self.seg is None else "seg"
 
     @property
     def num_microbatches(self) -> int:
-        """Into how many microbatches the batch of all GPUs is cut."""
+        """How many microbatches make up the batch of all GPUs."""
         return self.schedule.batch_size // self.microbatch
 
     @property
     def microbatch(self) -> int:
-        """Images in one pass on one GPU; gradients accumulate over its passes where that is less than its
-        share of the batch."""
+        """Images in one pass on one GPU. Gradients accumulate over the passes of its share of the batch."""
         return min(self.schedule.batch_gpu, self.schedule.batch_size // self.runtime.gpus)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """As of every part; addresses that an earlier version recorded whole come back in their public
-        form."""
+        """As of every part. Addresses that an earlier version recorded whole get their public form."""
         return super().from_dict(public_values(values))
 
     def _validate(self) -> None:
@@ -492,13 +485,11 @@ class TrainConfig(Config):
         if least < self.data.resolution:
             raise UserError(
                 f"--cbase={least} leaves no channel at {self.data.resolution}x{self.data.resolution}: cbase "
-                "/ resolution is how many "
-                f"there are; give {8 * self.data.resolution} or more"
+                f"/ resolution is how many there are; give {8 * self.data.resolution} or more"
             )
 
     def _validate_ggdr(self) -> None:
-        """D's decoder at resolution t takes D's features as they enter block t, so t is at most half the
-        image resolution."""
+        """A target t is at most half the image resolution: the decoder takes features that enter block t."""
         if self.ggdr is not None and max(self.ggdr.resolutions) >= self.data.resolution:
             images = self.data.resolution
             advice = (
@@ -512,7 +503,7 @@ class TrainConfig(Config):
             )
 
     def _validate_seg(self) -> None:
-        """There is one decoder, and it segments if and only if the data set has annotations to learn from."""
+        """D has one decoder, and it segments if and only if the data set has annotations."""
         if self.seg is not None and self.ggdr is not None:
             raise UserError("a run has GGDR or segmentation, not both: D has one decoder")
         if (self.seg is not None) != (self.data.annotation_classes > 0):
@@ -528,21 +519,18 @@ class TrainConfig(Config):
         if schedule.batch_size % (microbatch * gpus):
             raise UserError(
                 f"the batch of {schedule.batch_size} cannot be split into microbatches of {microbatch} on "
-                f"{gpus} "
-                "GPUs; "
-                "change --batch or --batch-gpu"
+                f"{gpus} GPUs; change --batch or --batch-gpu"
             )
         group = min(self.discriminator.mbstd_group, microbatch)
         if microbatch % group:
             raise UserError(
                 f"the {microbatch} images of one GPU cannot be split into groups of {group} for the "
-                "minibatch "
-                "standard deviation;"
-                f" change --batch (a multiple of {group * gpus}) or --mbstd-group (a divisor of {microbatch})"
+                f"minibatch standard deviation; change --batch (a multiple of {group * gpus}) or "
+                f"--mbstd-group (a divisor of {microbatch})"
             )
         if self.loss.pl_weight > 0 and microbatch < self.loss.pl_batch_shrink:
             raise UserError(
                 f"{microbatch} image a GPU is too little: path length regularisation works on "
-                f"1/{self.loss.pl_batch_shrink}"
-                f" of the batch; use --batch={self.loss.pl_batch_shrink * gpus} or more"
+                f"1/{self.loss.pl_batch_shrink} of the batch; use --batch={self.loss.pl_batch_shrink * gpus} "
+                "or more"
             )

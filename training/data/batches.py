@@ -23,11 +23,10 @@ ImageBatch = tuple[torch.Tensor, ...]
 class EndlessShuffle(torch.utils.data.Sampler[int]):
     """Indices of a data set in an endless shuffled order that is a pure function of (seed, position).
 
-    Position p lies in epoch ``p // size``; every epoch is a permutation of its own, drawn from (seed, epoch),
-    and never begins with the item that the one before ended with (from three items up). From position
-    ``start`` on, ``world_size`` ranks take turns of ``block`` positions each, so together they walk the order
-    once, and with the batch of one rank as the block, every global batch is the same whatever the number of
-    ranks.
+    Position p lies in epoch ``p // size``. Each epoch is a permutation drawn from (seed, epoch). From three
+    items up, none begins with the item that ended the epoch before. From position ``start`` on,
+    ``world_size`` ranks take turns of ``block`` positions each. With the batch of one rank as the block,
+    global batches do not depend on the number of ranks.
     """
 
     def __init__(
@@ -56,16 +55,14 @@ class EndlessShuffle(torch.utils.data.Sampler[int]):
 def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
     """The permutation int64 ``[size]`` of one epoch of :class:`EndlessShuffle`."""
     order = _permutation(size, seed, epoch)
-    # Mending the seam touches places 0 and 1 alone, so the last item of an epoch is that of its raw
-    # permutation.
+    # This changes places 0 and 1 alone, so an epoch ends as its raw permutation does.
     if size > 2 and epoch > 0 and order[0] == _permutation(size, seed, epoch - 1)[-1]:
         order[[0, 1]] = order[[1, 0]]
     return order
 
 
 def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
-    # RandomState, because NumPy promises never to change its streams: a run can be continued under another
-    # NumPy.
+    # NumPy promises never to change RandomState's streams: a run can continue under another NumPy.
     bits = np.random.MT19937(np.random.SeedSequence([seed, epoch]))
     return np.random.RandomState(bits).permutation(size).astype(np.int64)
 
@@ -81,15 +78,24 @@ def image_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> Generator[ImageBatch, None, None]:
-    """Endless batches ``(images uint8 [N, C, H, W], labels float32 [N, label_dim])`` in
-    :class:`EndlessShuffle`'s order, with whatever else :meth:`ImageFolderDataset.sample` gives.
+    """Endless batches in :class:`EndlessShuffle`'s order; the global random generators stay as they are.
 
-    ``start`` is the position of the first item over all ranks, ``batch_size`` counts one rank's images: rank
-    r's are the r-th of ``world_size`` equal parts of each global batch, in order. A data set in memory
-    is indexed directly; any other is read by ``workers`` processes (0: in this one). The global random
-    generators are left alone. Close the iterator (``contextlib.closing``) to end the workers at once. Raises
-    :class:`UserError`, with the file's name, for an image that can't be used, and :class:`ValueError` for
-    senseless numbers.
+    A batch is (images uint8 ``[N, C, H, W]``, labels float32 ``[N, label_dim]``), and whatever else
+    :meth:`ImageFolderDataset.sample` gives. Close the iterator (``contextlib.closing``) to end the workers.
+
+    Args:
+        dataset: indexed directly if it is in memory.
+        batch_size: images of one rank. Rank r has the r-th of ``world_size`` equal parts of a global batch.
+        seed: of the order.
+        start: position of the first item over all ranks.
+        workers: processes that read a data set that is not in memory; 0 reads in this one.
+        pin_memory: give tensors in pinned memory where there is a GPU.
+        rank: of this process.
+        world_size: number of ranks.
+
+    Raises:
+        UserError: an image cannot be used; the message names the file.
+        ValueError: a number is out of range.
     """
     if batch_size < 1 or workers < 0:
         raise ValueError(f"image_batches: {batch_size=} {workers=}")
@@ -98,31 +104,32 @@ def image_batches(
     )
     pin_memory = pin_memory and torch.cuda.is_available()
     if dataset.in_memory or workers == 0:
-        return _direct_batches(dataset, sampler, batch_size, pin_memory)
-    return _worker_batches(dataset, sampler, batch_size, pin_memory, workers)
+        return _direct_batches(dataset, sampler, batch_size, pin_memory=pin_memory)
+    return _worker_batches(dataset, sampler, batch_size, workers, pin_memory=pin_memory)
 
 
 def _direct_batches(
-    dataset: ImageFolderDataset, sampler: EndlessShuffle, batch_size: int, pin_memory: bool
+    dataset: ImageFolderDataset, sampler: EndlessShuffle, batch_size: int, *, pin_memory: bool
 ) -> Generator[ImageBatch, None, None]:
     indices = iter(sampler)
     while True:
-        yield _tensors(_stack([dataset.sample(i) for i in itertools.islice(indices, batch_size)]), pin_memory)
+        items = [dataset.sample(i) for i in itertools.islice(indices, batch_size)]
+        yield _tensors(_stack(items), pin_memory=pin_memory)
 
 
 def _worker_batches(
-    dataset: ImageFolderDataset, sampler: EndlessShuffle, batch_size: int, pin_memory: bool, workers: int
+    dataset: ImageFolderDataset, sampler: EndlessShuffle, batch_size: int, workers: int, *, pin_memory: bool
 ) -> Generator[ImageBatch, None, None]:
     loader: Any = torch.utils.data.DataLoader(
         _ErrorsAsItems(dataset),
         sampler=sampler,
         batch_size=batch_size,
         num_workers=workers,
-        # to arrays, not tensors: those would need shared memory, which containers often lack,
+        # Arrays: tensors would need shared memory, which containers often lack, and a handshake with the
+        # worker, which an interrupt can cut.
         collate_fn=_stack_or_error,
-        # and a handshake with the worker for each, which an interrupt can cut
         worker_init_fn=_obey_the_parent_alone,
-        generator=torch.Generator(),  # without one of its own, the loader draws from the global generator
+        generator=torch.Generator(),  # otherwise the loader draws from the global generator
     )
     batches, processes = _started(loader)
     try:
@@ -130,16 +137,15 @@ def _worker_batches(
             batch = _next(batches, processes, dataset)
             if isinstance(batch, UserError):
                 raise batch
-            yield _tensors(batch, pin_memory)
+            yield _tensors(batch, pin_memory=pin_memory)
     finally:
-        end_processes(processes)  # the loader would ask them to end, which one that is blocked does not
+        end_processes(processes)  # the loader would only ask them to end, and a blocked one would not
 
 
 def _started(loader: Any) -> tuple[Iterator[Any], list[BaseProcess]]:
     """The loader's iterator, and the processes that it has started.
 
-    A worker that dies is noticed where a batch is taken from it. The loader would raise an exception wherever
-    this process is.
+    :func:`_next` notices a dead worker. The loader's own handler would raise at any place in this process.
     """
     before, handler = multiprocessing.active_children(), signal.getsignal(signal.SIGCHLD)
     batches = iter(loader)
@@ -158,14 +164,12 @@ def _next(batches: Iterator[Any], processes: Sequence[BaseProcess], dataset: Ima
             raise
     raise UserError(
         f"a process that reads images of '{dataset.path}' was killed, most likely for want of memory; use "
-        "fewer --workers, and go on"
-        " from the last run state with --continue"
+        "fewer --workers, and go on from the last checkpoint with --continue"
     )
 
 
 class _ErrorsAsItems(torch.utils.data.Dataset[Any]):
-    """Hands a :class:`UserError` over as an item; raised in a worker it would arrive buried in a traceback's
-    text."""
+    """Gives a :class:`UserError` as an item: raised in a worker, it would arrive as text of a traceback."""
 
     def __init__(self, dataset: ImageFolderDataset) -> None:
         self.dataset = dataset
@@ -181,7 +185,7 @@ def _stack(items: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
     return tuple(np.stack(parts) for parts in zip(*items, strict=True))
 
 
-def _tensors(arrays: tuple[np.ndarray, ...], pin_memory: bool) -> ImageBatch:
+def _tensors(arrays: tuple[np.ndarray, ...], *, pin_memory: bool) -> ImageBatch:
     tensors = tuple(torch.from_numpy(array) for array in arrays)
     return tuple(tensor.pin_memory() for tensor in tensors) if pin_memory else tensors
 
@@ -191,8 +195,8 @@ def _stack_or_error(items: list[Any]) -> tuple[np.ndarray, ...] | UserError:
 
 
 def _obey_the_parent_alone(_worker: int) -> None:
-    # Signals reach the whole process group; the main process alone answers them, and needs its workers for
-    # the current step. Its own SIGTERM, by which multiprocessing ends them, counts.
+    # Signals reach the whole process group. The main process answers them, and needs its workers for the
+    # current step. A worker obeys the main process's SIGTERM alone, by which multiprocessing ends it.
     for number in SIGNALS:
         if number != signal.SIGTERM:
             signal.signal(number, signal.SIG_IGN)

@@ -32,48 +32,47 @@ from training.data.labels import label_array, notes_on_classes, read_labels
 
 CHANNELS = {"L": 1, "RGB": 3}
 
-#: States of before knew larger folders, by decoded bytes, by names and sizes alone.
+#: Decoded bytes. Checkpoints of earlier versions know larger folders by names and sizes alone.
 READ_BEFORE = 2**30
 
-#: Of so many images at most, all are looked into for further frames; of more, those in formats that mostly
-#: have them.
+#: Up to this many images, all are checked for further frames; beyond, only formats that often have them.
 FEW = 2000
 
 
 class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]):
-    """Square 8-bit images of one size in a folder (recursive) or a zip, with optional labels from
-    ``dataset.json``.
+    """Square 8-bit images of one size in a folder (recursive) or a zip, with labels from ``dataset.json``.
 
     Item ``i`` is ``(image, label)``: uint8 ``[C, H, W]`` and float32 ``[label_dim]``. Images are ordered by
-    name.
+    name. Instances may be forked or pickled into worker processes; a pickled copy reads from disk.
 
-    Arguments:
+    Args:
         path: folder or zip.
-        resolution: what the images must measure; None takes what they do.
-        use_labels: give labels; without it every label is empty.
-        max_size: keep this many images, picked at random by ``random_seed`` and kept in order; None keeps
-            all.
-        xflip: append a mirrored copy of everything: item ``num_images + i`` is item ``i`` mirrored.
-        memory_budget_mb: keep all images decoded in memory when they take no more MiB than this. They are
-            then decoded and checked at construction. Otherwise only the first is, and each other one when it
-            is asked for. 0 never does.
+        resolution: width and height that the images must have; None takes the first image's.
+        use_labels: give labels; otherwise every label is empty.
+        max_size: keep this many images, drawn by ``random_seed``, in order; None keeps all.
+        xflip: append mirrored copies: item ``num_images + i`` is item ``i`` mirrored.
+        random_seed: draws the subset.
+        memory_budget_mb: keep all images decoded in memory if they take at most this many MiB. They are then
+            decoded and checked at construction. Otherwise only the first is, and others when they are read.
         only_upright: refuse images with an EXIF orientation, in place of turning them upright.
 
-    Attributes: ``name`` (the path's stem), ``path``, ``num_images`` (before mirroring; ``len()`` counts
-        mirrored copies),
-    ``image_shape`` (``[C, H, W]``), ``resolution``, ``num_channels``, ``has_labels`` (the source has usable
-    labels, used or not), ``use_labels``, ``label_dim`` (0 when labels are off), ``label_shape``,
-    ``in_memory``.
+    Attributes:
+        name: the path's stem.
+        path: of the folder or zip.
+        num_images: before mirroring; ``len()`` includes mirrored copies.
+        image_shape: ``[C, H, W]``.
+        use_labels: as given.
+        xflip: as given.
 
-    Instances may be forked or pickled into worker processes; a pickled copy reads from disk rather than carry
-    the pixels. Raises :class:`UserError`, at construction or from an item, for whatever is wrong with the
-    path, an image or a label.
+    Raises:
+        UserError: the path, an image or a label cannot be used; at construction or from an item.
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str],
         resolution: int | None = None,
+        *,
         use_labels: bool = False,
         max_size: int | None = None,
         xflip: bool = False,
@@ -117,12 +116,11 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
         return (image[:, :, ::-1] if mirrored else image).copy(), self.get_label(index)
 
     def sample(self, index: int) -> tuple[np.ndarray, ...]:
-        """What training sees of one item: ``(image, label)``. A data set with more to an item appends it."""
+        """One item for training: ``(image, label)``. A data set with more to an item appends it."""
         return self[index]
 
     def get_label(self, index: int) -> np.ndarray:
-        """The label of one item, float32 ``[label_dim]``: one-hot for a class, else the vector as it
-        stands."""
+        """The label of one item, float32 ``[label_dim]``: a class as one-hot, or a vector."""
         raw, _ = self._locate(index)
         if self._labels is None:
             return np.zeros(0, dtype=np.float32)
@@ -134,33 +132,37 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
 
     @property
     def resolution(self) -> int:
+        """Width and height of the images in pixels."""
         return self.image_shape[1]
 
     @property
     def num_channels(self) -> int:
+        """1 (greyscale) or 3 (RGB)."""
         return self.image_shape[0]
 
     @property
     def label_shape(self) -> list[int]:
+        """``[label_dim]``."""
         return list(self._label_shape)
 
     @property
     def label_dim(self) -> int:
+        """Length of a label; 0 when labels are off."""
         return self._label_shape[0]
 
     @property
     def in_memory(self) -> bool:
+        """Whether all images are decoded in memory."""
         return self._pixels is not None
 
     @cached_property
     def has_labels(self) -> bool:
-        """Whether labels could be used. Unreadable labels that nobody asked for count as none."""
+        """Whether the source has usable labels, whether or not they are used."""
         return self.use_labels or self._unused_labels[0]
 
     @cached_property
     def _unused_labels(self) -> tuple[bool, str | None]:
-        """Of labels that nobody asked for: whether they could be used, and what is wrong with those that
-        could not."""
+        """Of labels that are not used: whether they could be, and otherwise what is wrong with them."""
         try:
             file = read_labels(self._tree)
             return file is not None and bool(file.labels_of(self._all_names)), None
@@ -168,8 +170,7 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
             return False, str(error)
 
     def notes(self) -> list[str]:
-        """Sentences for a person: files, frames and bits that are left out, labels without images, classes
-        without images."""
+        """Sentences about files, frames and bits that are left out, and labels or classes without images."""
         notes = [
             *self._tree.note(),
             *frames_note(len(self._with_frames) if self.in_memory else self._count_frames()),
@@ -182,7 +183,7 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
         return [*notes, *self._label_notes]
 
     def notes_on_unused_labels(self) -> list[str]:
-        """A sentence about labels that are there and not used, or cannot be."""
+        """A sentence about labels that are not used, or cannot be."""
         if self.use_labels:
             return []
         usable, fault = self._unused_labels
@@ -192,40 +193,36 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
         return unused if fault is None else [f"The data set has labels that cannot be used: {fault}"]
 
     def check_apart(self, output: str | os.PathLike[str], option: str) -> None:
-        """Raise :class:`UserError` where an output, given by ``option``, lies in what is read here."""
+        """Raise :class:`UserError` where an output, given by ``option``, lies in this data set."""
         self._tree.check_apart(output, option)
 
     def fingerprint(self) -> str:
-        """A digest of all that decides the pixels: file contents, which of them and in which order,
-        mirroring.
+        """A digest of what decides the pixels: the files' contents, their order, and mirroring.
 
-        The files are read once, not decoded; nothing but their contents matters, neither path nor time.
+        Every file is read. Paths and times do not matter.
         """
         return f"{self._digest}-{'mirrored' if self.xflip else 'plain'}"
 
     def identity(self) -> str:
-        """By what a continued run knows its data again: a digest of contents, labels, order and mirroring,
-        whatever the path.
+        """A digest by which a continued run recognises its data: contents, labels, order and mirroring.
 
-        Every file is read.
+        Every file is read. The path does not matter.
         """
         return self._identity(self._digest)
 
     def quick_identity(self) -> str:
-        """The same for a first comparison, such as between ranks: of large data, contents of a part of the
-        files count.
+        """A quicker digest, for comparing ranks (:meth:`training.data.file_tree.FileTree.quick_digest`).
 
-        See :meth:`training.data.file_tree.FileTree.quick_digest`; names count, too.
+        It includes names, and of large data the contents of only some files.
         """
         return self._identity(self._tree.quick_digest(self._names))
 
     def is_known_as(self, identity: str) -> bool:
-        """Whether these are the data of which :meth:`identity` once said that, here or in an earlier version
-        of the program."""
+        """Whether :meth:`identity` gives this digest, in this version of the program or an earlier one."""
         return identity == self.identity() or identity == self.earlier_identity()
 
     def earlier_identity(self) -> str:
-        """What :meth:`identity` was before zips and large folders were read: it is in older run states."""
+        """:meth:`identity` as in older checkpoints, when zips and large folders were not read."""
         read = not self._tree.is_zip and self._decoded_bytes <= READ_BEFORE
         digest = self._digest
         outline = "upright" if self._turned else ""
@@ -244,8 +241,7 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
         return self._tree.digest(self._names, self._mark)
 
     def _mark(self, content: bytes) -> bytes:
-        """What a digest has beside a file's content: earlier versions of the program did not turn images
-        upright."""
+        """What a digest adds to a turned image's content: earlier versions did not turn images upright."""
         if not is_turned(content):
             return b""
         self._turned = True
@@ -268,27 +264,23 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
             if height != width or not is_resolution(width):
                 raise UserError(
                     f"'{first}' in '{self.path}' is {width}x{height}; images must be square with a power of "
-                    "two of at least "
-                    f"{MIN_RESOLUTION} a side: convert them with dataset_tool.py --transform=center-crop "
-                    "--resolution=WxH"
+                    f"two of at least {MIN_RESOLUTION} a side: convert them with dataset_tool.py "
+                    "--transform=center-crop --resolution=WxH"
                 )
             if resolution is not None and resolution != width:
                 raise UserError(
-                    f"the images in '{self.path}' are {width}x{height}, not {resolution}x{resolution} as was "
-                    "asked for"
+                    f"the images in '{self.path}' are {width}x{height}, not {resolution}x{resolution}"
                 )
 
         return self._read(first, check).shape
 
     def _every_label(self) -> tuple[np.ndarray, list[str]]:
-        """Labels of all images, before any subset is taken, so that a subset has the same label_dim; and
-        notes about them."""
+        """Labels of all images, and notes on them. A subset has the same ``label_dim`` as all images."""
         file = read_labels(self._tree)
         if file is None:
             raise UserError(
                 f"'{self.path}' has no labels in a {LABEL_FILE}, and a conditional model needs them; add "
-                "them "
-                "(dataset_tool.py --labels=subfolders takes them from folder names)"
+                "them (dataset_tool.py --labels=subfolders takes them from folder names)"
             )
         labels = file.labels_of(self._all_names)
         return label_array(labels), [*file.notes(self._all_names), *notes_on_classes(labels)]
@@ -312,8 +304,8 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
         if loaded.orientation != 1 and self._only_upright:
             raise UserError(
                 f"'{name}' in '{self.path}' is to be turned for display (EXIF orientation "
-                f"{loaded.orientation}), and its counterpart "
-                "does not say how it lies; turn both upright first"
+                f"{loaded.orientation}), and its counterpart does not say how it lies; turn both upright "
+                "first"
             )
         if loaded.more_frames:
             self._with_frames.add(name)
@@ -322,12 +314,11 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
         return image
 
     def _count_frames(self) -> int:
-        """How many images have more than one frame or page, as far as headers that are quick to read say
-        so."""
+        """How many images have more than one frame or page, by their headers (see :data:`FEW`)."""
         few = len(self._names) <= FEW
         for name in self._names:
             if few or os.path.splitext(name)[1].lower() in FRAME_SUFFIXES:
-                with contextlib.suppress(UserError):  # whoever decodes it says so
+                with contextlib.suppress(UserError):  # decoding it will raise
                     if has_more_frames(self._tree.read(name)):
                         self._with_frames.add(name)
         self._tree.close()
@@ -335,9 +326,7 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
 
     def _load_all(self) -> np.ndarray:
         pixels = np.empty([self.num_images, *self.image_shape], dtype=np.uint8)
-        for raw in range(
-            self.num_images
-        ):  # no threads: on images that are small enough to fit they take longer
+        for raw in range(self.num_images):  # threads take longer on images this small
             pixels[raw] = self._load(raw)
         self._tree.close()
         return pixels
@@ -346,10 +335,15 @@ class ImageFolderDataset(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]
 def read_pixels(
     tree: FileTree, name: str, check: Callable[[tuple[int, int, int]], None] | None = None
 ) -> tuple[np.ndarray, Loaded]:
-    """Decode one greyscale or RGB image as uint8 ``[C, H, W]``, upright; with it, what was found in the file.
+    """Decode one greyscale or RGB image as uint8 ``[C, H, W]``, upright, with what the file says about it.
 
-    ``check`` is called with that shape before any pixel is decoded. Raises :class:`UserError` for an image
-    that can't be used.
+    Args:
+        tree: holds the file.
+        name: of the file.
+        check: takes that shape before any pixel is decoded, and may raise.
+
+    Raises:
+        UserError: the image cannot be used.
     """
     content, where = tree.read(name), f"'{one_line(name)}' in '{tree.path}'"
 
@@ -371,13 +365,13 @@ def read_pixels(
             raise UserError(
                 f"{where} cannot be used: {error}; convert the images with dataset_tool.py"
             ) from error
-        check_header(loaded.image)  # once more: some files change what they are as they are decoded
+        check_header(loaded.image)  # again: some files change size or mode as they are decoded
         pixels = np.asarray(loaded.image)
     return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)), loaded
 
 
 def _subset(size: int, max_size: int | None, random_seed: int) -> np.ndarray:
-    """Sorted indices of the images to keep; the legacy generator, so that a subset is the reference's."""
+    """Sorted indices of the images to keep, drawn as the reference draws them."""
     if max_size is not None and max_size < 1:
         raise UserError(f"the subset must have at least 1 image, not {max_size}")
     if max_size is None or max_size >= size:

@@ -1,5 +1,4 @@
-"""One decoder for every picture that somebody gives: a file's bytes to 8-bit greyscale or RGB, upright and
-opaque."""
+"""The decoder of all pictures: a file's bytes to 8-bit greyscale or RGB, upright and opaque."""
 
 import contextlib
 import dataclasses
@@ -35,8 +34,8 @@ from dnnlib.cli import plural
 
 Color = tuple[int, int, int]
 
-#: Which values become black and white: two numbers, ``"auto"`` (those that are found), ``"full"`` (all that
-#: the type holds), or None (full, not asked for).
+#: Which values become black and white: two numbers, ``"auto"`` (the smallest and the largest), ``"full"``
+#: (the ends of the type), or None (``"full"``, by default).
 ValueRange = tuple[float, float] | Literal["auto", "full"] | None
 
 #: The formats that are read, whatever a file's name says. All are decoded by libraries in this process: none
@@ -46,12 +45,12 @@ FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "J
 #: Pixels of one image, unless ``--max-pixels`` says otherwise. At 4 bytes a pixel, decoding takes 2 GB.
 MAX_PIXELS = 500_000_000
 
-#: A larger image than this must have a byte for so many pixels: else its header lies, and decoding would take memory first.
+#: A larger image needs a byte for each 10,000 pixels. Otherwise its header is wrong, and decoding it would
+#: fill memory first.
 LARGE_PIXELS, PIXELS_A_BYTE = 2**26, 10_000
 
-PIL.Image.MAX_IMAGE_PIXELS = None  # ours takes its place
-# What Pillow says of odd metadata helps nobody: it names neither the file nor what to do, and the pixels are
-# not affected.
+PIL.Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS takes its place
+# Pillow's warnings about odd metadata name neither the file nor what to do, and the pixels are not affected.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 #: Pillow's modes of greyscale with more than 8 bits.
@@ -60,14 +59,13 @@ _WHITE_16 = 65535
 
 _BITS, _PLANAR = 258, 284  # BitsPerSample and PlanarConfiguration of TIFF
 
-#: Where Pillow keeps what may hold an orientation.
+#: Keys under which Pillow keeps data that may hold an orientation.
 _EXIF_KEYS = {"exif", "xmp", "Raw profile type exif", "Raw profile type APP1", "XML:com.adobe.xmp"}
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # neither is needed for the pixels
+_PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # the pixels need none of them
 
-#: For 16-bit colour, of which Pillow keeps the upper bytes: the layout under which it gives the lower bytes
-#: in their place.
+#: Pillow keeps the upper bytes of 16-bit colour. By layout, another one under which it gives the lower bytes.
 _LOWER_BYTES = {
     **{f"{mode};16B": f"{mode};16L" for mode in ("RGB", "RGBA", "RGBX")},
     **{f"{mode};16L": f"{mode};16B" for mode in ("RGB", "RGBA", "RGBX")},
@@ -85,9 +83,10 @@ _BLOCK = 2**22  # values that are scaled at a time
 
 
 class NeedsOption(ValueError):
-    """A picture is whole, and is read only if an option says so.
+    """A whole picture that needs an option to be read.
 
-    Attributes: ``advice`` names the option.
+    Attributes:
+        advice: names the option.
     """
 
     def __init__(self, problem: str, advice: str) -> None:
@@ -104,8 +103,8 @@ class DecodeOptions:
 
     Attributes:
         background: behind transparency.
-        max_pixels: pictures of more are refused before they are decoded.
-        value_range: of pictures with more than 8 bits a value. Those with 8 bits are left alone.
+        max_pixels: larger pictures are refused before they are decoded.
+        value_range: of pictures with more than 8 bits a value. Others stay as they are.
     """
 
     background: Color = (255, 255, 255)
@@ -114,11 +113,12 @@ class DecodeOptions:
 
 
 class DeepValues(NamedTuple):
-    """What was found in pictures with more than 8 bits a value.
+    """The values in pictures with more than 8 bits a value.
 
     Attributes:
-        low, high: the smallest and the largest value.
-        white: the value that stands for white unless a range is given; NaN where that is not known.
+        low: the smallest one.
+        high: the largest one.
+        white: the value of white unless a range is given; NaN where it is not known.
     """
 
     low: float
@@ -126,25 +126,23 @@ class DeepValues(NamedTuple):
     white: float
 
     def join(self, other: "DeepValues | None") -> "DeepValues":
-        """The same over both."""
+        """The values of both."""
         if other is None:
             return self
         return DeepValues(min(self.low, other.low), max(self.high, other.high), max(self.white, other.white))
 
     @property
     def dark(self) -> bool:
-        """Whether the values leave the upper half of the type unused: 10-, 12- or 14-bit data in 16-bit
-        files."""
+        """Whether the upper half of the type is unused, as by 10-, 12- or 14-bit data in 16-bit files."""
         return self.high <= (self.white + 1) / 2
 
     def describe_dark(self) -> str:
-        """What is wrong with :attr:`dark` values, and what to do."""
+        """The problem of :attr:`dark` values, and what to do."""
         top = 2 ** max(int(self.high).bit_length(), 1) - 1
         return (
             f"lie between {self.low:g} and {self.high:g}, and {self.white:g} would be white: they come out "
-            "dark; "
-            f"--range=0-{top} makes {top} white, --range=auto the largest value, and --range=full leaves "
-            "them as they are"
+            f"dark; --range=0-{top} makes {top} white, --range=auto the largest value, and --range=full "
+            "leaves them as they are"
         )
 
 
@@ -169,9 +167,8 @@ class Loaded:
 
     Attributes:
         image: in any mode.
-        orientation: what the file's EXIF data says; 1 is upright.
-        turned: the stored pixels lie in another direction than ``image``. (Not of TIFF, which Pillow never
-            gives otherwise.)
+        orientation: of the file's EXIF data; 1 is upright.
+        turned: the stored pixels lie in another direction than ``image``. False for TIFF, which Pillow turns.
         more_frames: more frames or pages follow in the file.
         layout: Pillow's name of how the pixels lie in the file, such as ``RGB;16B``.
         depth: bits a value in the file, 8 or 16, where the mode does not show them.
@@ -188,15 +185,14 @@ class Loaded:
 def decode(content: bytes, options: DecodeOptions | None = None) -> Picture:
     """Decode the first frame.
 
-    The EXIF orientation is applied; transparency of any kind is composited on the background; palettes are
-    resolved (a palette without colours gives ``L``); CMYK and other colour spaces are converted without
-    regard to colour profiles; values of more than 8 bits are scaled, by the range in the options or from what
-    the type holds.
+    The EXIF orientation is applied. Transparency is composited on the background. Palettes are resolved; one
+    without colours gives ``L``. CMYK and other colour spaces are converted without colour profiles. Values of
+    more than 8 bits are scaled by the range in the options, or from the ends of the type.
 
     Raises:
-        NeedsOption: the picture is larger than the limit, or has values whose range isn't known (floating
-            point, 32-bit integers) and none was given.
-        ValueError: the content is of no known format. And whatever Pillow raises on damaged bytes.
+        NeedsOption: the picture is larger than the limit, or has values without a known range (floating
+            point, 32-bit integers) and no range is given.
+        ValueError: the content is of no known format. Pillow raises many other errors on damaged bytes.
     """
     options = options or DecodeOptions()
     loaded = load(content, max_pixels=options.max_pixels)
@@ -218,17 +214,17 @@ def load(
     Args:
         content: of the file.
         max_pixels: the limit.
-        check: is called with the picture before any pixel is decoded, to refuse it by its size or mode.
+        check: takes the picture before any pixel is decoded, and may raise because of its size or mode.
 
     Raises:
         NeedsOption: the picture is larger than the limit.
-        ValueError: the content is of no known format. And whatever Pillow raises on damaged bytes.
+        ValueError: the content is of no known format. Pillow raises many other errors on damaged bytes.
     """
     try:
         return _load(content, max_pixels, check)
     except NeedsOption:
         raise
-    except ValueError:  # Pillow's answer to long texts and colour profiles, among others
+    except ValueError:  # Pillow raises it for long texts and colour profiles, among others
         bare = _without_text(content)
         if len(bare) == len(content):
             raise
@@ -236,16 +232,16 @@ def load(
 
 
 def frames_note(count: int) -> list[str]:
-    """A sentence about so many images with more than one frame or page; none where there are none."""
+    """A sentence about ``count`` images with more than one frame or page; none for 0."""
     return [f"{plural(count, 'image')} with more than one frame or page: the first is used"] if count else []
 
 
 def range_notes(images: int, deep: DeepValues | None, value_range: ValueRange) -> list[str]:
-    """What was done with the values of so many images with more than 8 bits, where ``value_range`` was asked
-    for."""
+    """What ``value_range`` did with the values of ``images`` images with more than 8 bits."""
     if deep is None:
         return [] if value_range is None else ["--range has no effect: all images have 8 bits a value"]
-    between = f"the values of {plural(images, 'image')} with more than 8 bits lie between {deep.low:g} and {deep.high:g}"
+    values = f"the values of {plural(images, 'image')} with more than 8 bits"
+    between = f"{values} lie between {deep.low:g} and {deep.high:g}"
     if value_range == "auto":
         return [f"{between}, which became black and white"]
     if isinstance(value_range, tuple) and (deep.low < value_range[0] or deep.high > value_range[1]):
@@ -254,8 +250,7 @@ def range_notes(images: int, deep: DeepValues | None, value_range: ValueRange) -
 
 
 def dark_warning(images: int, deep: DeepValues | None, value_range: ValueRange) -> list[str]:
-    """A warning where so many images with 16 bits come out dark and ``--range`` was not given; none
-    elsewhere."""
+    """A warning where ``images`` images with 16 bits come out dark and no ``--range`` is given."""
     if deep is None or value_range is not None or not deep.dark:
         return []
     return [f"the values of {plural(images, 'image')} with 16 bits {deep.describe_dark()}"]
@@ -263,7 +258,7 @@ def dark_warning(images: int, deep: DeepValues | None, value_range: ValueRange) 
 
 @contextlib.contextmanager
 def open_picture(content: bytes, max_pixels: int = MAX_PIXELS) -> Iterator[PIL.ImageFile.ImageFile]:
-    """A picture whose header is read and whose pixels are not. Raises as :func:`load` does."""
+    """A picture of which only the header is read. Raises as :func:`load` does."""
     try:
         opened = PIL.Image.open(io.BytesIO(content), formats=FORMATS)
     except PIL.UnidentifiedImageError as error:
@@ -300,29 +295,25 @@ def _load(content: bytes, max_pixels: int, check: Callable[[PIL.Image.Image], No
 
 
 def _without_text(content: bytes) -> bytes:
-    """A PNG file without its texts and colour profile, which Pillow refuses where they are long. Other files
-    as they are."""
+    """A PNG file without texts and colour profile, which Pillow refuses if long. Other files stay."""
     if not content.startswith(_PNG):
         return content
     return _PNG + b"".join(content[at:end] for kind, at, end in _png_chunks(content) if kind not in _PNG_TEXT)
 
 
 def is_turned(content: bytes) -> bool:
-    """Whether :func:`load` turns a picture, by its header where that is enough; False for what can't be
-    read."""
+    """Whether :func:`load` turns a picture; False if it cannot be read."""
     try:
-        if content.startswith(
-            _PNG
-        ):  # of these, Pillow tells the orientation only once the pixels are decoded
+        if content.startswith(_PNG):  # Pillow knows its orientation only once the pixels are decoded
             return _png_may_be_turned(content) and load(content).turned
         with open_picture(content) as image:
             return _orientation(image) != 1 and image.format != "TIFF"
-    except Exception:  # noqa: BLE001  Pillow raises nearly anything on damaged bytes; whoever decodes them says so
+    except Exception:  # noqa: BLE001  Pillow raises nearly anything on damaged bytes; decoding will raise
         return False
 
 
 def has_more_frames(content: bytes) -> bool:
-    """Whether a picture has more than one frame or page, by its header; False for what can't be read."""
+    """Whether a picture has more than one frame or page, by its header; False if it cannot be read."""
     try:
         with open_picture(content, sys.maxsize) as image:
             return _more_frames(image)
@@ -331,7 +322,7 @@ def has_more_frames(content: bytes) -> bool:
 
 
 def upper_bytes_found(upper: np.ndarray) -> DeepValues:
-    """What is known of 16-bit values by their upper bytes."""
+    """Bounds of 16-bit values from their upper bytes."""
     return DeepValues(256.0 * int(upper.min()), 256.0 * int(upper.max()) + 255, _WHITE_16)
 
 
@@ -354,12 +345,12 @@ def _png_may_be_turned(content: bytes) -> bool:
 
 
 def _orientation(image: PIL.Image.Image) -> int:
-    """1 to 8, see EXIF 2.3, 4.6.4; 1 (upright) where there is none, or the data is damaged."""
-    if image.format != "TIFF" and not _EXIF_KEYS & image.info.keys():  # known at once; most images have none
+    """1 to 8 (EXIF 2.3, 4.6.4); 1 (upright) without an orientation and for damaged data."""
+    if image.format != "TIFF" and not _EXIF_KEYS & image.info.keys():  # as most images
         return 1
     try:
         found = image.getexif().get(PIL.ExifTags.Base.Orientation, 1)
-    except Exception:  # noqa: BLE001  Pillow's reader of EXIF data raises nearly anything, and the pixels are not its concern
+    except Exception:  # noqa: BLE001  Pillow's reader of EXIF data raises nearly anything
         return 1
     return int(found) if found in range(2, 9) else 1
 
@@ -372,17 +363,16 @@ def _more_frames(image: PIL.Image.Image) -> bool:
 
 
 def _layout(image: PIL.ImageFile.ImageFile) -> str:
-    """How the pixels lie in the file, in Pillow's words; empty where they do not say so."""
+    """Pillow's name of how the pixels lie in the file; empty where it has none."""
     if image.format == "TIFF" and image.tag_v2.get(_PLANAR) == 2:  # type: ignore[attr-defined]
-        return ""  # of each plane for itself
+        return ""  # its name is that of a single plane
     args = image.tile[0].args if image.tile else None
     found = args[0] if isinstance(args, tuple) and args else args
     return found if isinstance(found, str) else ""
 
 
 def _depth(content: bytes, image: PIL.ImageFile.ImageFile) -> int:
-    """Bits a value, 8 or 16, of a picture that Pillow gives with 8. Raises :class:`ValueError` for what
-    Pillow reads wrongly."""
+    """Bits a value in the file, 8 or 16. Raises :class:`ValueError` for what Pillow reads wrongly."""
     if image.format == "TIFF":
         tags = image.tag_v2  # type: ignore[attr-defined]
         deep = max(tags.get(_BITS, (8,))) > 8
@@ -402,9 +392,8 @@ def _depth(content: bytes, image: PIL.ImageFile.ImageFile) -> int:
     if image.format == "PPM":
         return 16 if content[:2] in (b"P3", b"P6") and _ppm_white(content) > 255 else 8
     if image.format == "JPEG2000":
-        at = (
-            content.find(b"\xff\x4f\xff\x51") + 42
-        )  # of the first channel's depth in the codestream's header (ISO 15444-1, A.5.1)
+        # The first channel's depth in the codestream's header (ISO 15444-1, A.5.1).
+        at = content.find(b"\xff\x4f\xff\x51") + 42
         return 16 if len(content) > at >= 42 and (content[at] & 127) + 1 == 16 else 8
     return 16 if image.format == "PNG" and _layout(image).endswith(";16B") else 8
 
@@ -424,7 +413,7 @@ def _found(values: np.ndarray, white: float, mode: str) -> DeepValues:
 
 
 def _ends(value_range: ValueRange, deep: DeepValues) -> tuple[float, float]:
-    """The values that become black and white. Raises :class:`ValueError` where they are not known."""
+    """The values that become black and white. Raises :class:`NeedsOption` where they are not known."""
     if value_range == "auto":
         return deep.low, deep.high
     if isinstance(value_range, tuple):
@@ -439,8 +428,7 @@ def _ends(value_range: ValueRange, deep: DeepValues) -> tuple[float, float]:
 
 
 def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """``255 (v - low) / (high - low)``, rounded and cut to 0 … 255: uint8 of the same shape. All 0 where low
-    is high."""
+    """``255 (v - low) / (high - low)``, rounded and cut to uint8, of the same shape; 0 where low is high."""
     out = np.zeros(values.shape, dtype=np.uint8)
     rows = max(_BLOCK // max(values[0].size, 1), 1)
     for start in range(0, len(values) if high > low else 0, rows):
@@ -452,8 +440,7 @@ def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
 def _deep_colour(
     content: bytes, loaded: Loaded, value_range: ValueRange
 ) -> tuple[PIL.Image.Image, DeepValues]:
-    """A picture with 16 bits a value, ``RGB`` or ``RGBA``, or ``L`` as Pillow cut it to 8, by the range; and
-    what was found."""
+    """A picture of 16 bits a value, scaled to 8, and its values. Pillow gives its upper bytes."""
     image = loaded.image
     upper = np.asarray(image)
     upper = upper[:, :, :3] if upper.ndim == 3 else upper
@@ -480,8 +467,7 @@ def _deep_colour(
 
 
 def _lower_bytes(content: bytes, loaded: Loaded) -> np.ndarray:
-    """The lower bytes of 16-bit colour: uint16 ``[H, W, 3]``, or ``[H, W, 1]`` where the three are the
-    same."""
+    """The lower bytes of 16-bit colour: uint16 ``[H, W, 3]``, or ``[H, W, 1]`` where the three are equal."""
     with open_picture(_without_text(content), sys.maxsize) as image:
         lower = _LOWER_BYTES[loaded.layout]
         image.tile = [
@@ -489,7 +475,7 @@ def _lower_bytes(content: bytes, loaded: Loaded) -> np.ndarray:
             for tile in image.tile
         ]
         if lower == "I;32B":
-            image._mode = "I"
+            image._mode = "I"  # noqa: SLF001  Pillow has no other way to read both values as one number
         image.load()
         if loaded.turned:
             PIL.ImageOps.exif_transpose(image, in_place=True)
@@ -499,7 +485,7 @@ def _lower_bytes(content: bytes, loaded: Loaded) -> np.ndarray:
 
 
 def _flat(image: PIL.Image.Image, background: Color) -> PIL.Image.Image:
-    """8-bit pixels of any mode as ``L`` or ``RGB``, on the background where they are transparent."""
+    """8-bit pixels of any mode as ``L`` or ``RGB``, composited on the background where transparent."""
     if image.mode == "1":
         image = image.convert("L")
     if image.mode == "L" and "transparency" in image.info:
@@ -527,8 +513,7 @@ def _composite_rgb(image: PIL.Image.Image, background: Color) -> PIL.Image.Image
 
 
 def _over(color: np.ndarray, alpha: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """``color·alpha + background·(1 - alpha)`` of 8-bit values ``[H, W, C]``, ``[H, W, 1]``, ``[C]``, rounded
-    to nearest."""
+    """``color·alpha + background·(1 - alpha)``, rounded, of 8-bit ``[H, W, C]``, ``[H, W, 1]``, ``[C]``."""
     out = np.empty(color.shape, dtype=np.uint8)
     rows = max(_BLOCK // max(color[0].size, 1), 1)
     for start in range(0, len(color), rows):

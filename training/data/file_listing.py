@@ -1,4 +1,4 @@
-"""What lies in a folder or a zip: the names of its files, and what is left out of them."""
+"""The names of the files in a folder or a zip, and counts of those that are left out."""
 
 import heapq
 import os
@@ -12,33 +12,18 @@ from dnnlib.cli import plural
 from dnnlib.errors import UserError
 from dnnlib.untrusted import one_line, reason
 
-# Raster formats that Pillow reads by itself. Not Pillow's whole registry: that names formats needing outside
-# programs too.
+#: Raster formats that Pillow reads by itself. Its registry also names formats that need other programs.
 IMAGE_SUFFIXES = {
-    *(
-        ".png",
-        ".apng",
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".webp",
-        ".avif",
-        ".bmp",
-        ".dib",
-        ".gif",
-        ".tif",
-        ".tiff",
-    ),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".j2k", ".jpx", ".pcx", ".sgi"),
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".bmp", ".dib", ".gif"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".j2k", ".jpx", ".pcx", ".sgi"),
 }
 
-#: Archives that people put beside images. None is opened but a zip that is given by itself.
+#: Archives that people put beside images. They are not opened.
 ARCHIVE_SUFFIXES = {".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
 
 LABEL_FILE = "dataset.json"
 
-#: What file managers leave behind. It is no data, so nothing is said of it.
+#: Files of file managers. They are no data, so notes leave them out.
 CLUTTER = {".DS_Store", "__MACOSX", "Thumbs.db", "desktop.ini"}
 
 SHOWN_KINDS = 8  # endings that one message lists
@@ -46,11 +31,11 @@ SHOWN_KINDS = 8  # endings that one message lists
 
 @dataclass
 class Listing:
-    """The visible files of a folder or zip, and how many others there are.
+    """The visible files of a folder or zip, and the number of others.
 
     Attributes:
         names: of the files, sorted, with ``/`` between the parts.
-        members: of a zip, what it calls each of them.
+        members: of a zip, its own name for each of them.
         hidden: files and folders whose names begin with a dot.
         special: pipes, sockets and devices. They are never opened.
         broken: links that lead nowhere or cannot be followed.
@@ -73,15 +58,13 @@ class Listing:
         return [name for name in self.names if is_image_name(name)]
 
     def label_file(self) -> str | None:
-        """The name of the ``dataset.json`` that holds the labels: at the top, or in the one folder that holds
-        everything."""
+        """The name of the ``dataset.json``: at the top, or in the one folder that holds everything."""
         tops = {name.split("/")[0] for name in self.names}
         places = [LABEL_FILE, *(f"{top}/{LABEL_FILE}" for top in tops if len(tops) == 1)]
         return next((name for name in places if name in self.names), None)
 
     def left_out(self) -> str:
-        """``20 .heic, 1 .zip, 3 without an ending, 2 hidden``: what is neither an image nor the labels; empty
-        for nothing."""
+        """Counts of other files than images and labels: ``20 .heic, 1 .zip, 2 hidden``; empty for none."""
         endings = self._unread()
         shown = [
             f"{number} {one_line(ending, 20) or 'without an ending'}"
@@ -104,7 +87,7 @@ class Listing:
         return ", ".join(shown)
 
     def advice(self) -> str:
-        """What to do about the files that :meth:`left_out` counts; empty for nothing."""
+        """What to do about the files of :meth:`left_out`; empty for nothing."""
         endings = self._unread()
         ways = {
             "Unpack archives, or give a zip by itself.": endings.keys() & ARCHIVE_SUFFIXES,
@@ -124,10 +107,10 @@ class Listing:
 
 
 def list_folder(folder: Path) -> Listing:
-    """The files below a folder. Raises :class:`UserError` when one can't be listed.
+    """The files below a folder. Raises :class:`UserError` where a folder cannot be listed.
 
-    Linked folders are followed. Each real folder is read once, so links cannot lead round in circles or
-    double the data; a folder's own place comes before links to it.
+    Linked folders are followed. Each real folder is read once, at its own place rather than at a link, so
+    that links neither lead in circles nor double the data.
     """
     found = Listing()
     waiting = [("", str(folder))]
@@ -173,18 +156,17 @@ def list_zip(infos: Iterable[zipfile.ZipInfo], inside: str, path: Path) -> Listi
 
 
 def plain_name(name: str) -> str:
-    """A file's name as others write it: some begin with ``./`` or ``/``, some put backslashes between the
-    parts."""
+    """A file's name without ``./`` or ``/`` in front, and with ``/`` in place of backslashes."""
     return "/".join(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file of this name is taken for an image."""
+    """Whether a name has an image's ending."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def _list_real_folders(found: Listing, name: str, path: str) -> Sequence[tuple[str, str]]:
-    """Add what lies in a folder and in the real folders below it; gives the linked folders: name and path."""
+    """Add the contents of a folder and of the real folders in it. Returns name and path of linked folders."""
     links = []
     stack = [(name, path)]
     while stack:

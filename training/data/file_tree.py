@@ -18,26 +18,29 @@ from training.data.file_listing import Listing, list_folder, list_zip
 
 MAX_FILE = 2**31  # bytes of one file
 
-#: Files that a thread reads for a digest before it takes the next ones, and how many threads there are at
-#: most.
+#: Files in one task of a digest's threads, and the number of threads, at most.
 READ_IN_TURN, READERS = 64, 8
 
-#: So many bytes of a data set at most are read for :meth:`FileTree.quick_digest`, in whole files.
+#: Bytes that :meth:`FileTree.quick_digest` reads, at most, in whole files.
 QUICK_BYTES = 2**28
 
 
 class FileTree:
-    """The files below a folder (recursively) or inside a zip, by name relative to it with ``/`` between the
-    parts.
+    """The files below a folder or inside a zip, by relative names with ``/`` between the parts.
 
-    A folder may lie in a zip: ``pairs.zip/images``.
+    The folder may lie in a zip: ``pairs.zip/images``. Hidden files and macOS' ``__MACOSX`` shadows are left
+    out; linked folders are followed. Each process opens zips itself, so an instance may be forked or pickled
+    into workers.
 
-    Hidden files and macOS' ``__MACOSX`` shadows are left out; linked folders are followed. Zip handles are
-    opened per process and never travel to another one, so an instance may be forked or pickled into workers.
+    Attributes:
+        path: of the folder or zip.
+        is_zip: whether the files lie in a zip.
+        listing: the files, and counts of what is left out.
+        names: of all files, sorted.
 
-    Attributes: ``path``, ``is_zip``, ``listing`` (what is there, and what is left out), and ``names``, every
-    file's name in sorted order. Raises :class:`UserError` when the path is missing, is neither folder nor
-    zip, can't be listed, or a zip has two images of one name.
+    Raises:
+        UserError: the path is missing, is neither folder nor zip, or cannot be listed; or a zip has two
+            images of one name.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -58,8 +61,7 @@ class FileTree:
         return self.listing.image_names()
 
     def require_images(self, advice: str) -> list[str]:
-        """The names of the images. Raises :class:`UserError` when there are none, with what is there in their
-        place."""
+        """The names of the images. Without any, raises :class:`UserError` with what is there instead."""
         names = self.image_names
         if not names:
             there = self.listing.left_out()
@@ -79,7 +81,7 @@ class FileTree:
         )
 
     def read(self, name: str) -> bytes:
-        """The content of one file. Raises :class:`UserError` with its name when it can't be read."""
+        """The content of one file. Raises :class:`UserError` where it cannot be read."""
         if not self.is_zip:
             return read_bytes(self.path / name, limit=MAX_FILE)
         with parsing(f"'{one_line(name)}' in '{self.path}'"):
@@ -89,11 +91,10 @@ class FileTree:
             return self._zip().read(info)
 
     def digest(self, names: Sequence[str], mark: Callable[[bytes], bytes] | None = None) -> str:
-        """SHA-256 over the SHA-256 of each file's content, in order: the same for a folder and for a zip of
-        it.
+        """SHA-256 over the SHA-256 of each file's content, in order: the same for a folder and a zip of it.
 
-        What ``mark`` gives for a content, mostly nothing, follows its SHA-256.
-        Everything is read, by some threads. On a terminal a bar shows how far that is when it takes its time.
+        What ``mark`` gives for a content follows its SHA-256. Threads read all files. On a terminal, a bar
+        shows the progress.
         """
         if self.is_zip:
             self._zip()  # one handle for all threads
@@ -119,10 +120,9 @@ class FileTree:
         return total.hexdigest()
 
     def quick_digest(self, names: Sequence[str]) -> str:
-        """A digest for a first comparison: names, sizes, a zip's checksums, and contents.
+        """A digest of names, sizes, a zip's checksums, and contents.
 
-        Contents of all files where they have :data:`QUICK_BYTES` together, else of as many files at even
-        distances.
+        All contents are read where they have at most :data:`QUICK_BYTES`, else those of every n-th file.
         """
         sizes = [size for size, _ in self._facts(names)]
         sample = names[:: max(1, -(-sum(sizes) // QUICK_BYTES))]
@@ -132,11 +132,9 @@ class FileTree:
         ).hexdigest()
 
     def outline(self, names: Iterable[str]) -> str:
-        """SHA-256 of what a directory says about some files: names and sizes in a folder, checksums and sizes
-        in a zip.
+        """SHA-256 of names and sizes in a folder, of checksums and sizes in a zip.
 
-        States of before knew zips and large folders by it. Files can be made that have other contents and the
-        same outline.
+        Earlier versions recognised zips and large folders by it. Other contents can have the same outline.
         """
         if self.is_zip:
             text = "".join(f"{checksum:08x} {size}\n" for size, checksum in self._facts(names))
@@ -147,11 +145,7 @@ class FileTree:
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
     def check_apart(self, output: str | os.PathLike[str], option: str) -> None:
-        """Raise :class:`UserError` where ``output`` is this folder or zip, or lies in a folder that is read,
-        by whatever links.
-
-        ``option`` gives the output.
-        """
+        """Raise :class:`UserError` where an output, given by ``option``, is or lies in what is read here."""
         check_apart(output, self.path, option, self.listing.folders)
 
     def close(self) -> None:
@@ -202,16 +196,14 @@ class FileTree:
 
 
 def split_zip(path: str | os.PathLike[str]) -> tuple[Path, str]:
-    """``pairs.zip/images`` to ``(pairs.zip, "images/")`` where pairs.zip is a file; any other path to itself
-    and an empty string."""
+    """``pairs.zip/images`` to ``(pairs.zip, "images/")`` for a file pairs.zip; others to ``(path, "")``."""
     whole = Path(path)
     files = [] if whole.exists() else [parent for parent in whole.parents if parent.is_file()]
     return (files[0], f"{whole.relative_to(files[0]).as_posix()}/") if files else (whole, "")
 
 
 def folder_exists(path: str | os.PathLike[str]) -> bool:
-    """Whether there is such a folder, on disk or in a zip. Raises :class:`UserError` for a zip that can't be
-    read."""
+    """Whether a folder exists, on disk or in a zip. Raises :class:`UserError` for an unreadable zip."""
     place, inside = split_zip(path)
     return any(name.startswith(inside) for name in FileTree(place).names) if inside else place.is_dir()
 
@@ -222,19 +214,20 @@ def check_apart(
     option: str,
     folders: Iterable[tuple[int, int]] = (),
 ) -> None:
-    """Raise :class:`UserError` where an output is an input, or lies in it: it would become part of it.
+    """Raise :class:`UserError` where an output is an input or lies in one, whatever links lead there.
 
     Args:
-        output: what ``option`` gives; it need not exist.
+        output: a path, which need not exist.
         source: a folder or file that is read.
-        folders: device and inode of further folders that are read with it.
+        option: gives the output, for the message.
+        folders: device and inode of further folders that are read with ``source``.
     """
     place, _ = split_zip(source)
     itself = set(_identities([place]))
     real = Path(os.path.realpath(output))
     if itself & set(_identities([real])):
         raise UserError(f"'{source}' and {option} '{output}' are the same; give another place")
-    around = Path(os.path.realpath(Path(output).parent))  # where a link itself lies, not what it leads to
+    around = Path(os.path.realpath(Path(output).parent))  # the place of a link itself
     if (itself | set(folders)) & set(_identities([real, *real.parents, around, *around.parents])):
         raise UserError(
             f"{option} '{output}' lies in '{source}', which is read: what is written would become part of "

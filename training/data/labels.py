@@ -18,9 +18,9 @@ from training.data.file_tree import FileTree
 
 Label = int | list[float]
 
-MAX_CLASSES = 1_000_000  # a one-hot vector beyond this is a mistake (an id or a date taken for a class)
+MAX_CLASSES = 1_000_000  #: Above, a class is most likely an id or a date.
 
-#: Bytes that a ``dataset.json`` may have, and more for each image beside it.
+#: Bytes of a ``dataset.json``, at most, and further bytes for each image beside it.
 MAX_BYTES, MAX_BYTES_AN_IMAGE = 2**24, 2**15
 
 _LARGEST = float(np.finfo(np.float32).max)
@@ -28,11 +28,11 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True)
 class LabelFile:
-    """What a ``dataset.json`` says.
+    """The content of a ``dataset.json``.
 
     Attributes:
         labels: by :func:`matching_name` of the images.
-        first: the first image's name, as it stands there.
+        first: the first image's name in the file.
         where: names the file in messages.
         class_names: of the classes in order, or None. The reference ignores that key.
     """
@@ -46,8 +46,8 @@ class LabelFile:
         """The labels of images in their order.
 
         Raises:
-            UserError: one is missing, kinds are mixed, or two images' names are the same but for Unicode's
-                normal forms.
+            UserError: one is missing, kinds are mixed, or two images' names differ only in Unicode's normal
+                form.
         """
         keys = [matching_name(name) for name in names]
         twice = _first_repeated(keys)
@@ -60,23 +60,21 @@ class LabelFile:
         if missing:
             raise UserError(
                 f"{self.where} has no label for {len(missing)} of {len(names)} images, "
-                f"'{one_line(missing[0])}' first; its own first name"
-                f" is '{one_line(self.first)}'. Names start at the folder that the file lies in: mend them, "
-                "or do without labels"
-                " (dataset_tool.py --labels=none)"
+                f"'{one_line(missing[0])}' first; its own first name is '{one_line(self.first)}'. Names "
+                "start at the folder that the file lies in: mend them, or do without labels (dataset_tool.py "
+                "--labels=none)"
             )
         chosen = [self.labels[key] for key in keys]
         for name, label in zip(names, chosen, strict=True):
             if _kind(label) != _kind(chosen[0]):
                 raise UserError(
                     f"{self.where}: the label of '{one_line(name)}' is {_kind(label)}, but that of "
-                    f"'{one_line(names[0])}' is"
-                    f" {_kind(chosen[0])}; make them alike"
+                    f"'{one_line(names[0])}' is {_kind(chosen[0])}; make them alike"
                 )
         return chosen
 
     def notes(self, names: Sequence[str]) -> list[str]:
-        """A sentence about labels that belong to none of the images; none where there are none."""
+        """A sentence about labels without an image, if there are any."""
         others = self.labels.keys() - {matching_name(name) for name in names}
         if not others:
             return []
@@ -87,10 +85,10 @@ class LabelFile:
 
 
 def read_labels(tree: FileTree) -> LabelFile | None:
-    """The labels in a tree's ``dataset.json``; None when there is no such file or it holds none.
+    """The labels in a tree's ``dataset.json``; None without the file or without labels in it.
 
-    The file lies at the top, or in the one folder that holds everything (a zip made of a whole folder); the
-    names in it are relative to where it lies. Raises :class:`UserError` when its content is not of the form
+    The file lies at the top, or in the one folder that holds everything, as in a zip of a folder. The names
+    in it are relative to its folder. Raises :class:`UserError` where its content is not of the form
     ``{"labels": [[name, class or list of numbers], ...]}``.
     """
     place = tree.listing.label_file()
@@ -106,15 +104,17 @@ def read_labels(tree: FileTree) -> LabelFile | None:
 def parse_labels(
     content: bytes, where: str, beside: str | os.PathLike[str] = "", prefix: str = "", limit: int = MAX_BYTES
 ) -> LabelFile | None:
-    """Parse the bytes of a ``dataset.json``, at most ``limit`` of them.
+    """Parse a ``dataset.json``; None where it has no labels.
 
     Args:
-        where: names it in messages.
-        beside: the folder that it lies in. Absolute names may begin with it.
-        prefix: what the images' names have before those in the file.
+        content: of the file.
+        where: names the file in messages.
+        beside: the folder of the file. Absolute names may begin with it.
+        prefix: goes before the names in the file.
+        limit: bytes of the file, at most.
 
     Raises:
-        UserError: the content is of another form, or a name is there twice.
+        UserError: the content is too long or of another form, or a name is there twice.
     """
     document = parse_json(content, where, limit=limit, finite=False, advice="mend or remove it")
     if not isinstance(document, dict) or "labels" not in document:
@@ -147,13 +147,12 @@ def parse_labels(
 
 
 def matching_name(name: str) -> str:
-    """What a name is matched by: without ``./``, with ``/`` between the parts, in one of Unicode's normal
-    forms (NFC)."""
+    """The form in which names are compared: :func:`plain_name` in Unicode's normal form NFC."""
     return unicodedata.normalize("NFC", plain_name(name))
 
 
 def notes_on_classes(labels: Sequence[Label | None]) -> list[str]:
-    """A sentence about classes without images; none for vectors, and where each class has some."""
+    """A sentence about classes without images, if there are any; none for vectors."""
     used = class_counts(labels)
     label_dim = max(used, default=-1) + 1
     empty = label_dim - len(used)
@@ -162,15 +161,13 @@ def notes_on_classes(labels: Sequence[Label | None]) -> list[str]:
     first = next(number for number in range(label_dim) if number not in used)
     return [
         f"Class numbers go from {min(used)} to {label_dim - 1}, and {empty} of the {label_dim} classes from "
-        "0 up"
-        f" {'has' if empty == 1 else 'have'} no image ({first} first). Each class takes memory in G and D: "
-        "number them 0, 1, 2"
-        " and so on without gaps."
+        f"0 up {'has' if empty == 1 else 'have'} no image ({first} first). Each class takes memory in G and "
+        "D: number them 0, 1, 2 and so on without gaps."
     ]
 
 
 def class_counts(labels: Sequence[Label | None]) -> dict[int, int]:
-    """Images of each class that has some, in the order of their numbers; empty for vectors."""
+    """The number of images of each class, in the order of the classes; empty for vectors."""
     counts = Counter(label for label in labels if isinstance(label, int))
     return dict(sorted(counts.items()))
 
@@ -181,7 +178,7 @@ def label_array(labels: Sequence[Label]) -> np.ndarray:
 
 
 def _label(value: Any, what: str) -> Label:
-    """Check one label. A whole number written as a float counts as a class, as it does in the reference."""
+    """Check one label. A float without a fraction is a class, as in the reference."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
@@ -194,7 +191,7 @@ def _label(value: Any, what: str) -> Label:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it fits into a float32."""
+    """Whether a value is a number that fits into float32."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
@@ -203,18 +200,18 @@ def _shown(value: Any) -> str:
 
 
 def _class_names(value: Any) -> list[str] | None:
-    """The names of classes. Other programs may put anything under that key; only a list of text counts."""
+    """A list of text, else None: other programs may put anything under that key."""
     return value if isinstance(value, list) and all(isinstance(name, str) for name in value) else None
 
 
 def _relative(name: str, places: Sequence[str]) -> str:
-    """A name without the absolute path of the folder that it starts at."""
+    """A name relative to that of ``places`` in which it lies, if any."""
     inside = (name[len(place) :] for place in places if name.startswith(place.rstrip("/") + "/"))
     return next(inside, name)
 
 
 def _first_repeated(names: Sequence[str]) -> int | None:
-    """The place of the first name that was there before."""
+    """The place of the first name that is there before, or None."""
     seen: set[str] = set()
     for place, name in enumerate(names):
         if name in seen:

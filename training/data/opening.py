@@ -1,6 +1,6 @@
-"""Between data on a disk and their description in a configuration.
+"""From data on a disk to their description in a configuration, and back.
 
-torch is imported inside the functions, so that command lines need not wait for it.
+The functions import torch themselves, so that command lines need not wait for it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,19 @@ def inspect_data(
     annotated: bool = False,
     outdir: str | None = None,
 ) -> tuple[DataConfig, list[str]]:
-    """Look at a data set without decoding it: its configuration, and notes about what is left out or not
-    used.
+    """Describe a data set without decoding it: its configuration, and notes on what is left out or not used.
 
-    ``subset`` is how many images to keep, None for all. With ``annotated``, it is a paired data set, and its
-    annotations are decoded to count their classes. Raises :class:`UserError` for data that cannot be trained
-    on, and where ``outdir`` lies in it.
+    Args:
+        path: folder or zip.
+        cond: use the labels.
+        subset: how many images to keep; None keeps all.
+        mirror: add mirrored copies.
+        seed: draws the subset.
+        annotated: it is a paired data set. Its annotations are decoded to count their classes.
+        outdir: must not lie in the data set; None checks nothing.
+
+    Raises:
+        UserError: the data cannot be trained on, or ``outdir`` lies in it.
     """
     from training.data.dataset import ImageFolderDataset
     from training.data.paired import PairedDataset, is_paired
@@ -65,8 +72,7 @@ def inspect_data(
 
 
 def open_dataset(data: DataConfig) -> ImageFolderDataset:
-    """The data set that a configuration describes. Raises :class:`UserError` where it no longer looks like
-    that."""
+    """The data set that a configuration describes. Raises :class:`UserError` where it has changed."""
     from training.data.dataset import ImageFolderDataset
     from training.data.paired import PairedDataset
 

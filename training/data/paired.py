@@ -11,45 +11,45 @@ from training.config.schema import ANNOTATIONS, IMAGES
 from training.data.dataset import ImageFolderDataset
 from training.data.file_tree import FileTree, check_apart, folder_exists
 
-#: In an annotation, a pixel that belongs to no class and is looked at by nothing.
+#: In an annotation, a pixel of no class, which is ignored.
 UNLABELLED = 255
 
-#: Class numbers are below this. A map with larger ones is an antialiased mask, a photograph or the like.
+#: Class numbers are below this. Larger ones come from antialiased masks or photographs.
 MAX_CLASSES = 200
 
 FOLDERS = (IMAGES, ANNOTATIONS)
 
 
 class PairedDataset(ImageFolderDataset):
-    """``ROOT/images`` and ``ROOT/annotations``, each as ``dataset_tool.py`` writes one, with the same file
-    names.
+    """``ROOT/images`` and ``ROOT/annotations``, with the same file names in both.
 
-    ``ROOT`` is a folder or a zip. Annotations are 8-bit greyscale PNG files of the images' size whose values
-    are class numbers from 0 to :data:`MAX_CLASSES` − 1; :data:`UNLABELLED` marks pixels of none.
+    ``ROOT`` is a folder or a zip. Annotations are 8-bit greyscale PNG files of the images' size. Their values
+    are class numbers from 0 to :data:`MAX_CLASSES` − 1; :data:`UNLABELLED` marks pixels of no class.
 
-    It is the data set ``ROOT/images`` (a path that can be given wherever one is asked for), with the same
-    arguments, attributes and items; :meth:`classes` gives the annotations, and :meth:`sample` both. The
-    memory budget is for images and for annotations each.
+    It is the data set ``ROOT/images``, with its arguments, attributes and items. :meth:`classes` gives the
+    annotations, and :meth:`sample` both. The memory budget is for images and for annotations each.
 
-    Further argument:
-        num_classes: of all annotations. None reads them all at construction and takes the largest class
-        number plus one.
+    Args:
+        path: ``ROOT``.
+        num_classes: of all annotations. None reads them all and takes the largest class number plus one.
+        **options: of :class:`ImageFolderDataset`.
 
-    Further attributes: ``root``, ``num_classes``.
-    Raises :class:`UserError` when a folder is missing, names or sizes differ, or an annotation is no class
-    map.
+    Attributes:
+        root: ``ROOT``.
+        num_classes: of all annotations.
+
+    Raises:
+        UserError: a folder is missing, names or sizes differ, or an annotation is no class map.
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str],
         resolution: int | None = None,
+        *,
         use_labels: bool = False,
-        max_size: int | None = None,
-        xflip: bool = False,
-        random_seed: int = 0,
-        memory_budget_mb: float = 1024,
         num_classes: int | None = None,
+        **options: Any,
     ) -> None:
         self.root = os.fspath(path)
         folders = [os.path.join(path, name) for name in FOLDERS]
@@ -65,13 +65,10 @@ class PairedDataset(ImageFolderDataset):
                 f"'{odd}' is in only one of {' and '.join(FOLDERS)} of '{path}'; each image needs one "
                 "annotation of its name"
             )
-        same: dict[str, Any] = dict(
-            max_size=max_size, xflip=xflip, random_seed=random_seed, memory_budget_mb=memory_budget_mb
-        )
-        same["only_upright"] = True
-        super().__init__(folders[0], resolution=resolution, use_labels=use_labels, **same)
+        options["only_upright"] = True
+        super().__init__(folders[0], resolution=resolution, use_labels=use_labels, **options)
         try:
-            self._annotations = ImageFolderDataset(folders[1], **same)
+            self._annotations = ImageFolderDataset(folders[1], **options)
         except UserError as error:  # dataset_tool.py would turn class numbers into colours
             raise UserError(
                 f"{error} (of annotations, tools/make_paired_dataset.py keeps the class numbers)"
@@ -79,8 +76,8 @@ class PairedDataset(ImageFolderDataset):
         if self._annotations.image_shape != [1, self.resolution, self.resolution]:
             found, size = self._annotations.image_shape, self.resolution
             raise UserError(
-                f"the annotations in '{path}' are {found[1]}x{found[2]} with {found[0]} channels;"
-                f" they must be {size}x{size} like the images, with one"
+                f"the annotations in '{path}' are {found[1]}x{found[2]} with {found[0]} channels; they must "
+                f"be {size}x{size} like the images, with one"
             )
         self.num_classes = MAX_CLASSES if num_classes is None else num_classes
         if num_classes is None:
@@ -89,15 +86,13 @@ class PairedDataset(ImageFolderDataset):
                 raise UserError(f"the annotations in '{path}' tell no two classes apart")
 
     def classes(self, index: int) -> np.ndarray:
-        """The annotation of one item, uint8 ``[H, W]``, mirrored where the item is. Raises :class:`UserError`
-        for a class too many."""
+        """The annotation of one item, uint8 ``[H, W]``, mirrored with it. Raises :class:`UserError`."""
         classes = self._annotations[index][0][0]
         if ((classes >= self.num_classes) & (classes != UNLABELLED)).any():
             name, number = self._names[index % self.num_images], classes[classes != UNLABELLED].max()
             raise UserError(
                 f"'{name}' in '{self._annotations.path}' has class {number}; classes are 0 to "
-                f"{self.num_classes - 1} here,"
-                f" and {UNLABELLED} is unlabelled"
+                f"{self.num_classes - 1} here, and {UNLABELLED} is unlabelled"
             )
         return classes
 
@@ -107,6 +102,7 @@ class PairedDataset(ImageFolderDataset):
 
     @property
     def in_memory(self) -> bool:
+        """Whether all images and annotations are decoded in memory."""
         return super().in_memory and self._annotations.in_memory
 
     def notes(self) -> list[str]:
@@ -114,7 +110,7 @@ class PairedDataset(ImageFolderDataset):
         return [*super().notes(), *self._annotations.notes()]
 
     def check_apart(self, output: str | os.PathLike[str], option: str) -> None:
-        """Raise :class:`UserError` where an output lies in the folder of both, or in what is read of it."""
+        """Raise :class:`UserError` where an output lies in ``ROOT``, or in what is read of it."""
         check_apart(output, self.root, option)
         super().check_apart(output, option)
         self._annotations.check_apart(output, option)

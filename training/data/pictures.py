@@ -1,4 +1,4 @@
-"""Bytes to the networks' float images, and to and from pictures on disk."""
+"""Images of the networks: from bytes to floats, and to and from pictures on disk."""
 
 import os
 from pathlib import Path
@@ -6,15 +6,17 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
+import PIL.PngImagePlugin
 import torch
 
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from dnnlib.untrusted import parsing, read_bytes
 from training.data.decode import DecodeOptions, NeedsOption, Picture, decode
-from training.data.outputs import png_texts
 
-MAX_PIXELS = 1 << 29  # of a grid: 1.6 GB in memory
+MAX_PIXELS = 2**29  #: Pixels of a grid: 1.6 GB in memory.
+MAX_FILE = 2**31  #: Bytes of a picture's file.
+MARK = "made-by"  #: The key, among a PNG file's texts, of the mark that says what made it.
 
 
 def from_uint8(images: torch.Tensor, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -29,18 +31,19 @@ def to_picture(image: torch.Tensor) -> PIL.Image.Image:
 
 
 def save_png(image: torch.Tensor, path: str | os.PathLike[str], mark: str | None = None) -> None:
-    """Write one uint8 image ``[C, H, W]`` with C 1 (greyscale) or 3 (RGB); the file appears complete or not
-    at all.
+    """Write one uint8 image ``[C, H, W]`` with C 1 (greyscale) or 3 (RGB) as a PNG file, whole or not at all.
 
-    ``mark`` says what made it (:func:`training.data.outputs.mark_of`).
+    ``mark`` becomes its :data:`MARK`.
     """
+    texts = PIL.PngImagePlugin.PngInfo()
+    if mark is not None:
+        texts.add_text(MARK, mark)
     with atomic_write(path) as stream:
-        to_picture(image).save(stream, format="png", pnginfo=png_texts(mark))
+        to_picture(image).save(stream, format="png", pnginfo=texts)
 
 
 def grid_image(images: torch.Tensor, columns: int) -> torch.Tensor:
-    """uint8 images ``[N, C, H, W]`` side by side, row by row, without gaps: ``[C, rows · H, columns · W]``;
-    black where none is left."""
+    """uint8 images ``[N, C, H, W]`` row by row: ``[C, rows · H, columns · W]``, black at the end."""
     count, channels, height, width = images.shape
     columns = min(columns, count)
     rows = -(-count // columns)
@@ -61,8 +64,7 @@ def save_grid(
 
 
 def check_grid(columns: int, rows: int, resolution: int) -> None:
-    """Raise :class:`UserError` for a grid of pictures that would be too large for one, before any is
-    drawn."""
+    """Raise :class:`UserError` for a grid with more than :data:`MAX_PIXELS` pixels."""
     width, height = columns * resolution, rows * resolution
     if width * height > MAX_PIXELS:
         raise UserError(
@@ -71,22 +73,16 @@ def check_grid(columns: int, rows: int, resolution: int) -> None:
         )
 
 
-#: Bytes of a picture's file.
-MAX_FILE = 2**31
-
-
 def load_picture(path: str | os.PathLike[str], resolution: int, channels: int) -> torch.Tensor:
-    """A picture from disk as a network would draw it: :func:`fitted` of :func:`read_picture`. Raises
-    :class:`UserError`."""
+    """:func:`fitted` of :func:`read_picture`: a picture in a network's form. Raises :class:`UserError`."""
     return fitted(read_picture(path), resolution, channels)
 
 
 def read_picture(path: str | os.PathLike[str], options: DecodeOptions | None = None) -> Picture:
-    """A picture from disk, read as for a data set: upright, transparent parts white, more than 8 bits scaled
-    to 8.
+    """A picture from disk, decoded by :func:`training.data.decode.decode`.
 
     Raises:
-        UserError: it is missing or no picture, or the options do not allow it.
+        UserError: it is missing, is no picture, or needs other options.
     """
     if not Path(path).exists():
         raise UserError(f"the picture {path} does not exist")
@@ -99,10 +95,9 @@ def read_picture(path: str | os.PathLike[str], options: DecodeOptions | None = N
 
 
 def fitted(picture: Picture, resolution: int, channels: int) -> torch.Tensor:
-    """The largest centred square of a picture, resized (Lanczos): uint8 ``[channels, resolution,
-    resolution]``.
+    """The largest centred square of a picture, resized (Lanczos), as uint8.
 
-    Colours become grey for one channel.
+    Its shape is ``[channels, resolution, resolution]``. Colours become grey for one channel.
     """
     image = picture.image.convert("L" if channels == 1 else "RGB")
     square = PIL.ImageOps.fit(

@@ -1,8 +1,8 @@
-"""The real images that a network is measured against or looked at beside."""
+"""The real images that a network's images are compared with."""
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from dnnlib.cli import print_notes
 from dnnlib.errors import UserError
@@ -11,15 +11,23 @@ from training.config.schema import IMAGES
 from training.data.dataset import ImageFolderDataset
 from training.data.file_tree import split_zip
 from training.data.paired import is_paired
-from training.networks import Discriminator, Generator
+
+
+class ImageNetwork(Protocol):
+    """A generator or a discriminator: the size of its images in pixels, their channels, and its labels'."""
+
+    img_resolution: int
+    img_channels: int
+    c_dim: int
 
 
 def open_images(path: str, **options: Any) -> ImageFolderDataset:
-    """A folder or zip of images alone; ``options`` are those of
-    :class:`training.data.dataset.ImageFolderDataset`.
+    """A folder or zip of images alone, with the options of :class:`ImageFolderDataset`.
 
-    A line to standard error says what of it is left out.
-    Raises :class:`UserError` also for a paired data set, whose annotations would be taken for images.
+    Notes on standard error say which files are left out.
+
+    Raises:
+        UserError: as from the data set, and for a paired one, whose annotations are no images.
     """
     if is_paired(path):
         raise UserError(f"'{path}' has images and annotations; give {os.path.join(path, IMAGES)}")
@@ -31,18 +39,19 @@ def open_images(path: str, **options: Any) -> ImageFolderDataset:
 def open_reals(
     training_set_kwargs: Mapping[str, Any] | None,
     data: str | None,
-    network: Generator | Discriminator,
+    network: ImageNetwork,
     *,
     labels: bool = True,
 ) -> ImageFolderDataset:
-    """All images of ``data``, or of what the network was trained on, as they are (as the reference's metrics
-    take them): neither a subset nor mirrored copies, whatever the training used, and with labels if the
-    network takes any and ``labels`` are needed.
+    """All images of ``data``, or of the network's training set, as the reference's metrics take them.
+
+    There is no subset and there are no mirrored copies, whatever the training used.
 
     Args:
         training_set_kwargs: what the network pickle says of its training set.
         data: a folder or zip in its place.
-        network: takes or gives images of that size.
+        network: the images must have its size.
+        labels: read the labels if the network takes any.
 
     Raises:
         UserError: no data set is known, it isn't there, or its images are of another size.

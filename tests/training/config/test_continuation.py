@@ -1,5 +1,4 @@
-"""Which options a continued run may change, in which processes it fits, and which run a command line
-means."""
+"""What a continued run may change, on how many GPUs it fits, and which run a command line means."""
 
 import json
 import os
@@ -25,12 +24,12 @@ from training.config.resolve import resolve
 from training.config.schema import TrainConfig
 
 
-def config(**said: Any) -> TrainConfig:
-    return resolve(overrides(**said), images(said))
+def config(**given: Any) -> TrainConfig:
+    return resolve(overrides(**given), images(given))
 
 
-def images(said: Any) -> Any:
-    return plain_data(annotation_classes=2 if said.get("reg_type") == "seg" else 0)
+def images(given: Any) -> Any:
+    return plain_data(annotation_classes=2 if given.get("reg_type") == "seg" else 0)
 
 
 RUNS = [
@@ -72,26 +71,25 @@ RUNS = [
 ]
 
 
-@pytest.mark.parametrize("said", RUNS)
-def test_the_options_of_a_run_mean_the_run(said: Any) -> None:
-    """What as_options says is what was said, and resolves to the same configuration (batch given: its
-    microbatches are the whole)."""
-    original = config(**said)
+@pytest.mark.parametrize("given", RUNS)
+def test_the_options_of_a_run_mean_the_run(given: Any) -> None:
+    """``as_options`` gives the given values, and they resolve to the same configuration."""
+    original = config(**given)
     options = as_options(original)
-    assert {name: options[name] for name in said} == said
+    assert {name: options[name] for name in given} == given
     data = {name: options.pop(name) for name in ("data", "cond", "subset", "mirror")}
     assert data == {"data": "images", "cond": False, "subset": 16, "mirror": False}
     assert (
         options.keys()
         == {option.parameter for option in OPTIONS if option.field or option.read} - data.keys()
     )
-    again = resolve(overrides(**options), images(said))
+    again = resolve(overrides(**options), images(given))
     assert differences(original.to_dict(), again.to_dict()) == {}
 
 
 def test_the_same_command_line_changes_nothing() -> None:
-    for said in RUNS:
-        assert continued(config(**said), overrides(**said, cond=None, data=None)) == config(**said)
+    for given in RUNS:
+        assert continued(config(**given), overrides(**given, cond=None, data=None)) == config(**given)
 
 
 def test_what_may_change() -> None:
@@ -115,7 +113,7 @@ def test_what_may_change() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"),
+    ("given", "shown"),
     [
         ({"batch": 8}, "--batch: 32 → 8"),
         ({"cfg": "cifar"}, "--cfg: auto → cifar"),
@@ -129,9 +127,9 @@ def test_what_may_change() -> None:
         ({"fp32": True}, "--fp32: False → True"),
     ],
 )
-def test_what_must_stay_is_refused_with_the_difference(said: Any, shown: Any) -> None:
+def test_what_must_stay_is_refused_with_the_difference(given: Any, shown: Any) -> None:
     with pytest.raises(UserError, match="a continued run keeps its options") as caught:
-        continued(config(), {**said, "kimg": 9})
+        continued(config(), {**given, "kimg": 9})
     assert shown in str(caught.value)
     assert "--kimg:" not in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -319,7 +317,7 @@ def test_a_refused_option_names_the_way(tmp_path: Path) -> None:
     (path / "network-snapshot-000002.pkl").touch()
     with pytest.raises(
         UserError,
-        match=rf"start a new run from its networks with --resume={path}/network-snapshot-000002\.pkl\. Changeable",
+        match=rf"start a new run from its networks with --resume={path}/network-snapshot-000002\.pkl\. Chang",
     ):
         continued(config(), {"glr": 0.5}, path)
 
@@ -360,10 +358,10 @@ def test_auto_goes_by_number_not_by_name(tmp_path: Path) -> None:
 
 
 def test_a_command_line_fits_the_run_that_it_was_continued_in_more_processes() -> None:
-    said = {"batch": 8, "batch_gpu": 8, "mbstd_group": 4, "gpus": 2}
-    run = config(**{**said, "gpus": 1})
-    once = continued(run, said)
+    given = {"batch": 8, "batch_gpu": 8, "mbstd_group": 4, "gpus": 2}
+    run = config(**{**given, "gpus": 1})
+    once = continued(run, given)
     assert (run.microbatch, once.microbatch) == (8, 4)
-    assert continued(TrainConfig.from_dict(once.to_dict()), said) == once
+    assert continued(TrainConfig.from_dict(once.to_dict()), given) == once
     with pytest.raises(UserError, match="--batch-gpu: 4 → 2"):
-        continued(once, {**said, "batch_gpu": 2})
+        continued(once, {**given, "batch_gpu": 2})

@@ -1,4 +1,4 @@
-"""training.config.notes: what is said of decisions that nobody asked for."""
+"""training.config.notes: sentences about what the program decides by itself."""
 
 from typing import Any
 
@@ -36,9 +36,9 @@ def test_the_reason_for_a_target_resolution() -> None:
 
 
 def test_ggdr_options_without_ggdr_are_pointed_out() -> None:
-    said: dict[str, Any] = {"ggdr_res": 64, "ggdr_weight": 5.0}
-    assert resolved_config(**said) == resolved_config()
-    assert "--ggdr-weight --ggdr_res without --reg_type=ggdr: no effect" in explained(**said)
+    given: dict[str, Any] = {"ggdr_res": 64, "ggdr_weight": 5.0}
+    assert resolved_config(**given) == resolved_config()
+    assert "--ggdr-weight --ggdr_res without --reg_type=ggdr: no effect" in explained(**given)
     paired = described_data(annotation_classes=2)
     assert "--ggdr-kernel --ggdr-act without --reg_type=ggdr: no effect" in explained(
         paired, reg_type="seg", ggdr_kernel=3, ggdr_act="lrelu"

@@ -1,5 +1,4 @@
-"""training.config.resolve: options over recipes. The recipes' numbers:
-tests/parity/test_options_golden.py."""
+"""training.config.resolve: options over presets."""
 
 import dataclasses
 from typing import Any
@@ -17,7 +16,7 @@ def test_resolving_twice_gives_the_same() -> None:
     )
 
 
-def test_a_recipe_on_fewer_gpus_accumulates() -> None:
+def test_a_preset_on_fewer_gpus_accumulates() -> None:
     schedule = resolved_config(cfg="paper256", gpus=1).schedule
     assert (schedule.batch_size, schedule.batch_gpu) == (64, 8)
     assert "accumulated over 8 passes of 8 images a GPU" in explained(cfg="paper256", gpus=1)
@@ -25,7 +24,7 @@ def test_a_recipe_on_fewer_gpus_accumulates() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "path", "value"),
+    ("given", "path", "value"),
     [
         ({"gamma": 3.5}, "loss.r1_gamma", 3.5),
         ({"gamma": 0}, "loss.r1_gamma", 0),
@@ -74,9 +73,9 @@ def test_a_recipe_on_fewer_gpus_accumulates() -> None:
         ({"on_nonfinite": "ignore"}, "upkeep.on_nonfinite", "ignore"),
     ],
 )
-def test_each_option_reaches_its_field(said: dict[str, Any], path: str, value: object) -> None:
+def test_each_option_reaches_its_field(given: dict[str, Any], path: str, value: object) -> None:
     found: Any = resolved_config(
-        described_data(annotation_classes=3 if said.get("reg_type") == "seg" else 0), **said
+        described_data(annotation_classes=3 if given.get("reg_type") == "seg" else 0), **given
     )
     for name in path.split("."):
         found = getattr(found, name)
@@ -95,8 +94,8 @@ def test_every_option_is_covered_by_the_list_above() -> None:
     covered = {
         name
         for mark in test_each_option_reaches_its_field.pytestmark
-        for said, _, _ in mark.args[1]
-        for name in said
+        for given, _, _ in mark.args[1]
+        for name in given
     }
     assert {option.parameter for option in OPTIONS if option.field or option.read} - covered == {
         *("data", "cond", "subset", "mirror"),  # of the data set
@@ -129,8 +128,8 @@ def test_the_default_target_resolution(resolution: int, chosen: int) -> None:
     resolved = resolved_config(described_data(resolution=resolution), reg_type="ggdr")
     assert resolved.ggdr is not None
     assert resolved.ggdr.resolution == chosen
-    said = explained(described_data(resolution=resolution), reg_type="ggdr")
-    assert (f"--ggdr_res={chosen} was chosen" in said) == (resolution <= 64)
+    notes = explained(described_data(resolution=resolution), reg_type="ggdr")
+    assert (f"--ggdr_res={chosen} was chosen" in notes) == (resolution <= 64)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +142,7 @@ def test_target_resolutions_that_cannot_work(resolution: int, ggdr_res: int | No
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("given", "message"),
     [
         ({"aug": "fixed"}, "--aug=fixed needs the probability"),
         ({"p": 0.5}, "--p=0.5 needs --aug=fixed"),
@@ -172,9 +171,9 @@ def test_target_resolutions_that_cannot_work(resolution: int, ggdr_res: int | No
         ({"resume": ""}, "--resume is empty"),
     ],
 )
-def test_contradictions_are_refused(said: dict[str, Any], message: str) -> None:
+def test_contradictions_are_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        resolved_config(**said)
+        resolved_config(**given)
 
 
 def test_transfer_learning_adapts_faster_and_averages_at_once() -> None:

@@ -9,7 +9,7 @@ from training.config.run_name import data_name
 
 
 @pytest.mark.parametrize(
-    ("said", "images", "description"),
+    ("given", "images", "description"),
     [
         ({}, {}, "faces-auto1"),
         ({"gpus": 8}, {}, "faces-auto8"),
@@ -60,8 +60,8 @@ from training.config.run_name import data_name
         ),
     ],
 )
-def test_names_of_runs(said: dict[str, Any], images: dict[str, Any], description: str) -> None:
-    assert resolved_config(described_data(**images), **said).description == description
+def test_names_of_runs(given: dict[str, Any], images: dict[str, Any], description: str) -> None:
+    assert resolved_config(described_data(**images), **given).description == description
 
 
 @pytest.mark.parametrize(

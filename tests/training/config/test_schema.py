@@ -8,8 +8,8 @@ import pytest
 
 from dnnlib.errors import UserError
 from training.augment import presets as pipelines
+from training.config.options import AUGPIPES
 from training.config.schema import (
-    AUGPIPES,
     COLOR_AUGPIPES,
     AugmentConfig,
     DataConfig,
@@ -63,8 +63,7 @@ COMPLETE = TrainConfig(
 
 
 def changed(**parts: Any) -> TrainConfig:
-    """The complete configuration with some fields of its parts replaced: ``changed(schedule={"batch_size":
-    8})``."""
+    """The complete configuration with other fields: ``changed(schedule={"batch_size": 8})``."""
     values = {
         name: dataclasses.replace(getattr(COMPLETE, name), **value) if isinstance(value, dict) else value
         for name, value in parts.items()
@@ -245,8 +244,7 @@ def test_what_looks_odd_and_is_allowed() -> None:
 
 
 def test_kimg_are_whole_images() -> None:
-    """A run stopped after n images and continued with --kimg=n/1000 has nothing left to do, however that is
-    rounded."""
+    """A run that stopped after n images is complete with --kimg=n/1000, whatever the rounding."""
     for images in range(1, 3000):
         assert changed(schedule={"total_kimg": images / 1000}).schedule.total_images == images
     assert changed(schedule={"total_kimg": 0.0001}).schedule.total_images == 1

@@ -1,5 +1,4 @@
-"""Reading folders and zips, labels, subsets, mirroring; the endless order; batches from this process and from
-workers."""
+"""Data sets of folders and zips, the endless order, and batches from this process and from workers."""
 
 import contextlib
 import hashlib
@@ -13,11 +12,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -455,8 +453,7 @@ def test_ctrl_c_leaves_no_words_and_no_workers(folder: Path) -> None:
 
 
 class Stuck(ImageFolderDataset):
-    """Item 5 is never read, as from a file system that does not answer, and no signal that can be blocked
-    gets through."""
+    """Item 5 is never read, by a worker that blocks all signals that can be blocked."""
 
     def sample(self, index: int) -> tuple[np.ndarray, ...]:
         if index == 5:
@@ -465,10 +462,12 @@ class Stuck(ImageFolderDataset):
         return super().sample(index)
 
 
-def test_a_worker_that_blocks_does_not_keep_a_run_from_its_end(folder: Path) -> None:
+def test_a_worker_that_blocks_does_not_keep_a_run_from_its_end(
+    folder: Path, signal_soon: Callable[[signal.Signals], None]
+) -> None:
     batches = image_batches(Stuck(folder, memory_budget_mb=0), batch_size=4, seed=0, workers=1)
     with InterruptFlag(announce=False) as flag, contextlib.closing(batches):
-        threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+        signal_soon(signal.SIGTERM)
         while (batch := take(batches, flag, ImageFolderDataset(folder))) is not None:
             assert len(batch[0]) == 4
         assert flag.received == signal.SIGTERM
@@ -677,7 +676,8 @@ next(batches), next(batches)  # one from each worker: both have begun
 workers = multiprocessing.active_children()
 for number in SIGNALS:
     for worker in workers:
-        subprocess.run(["kill", f"-{int(number)}", str(worker.pid)], check=True)  # from another process, as a scheduler's
+        # From another process, like a scheduler's.
+        subprocess.run(["kill", f"-{int(number)}", str(worker.pid)], check=True)
     time.sleep(0.05)
     next(batches)
 assert [worker.is_alive() for worker in workers] == [True, True]
@@ -686,8 +686,7 @@ print("alive", flush=True)
 
 
 def test_workers_let_the_main_process_answer_signals(folder: Path) -> None:
-    """A scheduler's SIGTERM reaches all processes of a job; without its workers the main one could not finish
-    its step.
+    """A scheduler signals all processes of a job, and the main one needs its workers to finish its step.
 
     When the main process ends, even without closing the batches, so do they.
     """

@@ -1,5 +1,4 @@
-"""The decoder of all pictures: formats, limits, orientation, frames, transparency's neighbours, and more than
-8 bits."""
+"""The decoder of all pictures: formats, limits, orientation, frames, transparency, more than 8 bits."""
 
 import io
 import os
@@ -15,6 +14,7 @@ import pytest
 from PIL import PngImagePlugin
 
 from dnnlib.cli import ValueRange
+from tests.support.pictures import EXIF_ORIENTATION, TWELVE, deep_png, encode, oriented, png
 from training.data.decode import (
     FORMATS,
     DecodeOptions,
@@ -28,39 +28,9 @@ from training.data.decode import (
 )
 from training.data.file_listing import IMAGE_SUFFIXES
 
-EXIF_ORIENTATION = 0x0112
-XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="%d"/></x:xmpmeta>'
-
-
-def encode(image: PIL.Image.Image, kind: str = "png", **kwargs: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **kwargs)
-    return stream.getvalue()
-
 
 def noise(shape: tuple[int, ...] = (8, 8, 3), seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def png(width: int, height: int, bits: int, color: int, rows: bytes = b"") -> bytes:
-    """A PNG file by hand; Pillow writes none with 16-bit colour. Without rows, its pixels are missing."""
-    chunks = [
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)),
-        (b"IDAT", zlib.compress(rows)),
-        (b"IEND", b""),
-    ]
-    made = [
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in chunks
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(made)
-
-
-def deep_png(values: np.ndarray) -> bytes:
-    """uint16 ``[H, W, C]``: grey with alpha (2 channels), RGB (3) or RGBA (4)."""
-    height, width, channels = values.shape
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    return png(width, height, 16, {2: 4, 3: 2, 4: 6}[channels], rows)
 
 
 def deep_tiff(values: np.ndarray, order: str, *, deflate: bool = False, planar: bool = False) -> bytes:
@@ -136,9 +106,10 @@ def test_no_picture_starts_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_pictures_are_opened_in_one_place() -> None:
-    root = Path(__file__).parents[2]
-    folders = ("training", "metrics", "torch_utils", "dnnlib", "tools", "benchmarks")
+    root = Path(__file__).parents[3]
+    folders = ("training", "metrics", "torch_utils", "dnnlib", "tools", "experiments", "benchmarks")
     sources = [*root.glob("*.py"), *(path for folder in folders for path in (root / folder).rglob("*.py"))]
+    assert len(sources) > 100
     opening = [
         path.relative_to(root).as_posix()
         for path in sources
@@ -195,16 +166,6 @@ TURNED = {
 }
 
 
-def oriented(image: PIL.Image.Image, kind: str, orientation: int) -> bytes:
-    if kind == "xmp":
-        text = PngImagePlugin.PngInfo()
-        text.add_itxt("XML:com.adobe.xmp", (XMP % orientation).decode())
-        return encode(image, pnginfo=text)
-    exif = PIL.Image.Exif()
-    exif[EXIF_ORIENTATION] = orientation
-    return encode(image, kind, exif=exif, **({"lossless": True} if kind == "webp" else {}))
-
-
 @pytest.mark.parametrize("kind", ["png", "xmp", "tiff", "webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_orientation_is_turned_upright(kind: str, orientation: int) -> None:
@@ -255,8 +216,6 @@ def test_the_first_of_several_frames(kind: str) -> None:
 
 
 # --- more than 8 bits
-
-TWELVE = np.arange(256, dtype=np.uint16).reshape(8, 32)[:, :, None] * np.array([16, 15, 14], dtype=np.uint16)
 
 
 def scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:

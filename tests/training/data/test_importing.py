@@ -10,10 +10,10 @@ import shutil
 import signal
 import struct
 import tarfile
-import threading
 import time
 import tracemalloc
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,14 @@ import pytest
 
 from dnnlib.errors import UserError
 from dnnlib.interrupt import end_processes
+from tests.support.pictures import encode
 from training.data.dataset import ImageFolderDataset
 from training.data.decode import DecodeOptions, decode
 from training.data.importing import Transform, archives, convert, import_dataset
 from training.data.importing.archives import read_cifar10
 from training.data.importing.lmdb_file import LmdbFile
 from training.data.importing.sources import share_of_each_class, subfolder_labels
-from training.data.labels import Label, class_counts
+from training.data.labels import class_counts
 
 
 def pixels(seed: int, shape: tuple[int, ...] = (8, 8, 3)) -> np.ndarray:
@@ -38,12 +39,6 @@ def pixels(seed: int, shape: tuple[int, ...] = (8, 8, 3)) -> np.ndarray:
 
 def u8(values: Any) -> np.ndarray:
     return np.array(values, dtype=np.uint8)
-
-
-def encode(image: PIL.Image.Image, kind: str = "png", **kwargs: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **kwargs)
-    return stream.getvalue()
 
 
 def make_folder(folder: Path, images: dict[str, np.ndarray]) -> Path:
@@ -83,8 +78,7 @@ BLUE = (0, 0, 255)
 
 
 def over(color: np.ndarray, background: int | tuple[int, int, int]) -> np.ndarray:
-    """What ``color`` with ALPHA looks like on a background, by hand: places (0, 0) and (1, 0) are
-    see-through."""
+    """``color`` with ALPHA on a background, by hand: places (0, 0) and (1, 0) are transparent."""
     out = color.astype(float)
     out[0, 0] = background
     out[1, 0] = 0.2 * out[1, 0] + 0.8 * np.asarray(background)
@@ -360,7 +354,7 @@ def test_parts_of_a_data_set_are_no_classes(folders: tuple[str, ...]) -> None:
     [(1, {0: 1}), (3, {0: 1, 1: 1, 2: 1}), (10, {0: 6, 1: 3, 2: 1}), (99, {0: 20, 1: 10, 2: 3})],
 )
 def test_each_class_has_its_share_of_fewer_images(count: int, shares: dict[int, int]) -> None:
-    labels: list[Label] = [0] * 20 + [1] * 10 + [2] * 3
+    labels = [0] * 20 + [1] * 10 + [2] * 3
     places = share_of_each_class(labels, count)
     assert places == sorted(places)
     assert class_counts([labels[place] for place in places]) == shares
@@ -653,7 +647,8 @@ FORGED = dtype(
 )
 SHELL = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n"
 HOSTILE_CIFAR = {
-    "forged pointers": b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R(K\x01K\x04\x85"
+    "forged pointers": SHELL
+    + b"K\x00\x85C\x01b\x87R(K\x01K\x04\x85"
     + FORGED
     + b"\x89C\x20"
     + b"A" * 32
@@ -888,10 +883,10 @@ def test_a_mount_point_is_refused_before_the_work(tmp_path: Path, monkeypatch: p
 
 
 class Stuck:
-    """A source whose images cannot be read: whoever tries waits, and no signal that can be blocked gets
-    through."""
+    """A source whose images are never read, by workers that block all signals that can be blocked."""
 
-    labels = None
+    labels = class_names = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return 64
@@ -901,43 +896,52 @@ class Stuck:
 
     def load(self, index: int) -> np.ndarray:
         signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))
-        time.sleep(600)
+        time.sleep(60)
         raise AssertionError
 
 
-def stop_soon() -> None:
-    threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+@pytest.fixture
+def stuck_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signal_soon: Callable[[signal.Signals], None]
+) -> Callable[[], None]:
+    """An import whose workers block, and which gets SIGTERM after a second."""
+    monkeypatch.setattr(convert, "open_source", lambda *_: Stuck())
+
+    def start() -> None:
+        signal_soon(signal.SIGTERM)
+        import_dataset(tmp_path / "images", tmp_path / "out.zip", workers=2)
+
+    return start
 
 
 def test_workers_that_block_do_not_keep_the_import_from_its_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, stuck_import: Callable[[], None]
 ) -> None:
-    monkeypatch.setattr(convert, "open_source", lambda source, labels: Stuck())
     start = time.monotonic()
-    stop_soon()
     with pytest.raises(SystemExit) as end:
-        import_dataset(tmp_path, tmp_path / "out.zip", workers=2)
+        stuck_import()
     assert end.value.code == 128 + signal.SIGTERM
     assert time.monotonic() - start < 8
     assert not list(tmp_path.iterdir())
     assert not multiprocessing.active_children()
 
 
-def test_nor_do_workers_that_cannot_be_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convert, "open_source", lambda source, labels: Stuck())
-    stuck: list[Any] = []
+def test_nor_do_workers_that_cannot_be_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stuck_import: Callable[[], None]
+) -> None:
+    parent, leave = os.getpid(), os._exit
 
     def cannot(processes: list[Any]) -> list[Any]:
-        stuck.extend(processes)
-        return end_processes(processes) or stuck
+        return end_processes(processes) or processes
 
-    def leave(status: int) -> None:
+    def ends(status: int) -> None:
+        if os.getpid() != parent:  # a worker, which has to end
+            leave(status)
         raise InterruptedError(status)
 
     monkeypatch.setattr(convert, "end_processes", cannot)
-    monkeypatch.setattr(convert.os, "_exit", leave)
-    stop_soon()
+    monkeypatch.setattr(os, "_exit", ends)
     with pytest.raises(InterruptedError) as end:
-        import_dataset(tmp_path, tmp_path / "out.zip", workers=2)
+        stuck_import()
     assert end.value.args == (128 + signal.SIGTERM,)
     assert not list(tmp_path.iterdir())

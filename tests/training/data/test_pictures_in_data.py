@@ -1,5 +1,4 @@
-"""Pictures on every route: what a data set, ``dataset_tool.py``, pairs and ``tools/project.py`` make of the
-same files."""
+"""Data sets, ``dataset_tool.py``, pairs and ``tools/project.py`` read the same files alike."""
 
 import hashlib
 import os
@@ -11,11 +10,11 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-from test_pictures import TWELVE, deep_png, encode, oriented, png
 
 from dnnlib.download import local_file
 from dnnlib.errors import UserError
 from tests.support.analysis import make_pairs
+from tests.support.pictures import TWELVE, deep_png, encode, oriented, png
 from training.data.dataset import ImageFolderDataset
 from training.data.importing import Transform, import_dataset
 from training.data.paired import PairedDataset
@@ -242,13 +241,13 @@ def test_large_images_are_refused_before_they_are_decoded(tmp_path: Path) -> Non
         match=r"'b\.png' .* more than the 500000000 that are read; convert the images with dataset_tool\.py",
     ):
         ImageFolderDataset(folder)
-    (folder / "b.png").write_bytes(png(16384, 16384, 8, 0))
+    (folder / "b.png").write_bytes(png(8192, 8192, 8, 0))
     with pytest.raises(
-        UserError, match=r"'b\.png' in .* is 16384x16384 greyscale, but 'a\.png' is 8x8 greyscale"
+        UserError, match=r"'b\.png' in .* is 8192x8192 greyscale, but 'a\.png' is 8x8 greyscale"
     ):
         ImageFolderDataset(folder)
     skipped = import_dataset(folder, tmp_path / "o.zip", workers=1, max_pixels=100, on_error="skip").skipped
-    assert skipped == [f"'b.png' in '{folder}': it has 16384x16384 pixels, more than the 100 that are read"]
+    assert skipped == [f"'b.png' in '{folder}': it has 8192x8192 pixels, more than the 100 that are read"]
     (tmp_path / "target.png").write_bytes(huge)
     with pytest.raises(UserError, match="--max-pixels=1600000000 reads it"):
         load_picture(tmp_path / "target.png", 8, 3)

@@ -159,6 +159,6 @@ def test_an_end_without_a_state_is_an_error(
         checkpoints.save(required=True)
     state_path(tmp_path, 0).touch()
     with pytest.raises(
-        UserError, match=rf"make room, and go on from the last run state with --continue={tmp_path}$"
+        UserError, match=rf"make room, and go on from the last checkpoint with --continue={tmp_path}$"
     ):
         checkpoints.save(required=True)

@@ -1,4 +1,4 @@
-"""Turning images as people have them into data sets as training wants them: what ``dataset_tool.py`` runs."""
+"""From images of many forms to data sets for training: what ``dataset_tool.py`` runs."""
 
 from training.data.importing.convert import ImportReport, import_dataset
 from training.data.importing.transform import Transform

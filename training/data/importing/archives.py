@@ -19,9 +19,7 @@ CIFAR_BATCHES = [f"cifar-10-batches-py/data_batch_{number}" for number in range(
 CIFAR_CLASSES = 10
 MAX_CIFAR_BATCH = 2**25  # bytes of one of these pickles, of which the real ones have 31 million
 MAX_CIFAR_CALLS = 16  # in one of them: two arrays need 12. Each may copy the whole pickle
-MAX_UNPACKED = (
-    2**29
-)  # bytes of a whole archive: the real ones have 186 million (CIFAR-10) and 47 million (MNIST)
+MAX_UNPACKED = 2**29  # bytes of an archive: the real ones have 186 million (CIFAR-10) and 47 million (MNIST)
 MNIST_SIZE = 28
 MNIST_PADDED = 32
 
@@ -29,8 +27,8 @@ MNIST_PADDED = 32
 def read_cifar10(path: Path) -> tuple[Path, np.ndarray, list[int]]:
     """``cifar-10-python.tar.gz``: the path, the training images uint8 ``[N, 32, 32, 3]`` and their classes.
 
-    The pickles inside are read as data (:mod:`torch_utils.pickles`): nothing in them is run. Raises
-    :class:`UserError` when the file is damaged or something else.
+    :mod:`torch_utils.pickles` reads the pickles inside as data and runs nothing in them. Raises
+    :class:`UserError` where the file is damaged or of another kind.
     """
     with parsing(f"'{path}'", "cannot be read as CIFAR-10's cifar-10-python.tar.gz", "get it anew"):
         batches = {name: _cifar_batch(name, content) for name, content in _cifar_members(path)}
@@ -42,7 +40,7 @@ def read_cifar10(path: Path) -> tuple[Path, np.ndarray, list[int]]:
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
-    """How protocol 2 writes bytes."""
+    """Bytes as protocol 2 writes them."""
     if type(text) is not str or encoding != "latin1":
         raise TypeError("bytes in an unknown encoding")
     return text.encode("latin1")
@@ -52,8 +50,7 @@ CIFAR_NAMES = {**ARRAY_NAMES, **names_table({"_codecs.encode": _encode})}
 
 
 def _cifar_members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The pickles in the archive, by name. Each member is looked at in turn, so that nothing is unpacked
-    twice."""
+    """The pickles in the archive, by name, in one pass."""
     with (
         gzip.open(path) as unpacked,
         tarfile.open(fileobj=BoundedReader(unpacked, MAX_UNPACKED), mode="r:") as archive,
@@ -89,8 +86,8 @@ def _cifar_batch(name: str, content: bytes) -> tuple[np.ndarray, list[int]]:
 def read_mnist(path: Path, *, with_labels: bool = True) -> tuple[Path, np.ndarray, list[int] | None]:
     """``*-images-idx3-ubyte.gz`` of MNIST or Fashion-MNIST and the labels file beside it.
 
-    Gives the path, the images uint8 ``[N, 32, 32]``, padded with black from 28x28, and their classes. Raises
-    :class:`UserError` when a file is damaged or of another kind, or the labels are missing and asked for.
+    Returns the path, the images uint8 ``[N, 32, 32]``, padded with black from 28x28, and their classes.
+    Raises :class:`UserError` where a file is damaged or of another kind, or needed labels are missing.
     """
     images = _read_idx(path, dimensions=3)
     if images.shape[1:] != (MNIST_SIZE, MNIST_SIZE) or not len(images):
@@ -117,8 +114,10 @@ def read_mnist(path: Path, *, with_labels: bool = True) -> tuple[Path, np.ndarra
 
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """A gzipped IDX file of bytes: two zero bytes, the type 8, the number of dimensions, their big-endian
-    sizes, the data."""
+    """A gzipped IDX file of bytes.
+
+    It has two zero bytes, the type 8, the number of dimensions, their big-endian sizes, and the data.
+    """
     with parsing(f"'{path}'", "cannot be unpacked", "get it anew"), gzip.open(path) as stream:
         content = BoundedReader(stream, MAX_UNPACKED).read()
     if content[:4] != bytes([0, 0, 8, dimensions]):

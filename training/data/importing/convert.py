@@ -1,4 +1,4 @@
-"""The import itself: every image decoded, transformed and encoded on all cores, written in order."""
+"""The import: images are decoded, transformed and encoded on all cores, and written in order."""
 
 import contextlib
 import os
@@ -42,10 +42,18 @@ CHUNK = 8  # images a task: enough that passing tasks around costs little, few e
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import wrote: ``num_images`` of ``resolution`` x ``resolution`` x ``num_channels``;
-    ``label_dim`` is 0 without labels; ``skipped`` has one line for each image that was left out; ``classes``
-    has number, name (or None) and images of each class that has some; ``notes`` are sentences about what was
-    decided or left out, ``warnings`` about what is most likely wrong."""
+    """What an import wrote.
+
+    Attributes:
+        num_images: written.
+        resolution: of each, in pixels.
+        num_channels: 1 or 3.
+        label_dim: 0 without labels.
+        skipped: one line for each image that was left out.
+        classes: number, name (or None) and number of images of each class.
+        notes: sentences about what was decided or left out.
+        warnings: sentences about what is most likely wrong.
+    """
 
     num_images: int
     resolution: int
@@ -59,7 +67,7 @@ class ImportReport:
 
 @dataclass(frozen=True)
 class _Job:
-    """What a worker does to each image. With ``measure``, it is only decoded, to see what values it has."""
+    """What a worker does to each image. With ``measure`` it only decodes it, for the values."""
 
     transform: Transform
     decode: DecodeOptions
@@ -69,8 +77,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What became of one image: ``png`` of ``size``, the ``problem`` with it, or ``colour`` where one channel
-    was asked for."""
+    """The result for one image: ``png`` of ``size``, or a ``problem``, or ``colour`` in a greyscale job."""
 
     index: int
     png: bytes = b""
@@ -83,21 +90,21 @@ class _Outcome:
 
 
 class _Found:
-    """What was found in the images that were kept: files with more frames, and values of more than 8 bits."""
+    """Facts about the images that were kept: files with more frames, and values of more than 8 bits."""
 
     def __init__(self) -> None:
         self.more_frames = self.deep_images = 0
         self.deep: DeepValues | None = None
 
     def add(self, outcome: _Outcome) -> None:
-        """Count one image."""
+        """Add one image."""
         self.more_frames += outcome.more_frames
         if outcome.deep is not None:
             self.deep_images += 1
             self.deep = outcome.deep.join(self.deep)
 
     def report(self, report: ImportReport, value_range: ValueRange) -> ImportReport:
-        """The report with what was found, where ``value_range`` was asked for."""
+        """The report with notes and warnings on what was found and what ``value_range`` did."""
         notes = [
             *report.notes,
             *frames_note(self.more_frames),
@@ -110,10 +117,10 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _ColourFound(Exception):
-    """What was taken for a greyscale data set has colour in it."""
+    """An image of a greyscale job has colour."""
 
 
-def import_dataset(
+def import_dataset(  # noqa: PLR0913  the options of dataset_tool.py
     source: str | os.PathLike[str],
     dest: str | os.PathLike[str],
     *,
@@ -126,14 +133,25 @@ def import_dataset(
     on_error: Literal["stop", "skip"] = "stop",
     workers: int | None = None,
 ) -> ImportReport:
-    """Make a training data set at ``dest`` (folder or zip) of the first ``max_images`` images of ``source``.
+    """Make a training data set out of images.
 
-    Of classes from subfolders, ``max_images`` are shared out as all images are.
-    The output has one channel when every image is greyscale, else three. It depends on the input and these
-    arguments alone, not on ``workers`` (processes; None: one for each core). An image that can't be used
-    stops the import, or with ``on_error='skip'`` is left out and reported. ``value_range`` is for images with
-    more than 8 bits a value; with ``"auto"``, all are decoded once more, first, so that one range holds for
-    all. Raises :class:`UserError`; nothing is left behind then.
+    The output has one channel if every image is greyscale, else three. It does not depend on ``workers``.
+
+    Args:
+        source: what :func:`training.data.importing.sources.open_source` opens.
+        dest: folder or zip to write.
+        max_images: take the first ones; of classes from subfolders, each its share. None takes all.
+        transform: crops and resizes; None does neither.
+        background: behind transparency.
+        max_pixels: refuse larger images.
+        value_range: of images with more than 8 bits a value. For ``"auto"`` a first pass finds one range
+            for all.
+        labels: their source; None takes a ``dataset.json`` if there is one.
+        on_error: an image that cannot be used stops the import, or is left out and reported.
+        workers: processes; None starts one for each core.
+
+    Raises:
+        UserError: the import failed. It leaves nothing behind.
     """
     if max_images is not None and max_images < 1:
         raise UserError(f"--max-images must be at least 1, not {max_images}")
@@ -148,9 +166,8 @@ def import_dataset(
         options = DecodeOptions(background, max_pixels, value_range)
         if value_range == "auto":
             options = _measured(converter, options)
-        # Greyscale until colour turns up, then all over again: colour sets show it in their first images,
-        # greyscale ones are never read twice, and only a set that is mixed and begins in grey pays for the
-        # images before its first coloured one.
+        # Greyscale until the first colour, then again from the start. Sets in colour show it at once, and
+        # greyscale sets are read once. Only a mixed set repeats the images before its first coloured one.
         for channels in (1, 3):
             job = _Job(transform or Transform(), options, channels)
             try:
@@ -163,7 +180,7 @@ def import_dataset(
 
 
 def _measured(converter: "_Converter", options: DecodeOptions) -> DecodeOptions:
-    """The options with the range of values that the images have, where any has more than 8 bits."""
+    """The options with the images' range of values, if any has more than 8 bits."""
     found = _Found()
     outcomes = converter.outcomes(_Job(Transform(), options, channels=3, measure=True))
     for outcome in tqdm(
@@ -198,8 +215,8 @@ def _write_all(
             if outcome.size != first:
                 raise UserError(
                     f"{name} would come out {'x'.join(map(str, outcome.size))}, those before it "
-                    f"{'x'.join(map(str, first))}; "
-                    "set --width and --height (and --transform=center-crop to keep the shapes)"
+                    f"{'x'.join(map(str, first))}; set --width and --height (and --transform=center-crop to "
+                    "keep the shapes)"
                 )
             label = None if source.labels is None else source.labels[outcome.index]
             writer.add(outcome.png, label)
@@ -227,7 +244,7 @@ class _Converter:
     def __enter__(self) -> "_Converter":
         if self.workers > 1:
             self._pool = ProcessPoolExecutor(self.workers, initializer=_start_worker, initargs=(self.source,))
-            with _interrupts_held_back():  # workers start here and inherit that, so no signal reaches one
+            with _interrupts_held_back():  # workers start here and inherit the mask
                 self._pool.submit(int)
         return self
 
@@ -239,16 +256,15 @@ class _Converter:
         if kind is None:
             self._pool.shutdown()
             return
-        stuck = end_processes(
-            list(self._pool._processes.values())
-        )  # one that is blocked would keep the pool from ending
-        if stuck and isinstance(
-            error, SystemExit | KeyboardInterrupt
-        ):  # so would one that cannot be killed: Python waits for it
+        # A blocked worker would keep the pool from ending.
+        stuck = end_processes(list(self._pool._processes.values()))  # noqa: SLF001  no other way before 3.14
+        if stuck and isinstance(error, SystemExit | KeyboardInterrupt):
+            # Python would wait for a worker that cannot be killed.
             os._exit(error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 130)
         self._pool.shutdown(wait=not stuck)
 
     def outcomes(self, job: _Job) -> Iterator[_Outcome]:
+        """The outcome of each image in order."""
         chunks = [range(start, min(start + CHUNK, self.count)) for start in range(0, self.count, CHUNK)]
         if self._pool is None:
             for chunk in chunks:
@@ -267,9 +283,7 @@ class _Converter:
             raise UserError(
                 "a worker process died, most likely for want of memory; try fewer --workers"
             ) from error
-        except (
-            GeneratorExit
-        ):  # the rest is not wanted, and the pool is; where the pool ends, it ends what is pending itself
+        except GeneratorExit:  # the next job needs the pool, and nobody needs the rest of this one
             for future in pending:
                 future.cancel()
             raise
@@ -280,9 +294,9 @@ _worker_source: Source  # set in each worker when it starts
 
 def _start_worker(source: Source) -> None:
     global _worker_source
-    for number in STOPPING:  # they are for the process that started this one, which ends it
+    for number in STOPPING:  # the parent handles them and ends this process
         signal.signal(number, signal.SIG_IGN)
-    end_with_parent(signal.SIGKILL)()  # where it cannot, killed itself
+    end_with_parent(signal.SIGKILL)()  # for a parent that is killed
     _worker_source = source
 
 
@@ -302,7 +316,7 @@ def _convert(source: Source, index: int, job: _Job) -> _Outcome:
         raise
     except NeedsOption as error:
         return _Outcome(index, problem=reason(error), advice=error.advice)
-    except Exception as error:  # noqa: BLE001  Pillow raises nearly anything on damaged bytes; the message goes on
+    except Exception as error:  # noqa: BLE001  Pillow raises nearly anything on damaged bytes
         return _Outcome(index, problem=reason(error))
     found = _Outcome(index, more_frames=picture.more_frames, deep=picture.deep)
     if job.measure:

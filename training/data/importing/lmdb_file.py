@@ -15,12 +15,10 @@ from collections.abc import Iterator
 MAGIC, VERSION = 0xBEEFC0DE, 1
 PAGE_HEADER = struct.Struct("<QHHHH")  # number, unused, kind, end of the list of nodes, end of the free space
 META = struct.Struct("<II16x")  # magic number and version; address and size of the map
-TREE = struct.Struct(
-    "<IHHQQQQQ"
-)  # page size (of the first tree), flags, depth, pages of three kinds, records, root
-NODE = struct.Struct(
-    "<HHHH"
-)  # of a branch: the child's page in 48 bits; of a leaf: size of the value in 32 bits, flags; size of the key
+# page size (of the first tree), flags, depth, pages of three kinds, records, root
+TREE = struct.Struct("<IHHQQQQQ")
+# of a branch: the child's page in 48 bits; of a leaf: size of the value in 32 bits, flags; size of the key
+NODE = struct.Struct("<HHHH")
 BRANCH, LEAF, OVERFLOW = 1, 2, 4
 # a node's flag: the value is the number of an overflow page. The other flags are for databases in databases
 BIG_VALUE = 1
@@ -38,7 +36,7 @@ class LmdbFile:
         keys: of the records.
 
     Raises:
-        ValueError: the file is none of this kind, or damaged; also from :meth:`read`.
+        ValueError: the file is of another kind or damaged; also from :meth:`read`.
         OSError: it cannot be read.
     """
 
@@ -96,8 +94,7 @@ class LmdbFile:
         return transaction, root, count, page_size
 
     def _records(self, number: int, depth: int, pages_left: list[int]) -> Iterator[tuple[bytes, int, int]]:
-        """Key, start and size of each record below a page. ``pages_left`` counts down, so that no page is
-        seen for ever."""
+        """Key, start and size of each record below a page. ``pages_left`` counts down to end circles."""
         pages_left[0] -= 1
         if depth > MAX_DEPTH or pages_left[0] < 0:
             raise ValueError("its pages refer to each other in a circle")
@@ -134,7 +131,7 @@ class LmdbFile:
             yield page[place + NODE.size : begin], value, size
 
     def _overflow(self, page: bytes, place: int) -> int:
-        """Where a large value begins, of which the page has the number."""
+        """The start of a large value, whose page number stands at ``place``."""
         (number,) = struct.unpack_from("<Q", page, place)
         start = number * self._page_size
         found, _, kind, _, _ = PAGE_HEADER.unpack(self._bytes(start, PAGE_HEADER.size))

@@ -1,4 +1,4 @@
-"""Where images come from: a folder, a zip, an array, an LSUN database."""
+"""Sources of images: a folder, a zip, an array, an LSUN database."""
 
 import os
 import re
@@ -24,8 +24,10 @@ LabelSource = Literal["dataset.json", "subfolders", "none"]
 class Source(Protocol):
     """Numbered images with optional labels. Instances can be pickled into worker processes.
 
-    ``class_names`` are those of the classes in order, where they are known. ``notes`` are sentences about
-    what is left out.
+    Attributes:
+        labels: of all images, or None.
+        class_names: of the classes in order, or None.
+        notes: sentences about what is left out.
     """
 
     labels: list[Label] | None
@@ -35,24 +37,24 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def image_name(self, index: int) -> str:
-        """How messages call the image."""
+        """The image's name in messages."""
 
     def load(self, index: int) -> bytes | np.ndarray:
-        """An image file's content, or pixels: uint8 ``[H, W]`` or ``[H, W, 3]``. Raises
-        :class:`UserError`."""
+        """An image file's content, or uint8 pixels ``[H, W]`` or ``[H, W, 3]``. Raises UserError."""
 
 
 def open_source(
     path: str | os.PathLike[str], labels: LabelSource | None = None, max_images: int | None = None
 ) -> Source:
-    """Find out what ``path`` is and open it; ``labels`` says where labels come from (None: from where they
-    are, if at all).
+    """Open a source of any known kind.
 
-    With ``max_images``, classes from subfolders keep their shares of so many images; any other source gives
-    the first ones, or more.
+    Args:
+        path: folder or zip of images, ``cifar-10-python.tar.gz``, MNIST ``.gz`` file, or LSUN folder.
+        labels: their source; None takes what is there.
+        max_images: subfolder classes keep their shares of this many images. Other sources ignore it.
 
-    Raises :class:`UserError` when the path is missing, holds no images or is of no known kind, or the labels
-    aren't there.
+    Raises:
+        UserError: the path is missing, of no known kind or without images, or the labels are missing.
     """
     place = Path(path)
     if place.is_dir() and (place / "data.mdb").is_file():
@@ -89,9 +91,11 @@ class TreeSource:
         return len(self.names)
 
     def image_name(self, index: int) -> str:
+        """As for any source."""
         return f"'{self.names[index]}' in '{self.tree.path}'"
 
     def load(self, index: int) -> bytes:
+        """The content of an image file."""
         return self.tree.read(self.names[index])
 
     def _find_labels(self, labels: LabelSource | None) -> list[Label] | None:
@@ -120,8 +124,7 @@ SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "tes
 def subfolder_labels(names: Sequence[str], where: str) -> tuple[list[Label], list[str]]:
     """Class numbers by the first part of each name in which names differ, and the names of the classes.
 
-    Classes are numbered in the order of their folders' names; where all of these are whole numbers, in the
-    order of the numbers.
+    Classes have the order of their folders' names, or of the numbers if all names are whole numbers.
 
     Raises:
         UserError: an image lies in no folder of its own class, or the folders are parts of a data set
@@ -141,8 +144,8 @@ def subfolder_labels(names: Sequence[str], where: str) -> tuple[list[Label], lis
         found = " and ".join(f"'{folder}'" for folder in sorted(folders))
         raise UserError(
             f"--labels=subfolders: {found} in '{where}' would be the only classes, but by their names they "
-            "are parts of a data set;"
-            " give the folder of one part as --source, with the folders of the classes in it"
+            "are parts of a data set; give the folder of one part as --source, with the folders of the "
+            "classes in it"
         )
     numbers = all(re.fullmatch("[0-9]+", folder) for folder in folders)
     order = sorted(folders, key=_by_number if numbers else None)
@@ -151,15 +154,15 @@ def subfolder_labels(names: Sequence[str], where: str) -> tuple[list[Label], lis
 
 
 def _by_number(digits: str) -> tuple[int, str, str]:
-    """A key that orders digits as numbers, however many; ``7`` and ``07`` by their spelling."""
+    """A sorting key for digits as numbers of any length; ``7`` and ``07`` sort by their spelling."""
     plain = digits.lstrip("0")
     return len(plain), plain, digits
 
 
 def share_of_each_class(labels: Sequence[Label], count: int) -> list[int]:
-    """Places of ``count`` images that have the classes in the same shares as all: the first images of each.
+    """Places of ``count`` images, the first ones of each class, in which classes have the same shares.
 
-    Each class has one at least if ``count`` is enough for that.
+    Each class has at least one image if ``count`` suffices.
     """
     totals, seen = class_counts(labels), Counter[int]()
     rank = []
@@ -171,7 +174,7 @@ def share_of_each_class(labels: Sequence[Label], count: int) -> list[int]:
 
 
 class ArraySource:
-    """Images in memory: ``images`` is uint8 ``[N, H, W]`` or ``[N, H, W, 3]``."""
+    """Images in memory, uint8 ``[N, H, W]`` or ``[N, H, W, 3]``."""
 
     def __init__(self, path: Path, images: np.ndarray, labels: Sequence[int] | None) -> None:
         self.path = path
@@ -184,9 +187,11 @@ class ArraySource:
         return len(self.images)
 
     def image_name(self, index: int) -> str:
+        """As for any source."""
         return f"image {index} of '{self.path}'"
 
     def load(self, index: int) -> np.ndarray:
+        """The pixels of an image."""
         return self.images[index]
 
 
@@ -208,9 +213,11 @@ class LmdbSource:
         return len(self._file.keys)
 
     def image_name(self, index: int) -> str:
+        """As for any source."""
         return f"'{self._file.keys[index].decode('ascii', 'replace')}' in '{self.path}'"
 
     def load(self, index: int) -> bytes:
+        """The content of an image file."""
         with parsing(self.image_name(index)):
             return self._file.read(index)
 

@@ -1,4 +1,4 @@
-"""Cropping and resizing to the size that a network trains on."""
+"""Cropping and resizing to the size for training."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -26,13 +26,12 @@ class TooSmall(Exception):
 
 @dataclass(frozen=True)
 class Transform:
-    """How each image comes to its final size.
+    """The way of each image to its final size. Raises :class:`UserError` for contradictions.
 
-    Without ``crop`` it is stretched to ``width`` x ``height``, each defaulting to the image's own.
+    Without ``crop`` the image is stretched to ``width`` x ``height``; each is the image's own by default.
     ``center-crop`` takes the largest centred square first. ``center-crop-wide`` takes the largest centred
-    rectangle of that ratio and pads it with black rows to ``width`` x ``width``; images with fewer pixels
-    than the rectangle needs are refused, where others are enlarged. Raises :class:`UserError` when the
-    options contradict each other.
+    rectangle of that ratio and pads it with black rows to ``width`` x ``width``. It refuses images that it
+    would have to enlarge.
     """
 
     crop: Crop | None = None
@@ -90,8 +89,8 @@ def check_output_size(width: int, height: int, what: str = "the images would com
     if width != height or not is_resolution(width):
         raise UserError(
             f"{what} {width}x{height}; training needs squares with a power of two of at least "
-            f"{MIN_RESOLUTION} a side: "
-            "set --width and --height (and --transform=center-crop to keep the shapes)"
+            f"{MIN_RESOLUTION} a side: set --width and --height (and --transform=center-crop to keep the "
+            "shapes)"
         )
 
 

@@ -1,4 +1,4 @@
-"""The finished data set: a folder or a zip that appears whole or not at all."""
+"""Writing a data set: a folder or a zip that appears whole or not at all."""
 
 import contextlib
 import io
@@ -21,9 +21,8 @@ from dnnlib.untrusted import reason
 from training.data.file_listing import LABEL_FILE
 from training.data.labels import Label
 
-# Zlib's usual level: a tenth to a fifth smaller than the fastest one, and decoding, which happens every
-# epoch, costs the same at any level. Level 0, as the reference has it, halves decoding at best, at two to six
-# times the disk and memory traffic.
+# Zlib's usual level. Files are a tenth to a fifth smaller than at level 1, and take as long to decode. At
+# level 0, the reference's, decoding takes half the time at best, and files have two to six times the size.
 COMPRESS_LEVEL = 6
 
 
@@ -34,13 +33,12 @@ def encode_png(image: PIL.Image.Image) -> bytes:
     return stream.getvalue()
 
 
-#: Names that ask for an archive of another kind; none of them is a folder's.
+#: Endings of archives that are not written.
 OTHER_ARCHIVES = {".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".lmdb", ".mdb", ".hdf5", ".h5"}
 
 
 class DatasetWriter:
-    """Numbers images in the order in which they come: ``NNNNN/imgNNNNNNNN.png``, and ``dataset.json`` at the
-    end."""
+    """Writes images in order as ``NNNNN/imgNNNNNNNN.png``, and ``dataset.json`` at the end."""
 
     def __init__(self, put: Callable[[str, bytes], None], class_names: list[str] | None = None) -> None:
         self._put = put
@@ -58,8 +56,10 @@ class DatasetWriter:
         self._labels.append((name, label))
 
     def finish(self) -> None:
-        """Write the labels: null unless every image has one. The reference ignores the names of classes
-        beside them."""
+        """Write the labels, null unless every image has one, and the classes' names.
+
+        The reference ignores the names.
+        """
         labelled = all(label is not None for _, label in self._labels)
         document: dict[str, Any] = {"labels": self._labels if labelled else None}
         if labelled and self._class_names is not None:
@@ -71,7 +71,7 @@ class DatasetWriter:
 def open_writer(
     dest: str | os.PathLike[str], class_names: list[str] | None = None
 ) -> Iterator[DatasetWriter]:
-    """A writer of one data set to :func:`open_store`."""
+    """A writer of a data set into :func:`open_store`."""
     with open_store(dest) as put:
         writer = DatasetWriter(put, class_names)
         yield writer
@@ -80,16 +80,15 @@ def open_writer(
 
 @contextlib.contextmanager
 def open_store(dest: str | os.PathLike[str]) -> Iterator[Callable[[str, bytes], None]]:
-    """A zip (when ``dest`` ends in ``.zip``; an old one is replaced) or a folder that is new or empty:
-    ``put(name, content)``.
+    """A function ``put(name, content)`` that writes into a zip or a folder.
 
-    Everything goes to a temporary neighbour that takes the final name when the block ends well. When it does
-    not, Ctrl-C included, nothing stays behind. Raises :class:`UserError` when the destination can't be
-    written.
+    ``dest`` is a zip if it ends in ``.zip``; an old one is replaced. A folder has to be new or empty.
+    Files go to a temporary neighbour, which takes the final name at the end of the block. After an exception,
+    Ctrl-C included, nothing stays behind. Raises :class:`UserError` where ``dest`` cannot be written.
     """
     path = Path(os.path.abspath(dest))
     if not is_zip_name(path):
-        path = path.resolve()  # of a link, the folder that it leads to
+        path = path.resolve()  # the target of a link
     check_dest(path)
     try:
         with _parents(path), _zip(path) if is_zip_name(path) else _folder(path) as put:
@@ -99,7 +98,7 @@ def open_store(dest: str | os.PathLike[str]) -> Iterator[Callable[[str, bytes], 
 
 
 def check_dest(dest: str | os.PathLike[str]) -> None:
-    """Raise :class:`UserError` when something stands where the data set should go."""
+    """Raise :class:`UserError` where something is in the data set's place."""
     path = Path(dest)
     if is_zip_name(path):
         if path.is_dir():
@@ -120,8 +119,7 @@ def check_dest(dest: str | os.PathLike[str]) -> None:
 
 
 def refuse_existing_zip(dest: str | os.PathLike[str]) -> None:
-    """Raise :class:`UserError` when a zip is there that a command would replace, unless ``--overwrite`` was
-    given."""
+    """Raise :class:`UserError` where a command would replace a zip without ``--overwrite``."""
     if is_zip_name(Path(dest)):
         refuse_existing(os.fspath(dest), "--dest")
 
@@ -170,7 +168,7 @@ def _folder(path: Path) -> Iterator[Callable[[str, bytes], None]]:
 
 @contextlib.contextmanager
 def _parents(path: Path) -> Iterator[None]:
-    """Make the folders above ``path``; on an exception take those away again that were not there."""
+    """Make the folders above ``path``; on an exception, remove the new ones."""
     made: Sequence[Path] = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -1,6 +1,5 @@
-"""experiments.foreground: programs that are waited for when they are asked to stop."""
+"""dnnlib.foreground: programs that are waited for when they are asked to stop."""
 
-import os
 import signal
 import threading
 import time
@@ -8,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.foreground import run_program
+from dnnlib.foreground import run_program
+from tests.support.signals import send_if_handled
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -33,7 +33,7 @@ def send_when(file: Path, *numbers: signal.Signals) -> threading.Thread:
         while not file.exists():
             time.sleep(0.01)
         for number in numbers:
-            os.kill(os.getpid(), number)
+            send_if_handled(number)
             time.sleep(0.5)
 
     thread = threading.Thread(target=wait_and_send, daemon=True)

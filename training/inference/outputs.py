@@ -1,20 +1,18 @@
-"""Files that commands for trained networks write: an earlier result is never replaced by that of other
-options.
+"""Pictures that commands write: none replaces one that other options or networks made.
 
-Every PNG file carries a mark, a digest of the options and networks that made it. The same command may replace
-its own results. Others are refused unless ``--overwrite`` is given (:func:`dnnlib.cli.may_overwrite`). The
-mark tells nobody what the options were.
+Every PNG file carries a mark (:data:`training.data.pictures.MARK`), a digest of the options and networks that
+made it. The same command may replace its own results. Others are refused unless ``--overwrite`` is given
+(:func:`dnnlib.cli.may_overwrite`).
 """
 
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
-import PIL.PngImagePlugin
 from torch import nn
 
 from dnnlib.addresses import is_address
@@ -23,10 +21,10 @@ from dnnlib.download import local_file
 from dnnlib.errors import UserError
 from dnnlib.files import file_sha256
 from dnnlib.untrusted import parsing
+from training.data.decode import open_picture
+from training.data.pictures import MARK
 from training.inference.files import weights_sha256
 from training.inference.renderer import GeneratorRenderer, Renderer
-
-MARK = "made-by"  # the key of the mark among a PNG file's texts
 
 
 def mark_of(
@@ -63,23 +61,14 @@ def source_of(renderer: Renderer, network: str) -> str | nn.Module:
     return renderer.G if isinstance(renderer, GeneratorRenderer) else network
 
 
-def png_texts(mark: str | None) -> PIL.PngImagePlugin.PngInfo | None:
-    """What to give Pillow as ``pnginfo`` so that the file carries a mark."""
-    if mark is None:
-        return None
-    texts = PIL.PngImagePlugin.PngInfo()
-    texts.add_text(MARK, mark)
-    return texts
-
-
 def has_mark(path: str | os.PathLike[str], mark: str) -> bool:
     """Whether ``path`` is a PNG file with this mark."""
     if not os.path.isfile(path):
         return False
     try:
-        with PIL.Image.open(path, formats=["PNG"]) as image:
-            return bool(image.info.get(MARK) == mark)
-    except Exception:  # noqa: BLE001 -- Pillow raises nearly anything on damaged bytes; such a file is not ours
+        with open_picture(Path(path).read_bytes(), sys.maxsize) as image:
+            return image.format == "PNG" and bool(image.info.get(MARK) == mark)
+    except Exception:  # noqa: BLE001  Pillow raises nearly anything on damaged bytes; such a file is not ours
         return False
 
 
