@@ -63,7 +63,6 @@ def main(
     grid: tuple[int, int] | None,
     batch: int,
     device: str,
-    offline: bool,
 ) -> None:
     """Generate images from a trained network.
 
@@ -88,7 +87,7 @@ def main(
 
     check_seeds(numbers)
     how: dict[str, Any] = dict(noise_mode=noise_mode, batch=batch)
-    renderer = open_renderer(network, device=device, offline=offline) if projected_w is None else None
+    renderer = open_renderer(network, device=device) if projected_w is None else None
     if renderer is not None:
         images = images_from_seeds(
             renderer, numbers, class_idx=class_idx, truncation_psi=truncation_psi, **how
@@ -102,18 +101,18 @@ def main(
         assert projected_w is not None
         if class_idx is not None or truncation_psi != 1:
             raise UserError("--class and --trunc have no effect with --projected-w; leave them out")
-        generator = open_generator(network, device=device, offline=offline)
+        generator = open_generator(network, device=device)
         ws = load_projected_w(projected_w, generator.G)
         images, numbers = images_from_ws(generator, ws, **how), range(len(ws))
         sources, resolutions, name = [generator.G, projected_w], generator.noise_resolutions, "proj{:02d}.png"
     made_by: dict[str, Any] = dict(noise=noise_mode, trunc=truncation_psi, label=class_idx)
     if grid is None:
-        mark = mark_of("generate.py", sources, offline=offline, **made_by)
+        mark = mark_of("generate.py", sources, **made_by)
         check_outputs(outdir, {name.format(number): mark for number in numbers})
         write_singles(images, len(numbers), output_folder(outdir), name, mark)
     else:
         check_grid(*grid, max(resolutions, default=4))
-        mark = mark_of("generate.py", sources, offline=offline, seeds=list(numbers), grid=grid, **made_by)
+        mark = mark_of("generate.py", sources, seeds=list(numbers), grid=grid, **made_by)
         check_outputs(outdir, {"grid.png": mark})
         write_grid(images, len(numbers), outdir, grid, mark)
 

@@ -58,7 +58,6 @@ def main(
     noise: str | None,
     info: bool,
     as_json: bool,
-    offline: bool,
 ) -> None:
     """Convert a network, or print what is in its file.
 
@@ -75,7 +74,7 @@ def main(
     if info or as_json:
         from training.inference.describe import describe_file, table
 
-        about = describe_file(network, offline=offline)
+        about = describe_file(network)
         print(json.dumps(about, indent=2) if as_json else table(about))
     if out is not None:
         convert(network, out, psi, noise, offline)
@@ -108,7 +107,7 @@ def convert(network: str, out: str, psi: float | None, noise: str | None, offlin
     from training.inference.export import GeneratorGraph, GraphOptions, export
     from training.inference.files import load_networks, save_networks
 
-    networks = load_networks(network, offline=offline)
+    networks = load_networks(network)
     if not exporting:
         target = output_file(out)
         with writing(target.parent):

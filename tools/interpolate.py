@@ -90,7 +90,6 @@ def main(
     out: str,
     batch: int,
     device: str,
-    offline: bool,
 ) -> None:
     """Walk through seeds along a smooth closed curve, in z or in w, and write it as a video that loops.
 
@@ -116,7 +115,7 @@ def main(
         raise UserError(
             f"{len(numbers)} seeds and --frames={frames} are more than {MAX_FRAMES} frames; ask for fewer"
         )
-    renderer = open_generator(network, device=device, offline=offline)
+    renderer = open_generator(network, device=device)
     check_grid(*grid, renderer.G.img_resolution)
     walks = [numbers[i : i + len(numbers) // cells] for i in range(0, len(numbers), len(numbers) // cells)]
     how: dict[str, Any] = dict(space=space, noise_mode=noise_mode, batch=batch)

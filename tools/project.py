@@ -102,7 +102,6 @@ def main(
     class_idx: int | None,
     outdir: str,
     device: str,
-    offline: bool,
 ) -> None:
     """Project an image into W (Karras et al. 2020, StyleGAN2, appendix D).
 
@@ -126,7 +125,7 @@ def main(
         forbid_downloads()
     check_target(target, outdir)
     sources, how = [network, target, detector], dict(steps=num_steps, seed=seed, label=class_idx)
-    mark = mark_of("project.py", sources, offline=offline, **how)
+    mark = mark_of("project.py", sources, **how)
     check_outputs(
         outdir, {"target.png": mark, "proj.png": mark}, ["projected_w.npz", *([video] if video else [])]
     )

@@ -61,7 +61,6 @@ def main(
     outdir: str,
     batch: int,
     device: str,
-    offline: bool,
 ) -> None:
     """Mix styles: row by row one seed's picture, with the styles of some layers taken from each column's
     seed.
@@ -80,7 +79,7 @@ def main(
     from training.inference.generation import images_from_ws, ws_from_seeds
     from training.inference.opening import open_generator
 
-    renderer = open_generator(network, device=device, offline=offline)
+    renderer = open_generator(network, device=device)
     if layers[-1] >= renderer.G.num_ws:
         raise UserError(
             f"--styles={styles}: this network has {renderer.G.num_ws} layers, numbered from 0 to "

@@ -62,7 +62,6 @@ def main(
     out: str,
     batch: int,
     device: str,
-    offline: bool,
 ) -> None:
     """Draw the same seeds at several truncations: psi 0 is the average picture, 1 is no truncation, -1 the
     opposite."""
@@ -78,7 +77,7 @@ def main(
     from training.inference.generation import images_from_seeds
     from training.inference.opening import open_renderer
 
-    renderer = open_renderer(network, device=device, offline=offline)
+    renderer = open_renderer(network, device=device)
     check_grid(len(values), len(numbers), max(renderer.noise_resolutions, default=4))
     sweeps = [
         images_from_seeds(
@@ -87,7 +86,7 @@ def main(
         for psi in values
     ]
     how: dict[str, Any] = dict(seeds=numbers, psis=values, label=class_idx, noise=noise_mode)
-    mark = mark_of("truncation.py", [source_of(renderer, network)], offline=offline, **how)
+    mark = mark_of("truncation.py", [source_of(renderer, network)], **how)
     target = output_file(out, same=has_mark(out, mark))
     with tqdm(total=len(values) * len(numbers), unit="img", leave=False, disable=None) as bar:
         columns = []

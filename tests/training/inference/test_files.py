@@ -235,7 +235,7 @@ def test_both_files_are_fetched_by_address(
         finally:
             server.shutdown()
             thread.join()
-    same(load_networks(address, offline=True)["G_ema"], networks["G_ema"])
+    same(load_networks(address)["G_ema"], networks["G_ema"])
 
 
 def test_a_file_without_the_average_draws_nothing(tmp_path: Path) -> None:
