@@ -2,10 +2,13 @@
 
 import os
 import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+from click.testing import CliRunner
 
 # The tests' tensors are small: one thread is faster, and does not spin for a core that another process has.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -25,6 +28,39 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from tests.support.small_networks import write_exports
 
     return write_exports(tmp_path_factory.mktemp("exports"))
+
+
+@pytest.fixture(autouse=True)
+def downloads_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``--offline`` sets this variable for the rest of its process; each test begins and ends without it."""
+    monkeypatch.setenv("GGDR_OFFLINE", "")
+
+
+@pytest.fixture
+def succeed() -> Callable[..., str]:
+    """Run a command in this process and return what it prints."""
+
+    def run(command: click.Command, *args: Any) -> str:
+        result = CliRunner().invoke(command, [str(arg) for arg in args])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    return run
+
+
+@pytest.fixture
+def complaint() -> Callable[..., str]:
+    """Run a command that must fail in this process; its one line of error."""
+
+    def run(command: click.Command, args: Sequence[Any]) -> str:
+        result = CliRunner().invoke(command, [str(arg) for arg in args])
+        assert result.exit_code != 0
+        errors = [line for line in result.output.splitlines() if line.startswith("Error:")]
+        assert len(errors) == 1, result.output
+        assert "Traceback" not in result.output
+        return errors[0]
+
+    return run
 
 
 @pytest.fixture

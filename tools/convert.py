@@ -1,4 +1,4 @@
-"""Networks from one format to another, and what is in a file.
+"""Convert networks between formats, and print what is in a file.
 
 Usage:
 
@@ -36,7 +36,7 @@ TARGETS = (".pkl", ".safetensors", ".onnx", ".pt2")
     "--out",
     type=PATH,
     metavar="FILE",
-    help=f"what to write; its ending tells the format: {' '.join(TARGETS)}",
+    help=f"file to write; its suffix tells the format: {' '.join(TARGETS)}",
 )
 @overwrite_option
 @click.option(
@@ -62,10 +62,10 @@ def main(
     """Convert a network, or print what is in its file.
 
     \b
-    .pkl           network pickle: all networks, opens in train.py, generate.py and the reference's tools
+    .pkl           network pickle: all networks; train.py, generate.py and the reference's tools open it
     .safetensors   the same as plain tensors, with name.json beside it; both ways bit for bit
     .onnx          the averaged generator as a graph, checked with onnxruntime against the network
-    .pt2           the same as a program of torch.export, checked likewise
+    .pt2           the same as a program of torch.export, which is written here and not read
 
     Exports are float32 with a dynamic batch size. There is no way back from them.
     """
@@ -77,19 +77,18 @@ def main(
         about = describe_file(network)
         print(json.dumps(about, indent=2) if as_json else table(about))
     if out is not None:
-        convert(network, out, psi, noise, offline)
+        convert(network, out, psi, noise)
 
 
-def convert(network: str, out: str, psi: float | None, noise: str | None, offline: bool) -> None:
+def convert(network: str, out: str, psi: float | None, noise: str | None) -> None:
     """Write ``out``; the file appears complete and checked, or not at all."""
     suffix = Path(out).suffix.lower()
     if suffix in (".ts", ".pt"):
         raise UserError(
-            f"--out={out}: PyTorch has deprecated TorchScript; write a program of torch.export, with a name "
-            "that ends in .pt2"
+            f"--out={out}: PyTorch has deprecated TorchScript; write a program of torch.export (.pt2) instead"
         )
     if suffix not in TARGETS:
-        raise UserError(f"--out={out}: the ending tells the format, and must be one of {' '.join(TARGETS)}")
+        raise UserError(f"--out={out}: the suffix tells the format, and must be one of {' '.join(TARGETS)}")
     if Path(out).resolve() == Path(network).resolve():
         raise UserError(f"--out={out} is the network itself; give another name")
     exporting = suffix in (".onnx", ".pt2")
@@ -120,10 +119,7 @@ def convert(network: str, out: str, psi: float | None, noise: str | None, offlin
     with writing(target.parent), atomic_write(target) as stream:
         stream.write(content)
     print(f"{target}: takes {', '.join(graph.input_names())}")
-    print(
-        f"checked: pictures differ from the network's by {worst:.2g} at most, where -1 is black and 1 is "
-        "white"
-    )
+    print(f"checked: pictures differ from the network's by {worst:.2g} at most (-1 is black, 1 is white)")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A walk through latent space that ends where it began, as a video.
+"""Write a closed walk through latent space as a video.
 
 Usage:
 
@@ -29,7 +29,7 @@ from dnnlib.errors import UserError
 from dnnlib.files import writing
 from tools import options
 
-MAX_FRAMES = 1_000_000  # of all walks together
+MAX_FRAMES = 1_000_000  # of all walks
 
 
 @click.command(cls=Command)
@@ -98,8 +98,7 @@ def main(
     numbers, cells = parse_int_list(seeds), grid[0] * grid[1]
     if len(numbers) % cells:
         raise UserError(
-            f"--grid={grid[0]}x{grid[1]} has {cells} cells, and {len(numbers)} seeds do not share out among "
-            "them evenly"
+            f"--grid={grid[0]}x{grid[1]} has {cells} cells, and {len(numbers)} is not a multiple of it"
         )
 
     from tqdm import tqdm

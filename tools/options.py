@@ -1,4 +1,4 @@
-"""Options that several of the command lines for trained networks have."""
+"""Options that several commands for trained networks share."""
 
 import click
 

@@ -1,8 +1,8 @@
-"""The table of mixed styles: pictures of row seeds with some layers' styles taken from column seeds.
+"""Draw a table of mixed styles: pictures of row seeds with some layers' styles taken from column seeds.
 
 Usage:
 
-    python tools/style_mixing.py --network=net.pkl --rows=85,100,75 --cols=55,821,1789 --styles=0-3 --outdir=mixed
+    python tools/style_mixing.py --network=net.pkl --rows=85,100 --cols=55,821 --styles=0-3 --outdir=mixed
 """
 
 import sys
@@ -62,8 +62,7 @@ def main(
     batch: int,
     device: str,
 ) -> None:
-    """Mix styles: row by row one seed's picture, with the styles of some layers taken from each column's
-    seed.
+    """Draw the pictures of row seeds with the styles of some layers taken from column seeds.
 
     Writes grid.png, with the seeds' own pictures in its first row and column, and each picture as
     ROW-COL.png.

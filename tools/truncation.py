@@ -1,4 +1,4 @@
-"""A sweep of the truncation psi: one row a seed, one column a value.
+"""Draw a sweep of the truncation psi: a row for each seed, a column for each value.
 
 Usage:
 
@@ -63,8 +63,10 @@ def main(
     batch: int,
     device: str,
 ) -> None:
-    """Draw the same seeds at several truncations: psi 0 is the average picture, 1 is no truncation, -1 the
-    opposite."""
+    """Draw the same seeds at several truncations.
+
+    psi 0 is the average picture, 1 is no truncation, -1 the opposite.
+    """
     numbers, values = parse_int_list(seeds), parse_float_list(psis)
     if Path(out).suffix.lower() != ".png":
         raise UserError(f"--out={out}: the picture is written as PNG; give a name that ends in .png")

@@ -1,7 +1,6 @@
-"""Writes this project's networks as the reference family does: trees of persistent objects with the text of
-their classes.
+"""Pickles of this project's networks in the reference's form: persistent objects with their classes' text.
 
-The text ends the program that executes it.
+The text ends a program that executes it.
 """
 
 import pickle

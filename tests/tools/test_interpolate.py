@@ -56,7 +56,7 @@ def test_mp4_of_a_greyscale_network(conditional: Any, tmp_path: Path, succeed: A
     ("args", "message"),
     [
         (["--seeds=1"], "at least two seeds, got 1"),
-        (["--seeds=1-5", "--grid=2x2"], "4 cells, and 5 seeds do not share out"),
+        (["--seeds=1-5", "--grid=2x2"], "4 cells, and 5 is not a multiple of it"),
         (["--seeds=1-4", "--grid=2x2"], "at least two seeds, got 1"),
         (["--grid=big"], "such as 5x4"),
         (["--frames=0"], "--frames"),
