@@ -27,7 +27,6 @@ from dnnlib.cli import PATH, Command, FiniteFloat, friendly_errors, output_folde
 from dnnlib.errors import UserError
 from dnnlib.files import AppendFile, FolderLock, atomic_write
 from experiments.cpu_study.protocols import PROTOCOLS, Protocol, Run
-from experiments.cpu_study.report import write_report
 from experiments.cpu_study.run_queue import ROOT, Job, work_off
 from experiments.cpu_study.runs import (
     data_path,
@@ -101,6 +100,8 @@ def main(
         check_definition(name, protocol, root, start=False)
         click.echo(status_table(protocol, root))
     elif report is not None:
+        from experiments.cpu_study.report import write_report  # imports torch, which running has no use for
+
         check_definition(name, protocol, root, start=False)
         for path in write_report(
             name, protocol, root, output_folder(report, "--report"), command_lines(protocol, outdir)

@@ -1,5 +1,4 @@
-"""generate.py as a subprocess and in process: pictures from seeds and from projected latents, every format,
-wrong options."""
+"""generate.py: pictures from seeds and from projected latents, grids, wrong options."""
 
 import os
 import signal

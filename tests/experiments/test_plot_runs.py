@@ -1,5 +1,4 @@
-"""experiments.plot_runs: curves are read whatever state a run's files are in, and seeds become a mean with
-its spread."""
+"""plot_runs: curves are read from complete and incomplete files; seeds become mean and spread."""
 
 import json
 from pathlib import Path

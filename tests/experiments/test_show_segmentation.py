@@ -64,10 +64,8 @@ def test_the_command(tmp_path: Path, succeed: Any) -> None:
         str(tmp_path / "out" / "x.png"),
     ]
     D = load_network_pkl(second)["D"]
-    assert (
-        f"pixel accuracy {scores(confusion(D, PairedDataset(pairs), torch.device('cpu')))['pixel accuracy']:.4f}"
-        in lines[1]
-    )
+    expected = scores(confusion(D, PairedDataset(pairs), torch.device("cpu")))["pixel accuracy"]
+    assert f"pixel accuracy {expected:.4f}" in lines[1]
     with PIL.Image.open(tmp_path / "out" / "x.png") as picture:
         assert picture.size == (120 + 3 * 66, 4 * 66)
 

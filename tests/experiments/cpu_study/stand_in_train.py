@@ -1,7 +1,6 @@
-"""Takes the place of ``train.py`` in tests of ``experiments.cpu_study.reproduce``: no networks, but states,
-records and stopping as there.
+"""Stands in for ``train.py`` in tests of the CPU study: states, records and stopping, without networks.
 
-Every kimg that it "trains" is a line in ``ledger.txt``, in the folder that it is started in.
+Each kimg that it "trains" is a line of ``ledger.txt`` in the current folder.
 """
 
 import fcntl

@@ -284,7 +284,10 @@ def test_trainings_end_with_a_tool_that_is_killed(tmp_path: Path) -> None:
 
 def test_a_second_ctrl_c_ends_what_does_not_stop(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
-    stubborn = f"import signal, time, pathlib; signal.signal(15, signal.SIG_IGN); pathlib.Path({str(ready)!r}).touch(); time.sleep(60)"
+    stubborn = (
+        "import signal, time, pathlib; signal.signal(15, signal.SIG_IGN); "
+        f"pathlib.Path({str(ready)!r}).touch(); time.sleep(60)"
+    )
     job = Job("a", lambda: ["-c", stubborn], tmp_path / "log", "")
     said: list[str] = []
 

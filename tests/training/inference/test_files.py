@@ -1,5 +1,4 @@
-"""Networks as safetensors plus JSON: round trips to the bit, and everything that can be wrong with the two
-files."""
+"""Networks as safetensors plus JSON: round trips to the bit, and damaged or mismatched files."""
 
 import functools
 import http.server
