@@ -10,6 +10,7 @@ Usage:
 import json
 import sys
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -55,7 +56,7 @@ def main(
     network: str,
     out: str | None,
     psi: float | None,
-    noise: str | None,
+    noise: Literal["const", "external"] | None,
     info: bool,
     as_json: bool,
 ) -> None:
@@ -80,7 +81,7 @@ def main(
         convert(network, out, psi, noise)
 
 
-def convert(network: str, out: str, psi: float | None, noise: str | None) -> None:
+def convert(network: str, out: str, psi: float | None, noise: Literal["const", "external"] | None) -> None:
     """Write ``out``; the file appears complete and checked, or not at all."""
     suffix = Path(out).suffix.lower()
     if suffix in (".ts", ".pt"):
@@ -113,7 +114,7 @@ def convert(network: str, out: str, psi: float | None, noise: str | None) -> Non
             save_networks(target, networks)
         print(f"{target}")
         return
-    graph = GeneratorGraph(networks["G_ema"], GraphOptions(psi, noise or "const"))  # type: ignore[arg-type]
+    graph = GeneratorGraph(networks["G_ema"], GraphOptions(psi, noise or "const"))
     content, worst = export(graph, networks, suffix)
     target = output_file(out)
     with writing(target.parent), atomic_write(target) as stream:

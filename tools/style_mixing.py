@@ -7,7 +7,7 @@ Usage:
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -57,7 +57,7 @@ def main(
     styles: str,
     truncation_psi: float,
     class_idx: int | None,
-    noise_mode: str,
+    noise_mode: Literal["random", "const", "none"],
     outdir: str,
     batch: int,
     device: str,
@@ -101,7 +101,7 @@ def main(
     grid_mark = mark_of("style_mixing.py", [renderer.G], rows=row_seeds, cols=col_seeds, **made_by)
     check_outputs(outdir, {**{f"{name}.png": mark for name in names}, "grid.png": grid_mark})
     folder = output_folder(outdir)
-    images = images_from_ws(renderer, ws, noise_mode=noise_mode, batch=batch)  # type: ignore[arg-type]
+    images = images_from_ws(renderer, ws, noise_mode=noise_mode, batch=batch)
     drawn = []
     with writing(folder):
         for index, image in tqdm(images, total=len(ws), unit="img", leave=False, disable=None):

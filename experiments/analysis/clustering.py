@@ -72,7 +72,8 @@ def cluster_pixels(maps: torch.Tensor, k: int, seed: int) -> Labels:
     order = np.argsort(-np.bincount(labels, minlength=k), kind="stable")
     rank = np.empty(k, np.int64)
     rank[order] = np.arange(k)
-    return rank[labels].reshape(n, height, width)
+    numbered: Labels = rank[labels].reshape(n, height, width)
+    return numbered
 
 
 def _first_centres(pixels: NDArray[np.float64], k: int, seed: int) -> NDArray[np.float64]:
@@ -95,7 +96,8 @@ def _directions(pixels: torch.Tensor) -> NDArray[np.float64]:
 
 
 def _nearest(pixels: NDArray[np.float64], centres: NDArray[np.float64]) -> Labels:
-    return (pixels @ _unit(centres).T).argmax(axis=1)
+    nearest: Labels = (pixels @ _unit(centres).T).argmax(axis=1)
+    return nearest
 
 
 def _spherical(pixels: NDArray[np.float64], centres: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -101,7 +101,7 @@ class Protocol:
 
     def as_dict(self) -> dict[str, Any]:
         """The protocol as plain data, as JSON returns it."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        return dict(json.loads(json.dumps(dataclasses.asdict(self))))
 
 
 EMOJI = Images(title="Emoji, 1,854 images, RGB", path="data/emoji32.zip")

@@ -80,7 +80,7 @@ def test_what_cannot_be_shown(tmp_path: Path, complaint: Any) -> None:
     out = f"--out={tmp_path / 'x.png'}"
 
     def refused(*arguments: str) -> str:
-        return complaint(show_segmentation.main, [*arguments, out])
+        return str(complaint(show_segmentation.main, [*arguments, out]))
 
     assert "does not say which pairs" in refused(f"--network={seg}")
     assert "has to be trained with --reg_type=seg" in refused(f"--network={ggdr}", f"--data={pairs}")

@@ -33,7 +33,7 @@ from training.data.dataset import ImageFolderDataset
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: Any) -> Path:
     """A run with GGDR and snapshots at 0 and 20 kimg."""
-    root = tmp_path_factory.mktemp("run")
+    root: Path = tmp_path_factory.mktemp("run")
     data = make_images(root / "images", count=12)
     for number, kimg in enumerate((0, 20)):
         write_snapshot(

@@ -29,7 +29,8 @@ class ReferenceObject:
 
     @property
     def state(self) -> dict[str, Any]:
-        return self.meta["state"]
+        state: dict[str, Any] = self.meta["state"]
+        return state
 
     def child(self, path: str) -> "ReferenceObject":
         """The module of this dotted name below this one."""
@@ -43,7 +44,11 @@ class ReferenceObject:
 
 
 def as_reference(
-    module: nn.Module, *, class_name: str | None = None, args: tuple = (), kwargs: dict | None = None
+    module: nn.Module,
+    *,
+    class_name: str | None = None,
+    args: tuple[Any, ...] = (),
+    kwargs: dict[str, Any] | None = None,
 ) -> ReferenceObject:
     """A module with its parts; constructor arguments are its own unless given."""
     state: dict[str, Any] = {

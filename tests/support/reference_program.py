@@ -189,6 +189,6 @@ def make_program(folder: Path, kind: str) -> Path:
         "training/augment.py": AUGMENT,
         "main.py": MAIN,
     }
-    for path, text in files.items():
-        (folder / path).write_text(text)
+    for file, text in files.items():
+        (folder / file).write_text(text)
     return folder / "main.py"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.GifImagePlugin
 import PIL.Image
 import pytest
 
@@ -13,6 +14,7 @@ from tools import interpolate
 
 def read_gif(path: Any) -> Any:
     with PIL.Image.open(path) as gif:
+        assert isinstance(gif, PIL.GifImagePlugin.GifImageFile)
         frames = []
         for i in range(gif.n_frames):
             gif.seek(i)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 OPTIONS = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[1:])
 LEDGER = Path("ledger.txt")
-stopping = []
+stopping: list[int] = []
 
 
 def snapshot(run_dir: Path, kimg: int) -> None:

@@ -53,7 +53,7 @@ def invoke(*arguments: Any) -> Any:
 
 
 def fill(
-    root: Path, protocol: Protocol, values: dict[str, dict[int, list[float]]], *, pr: float = 0.25
+    root: Path, protocol: Protocol, values: dict[str, dict[int, list[Any]]], *, pr: float = 0.25
 ) -> None:
     """Made-up runs: FIDs by arm and kimg, a value a seed (None: not reached)."""
     root.mkdir(exist_ok=True)
@@ -95,7 +95,7 @@ def resolved(protocol: Protocol, run: Any) -> dict[str, Any]:
 def dry_run(*arguments: str) -> dict[str, Any]:
     result = CliRunner().invoke(train.main, [*arguments, "--dry-run"])
     assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
+    return dict(json.loads(result.stdout))
 
 
 # The protocol.

@@ -213,7 +213,7 @@ def test_files_of_others_have_no_header(exports: Any, tmp_path: Path) -> None:
 
 def test_a_header_that_makes_no_sense() -> None:
     sizes = {"z_dim": 8, "c_dim": 0, "img_resolution": 8, "img_channels": 3}
-    good = dict(
+    good: dict[str, Any] = dict(
         format=export_module.FORMAT,
         version=1,
         G_ema={"class": "Generator", "init_kwargs": sizes, "weights_sha256": "0"},
@@ -224,7 +224,7 @@ def test_a_header_that_makes_no_sense() -> None:
         psi=None,
     )
     assert parse_header(json.dumps(good), "it") == good
-    wrong = [
+    wrong: list[dict[str, Any]] = [
         {"format": "other"},
         {"version": 2},
         {"noise": "loud"},

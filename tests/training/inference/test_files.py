@@ -19,7 +19,7 @@ from torch_utils.persistence import NETWORKS
 from training.inference.files import json_path, load_networks, save_networks, suffix_of, weights_sha256
 from training.inference.opening import open_generator
 
-PERFECT = {"training_set_kwargs": {}, "info": {}}
+PERFECT: dict[str, Any] = {"training_set_kwargs": {}, "info": {}}
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.GifImagePlugin
 import PIL.Image
 import pytest
 import torch
@@ -32,6 +33,7 @@ def test_the_speed_of_a_file(name: Any, fps: Any, shown: Any) -> None:
 def test_gif(tmp_path: Path, channels: Any) -> None:
     save_video(frames(5, channels), tmp_path / "a.gif", fps=20)
     with PIL.Image.open(tmp_path / "a.gif") as gif:
+        assert isinstance(gif, PIL.GifImagePlugin.GifImageFile)
         assert (gif.n_frames, gif.size, gif.info["loop"], gif.info["duration"]) == (5, (32, 16), 0, 50)
         for i in range(5):
             gif.seek(i)
