@@ -53,7 +53,6 @@ def local_file(
     cache_dir: str | os.PathLike[str] | None = None,
     sha256: str | None = None,
     size: int | None = None,
-    offline: bool = False,
     progress: bool = True,
 ) -> Path:
     """The local path of a file that is given by its path or by an http(s) address. Arguments as for
@@ -64,7 +63,7 @@ def local_file(
     """
     text = os.fspath(source)
     if is_address(text):
-        return fetch(text, cache_dir, sha256=sha256, size=size, offline=offline, progress=progress)
+        return fetch(text, cache_dir, sha256=sha256, size=size, progress=progress)
     if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
         raise UserError(
             f"'{public_address(text)}' can't be read: {scheme[0]} is not supported; give a path or an "
@@ -91,7 +90,6 @@ def fetch(
     *,
     sha256: str | None = None,
     size: int | None = None,
-    offline: bool = False,
     progress: bool = True,
 ) -> Path:
     """The local path of the file at ``url``, downloaded unless the cache has it.
@@ -112,7 +110,6 @@ def fetch(
             ``#sha256=<hexadecimal>``, as in Python package indices.
         cache_dir: in place of ``<cache_root()>/downloads``.
         sha256, size: what the file has to have (hexadecimal; bytes). A cached file that differs is replaced.
-        offline: raise instead of downloading, as with ``$GGDR_OFFLINE``.
         progress: a bar on a terminal.
 
     Raises :class:`Unavailable` that names address, cache path and the way to put the file there by hand, and
@@ -126,7 +123,7 @@ def fetch(
     if _is_cached(target, public, expected):
         return target
     by_hand = f"fetch it some other way and put the file at {target}"
-    if offline or downloads_forbidden():
+    if downloads_forbidden():
         raise Unavailable(
             f"cannot download {public} (downloads are switched off by --offline or {OFFLINE}); {by_hand}"
         )

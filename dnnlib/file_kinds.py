@@ -53,7 +53,7 @@ CHECKPOINTS = [
 
 #: Parts of a zip's member names, most telling first.
 ZIP_MEMBERS = [
-    ("models/model.json", "pt2", "a program of torch.export (whose name must end in .pt2)"),
+    ("models/model.json", "pt2", "a program of torch.export"),
     ("code/__torch__", "torchscript", "a TorchScript program"),
     ("data.pkl", "torch", TORCH),
     ("saved_model.pb", "tensorflow", "a saved model of TensorFlow"),

@@ -1,4 +1,4 @@
-"""One of this project's programs, run in the foreground and ended in good order."""
+"""Run one of this project's programs in the foreground, and let it save when a signal comes."""
 
 import signal
 import subprocess
@@ -14,15 +14,14 @@ PATIENCE = 10
 
 
 def run_program(arguments: Sequence[str], folder: Path | None = None) -> int:
-    """Run ``python arguments…`` in ``folder``, or where this program runs, and return its exit status.
+    """Run ``python arguments…`` in ``folder`` (default: the current one) and return its exit status.
 
-    A signal that asks to stop is passed on, and the program is waited for however long it takes to finish its
-    step and save; after a second Ctrl-C it gets :data:`PATIENCE` seconds. Where a signal came, nothing that
-    follows should run, whatever the program returned:
+    A signal to stop is passed on. The program may take as long as it needs to finish its step and save; after
+    a second Ctrl-C it gets :data:`PATIENCE` seconds.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C.
-        SystemExit: after another signal, with 128 and its number.
+        KeyboardInterrupt: Ctrl-C came, whatever the program returned.
+        SystemExit: another signal came; the status is 128 plus its number.
     """
     with InterruptFlag(announce=False) as interrupt:
         # A session of its own: Ctrl-C reaches it through this process alone, once.
@@ -40,7 +39,7 @@ def run_program(arguments: Sequence[str], folder: Path | None = None) -> int:
                 process.wait(PATIENCE)
             raise
         finally:
-            process.kill()  # does nothing where it has ended
+            process.kill()  # does nothing after its end
             process.wait()
     if interrupt.received == signal.SIGINT:
         raise KeyboardInterrupt

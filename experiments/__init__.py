@@ -1,1 +1,1 @@
-"""The paper's tables and figures, and studies of our own."""
+"""Experiments: the paper's tables and figures, and studies of our own."""

@@ -1,5 +1,9 @@
-"""What GGDR costs: parameters and time a step, without and with it (table 4c of Lee et al. 2022), its
-variants (tables 4a and 4b) and segmentation (figure 2) included.
+"""Measure what GGDR costs: parameters and time of a training step without and with it.
+
+This is table 4c of Lee et al. 2022 (GGDR). Variants (tables 4a and 4b) and segmentation (figure 2) have costs
+too.
+
+Usage:
 
     python experiments/cost.py --cfg=paper256 --resolution=256 --repeats=0
     python experiments/cost.py --repeats=0 --ggdr-kernel=3 --ggdr-act=lrelu
@@ -40,9 +44,12 @@ from training.phases import Phase, Reals, build_phases
 from training.run.state import RunState
 from training.training_loop import run_phase, set_up_gpu
 
-FACTS = """\
-The paper (table 4c: StyleGAN2, 256x256, eight V100): 4.87M -> 5.05M parameters (+3.7 %), 5.60 s -> 6.05 s (+8.0 %).
-The reference code at --cfg=paper256, G and D together, target 64x64: 48.77 M -> 50.34 M parameters (+3.23 %)."""
+FACTS = (
+    "The paper (table 4c: StyleGAN2, 256x256, eight V100): 4.87M -> 5.05M parameters (+3.7 %), "
+    "5.60 s -> 6.05 s (+8.0 %).\n"
+    "The reference code at --cfg=paper256, G and D together, target 64x64: 48.77 M -> 50.34 M parameters "
+    "(+3.23 %)."
+)
 
 
 Clock = Callable[[], float]
@@ -50,11 +57,11 @@ Clock = Callable[[], float]
 
 @dataclass
 class Candidate:
-    """One of the two configurations and what was measured of it.
+    """One of the two configurations and its times.
 
     Attributes:
         state: a fresh run.
-        seconds: of every repeat, by phase.
+        seconds: seconds of each repeat, by phase.
     """
 
     state: RunState
@@ -62,6 +69,7 @@ class Candidate:
 
     @staticmethod
     def build(config: TrainConfig, device: torch.device) -> "Candidate":
+        """A candidate with fresh networks and no times."""
         state = RunState.fresh(config, device)
         return Candidate(state, {phase.name: [] for phase in build_phases(state)})
 
@@ -71,9 +79,11 @@ class Candidate:
         return {"G": g, "D": d, "G and D": g + d}
 
     def fastest(self) -> dict[str, float]:
-        """Seconds of each phase's fastest repeat, which other work on the machine disturbs least, and of a
-        step: the phases in proportion to how often they run (lazy regularisation: Karras et al. 2020,
-        StyleGAN2, section 3.1)."""
+        """Seconds of each phase's fastest repeat, and of a step.
+
+        Other work on the machine disturbs the fastest repeat least. A step has each phase as often as it
+        runs (lazy regularisation: Karras et al. 2020, StyleGAN2, section 3.1).
+        """
         phases = {
             phase.name: (min(self.seconds[phase.name]), phase.interval) for phase in build_phases(self.state)
         }
@@ -89,8 +99,7 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def stand_in_data(folder: Path, resolution: int, channels: int) -> DataConfig:
-    """A data set of one grey image in ``folder``, described as for training. Neither parameters nor time
-    depend on what is in it."""
+    """A data set of one grey image in ``folder``: parameters and time do not depend on the images."""
     folder.mkdir()
     save_png(torch.full([channels, resolution, resolution], 127, dtype=torch.uint8), folder / "grey.png")
     return inspect_data(str(folder), cond=False, subset=None, mirror=False, seed=0)[0]
@@ -99,8 +108,10 @@ def stand_in_data(folder: Path, resolution: int, channels: int) -> DataConfig:
 def measure(
     candidates: list[Candidate], dataset: ImageFolderDataset, repeats: int, device: torch.device, clock: Clock
 ) -> None:
-    """Time every phase ``repeats`` times after one that does not count, the candidates taking turns, the
-    first one alternating."""
+    """Time each phase ``repeats`` times after a warm-up.
+
+    The candidates take turns, and the one that goes first alternates.
+    """
     for repeat in range(repeats + 1):
         order = candidates if repeat % 2 == 0 else candidates[::-1]
         for number in range(len(build_phases(candidates[0].state))):
@@ -112,7 +123,7 @@ def measure(
 
 
 def one_phase(state: RunState, phase: Phase, dataset: ImageFolderDataset) -> None:
-    """A phase of a training step on a batch of the data set's first image."""
+    """Run a phase of a training step on copies of the data set's first image."""
     image, label = dataset[0]
     n, resolution = state.config.schedule.batch_size, state.config.data.resolution
     annotations = torch.zeros([n, resolution, resolution], dtype=torch.uint8, device=state.device)
@@ -126,7 +137,7 @@ def one_phase(state: RunState, phase: Phase, dataset: ImageFolderDataset) -> Non
 
 
 def timed(function: Callable[[], None], device: torch.device, clock: Clock) -> float:
-    """Seconds that a call takes by some clock, work on the GPU included."""
+    """Seconds of a call by a clock, including its work on the GPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = clock()
@@ -137,7 +148,7 @@ def timed(function: Callable[[], None], device: torch.device, clock: Clock) -> f
 
 
 def table(without: Candidate, supervised: Candidate) -> str:
-    """Parameters and, where they were measured, times of both, with the difference in percent."""
+    """Parameters and times (where measured) of both candidates, with the difference in percent."""
     what = "with GGDR" if supervised.state.config.ggdr is not None else "with masks"
     lines = [f"{'':<14}{'without':>14}{what:>14}{'more':>10}"]
     for name, count in without.parameters().items():
@@ -150,19 +161,21 @@ def table(without: Candidate, supervised: Candidate) -> str:
 
 def row(name: str, without: float, supervised: float, unit: str) -> str:
     """One line of :func:`table`."""
-    return f"{name:<14}{without:>11.3f} {unit:<2}{supervised:>11.3f} {unit:<2}{(supervised / without - 1) * 100:>+9.2f} %"
+    more = (supervised / without - 1) * 100
+    return f"{name:<14}{without:>11.3f} {unit:<2}{supervised:>11.3f} {unit:<2}{more:>+9.2f} %"
 
 
 def describe_decoder(config: TrainConfig) -> str:
-    """What D's decoder predicts, and how."""
+    """The target and design of D's decoder, for people."""
     if config.ggdr is None:
         return f"{config.data.annotation_classes} classes"
     targets = " and ".join(f"{res}x{res}" for res in config.ggdr.resolutions)
-    return f"target {targets}, {config.ggdr.kernel_size}x{config.ggdr.kernel_size} {config.ggdr.activation} decoder"
+    kernel = f"{config.ggdr.kernel_size}x{config.ggdr.kernel_size}"
+    return f"target {targets}, {kernel} {config.ggdr.activation} decoder"
 
 
 @click.command(cls=Command)
-@click.option("--cfg", type=click.Choice(list(PRESETS)), default="paper256", show_default=True, help="Recipe")
+@click.option("--cfg", type=click.Choice(list(PRESETS)), default="paper256", show_default=True, help="Preset")
 @click.option("--resolution", type=int, default=256, show_default=True, help="Of the images")
 @click.option(
     "--channels", type=click.Choice(["1", "3"]), default="3", show_default=True, help="Of the images"
@@ -219,8 +232,7 @@ def main(
     device: Literal["auto", "cuda", "cpu"],
     **options: Any,
 ) -> None:
-    """Print parameters and time a training step without and with GGDR or segmentation, measured by turns in
-    one process.
+    """Print parameters and time of a training step without and with GGDR or segmentation.
 
     Times are those of each phase's fastest repeat; a step has each phase as often as it runs (path length
     every 4 steps, R1 every 16).

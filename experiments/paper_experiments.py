@@ -1,5 +1,4 @@
-"""The experiments of figure 2 and tables 1 to 4 of Lee et al. 2022 (GGDR): how to redo each, and what the
-paper reports for it."""
+"""Figure 2 and tables 1 to 4 of Lee et al. 2022 (GGDR): how to redo each, and the paper's values."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,9 +14,9 @@ class Comparison:
 
     Attributes:
         baseline: its name in the paper.
-        aug: ``--aug`` of it.
-        without, with_ggdr: what the paper reports, by score. Figures after ± are standard deviations over
-            three trainings.
+        aug: its ``--aug``.
+        without: the paper's values, by score. Figures after ± are standard deviations over three trainings.
+        with_ggdr: the same with GGDR.
     """
 
     baseline: str
@@ -40,7 +39,7 @@ class Variant:
         title: for people.
         options: options of ``train.py`` beside the experiment's, as fields of
             :func:`training.config.options.overrides`.
-        scores: what the paper reports.
+        scores: the paper's values.
     """
 
     slug: str
@@ -54,22 +53,24 @@ class Experiment:
     """A row of a table, or an ablation.
 
     Attributes:
-        title, table: for people.
-        source: what has to be there before, under the folder for originals.
-        annotations: the same of the images' annotations, where it is a paired data set.
-        origin: where people get it.
-        convert: options beside source and destination of ``dataset_tool.py``, or of
-            ``tools.make_paired_dataset`` for pairs.
-        data: name of the data set made of it.
+        title: of the data, for people.
+        table: its table or figure in the paper.
+        source: the original images, below the folder of originals.
+        annotations: the original annotations of a paired data set, likewise.
+        origin: where the originals come from.
+        convert: options of ``dataset_tool.py``, or of ``tools/make_paired_dataset.py`` for pairs, beside
+            source and destination.
+        data: name of the data set.
         resolution: of its images.
-        options: options of ``train.py``, by name (:func:`training.config.options.overrides`), the same
-            with and without GGDR.
-        mirror, subset: the same two of ``train.py``.
+        options: options of ``train.py`` (:func:`training.config.options.overrides`), the same with and
+            without GGDR.
+        mirror: ``--mirror`` of ``train.py``.
+        subset: ``--subset`` of ``train.py``.
         ggdr_res: resolution of the target map in ``comparisons``.
         metrics: measured at the end.
         comparisons: baselines without and with GGDR.
         variants: the trainings of an ablation.
-        notes: what the paper leaves open and how it is filled here.
+        notes: what the paper leaves open, and what is done here.
     """
 
     title: str
@@ -94,10 +95,13 @@ PAPER256: Mapping[str, Any] = dict(cfg="paper256", gpus=8)
 SQUARE256 = ("--transform=center-crop", "--resolution=256x256")
 COUNTING = (
     "140k is 70,000 images and their mirror images. The paper does not say whether 2k and 10k count mirror "
-    "images too; here they "
-    "do, as 140k does (1,000 and 5,000 images). The other reading is --subset=2000 and --subset=10000."
+    "images too; here they do, as 140k does (1,000 and 5,000 images). The other reading is --subset=2000 and "
+    "--subset=10000."
 )
-UNSAID_CROP = "The paper says that images are resized to 256x256, not how the longer side is treated; here the centre is cut out."
+UNSAID_CROP = (
+    "The paper says that images are resized to 256x256, not how the longer side is treated; here the centre "
+    "is cut out."
+)
 
 
 def _scores(fid: str, precision: str | None = None, recall: str | None = None) -> Scores:
@@ -268,7 +272,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         table="figure 2",
         source="ADEChallengeData2016/images/training",
         annotations="ADEChallengeData2016/annotations/training",
-        origin="http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip (20,210 images, 150 classes)",
+        origin="http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip (20,210 images, "
+        "150 classes)",
         convert=("--zero=unlabelled", "--resolution=256"),
         data="ade20k256",
         resolution=256,

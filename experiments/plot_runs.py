@@ -1,8 +1,9 @@
-"""Draw the curves of runs over training, several seeds of one kind as their mean with the spread.
+"""Draw curves of runs over training, with mean and spread over runs of one label.
 
 Usage:
 
-    python experiments/plot_runs.py --run=none='runs/none-seed*/*' --run=ggdr='runs/ggdr-seed*/*' --curve=fid2k_full --out=fid.png
+    python experiments/plot_runs.py --run=none='runs/none-seed*/*' --run=ggdr='runs/ggdr-seed*/*'
+        --curve=fid2k_full --out=fid.png
 
 Lee et al. 2022 (GGDR), figure 7a, is such a plot: FID in early training on LSUN Cat, several runs each.
 """
@@ -37,17 +38,18 @@ from training.run.records import tick_means
 #: Values of a run over its progress: ``{kimg: value}``.
 Curve = dict[float, float]
 
-LARGEST = 1e30  # what is larger overflows in a drawing
+LARGEST = 1e30  # larger values overflow in a drawing
 MOST_PANELS = 60
 
 
 def read_run(run_dir: Path, max_kimg: float = float("inf")) -> dict[str, Curve]:
-    """Every curve of a run by name: the values in ``metric-*.jsonl`` (``fid50k_full``) and in ``stats.jsonl``
-    (``Loss/D/loss``).
+    """Read all curves of a run by name, from ``metric-*.jsonl`` and ``stats.jsonl``.
 
-    Of several lines for one kimg the last counts; those beyond ``max_kimg`` and those that were cut off are
-    left out. A value that is not finite, or too large to draw, is a gap.
-    Raises :class:`UserError` when nothing remains.
+    The last of several lines for one kimg counts. Lines beyond ``max_kimg`` and incomplete lines are left
+    out. A value that is not finite, or too large to draw, is a gap.
+
+    Raises:
+        UserError: the run has no values.
     """
     curves: dict[str, Curve] = {}
     for kimg, values in [
@@ -70,17 +72,18 @@ def read_run(run_dir: Path, max_kimg: float = float("inf")) -> dict[str, Curve]:
 
 
 def mean_and_spread(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and sample standard deviation over runs, where all of them have a value: kimg, mean and deviation,
-    ``[K]`` each.
+    """Mean and sample standard deviation over runs, at each kimg at which all runs have a value.
 
-    The deviation is 0 for a single run. Raises :class:`UserError` when there is no kimg at which all have a
-    value.
+    Returns:
+        kimg, mean and deviation, ``[K]`` each. The deviation of a single run is 0.
+
+    Raises:
+        UserError: the runs have no kimg in common.
     """
     kimg = sorted(set.intersection(*(set(curve) for curve in curves)))
     if not kimg:
         raise UserError(
-            "the runs of one label have no kimg in common; give runs with equal --tick and --snap one label, "
-            "others another"
+            "the runs of one label have no kimg in common; runs of one label need equal --tick and --snap"
         )
     values = np.array([[curve[at] for at in kimg] for curve in curves], dtype=np.float64)
     deviation = values.std(axis=0, ddof=1) if len(curves) > 1 else np.zeros(len(kimg))
@@ -88,9 +91,10 @@ def mean_and_spread(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np
 
 
 def parse_runs(texts: Sequence[str]) -> dict[str, list[Path]]:
-    """``["none=runs/a*", …]`` to ``{"none": run directories}``; one label may come several times.
+    """``["none=runs/a*", …]`` to ``{"none": run directories}``; a label may come several times.
 
-    Raises :class:`UserError` for another form and for a pattern that no directory matches.
+    Raises:
+        UserError: a text has another form, or no directory matches.
     """
     groups: dict[str, list[Path]] = {}
     for text in texts:
@@ -107,8 +111,11 @@ def parse_runs(texts: Sequence[str]) -> dict[str, list[Path]]:
 
 
 def choose_curves(runs: Mapping[str, Sequence[Mapping[str, Curve]]], wanted: Sequence[str]) -> list[str]:
-    """The curves to draw: those wanted, or all that come from metrics. Raises :class:`UserError` when nobody
-    has one."""
+    """The curves to draw: ``wanted``, or all metrics.
+
+    Raises:
+        UserError: no run has such a curve, or there are too many.
+    """
     known = {name for members in runs.values() for curves in members for name in curves}
     for name in wanted:
         if name not in known:
@@ -125,8 +132,7 @@ def choose_curves(runs: Mapping[str, Sequence[Mapping[str, Curve]]], wanted: Seq
 
 
 def draw(axis: Any, name: str, runs: Mapping[str, Sequence[Mapping[str, Curve]]]) -> None:
-    """One panel: each run as a thin line, each group's mean as a thick one in a band of ± one standard
-    deviation."""
+    """Draw one panel: runs as thin lines, means as thick lines in bands of ± one standard deviation."""
     for number, (label, members) in enumerate(runs.items()):
         curves = [curves[name] for curves in members if name in curves]
         if not curves:
@@ -180,11 +186,10 @@ def _runs(count: int) -> str:
 @click.option("--log", is_flag=True, help="Logarithmic values")
 @friendly_errors
 def main(runs: tuple[str, ...], wanted: tuple[str, ...], out: str, max_kimg: float | None, log: bool) -> None:
-    """Draw metrics and statistics of runs over kimg, a panel for each; runs of one label become a mean with
-    its spread.
+    """Draw metrics and statistics of runs over kimg, a panel for each, with mean and spread of each label.
 
     \b
-    python experiments/plot_runs.py --run=none='runs/none-*/0*' --run=ggdr='runs/ggdr-*/0*' --curve=fid50k_full --out=fid.png
+    python experiments/plot_runs.py --run=none='runs/none-*/0*' --run=ggdr='runs/ggdr-*/0*' --out=fid.png
     """
     limit = float("inf") if max_kimg is None else max_kimg
     found = parse_runs(runs)

@@ -1,4 +1,4 @@
-"""Line plots as PNG files, with matplotlib and without a display."""
+"""Line plots as PNG files, with matplotlib."""
 
 from pathlib import Path
 from typing import Any
@@ -8,13 +8,16 @@ from dnnlib.files import atomic_write
 from dnnlib.optional import optional_import
 from training.data.pictures import MARK
 
-#: One colour a line, of the Okabe-Ito palette without its yellow.
+#: Colours of lines: the Okabe-Ito palette without its yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 
 
 def panels(count: int) -> tuple[Any, list[Any]]:
-    """A matplotlib figure and ``count`` axes in rows of at most three. Raises :class:`UserError` without
-    matplotlib."""
+    """A matplotlib figure and ``count`` axes in rows of at most three.
+
+    Raises:
+        UserError: matplotlib is missing.
+    """
     figures = optional_import("matplotlib.figure", extra="plots", purpose="drawing plots")
     columns = min(count, 3)
     rows = -(-count // columns)
@@ -26,10 +29,15 @@ def panels(count: int) -> tuple[Any, list[Any]]:
 
 
 def save_figure(figure: Any, out: str | Path, mark: str | None = None) -> None:
-    """Write a PNG file; it appears complete or not at all. Raises :class:`UserError` where it can't be
-    written.
+    """Write a PNG file; it appears complete or not at all.
 
-    ``mark`` says what made it (:func:`training.inference.outputs.mark_of`).
+    Args:
+        figure: of matplotlib.
+        out: the path.
+        mark: see :func:`training.inference.outputs.mark_of`.
+
+    Raises:
+        UserError: the file can't be written.
     """
     path = Path(out)
     try:

@@ -1,8 +1,9 @@
-"""How much of a segmentation can be read from a frozen discriminator: figure 7b of Lee et al. 2022 (GGDR).
+"""Measure how well a frozen discriminator's features segment: figure 7b of Lee et al. 2022 (GGDR).
 
 Usage:
 
-    python experiments/probe_segmentation.py --network=none=none.pkl --network=ggdr=ggdr.pkl --data=emoji32-pairs --out=probe
+    python experiments/probe_segmentation.py --network=none=none.pkl --network=ggdr=ggdr.pkl
+        --data=emoji32-pairs --out=probe
 
 ``--data`` is a folder with ``images/`` and ``annotations/`` (:class:`training.data.paired.PairedDataset`);
 the paper uses ADE20K with 150 classes.
@@ -45,8 +46,11 @@ from training.networks import Discriminator
 
 
 def parse_networks(texts: Sequence[str]) -> dict[str, str]:
-    """``["none=a.pkl", "ggdr=b.pkl"]`` to ``{"none": "a.pkl", …}``. Raises :class:`UserError` for other forms
-    and for a label twice."""
+    """``["none=a.pkl", "ggdr=b.pkl"]`` to ``{"none": "a.pkl", …}``.
+
+    Raises:
+        UserError: a text has another form, or a label comes twice.
+    """
     networks: dict[str, str] = {}
     for text in texts:
         label, equals, path = text.partition("=")
@@ -61,8 +65,11 @@ def parse_networks(texts: Sequence[str]) -> dict[str, str]:
 
 
 def parse_resolutions(text: str | None, discriminators: Sequence[Discriminator]) -> list[int]:
-    """The encoder's maps to read: those listed, or all from 8 that every discriminator has. Raises
-    :class:`UserError` for none."""
+    """Resolutions of the encoder's maps to read: those listed, or all from 8 that every discriminator has.
+
+    Raises:
+        UserError: there are none.
+    """
     if text is not None:
         return parse_int_list(text)
     common = set.intersection(*({res // 2 for res in D.block_resolutions} for D in discriminators))
@@ -75,15 +82,13 @@ def parse_resolutions(text: str | None, discriminators: Sequence[Discriminator])
 
 
 def mean_and_deviation(values: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and sample standard deviation (0 of a single one) over the first axis, ``[N, K]`` to ``[K]``
-    each."""
+    """Mean and sample standard deviation (0 for N = 1) over the first axis: ``[N, K]`` to ``[K]`` each."""
     array = np.array(values)
     return array.mean(axis=0), array.std(axis=0, ddof=1) if len(array) > 1 else np.zeros(array.shape[1])
 
 
 def draw(results: dict[str, list[ProbeResult]], out: Path, mark: str | None = None) -> None:
-    """Accuracy over epochs: the mean over seeds and a band of ± one standard deviation for each
-    discriminator."""
+    """Draw accuracy over epochs: for each discriminator the mean over seeds ± one standard deviation."""
     figure, (axis,) = panels(1)
     for number, (label, repeats) in enumerate(results.items()):
         mean, deviation = mean_and_deviation([result.accuracy[1:] for result in repeats])
@@ -98,8 +103,7 @@ def draw(results: dict[str, list[ProbeResult]], out: Path, mark: str | None = No
 
 
 def record(results: dict[str, list[ProbeResult]], seeds: Sequence[int], **settings: Any) -> dict[str, Any]:
-    """What the JSON file holds: the settings, the accuracy of the most frequent class, and each network's
-    accuracies by seed."""
+    """The JSON file: settings, accuracy of the most frequent class, and each network's accuracies by seed."""
     first = next(iter(results.values()))
     return {
         **settings,
@@ -155,12 +159,10 @@ def main(
     device: str,
     **options: Any,
 ) -> None:
-    """Train a shallow segmentation head on the features of frozen discriminators and compare its pixel
-    accuracy.
+    """Train shallow segmentation heads on features of frozen discriminators and compare pixel accuracy.
 
-    The head reads the encoder, which all discriminators have; a decoder is left aside. Heads of one seed see
-    the same split, start from the same weights and get the images in the same order, whatever the
-    discriminator.
+    The head reads the encoder, which all discriminators have, and no decoder. Heads of one seed have the same
+    split, initial weights and order of images for every discriminator.
     """
     check_apart(out, data, "--out")
     paths, numbers = parse_networks(networks), parse_int_list(seeds)

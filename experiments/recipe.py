@@ -1,5 +1,4 @@
-"""Print, or run, the command lines that redo figure 2, a row of tables 1 to 3, or tables 4a and 4b of Lee et
-al. 2022 (GGDR).
+"""Print or run the command lines of figure 2 and tables 1 to 4 of Lee et al. 2022 (GGDR).
 
 Usage:
 
@@ -7,7 +6,7 @@ Usage:
     python experiments/recipe.py ffhq-140k
     python experiments/recipe.py cifar10 --run --only=ggdr --gpus=1
 
-``docs/recipes.md`` is this for all of them (``--markdown``).
+``docs/recipes.md`` has all of them (``--markdown``).
 """
 
 import shlex
@@ -36,7 +35,16 @@ REGULARISERS = ("none", "ggdr")
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """Where things are: originals, data sets, runs; and what of a recipe is replaced (None: nothing)."""
+    """Folders, and values that replace those of a recipe.
+
+    Attributes:
+        raw: folder of the originals.
+        datasets: folder of the data sets.
+        outdir: folder of the runs.
+        gpus: number of processes; None keeps the recipe's.
+        kimg: length of the trainings; None keeps the recipe's.
+        seed: of the trainings; None keeps the recipe's.
+    """
 
     raw: str = "raw"
     datasets: str = "datasets"
@@ -48,12 +56,14 @@ class Places:
 
 @dataclass(frozen=True)
 class Training:
-    """One training of an experiment: its command lines and where its last snapshot will be.
+    """One training of an experiment.
 
     Attributes:
-        title: baseline, with or without GGDR; or which of an ablation's.
-        scores: what the paper reports.
-        train, measure: arguments after ``python``.
+        title: for people.
+        reg_type: its ``--reg_type``.
+        scores: the paper's values.
+        train: arguments after ``python`` that train.
+        measure: arguments after ``python`` that measure the last snapshot.
         run_dir: the first run in its output directory.
         network: name of its last network pickle.
     """
@@ -89,12 +99,12 @@ def prepare_command(experiment: Experiment, places: Places) -> list[str]:
 
 
 def data_path(experiment: Experiment, places: Places) -> str:
-    """The data set of an experiment."""
+    """The path of an experiment's data set."""
     return f"{places.datasets}/{experiment.data}.zip"
 
 
 def variants(experiment: Experiment) -> Iterator[Variant]:
-    """Every training of an experiment; of a comparison, the baseline without and with GGDR."""
+    """All trainings of an experiment; each comparison is a baseline without and with GGDR."""
     for comparison in experiment.comparisons:
         for reg_type in REGULARISERS:
             ggdr = (
@@ -112,7 +122,7 @@ def variants(experiment: Experiment) -> Iterator[Variant]:
 
 
 def train_options(experiment: Experiment, variant: Variant, places: Places) -> dict[str, Any]:
-    """The options of one training, but for those of the data."""
+    """The options of one training, without those of the data."""
     chosen = {
         name: value
         for name, value in (("gpus", places.gpus), ("kimg", places.kimg), ("seed", places.seed))
@@ -122,15 +132,15 @@ def train_options(experiment: Experiment, variant: Variant, places: Places) -> d
 
 
 def training(experiment: Experiment, name: str, variant: Variant, places: Places) -> Training:
-    """One training as command lines; the name of its run directory comes from what the options resolve to."""
+    """The command lines of one training, and its run directory as the options name it."""
     options = train_options(experiment, variant, places)
     data = described_data(experiment, places, annotated=options.get("reg_type") == "seg")
     outdir = f"{places.outdir}/{name}/{variant.slug}" + (
         f"-seed{places.seed}" if places.seed is not None else ""
     )
-    said = {**vars(options), "mirror": int(experiment.mirror) or None, "subset": experiment.subset}
+    typed = {**options, "mirror": int(experiment.mirror) or None, "subset": experiment.subset}
     train = ["train.py", f"--outdir={outdir}", f"--data={data.path}"]
-    train += [f"--{key}={_typed(value)}" for key, value in said.items() if value is not None]
+    train += [f"--{key}={_typed(value)}" for key, value in typed.items() if value is not None]
     config = resolve(options, data)
     run_dir = f"{outdir}/00000-{config.description}"
     network = snapshot_name(config.schedule.total_images)
@@ -148,8 +158,10 @@ def _typed(value: object) -> str:
 
 
 def described_data(experiment: Experiment, places: Places, *, annotated: bool) -> DataConfig:
-    """The data set of an experiment as training would describe it, though it need not be there. The numbers
-    of images and of classes are stand-ins."""
+    """The data set of an experiment as training describes it. It need not exist.
+
+    The numbers of images and classes are stand-ins.
+    """
     path = data_path(experiment, places)
     return DataConfig(
         path=f"{path}/{IMAGES}" if experiment.annotations and not annotated else path,
@@ -166,9 +178,10 @@ def described_data(experiment: Experiment, places: Places, *, annotated: bool) -
 
 
 def trainings(name: str, places: Places, only: str | None = None) -> list[Training]:
-    """Every training of an experiment as command lines; with ``only``, those of one ``--reg_type``.
+    """The trainings of an experiment; with ``only``, those with this ``--reg_type``.
 
-    Raises :class:`UserError` where the experiment has none of them.
+    Raises:
+        UserError: the experiment has none of them.
     """
     found = [training(EXPERIMENTS[name], name, variant, places) for variant in variants(EXPERIMENTS[name])]
     chosen = [one for one in found if only in (None, one.reg_type)]
@@ -181,13 +194,12 @@ def trainings(name: str, places: Places, only: str | None = None) -> list[Traini
 
 
 def shell(arguments: list[str]) -> str:
-    """A command line as one types it."""
+    """A command line to be typed."""
     return shlex.join(["python", *arguments])
 
 
 def recipe_text(name: str, places: Places, only: str | None = None) -> str:
-    """The command lines of an experiment, with the paper's values, as a shell script; ``only`` as in
-    :func:`trainings`."""
+    """The command lines of an experiment as a shell script, with the paper's values in comments."""
     experiment = EXPERIMENTS[name]
     lines = [
         f"# {experiment.title} ({experiment.table})",
@@ -241,23 +253,23 @@ def ablations() -> str:
 
 HEADER = """# Recipes of figure 2 and tables 1 to 4
 
-The command lines that redo the figure and the tables of Lee et al. 2022 (GGDR), beside what the paper reports. This file is
-made by `python experiments/recipe.py --markdown` and held in step by a test; `python experiments/recipe.py NAME` prints one recipe, and with
-`--run` runs it, or goes on with what was stopped (`--only=ggdr`, `--gpus`, `--seed`, `--kimg` change it; `--raw`, `--datasets`,
-`--outdir` say where things are).
+The command lines that redo the figure and the tables of Lee et al. 2022 (GGDR), with the paper's values.
+`python experiments/recipe.py --markdown` writes this file, and a test compares the two.
+`python experiments/recipe.py NAME` prints one recipe; with `--run` it runs or continues it. `--only=ggdr`,
+`--gpus`, `--seed` and `--kimg` change it; `--raw`, `--datasets` and `--outdir` name the folders.
 
-**None of these has been run here** at this scale: they need 8 GPUs each (CIFAR-10: 2) and data that this repository does not
-have. What is tested is that every command line is accepted and that trainings resolve to the hyperparameters of their `--cfg`.
-On a CPU at 32×32, figure 2 and what the ablations cost are in [figures.md](figures.md), the claim with several seeds, with
-targets of 8×8 and 16×16, in [reproduction.md](reproduction.md).
+**None of these has been run here** at this scale: they need 8 GPUs each (CIFAR-10: 2) and data that this
+repository does not have. Tests check that every command line is accepted and resolves to the hyperparameters
+of its `--cfg`. [results.md](results.md) has figure 2, the cost of the ablations, and GGDR with targets of 8×8
+and 16×16 over several seeds, all on a CPU at 32×32.
 
-What all have in common (paper, section 4): λ = 10; the target map is 64×64, on CIFAR-10 8×8; R1 regularisation; FID of 50,000
-generated images against all training images; figures with ± are mean and standard deviation of three trainings (here
-`--seed=0`, `1`, `2`). StyleGAN2 is `--aug=noaug`, ADA `--aug=ada`. The inception score of CIFAR-10 is 9.83 ± 0.04 without and
-10.02 ± 0.06 with GGDR.
+All have in common (paper, section 4): λ = 10; a target map of 64×64, on CIFAR-10 8×8; R1 regularisation; FID
+of 50,000 generated images against all training images. Figures with ± are mean and standard deviation of
+three trainings (here `--seed=0`, `1`, `2`). StyleGAN2 is `--aug=noaug`, ADA `--aug=ada`. The inception score
+of CIFAR-10 is 9.83 ± 0.04 without and 10.02 ± 0.06 with GGDR.
 
-What the paper does not say: the length (here that of `--cfg`, 25,000 kimg, CIFAR-10 100,000), which snapshot is measured (here
-the last one; training measures FID at each), and how images were resized (here Lanczos).
+The paper does not give the length (here that of `--cfg`, 25,000 kimg, CIFAR-10 100,000), the measured
+snapshot (here the last one; training measures FID at each), or how images were resized (here Lanczos).
 """
 
 
@@ -270,11 +282,10 @@ def markdown() -> str:
 
 
 def run_recipe(name: str, places: Places, only: str | None) -> None:
-    """Make the data set unless it is there, train or go on with a training that was stopped, measure;
-    ``only`` as in
-    :func:`trainings`.
+    """Make the data set unless it exists, train (or continue a training) and measure.
 
-    Raises :class:`UserError` when one of the commands fails and where a training ended before its time.
+    Raises:
+        UserError: a command fails, or a training ended too early.
     """
     experiment, chosen = EXPERIMENTS[name], trainings(name, places, only)
     if Path(data_path(experiment, places)).exists():
@@ -288,16 +299,14 @@ def run_recipe(name: str, places: Places, only: str | None) -> None:
 
 
 def trained_network(one: Training) -> Path:
-    """The last network pickle of a training's newest run, whatever its number. Raises :class:`UserError`
-    where it ended too early."""
+    """The last network pickle of a training's newest run. Raises :class:`UserError` if it ended too early."""
     first = Path(one.run_dir)
     description = first.name.partition("-")[2]
     runs = sorted(path for path in first.parent.glob("[0-9]*") if path.name.partition("-")[2] == description)
     network = (runs[-1] if runs else first) / one.network
     if not network.exists():
         raise UserError(
-            f"the training has not reached its end: there is no {network}; the same command line goes on "
-            "with it"
+            f"the training has not reached its end: there is no {network}; the same command line goes on"
         )
     return network
 
@@ -312,7 +321,7 @@ def call(arguments: list[str]) -> None:
 
 @click.command(cls=Command)
 @click.argument("name", required=False, type=click.Choice(list(EXPERIMENTS)), metavar="[NAME]")
-@click.option("--list", "list_", is_flag=True, help="Name the recipes, with the paper's values")
+@click.option("--list", "list_", is_flag=True, help="List the recipes, with the paper's values")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print docs/recipes.md")
 @click.option("--run", "run_", is_flag=True, help="Run the command lines instead of printing them")
 @click.option(

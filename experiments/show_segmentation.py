@@ -1,6 +1,8 @@
-"""How well a discriminator trained with --reg_type=seg segments real images (section 2.1 of Lee et al. 2022).
+"""Show how a discriminator trained with --reg_type=seg segments real images (Lee et al. 2022, section 2.1).
 
-python experiments/show_segmentation.py --network=RUN/network-snapshot-000000.pkl --network=RUN/network-snapshot-000020.pkl --out=masks.png
+Usage:
+
+    python experiments/show_segmentation.py --network=RUN/network-snapshot-000020.pkl --out=masks.png
 """
 
 import os
@@ -39,12 +41,15 @@ from training.inference.outputs import has_mark, mark_of
 from training.networks import Discriminator
 from training.networks.decoder import decode
 
-BATCH, AT_ONCE = 64, 16
+BATCH, AT_ONCE = 64, 16  # images read, and images in one call of D
 
 
 def open_pairs(networks: Mapping[str, Any], data: str | None) -> PairedDataset:
-    """``data``, or the pairs that a network was trained on. Raises :class:`UserError` where they are not
-    known or there."""
+    """Open ``data``, or the pairs that a network was trained on.
+
+    Raises:
+        UserError: the pairs are not recorded or can't be read.
+    """
     recorded = (networks["info"].get("config") or {}).get("data") or {}
     path = (recorded.get("path") if recorded.get("annotation_classes") else None) if data is None else data
     if path is None:
@@ -53,13 +58,12 @@ def open_pairs(networks: Mapping[str, Any], data: str | None) -> PairedDataset:
 
 
 def check_network(D: Discriminator, pairs: PairedDataset, name: str) -> None:
-    """Raises :class:`UserError` for other images and classes than a discriminator has."""
+    """Raise :class:`UserError` if a discriminator does not take these images and classes."""
     if (pairs.num_channels, pairs.resolution) != (D.img_channels, D.img_resolution):
         raise UserError(
             f"'{pairs.root}' has {pairs.num_channels}-channel images of "
-            f"{pairs.resolution}x{pairs.resolution}; "
-            f"the discriminator of {name} takes {D.img_channels}-channel images of "
-            f"{D.img_resolution}x{D.img_resolution}"
+            f"{pairs.resolution}x{pairs.resolution}; the discriminator of {name} takes "
+            f"{D.img_channels}-channel images of {D.img_resolution}x{D.img_resolution}"
         )
     known = D.init_kwargs["decoder_kwargs"]["num_classes"]
     if pairs.num_classes > known:
@@ -70,7 +74,7 @@ def check_network(D: Discriminator, pairs: PairedDataset, name: str) -> None:
 
 @torch.no_grad()
 def predict(D: Discriminator, images: Sequence[np.ndarray], device: torch.device) -> Labels:
-    """The class of every pixel of images uint8 ``[C, H, W]`` each: int64 ``[N, H, W]``."""
+    """The class of each pixel, int64 ``[N, H, W]``, of images uint8 ``[C, H, W]``."""
     classes = []
     for some in from_uint8(torch.from_numpy(np.stack(images)), device).split(AT_ONCE):
         features, _ = D.encode(some, force_fp32=True)
@@ -79,8 +83,7 @@ def predict(D: Discriminator, images: Sequence[np.ndarray], device: torch.device
 
 
 def confusion(D: Discriminator, pairs: PairedDataset, device: torch.device) -> np.ndarray:
-    """Numbers of labelled pixels, int64 ``[K, K]``: of each class (rows), where each was predicted
-    (columns)."""
+    """Numbers of labelled pixels, int64 ``[K, K]``, by true class (rows) and predicted class (columns)."""
     classes = D.init_kwargs["decoder_kwargs"]["num_classes"]
     counts = np.zeros([classes, classes], dtype=np.int64)
     for start in range(0, len(pairs), BATCH):
@@ -95,8 +98,10 @@ def confusion(D: Discriminator, pairs: PairedDataset, device: torch.device) -> n
 
 
 def scores(counts: np.ndarray) -> dict[str, float]:
-    """Pixel accuracy, that of always answering the most frequent class, and the mean of intersection over
-    union over the classes that are there, from :func:`confusion`."""
+    """Scores from :func:`confusion`: pixel accuracy, accuracy of the most frequent class, mean IoU.
+
+    The mean of intersection over union is over the classes that occur.
+    """
     total, found, right = counts.sum(axis=1), counts.sum(axis=0), np.diag(counts)
     there = total > 0
     return {
@@ -127,7 +132,7 @@ def paint_classes(classes: Labels) -> torch.Tensor:
     "--data",
     type=PATH,
     metavar="PATH",
-    help="Folder or zip with images/ and annotations/  [default: what the first was trained on]",
+    help="Folder or zip with images/ and annotations/  [default: the first network's training data]",
 )
 @click.option(
     "--out",
@@ -152,8 +157,7 @@ def paint_classes(classes: Labels) -> torch.Tensor:
 def main(
     networks: tuple[str, ...], data: str | None, out: str, num: int, cell: int, seed: int, device: str
 ) -> None:
-    """Print the pixel accuracy of discriminators on all pairs, and show some of the masks beside the
-    annotations."""
+    """Print the pixel accuracy of discriminators on all pairs, and show masks beside annotations."""
     if data is not None:
         check_apart(out, data, "--out")
     made_by: dict[str, Any] = dict(data=data and os.path.abspath(data), num=num, cell=cell, seed=seed)

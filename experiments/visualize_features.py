@@ -1,10 +1,9 @@
-"""Cluster the feature maps of a run's networks and show the clusters as colours: figures 3 and 8 of Lee et
-al. 2022 (GGDR).
+"""Show clusters of feature maps as colours: figures 3 and 8 of Lee et al. 2022 (GGDR).
 
 Usage:
 
     python experiments/visualize_features.py --run=RUN_DIR --snapshots=0,20,100 --outdir=out
-    python experiments/visualize_features.py --network=network-snapshot-000100.pkl --encoder=8:3,16:6 --outdir=out
+    python experiments/visualize_features.py --network=net.pkl --encoder=8:3,16:6 --outdir=out
 """
 
 import os
@@ -46,7 +45,7 @@ from training.data.file_tree import check_apart
 from training.data.pictures import from_uint8, save_png
 from training.data.reals import open_reals
 from training.inference.files import load_networks
-from training.inference.generation import check_seeds
+from training.inference.generation import check_seeds, latents_from_seeds
 from training.inference.outputs import check_outputs, mark_of
 
 #: Resolutions and the number of clusters at each.
@@ -57,13 +56,14 @@ DEFAULT_CLUSTERS = 6
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What one network pickle makes of the same latents and the same real images.
+    """Images and feature maps of one network pickle.
 
     Attributes:
         title: for people.
-        fakes, reals: uint8 ``[N, C, H, W]``.
-        maps: ``{kind: {resolution: feature maps}}``; ``generator`` of the fakes, ``encoder`` and ``decoder``
-            of D of the reals followed by the fakes.
+        fakes: uint8 ``[N, C, H, W]``.
+        reals: uint8 ``[N, C, H, W]``.
+        maps: ``{kind: {resolution: feature maps}}``. The kind ``generator`` is of the fakes; ``encoder`` and
+            ``decoder`` are of the reals followed by the fakes.
     """
 
     title: str
@@ -81,8 +81,8 @@ def parse_wanted(option: str, text: str | None) -> Wanted | None:
         match = re.fullmatch(rf"\s*({DIGITS})(?::({DIGITS}))?\s*", part)
         if match is None:
             raise UserError(
-                f"{option}={one_line(text, 60)} is no list of resolutions such as 8,16 or 8:3,16:6 (with the "
-                "number of clusters)"
+                f"{option}={one_line(text, 60)} is no list of resolutions such as 8,16, or 8:3,16:6 with "
+                "numbers of clusters"
             )
         clusters = int(match[2] or DEFAULT_CLUSTERS)
         if not 2 <= clusters <= len(PALETTE):
@@ -94,10 +94,10 @@ def parse_wanted(option: str, text: str | None) -> Wanted | None:
 
 
 def chosen_snapshots(network: Sequence[str], run: str | None, snapshots: str | None) -> list[str]:
-    """The network pickles to look at, in order: those named, or those of a run at some kimg (its last one by
-    default).
+    """The network pickles to look at: those named, or those of a run at some kimg (default: the last).
 
-    Raises :class:`UserError` when neither or both are given and when one is missing.
+    Raises:
+        UserError: neither or both are given, or a snapshot is missing.
     """
     if (not network) == (run is None):
         raise UserError("give either --network (once or more) or --run")
@@ -119,8 +119,11 @@ def chosen_snapshots(network: Sequence[str], run: str | None, snapshots: str | N
 
 
 def real_batch(dataset: ImageFolderDataset, num: int, seed: int) -> torch.Tensor:
-    """``num`` real images, drawn by ``seed``, uint8 ``[num, C, H, W]``. Raises :class:`UserError` when there
-    are fewer."""
+    """``num`` real images, uint8 ``[num, C, H, W]``, drawn by ``seed``.
+
+    Raises:
+        UserError: the data set has fewer.
+    """
     if num > len(dataset):
         raise UserError(
             f"'{dataset.path}' has {len(dataset)} images, not {num}; give a smaller --num and --clustered"
@@ -130,20 +133,22 @@ def real_batch(dataset: ImageFolderDataset, num: int, seed: int) -> torch.Tensor
 
 
 def latents(G: Any, num: int, seed: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Latents of seeds ``seed``, ``seed + 1``, … as generate.py draws them, and labels that go through the
-    classes in turn."""
-    z = np.concatenate([np.random.RandomState(seed + i).randn(1, G.z_dim) for i in range(num)])
+    """Latents of ``seed``, ``seed + 1``, … as in ``generate.py``, and labels of the classes in turn."""
+    z = latents_from_seeds(range(seed, seed + num), G.z_dim)
     c = torch.zeros([num, G.c_dim])
     if G.c_dim:
         c[torch.arange(num), torch.arange(num) % G.c_dim] = 1
-    return torch.from_numpy(z).float().to(device), c.to(device)
+    return z.to(device), c.to(device)
 
 
 def look(
     path: str, data: str | None, generator: Wanted | None, num: int, seed: int, device: torch.device
 ) -> Snapshot:
-    """Open a network pickle and take its maps. Raises :class:`UserError` for what is wrong with it or with
-    the data."""
+    """Open a network pickle and compute its images and maps.
+
+    Raises:
+        UserError: the pickle or the data is bad, or G has no block at a resolution.
+    """
     networks = load_networks(path, need=["G_ema", "D"])
     G, D = networks["G_ema"].to(device), networks["D"].to(device)
     reals = real_batch(open_reals(networks["training_set_kwargs"], data, D, labels=False), num, seed)
@@ -164,11 +169,10 @@ def look(
 def clusters_of(
     snapshots: Sequence[Snapshot], kind: str, wanted: Wanted, seed: int
 ) -> list[dict[int, Labels]]:
-    """Clusters of one kind of map, a dictionary by resolution for each snapshot, with equal colours for what
-    covers equal places.
+    """Clusters of one kind of map: for each snapshot a dictionary by resolution.
 
-    At each resolution the snapshots are matched to the next one, the last to the clusters of the resolution
-    before.
+    Clusters that cover equal places get equal numbers: each snapshot is matched to the next one, and the last
+    snapshot to its clusters of the resolution before.
     """
     every: list[dict[int, Labels]] = [{} for _ in snapshots]
     before: Labels | None = None
@@ -184,7 +188,7 @@ def clusters_of(
 
 
 def rows_of(snapshots: Sequence[Snapshot], kind: str, wanted: Wanted, seed: int, cell: int) -> list[Row]:
-    """The rows of one picture: for each snapshot its images and, below, their clusters at each resolution."""
+    """The rows of a picture: for each snapshot its images, and their clusters at each resolution."""
     rows: list[Row] = []
     for snapshot, clusters in zip(snapshots, clusters_of(snapshots, kind, wanted, seed), strict=True):
         shown = snapshot.fakes if kind == "generator" else torch.cat([snapshot.reals, snapshot.fakes])
@@ -197,7 +201,7 @@ def rows_of(snapshots: Sequence[Snapshot], kind: str, wanted: Wanted, seed: int,
 
 
 def check_resolutions(snapshots: Sequence[Snapshot], kind: str, wanted: Wanted) -> None:
-    """Raises :class:`UserError` where a snapshot has no map at a wanted resolution."""
+    """Raise :class:`UserError` where a snapshot has no map at a wanted resolution."""
     for snapshot in snapshots:
         known = snapshot.maps[kind]
         unknown = [res for res in wanted if res not in known]
@@ -220,9 +224,7 @@ def check_resolutions(snapshots: Sequence[Snapshot], kind: str, wanted: Wanted) 
 @click.option(
     "--snapshots", metavar="LIST", help="Kimg of the run's snapshots, such as 0,20,100  [default: the last]"
 )
-@click.option(
-    "--data", type=PATH, metavar="PATH", help="Real images  [default: what the network was trained on]"
-)
+@click.option("--data", type=PATH, metavar="PATH", help="Real images  [default: the network's training data]")
 @click.option(
     "--outdir",
     required=True,
@@ -286,11 +288,10 @@ def main(
     seed: int,
     device: str,
 ) -> None:
-    """Show which places feature maps tell apart, by k-means with cosine distance over the pixels of many
-    images at once.
+    """Show which places feature maps tell apart, by k-means with cosine distance over pixels.
 
-    One colour is one cluster in all images of a row. Colours of other rows are matched to agree in as many
-    places as possible. The generator is the average G_ema, with constant noise.
+    One colour is one cluster in all images of a row. Colours of different rows are matched to agree in as
+    many places as possible. The generator is the average G_ema, with constant noise.
     """
     wanted_g, wanted_d = parse_wanted("--generator", generator), parse_wanted("--decoder", decoder)
     count = max(num, clustered)

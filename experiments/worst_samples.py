@@ -1,9 +1,10 @@
-"""The worst and the best of many generated images: figure 6b of Lee et al. 2022 (GGDR), after Kumari et al.
-2022.
+"""Show the worst and the best of many generated images: figure 6b of Lee et al. 2022 (GGDR).
+
+The method is that of Kumari et al. 2022.
 
 Usage:
 
-    python experiments/worst_samples.py --network=network-snapshot-000100.pkl --num=5000 --outdir=out
+    python experiments/worst_samples.py --network=net.pkl --num=5000 --outdir=out
 """
 
 import json
@@ -46,9 +47,10 @@ PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
 
 
 class Extremes:
-    """Keeps the images with the lowest scores of all that come, and those with the highest, ``size`` of each.
+    """Keeps the ``size`` images with the lowest and the ``size`` images with the highest scores.
 
-    Attributes: ``scores``, of all images in the order in which they came.
+    Attributes:
+        scores: of all images, in the order of :meth:`add`.
     """
 
     def __init__(self, size: int) -> None:
@@ -58,7 +60,7 @@ class Extremes:
         self.scores: NDArray[np.float64] = np.empty(0)
 
     def add(self, images: torch.Tensor, scores: NDArray[np.float64]) -> None:
-        """Take images ``[N, C, H, W]`` and their scores ``[N]``."""
+        """Add images ``[N, C, H, W]`` with their scores ``[N]``."""
         numbers = np.arange(len(self.scores), len(self.scores) + len(scores))
         self.scores = np.concatenate([self.scores, scores])
         images = torch.cat([self._images, images]) if len(self._numbers) else images
@@ -81,8 +83,11 @@ class Extremes:
 
 
 def fit_reals(dataset: ImageDataset, detector: Detector, batch: int) -> Gaussian:
-    """The Gaussian of a data set's features. Raises :class:`UserError` when it has too few images or all
-    alike."""
+    """The Gaussian of a data set's features.
+
+    Raises:
+        UserError: it has fewer than two images, or all are alike.
+    """
     if len(dataset) < 2:
         raise UserError(f"'{dataset.name}' has {len(dataset)} image; a Gaussian needs at least two")
     moments = MomentsCollector(len(dataset))
@@ -95,8 +100,7 @@ def fit_reals(dataset: ImageDataset, detector: Detector, batch: int) -> Gaussian
 
 
 def summary(found: Extremes, gaussian: Gaussian, **settings: Any) -> dict[str, Any]:
-    """What the JSON file holds: the settings, the distribution of log-likelihoods, and which images are
-    shown."""
+    """The JSON file: settings, distribution of log-likelihoods, and numbers of the shown images."""
     values = np.percentile(found.scores, PERCENTILES)
     return {
         **settings,
@@ -115,9 +119,7 @@ def summary(found: Extremes, gaussian: Gaussian, **settings: Any) -> dict[str, A
 @click.option(
     "--network", required=True, type=PATH_OR_URL, metavar="PATH|URL", help="network pickle, or .safetensors"
 )
-@click.option(
-    "--data", type=PATH, metavar="PATH", help="Real images  [default: what the network was trained on]"
-)
+@click.option("--data", type=PATH, metavar="PATH", help="Real images  [default: the network's training data]")
 @click.option(
     "--detector",
     default="inception",
@@ -142,7 +144,7 @@ def summary(found: Extremes, gaussian: Gaussian, **settings: Any) -> dict[str, A
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Which latents, labels and noise, as in the metrics",
+    help="Seed of latents, labels and noise, as in the metrics",
 )
 @click.option(
     "--batch",
@@ -166,8 +168,7 @@ def main(
     batch: int,
     device: str,
 ) -> None:
-    """Sort generated images by their log-likelihood under a Gaussian of the real images' features; show both
-    ends.
+    """Sort generated images by log-likelihood under a Gaussian of the real images' features.
 
     The paper uses Inception's features. Likelihoods of different detectors or data sets are not comparable.
     """
@@ -198,7 +199,7 @@ def main(
 
 
 def write(folder: Path, found: Extremes, columns: int, mark: str, record: dict[str, Any]) -> None:
-    """The two grids and the record. Raises :class:`UserError` where they can't be written."""
+    """Write the two grids and the record. Raises :class:`UserError` where they can't be written."""
     try:
         save_grid(found.worst()[0], folder / "worst.png", columns, mark)
         save_grid(found.best()[0], folder / "best.png", columns, mark)

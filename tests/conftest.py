@@ -3,11 +3,13 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+from click.testing import CliRunner
 
 from tests.support.signals import send_if_handled
 
@@ -29,6 +31,39 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from tests.support.small_networks import write_exports
 
     return write_exports(tmp_path_factory.mktemp("exports"))
+
+
+@pytest.fixture(autouse=True)
+def downloads_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``--offline`` sets this variable for the rest of its process; each test begins and ends without it."""
+    monkeypatch.setenv("GGDR_OFFLINE", "")
+
+
+@pytest.fixture
+def succeed() -> Callable[..., str]:
+    """Run a command in this process and return what it prints."""
+
+    def run(command: click.Command, *args: Any) -> str:
+        result = CliRunner().invoke(command, [str(arg) for arg in args])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    return run
+
+
+@pytest.fixture
+def complaint() -> Callable[..., str]:
+    """Run a command that must fail in this process; its one line of error."""
+
+    def run(command: click.Command, args: Sequence[Any]) -> str:
+        result = CliRunner().invoke(command, [str(arg) for arg in args])
+        assert result.exit_code != 0
+        errors = [line for line in result.output.splitlines() if line.startswith("Error:")]
+        assert len(errors) == 1, result.output
+        assert "Traceback" not in result.output
+        return errors[0]
+
+    return run
 
 
 @pytest.fixture

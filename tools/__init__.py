@@ -1,1 +1,1 @@
-"""Further command lines: ``python tools/NAME.py`` or, from the project's root, ``python -m tools.NAME``."""
+"""Command lines for trained networks and runs: ``python tools/NAME.py``."""

@@ -1,4 +1,4 @@
-"""Networks from one format to another, and what is in a file.
+"""Convert networks between formats, and print what is in a file.
 
 Usage:
 
@@ -10,6 +10,7 @@ Usage:
 import json
 import sys
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -36,7 +37,7 @@ TARGETS = (".pkl", ".safetensors", ".onnx", ".pt2")
     "--out",
     type=PATH,
     metavar="FILE",
-    help=f"what to write; its ending tells the format: {' '.join(TARGETS)}",
+    help=f"file to write; its suffix tells the format: {' '.join(TARGETS)}",
 )
 @overwrite_option
 @click.option(
@@ -55,18 +56,17 @@ def main(
     network: str,
     out: str | None,
     psi: float | None,
-    noise: str | None,
+    noise: Literal["const", "external"] | None,
     info: bool,
     as_json: bool,
-    offline: bool,
 ) -> None:
     """Convert a network, or print what is in its file.
 
     \b
-    .pkl           network pickle: all networks, opens in train.py, generate.py and the reference's tools
+    .pkl           network pickle: all networks; train.py, generate.py and the reference's tools open it
     .safetensors   the same as plain tensors, with name.json beside it; both ways bit for bit
     .onnx          the averaged generator as a graph, checked with onnxruntime against the network
-    .pt2           the same as a program of torch.export, checked likewise
+    .pt2           the same as a program of torch.export, which is written here and not read
 
     Exports are float32 with a dynamic batch size. There is no way back from them.
     """
@@ -75,22 +75,21 @@ def main(
     if info or as_json:
         from training.inference.describe import describe_file, table
 
-        about = describe_file(network, offline=offline)
+        about = describe_file(network)
         print(json.dumps(about, indent=2) if as_json else table(about))
     if out is not None:
-        convert(network, out, psi, noise, offline)
+        convert(network, out, psi, noise)
 
 
-def convert(network: str, out: str, psi: float | None, noise: str | None, offline: bool) -> None:
+def convert(network: str, out: str, psi: float | None, noise: Literal["const", "external"] | None) -> None:
     """Write ``out``; the file appears complete and checked, or not at all."""
     suffix = Path(out).suffix.lower()
     if suffix in (".ts", ".pt"):
         raise UserError(
-            f"--out={out}: PyTorch has deprecated TorchScript; write a program of torch.export, with a name "
-            "that ends in .pt2"
+            f"--out={out}: PyTorch has deprecated TorchScript; write a program of torch.export (.pt2) instead"
         )
     if suffix not in TARGETS:
-        raise UserError(f"--out={out}: the ending tells the format, and must be one of {' '.join(TARGETS)}")
+        raise UserError(f"--out={out}: the suffix tells the format, and must be one of {' '.join(TARGETS)}")
     if Path(out).resolve() == Path(network).resolve():
         raise UserError(f"--out={out} is the network itself; give another name")
     exporting = suffix in (".onnx", ".pt2")
@@ -108,23 +107,20 @@ def convert(network: str, out: str, psi: float | None, noise: str | None, offlin
     from training.inference.export import GeneratorGraph, GraphOptions, export
     from training.inference.files import load_networks, save_networks
 
-    networks = load_networks(network, offline=offline)
+    networks = load_networks(network)
     if not exporting:
         target = output_file(out)
         with writing(target.parent):
             save_networks(target, networks)
         print(f"{target}")
         return
-    graph = GeneratorGraph(networks["G_ema"], GraphOptions(psi, noise or "const"))  # type: ignore[arg-type]
+    graph = GeneratorGraph(networks["G_ema"], GraphOptions(psi, noise or "const"))
     content, worst = export(graph, networks, suffix)
     target = output_file(out)
     with writing(target.parent), atomic_write(target) as stream:
         stream.write(content)
     print(f"{target}: takes {', '.join(graph.input_names())}")
-    print(
-        f"checked: pictures differ from the network's by {worst:.2g} at most, where -1 is black and 1 is "
-        "white"
-    )
+    print(f"checked: pictures differ from the network's by {worst:.2g} at most (-1 is black, 1 is white)")
 
 
 if __name__ == "__main__":

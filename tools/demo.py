@@ -1,10 +1,10 @@
-"""The main job on the bundled images, as a user would type it: train with GGDR, generate, measure.
+"""Train with GGDR on the bundled images, generate pictures and measure them.
 
 Usage:
 
     python tools/demo.py [--outdir=demo-run]
 
-Prints the three command lines before it runs them. 6 to 10 minutes on two CPU cores.
+Prints each of its three command lines before it runs it. 6 to 10 minutes on two CPU cores.
 """
 
 import os
@@ -48,7 +48,7 @@ TRAIN = (
     show_default=True,
     type=PATH,
     metavar="DIR",
-    help="where everything goes; what an earlier demo left there is replaced",
+    help="where everything goes; replaces an earlier demo",
 )
 @click.option(
     "--kimg",
@@ -64,8 +64,7 @@ def main(outdir: str, kimg: float) -> None:
     marker = root / ".demo"
     if root.exists() and (not root.is_dir() or (not marker.exists() and any(root.iterdir()))):
         raise UserError(
-            f"--outdir={outdir} has something in it that is not from a demo, or is a file; name another "
-            "folder"
+            f"--outdir={outdir} is a file, or has files that are not from a demo; name another folder"
         )
     output_folder(root)
     marker.touch()
@@ -88,12 +87,12 @@ def main(outdir: str, kimg: float) -> None:
 
 
 def processes() -> int:
-    """Two on a CPU with several cores: a network this small has little for a second thread to do."""
+    """One on a GPU; two on a CPU with several cores, which a network this small uses better than threads."""
     return 1 if torch.cuda.is_available() else min(2, os.cpu_count() or 1)
 
 
 def call(*arguments: str) -> None:
-    """Print and run one of the entry points; a failure ends the demo with its exit status."""
+    """Print and run a command line; a failure ends the demo with its exit status."""
     print(f"\n$ python {' '.join(arguments)}", flush=True)
     status = run_program(arguments, ROOT)
     if status:
@@ -101,7 +100,7 @@ def call(*arguments: str) -> None:
 
 
 def summarise(run_dir: Path, root: Path) -> None:
-    """What the training measured at its start and at its end, and where the pictures are."""
+    """Print the metrics at the start and the end of the training, and where the pictures are."""
     results: list[dict[str, float]] = [{}, {}]
     for metric in METRICS:
         records = read_results(run_dir, metric)

@@ -1,15 +1,15 @@
-"""Says what this machine has of what the compiled ops need, tries each op, and says what to do about what is
-missing.
+"""Report what this machine has and lacks for the compiled ops, and try each op.
 
 Usage:
 
     python tools/doctor.py [--ops auto|native|ref] [--device cpu|cuda] [--json]
 
-Exit status 1 if something that was asked for does not work.
+The exit status is 1 if the requested ops do not work.
 """
 
 import functools
 import json
+import math
 import os
 import platform
 import sys
@@ -26,11 +26,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from dnnlib.cli import Command, friendly_errors
 from dnnlib.environment import CACHE
 from dnnlib.errors import UserError
+from dnnlib.untrusted import one_line
 from torch_utils.device import allow_tf32, check_architecture, pick_device
 from torch_utils.native_build import MODES, prepare_native_ops
 from torch_utils.ops import build, dispatch
 from torch_utils.ops.bias_act import ACTIVATIONS, bias_act
 from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
+
+#: ``op(x, impl)``: an op with all its other arguments.
+Op = Callable[..., torch.Tensor]
 
 
 @dataclass
@@ -38,11 +42,11 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        name: what was looked at.
+        name: of the part of the machine or the op.
         state: what was found.
-        fault: None, or what is wrong with it.
-        remedy: what to do about it; empty without a fault.
-        needed: whether something that was asked for does not work because of it.
+        fault: what is wrong, or None.
+        remedy: what to do about the fault; empty without one.
+        needed: whether the requested ops do not work because of the fault.
     """
 
     name: str
@@ -89,7 +93,7 @@ def check_versions() -> list[Finding]:
 
 
 def _parts(error: UserError) -> tuple[str, str]:
-    """A message's fault and its remedy."""
+    """Split a message into fault and remedy."""
     what, _, remedy = str(error).partition("; ")
     return what, remedy
 
@@ -112,15 +116,13 @@ def check_tools() -> list[Finding]:
             state = f"CUDA {build.nvcc_version(nvcc)} at {nvcc}"
         except build.BuildError as error:
             state = str(error)
-    obstacle = (
-        build.cuda_obstacle() if torch.cuda.is_available() else None
-    )  # without a GPU nothing needs nvcc
-    what, _, remedy = (obstacle or "").partition("; ")
+    reason = build.cuda_obstacle() if torch.cuda.is_available() else None  # only a GPU needs nvcc
+    what, _, remedy = (reason or "").partition("; ")
     return [*findings, Finding("nvcc", state, what or None, remedy)]
 
 
 def check_cache() -> Finding:
-    """The folder of builds."""
+    """The folder of compiled ops."""
     try:
         folder = build.builds_folder()
     except build.BuildError as error:
@@ -135,7 +137,7 @@ def check_cache() -> Finding:
 
 
 def check_path(mode: dispatch.Impl, device: str) -> Finding:
-    """Build or load the ops, and say which path runs."""
+    """Build or load the ops, and report which implementation runs."""
     try:
         line = prepare_native_ops(mode, device, again=True)
     except UserError as error:
@@ -150,19 +152,16 @@ def check_path(mode: dispatch.Impl, device: str) -> Finding:
 
 
 def relative(got: torch.Tensor, expected: torch.Tensor) -> float:
-    """Largest difference over largest expected value; not a number where ``got`` has one that is not."""
+    """Largest difference over largest expected value; NaN where ``got`` has NaN."""
     return float((got - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
 
 
 def results(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> list[torch.Tensor]:
-    """What an op gives, its gradient, and the derivatives of that, as R1 and path length take them."""
-    leaf = x.clone().requires_grad_(True)
+    """The output of an op, its gradient, and the derivatives of that, as R1 and path length take them."""
+    leaf = x.clone().requires_grad_()
     y = function(leaf)
     weights = (
-        torch.cos(torch.arange(y.numel(), device=y.device) % 7)
-        .reshape(y.shape)
-        .to(y.dtype)
-        .requires_grad_(True)
+        torch.cos(torch.arange(y.numel(), device=y.device) % 7).reshape(y.shape).to(y.dtype).requires_grad_()
     )
     (gradient,) = torch.autograd.grad((y * weights).sum(), leaf, create_graph=True)
     over = (weights, leaf)
@@ -172,12 +171,10 @@ def results(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -
     return [value.detach().float() for value in (y, gradient, *second)]
 
 
-def tried_tensors(device: str) -> list[tuple[torch.Tensor, float]]:
-    """What the ops are tried on, and how far results may be apart: float32, and as training uses it, half
-    precision in both layouts.
+def sample_inputs(device: str) -> list[tuple[torch.Tensor, float]]:
+    """Inputs for the ops with their tolerances: float32, and half precision in both memory layouts.
 
-    No value is near 0 or, whatever the activation, near the clamp of 2, where a rounding decides between two
-    derivatives.
+    No value is near 0 or near the clamp of 2, where rounding decides between two derivatives.
     """
     uniform, sign, large = torch.rand([3, 2, 8, 32, 32], generator=torch.Generator().manual_seed(0))
     x = (torch.where(large < 0.5, 0.2 + 0.3 * uniform, 2.5 + uniform) * (sign - 0.5).sign()).to(device)
@@ -194,48 +191,38 @@ def _activated(x: torch.Tensor, impl: Any, *, b: torch.Tensor, act: str) -> torc
 
 
 def try_ops(device: str) -> list[Finding]:
-    """Each op against plain PyTorch, with first and second derivatives, on the path that ``auto`` takes."""
-    tried = tried_tensors(device)
+    """Compare each op with plain PyTorch, with first and second derivatives, as ``auto`` runs it."""
     b, f = torch.linspace(-0.05, 0.05, 8, device=device), setup_filter([1, 3, 3, 1], device=device)
-    path = "compiled" if device in dispatch.loaded_devices() and dispatch.mode() != "ref" else "plain PyTorch"
-    findings = []
-
-    def compare(name: str, function: Callable[[torch.Tensor, dispatch.Impl], torch.Tensor]) -> None:
-        agreement, fault = "", None
-        try:
-            for x, tolerance in tried:
-                both = (results(lambda x, impl=impl: function(x, impl), x) for impl in ("auto", "ref"))  # type: ignore[misc]
-                apart = [relative(got, expected) for got, expected in zip(*both, strict=True)]
-                agreement = agreement or f"agrees to {max(apart):.0e}"
-                if not all(value < tolerance for value in apart):
-                    fault = f"differs from plain PyTorch by {max(apart, key=lambda value: (value != value, value)):.1e} in {x.dtype}"
-                    break
-        except RuntimeError as error:
-            findings.append(
-                Finding(
-                    name, path, " ".join(str(error).split()), "use --ops=ref, and report this", needed=True
-                )
-            )
-            return
-        findings.append(
-            Finding(
-                name,
-                f"{path}, {agreement}",
-                fault,
-                "use --ops=ref, and report this" if fault else "",
-                fault is not None,
-            )
-        )
-
-    for name, options in {
+    filters: dict[str, dict[str, Any]] = {
         "up 2": {"up": 2, "padding": [2, 1, 2, 1]},
         "down 2": {"down": 2, "padding": 1},
         "filter": {"padding": [2, 1, 2, 1]},
-    }.items():
-        compare(f"upfirdn2d {name}", functools.partial(_filtered, f=f, options=options))
-    for act in ACTIVATIONS:
-        compare(f"bias_act {act}", functools.partial(_activated, b=b, act=act))
-    return findings
+    }
+    ops: dict[str, Op] = {
+        f"upfirdn2d {name}": functools.partial(_filtered, f=f, options=options)
+        for name, options in filters.items()
+    }
+    ops |= {f"bias_act {act}": functools.partial(_activated, b=b, act=act) for act in ACTIVATIONS}
+    compiled = device in dispatch.loaded_devices() and dispatch.mode() != "ref"
+    inputs, path = sample_inputs(device), "compiled" if compiled else "plain PyTorch"
+    return [compare(name, op, inputs, path) for name, op in ops.items()]
+
+
+def compare(name: str, op: Op, inputs: list[tuple[torch.Tensor, float]], path: str) -> Finding:
+    """Compare an op with plain PyTorch on inputs with their tolerances; ``path`` names what ``auto`` runs."""
+    remedy, agreement = "use --ops=ref, and report this", ""
+    try:
+        for x, tolerance in inputs:
+            both = [results(functools.partial(op, impl=impl), x) for impl in ("auto", "ref")]
+            differences = [relative(got, expected) for got, expected in zip(*both, strict=True)]
+            largest = max(differences, key=lambda value: (math.isnan(value), value))
+            agreement = agreement or f"agrees to {largest:.0e}"
+            if not largest < tolerance:
+                fault = f"differs from plain PyTorch by {largest:.1e} in {x.dtype}"
+                return Finding(name, f"{path}, {agreement}", fault, remedy, needed=True)
+    except RuntimeError as error:
+        return Finding(name, path, one_line(str(error)), remedy, needed=True)
+    return Finding(name, f"{path}, {agreement}")
 
 
 def report(findings: list[Finding]) -> None:
@@ -253,21 +240,20 @@ def report(findings: list[Finding]) -> None:
     type=click.Choice(MODES),
     envvar=dispatch.VARIABLE,
     default="auto",
-    help="The path that is asked for.  [default: $GGDR_OPS, else auto]",
+    help="Requested implementation.  [default: $GGDR_OPS, else auto]",
 )
 @click.option(
     "--device",
     type=click.Choice(["auto", "cuda", "cpu"]),
     default="auto",
     show_default=True,
-    help="Where the ops shall run.",
+    help="Where the ops run.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @friendly_errors
 def main(ops: dispatch.Impl, device: str, as_json: bool) -> None:
-    """Say what this machine has of what the compiled ops need, try each op, and say what to do about
-    faults."""
-    allow_tf32(False)
+    """Report what this machine has and lacks for the compiled ops, and try each op."""
+    allow_tf32(allowed=False)
     findings = [*check_versions(), *check_tools(), check_cache()]
     if not any(finding.needed for finding in findings):
         where = pick_device(device).type

@@ -1,4 +1,4 @@
-"""A walk through latent space that ends where it began, as a video.
+"""Write a closed walk through latent space as a video.
 
 Usage:
 
@@ -29,7 +29,7 @@ from dnnlib.errors import UserError
 from dnnlib.files import writing
 from tools import options
 
-MAX_FRAMES = 1_000_000  # of all walks together
+MAX_FRAMES = 1_000_000  # of all walks
 
 
 @click.command(cls=Command)
@@ -90,7 +90,6 @@ def main(
     out: str,
     batch: int,
     device: str,
-    offline: bool,
 ) -> None:
     """Walk through seeds along a smooth closed curve, in z or in w, and write it as a video that loops.
 
@@ -99,8 +98,7 @@ def main(
     numbers, cells = parse_int_list(seeds), grid[0] * grid[1]
     if len(numbers) % cells:
         raise UserError(
-            f"--grid={grid[0]}x{grid[1]} has {cells} cells, and {len(numbers)} seeds do not share out among "
-            "them evenly"
+            f"--grid={grid[0]}x{grid[1]} has {cells} cells, and {len(numbers)} is not a multiple of it"
         )
 
     from tqdm import tqdm
@@ -116,7 +114,7 @@ def main(
         raise UserError(
             f"{len(numbers)} seeds and --frames={frames} are more than {MAX_FRAMES} frames; ask for fewer"
         )
-    renderer = open_generator(network, device=device, offline=offline)
+    renderer = open_generator(network, device=device)
     check_grid(*grid, renderer.G.img_resolution)
     walks = [numbers[i : i + len(numbers) // cells] for i in range(0, len(numbers), len(numbers) // cells)]
     how: dict[str, Any] = dict(space=space, noise_mode=noise_mode, batch=batch)

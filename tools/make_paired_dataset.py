@@ -1,11 +1,11 @@
-"""Make a paired data set, images with segmentation maps, for ``train.py --reg_type=seg`` and
-``experiments/probe_segmentation.py``.
+"""Make a paired data set: images with segmentation maps.
+
+``train.py --reg_type=seg`` and ``experiments/probe_segmentation.py`` read it.
 
 Usage:
 
-    python tools/make_paired_dataset.py --images=ADEChallengeData2016/images/training \\
-        --annotations=ADEChallengeData2016/annotations/training --zero=unlabelled --resolution=256
-        --dest=datasets/ade20k256.zip
+    python tools/make_paired_dataset.py --images=ADE/images --annotations=ADE/annotations
+        --zero=unlabelled --resolution=256 --dest=datasets/ade20k256.zip
 """
 
 import contextlib
@@ -22,7 +22,6 @@ import PIL.Image
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 
 from dnnlib.cli import PATH, Command, friendly_errors, overwrite_option, picture_options, plural, print_notes
 from dnnlib.errors import UserError
@@ -46,27 +45,27 @@ from training.data.paired import FOLDERS, MAX_CLASSES, UNLABELLED
 
 
 def by_stem(tree: FileTree) -> dict[str, str]:
-    """Names of images without their ending, to the whole names. Raises :class:`UserError` where two differ in
-    the ending alone."""
+    """File names of images by name without suffix. Raises :class:`UserError` where two have one name."""
     found: dict[str, str] = {}
     for name in tree.image_names:
         other = found.setdefault(os.path.splitext(name)[0], name)
         if other != name:
             raise UserError(
-                f"'{other}' and '{name}' in '{tree.path}' differ in their ending alone; remove one, or give "
-                "it another name"
+                f"'{other}' and '{name}' in '{tree.path}' differ only in their suffix; remove or rename one"
             )
     return found
 
 
 def matched(images: FileTree, annotations: FileTree) -> list[tuple[str, str]]:
-    """The names of each image and of its annotation: the same but for the ending. Raises :class:`UserError`
-    where one lacks the other."""
+    """File names of each image and its annotation, which differ only in their suffix.
+
+    Raises:
+        UserError: an image or an annotation has no counterpart.
+    """
     images.require_images("give the folder or zip of the images")
     first, second = by_stem(images), by_stem(annotations)
-    odd = first.keys() ^ second.keys()
-    if odd:
-        name = min(odd)
+    if unmatched := first.keys() ^ second.keys():
+        name = min(unmatched)
         here, there = (images, annotations) if name in first else (annotations, images)
         raise UserError(
             f"'{name}' is in '{here.path}' and not in '{there.path}'; each image needs one annotation of its "
@@ -77,12 +76,15 @@ def matched(images: FileTree, annotations: FileTree) -> list[tuple[str, str]]:
 
 @dataclasses.dataclass
 class PairReader:
-    """Reads images and their annotations, cut and resized alike, and counts what is worth a note.
+    """Reads images and their annotations, cuts and resizes both alike.
 
     Attributes:
-        transform: of the images; annotations are resized to the nearest pixel in place of a filter.
+        transform: of the images; annotations are resized to the nearest pixel.
         options: how images are decoded.
-        zero_unlabelled: the value 0 of an annotation means none, and n the class n − 1.
+        zero_unlabelled: the value 0 of an annotation is unlabelled, and n is the class n − 1.
+        more_frames: number of files with further frames, which are left out.
+        deep_images: number of images with more than 8 bits.
+        deep: range of values of those images.
     """
 
     transform: Transform
@@ -93,8 +95,7 @@ class PairReader:
     deep: DeepValues | None = None
 
     def read(self, image: bytes) -> PIL.Image.Image:
-        """An image in RGB. Raises :class:`ValueError` for one with an EXIF orientation, and as :func:`decode`
-        does."""
+        """Decode an image to RGB. Raises :class:`ValueError` as :func:`check_upright` and :func:`decode`."""
         check_upright(load(image, max_pixels=self.options.max_pixels))
         picture = decode(image, self.options)
         self.more_frames += picture.more_frames
@@ -104,8 +105,11 @@ class PairReader:
         return picture.image.convert("RGB")
 
     def converted(self, images: FileTree, annotations: FileTree) -> Iterator[tuple[bytes, bytes]]:
-        """PNG files of each image, in RGB, and of its annotation. Raises :class:`UserError` that names a bad
-        file."""
+        """PNG files of each image, in RGB, and its annotation.
+
+        Raises:
+            UserError: a file is bad; the message names it.
+        """
         nearest = dataclasses.replace(self.transform, resize_filter="nearest")
         for image_name, annotation_name in matched(images, annotations):
             with using(images.path / image_name):
@@ -119,10 +123,10 @@ class PairReader:
             yield encode_png(self.transform.apply(image)), encode_png(nearest.apply(classes))
 
     def class_map(self, content: bytes) -> PIL.Image.Image:
-        """An annotation as class numbers, mode ``L``. Its values are classes, in greyscale or as places in a
-        palette.
+        """Decode an annotation to class numbers, mode ``L``. Grey values or palette indices are classes.
 
-        Raises :class:`ValueError` for anything else.
+        Raises:
+            ValueError: it is of another kind, or has an EXIF orientation or too high a class.
         """
         loaded = load(content, max_pixels=self.options.max_pixels)
         check_upright(loaded)
@@ -143,8 +147,11 @@ class PairReader:
 
 
 def measured(images: FileTree, options: DecodeOptions) -> DecodeOptions:
-    """The options with the range of values that the images have, where any has more than 8 bits. Raises
-    :class:`UserError`."""
+    """The options with the images' range of values, where an image has more than 8 bits.
+
+    Raises:
+        UserError: an image is bad.
+    """
     found: DeepValues | None = None
     for name in tqdm(images.image_names, unit="img", desc="measuring", leave=False, disable=None):
         with using(images.path / name):
@@ -155,8 +162,7 @@ def measured(images: FileTree, options: DecodeOptions) -> DecodeOptions:
 
 @contextlib.contextmanager
 def using(path: Path) -> Iterator[None]:
-    """Around the decoding of one file: whatever is wrong with it becomes a :class:`UserError` that names
-    it."""
+    """Turn any failure to decode a file into a :class:`UserError` that names it."""
     with parsing(f"'{path}'", "cannot be used"):
         try:
             yield
@@ -165,12 +171,10 @@ def using(path: Path) -> Iterator[None]:
 
 
 def check_upright(loaded: Loaded) -> None:
-    """Raises :class:`ValueError` for a picture with an EXIF orientation: it does not say how its counterpart
-    lies."""
+    """Raise :class:`ValueError` for an EXIF orientation: whether it holds for the counterpart is unknown."""
     if loaded.orientation != 1:
         raise ValueError(
-            f"it is to be turned for display (EXIF orientation {loaded.orientation}); turn it and its "
-            "counterpart upright first"
+            f"it has the EXIF orientation {loaded.orientation}; turn it and its counterpart upright first"
         )
 
 
@@ -185,7 +189,7 @@ def _put_in(put: Callable[[str, bytes], None], folder: str, name: str, content: 
     required=True,
     type=PATH,
     metavar="PATH",
-    help="Folder or zip of their annotations, of the same names but for the ending",
+    help="Folder or zip of their annotations, with the same names; suffixes may differ",
 )
 @click.option("--dest", required=True, type=PATH, metavar="PATH", help="Zip to write, or a new folder")
 @overwrite_option
@@ -210,8 +214,10 @@ def main(
     max_pixels: int,
     value_range: ValueRange,
 ) -> None:
-    """Cut, resize and number images and their annotations alike. Class numbers are never mixed: annotations
-    are resized to the nearest pixel."""
+    """Cut, resize and number images and their annotations alike.
+
+    Annotations are resized to the nearest pixel, so class numbers are never mixed.
+    """
     sources, transform = (
         (FileTree(images), FileTree(annotations)),
         Transform("center-crop", resolution, resolution),

@@ -1,4 +1,4 @@
-"""The metrics of one or more runs over training, as a Markdown table.
+"""Print the metrics of runs over training as a Markdown table.
 
 Usage:
 
@@ -21,8 +21,7 @@ from metrics.results import snapshot_values
 @click.argument("run_dirs", nargs=-1, required=True, type=PATH, metavar="RUN_DIR...")
 @friendly_errors
 def main(run_dirs: tuple[str, ...]) -> None:
-    """Print the metrics of runs as a Markdown table: a row for each snapshot, a column for each run and
-    value."""
+    """Print the metrics of runs as a Markdown table, a row for each snapshot."""
     runs = {name: read_run(Path(name)) for name in run_dirs}
     columns = [
         (run, value)
@@ -39,7 +38,7 @@ def main(run_dirs: tuple[str, ...]) -> None:
 
 
 def short_names(runs: list[str]) -> dict[str, str]:
-    """The folder that each run lies in, where that tells them apart, else the names of their own folders."""
+    """Names of runs: the folder that each lies in, or its own folder where runs share one."""
     outer = [Path(run).resolve().parent.name for run in runs]
     return dict(
         zip(
@@ -51,8 +50,11 @@ def short_names(runs: list[str]) -> dict[str, str]:
 
 
 def read_run(run_dir: Path) -> dict[float, dict[str, float]]:
-    """``{kimg: {name: value}}`` of a run's snapshots; the last value of each counts. Raises
-    :class:`UserError` if there is none."""
+    """``{kimg: {name: value}}`` of a run's snapshots; later values replace earlier ones.
+
+    Raises:
+        UserError: the run has no values.
+    """
     rows: dict[float, dict[str, float]] = {}
     for kimg, values in snapshot_values(run_dir):
         rows.setdefault(kimg, {}).update(values)

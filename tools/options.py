@@ -1,8 +1,9 @@
-"""Options that several of the command lines for trained networks have."""
+"""Options that several commands for trained networks share."""
 
 import click
 
-from dnnlib.cli import PATH, PATH_OR_URL, ClassNumber, FiniteFloat
+from dnnlib.cli import PATH, PATH_OR_URL, ClassNumber, FiniteFloat, environment_option
+from dnnlib.environment import OFFLINE
 
 network = click.option(
     "--network",
@@ -16,9 +17,14 @@ any_network = click.option(
     type=PATH_OR_URL,
     metavar="PATH|URL",
     required=True,
-    help="network pickle, or what tools/convert.py made of one (.safetensors .onnx .pt2)",
+    help="network pickle, or what tools/convert.py made of one (.safetensors .onnx)",
 )
-offline = click.option("--offline", is_flag=True, help="download nothing; what was downloaded before is used")
+offline = environment_option(
+    "--offline",
+    variable=OFFLINE,
+    flag_value="1",
+    help="download nothing; what was downloaded before is used",
+)
 device = click.option(
     "--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True
 )
@@ -39,8 +45,6 @@ noise_mode = click.option(
 outdir = click.option(
     "--outdir", type=PATH, metavar="DIR", required=True, help="where the pictures go; made if need be"
 )
-
-
 batch = click.option(
     "--batch",
     type=click.IntRange(min=1),

@@ -1,4 +1,4 @@
-"""An image into W: the latent whose picture looks most like it.
+"""Project an image into W: find the latent whose picture looks most like it.
 
 Usage:
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from training.inference.projection import ProjectionStep
     from training.inference.renderer import GeneratorRenderer
 
-VIDEO_FRAMES = 120  # about; of longer searches every so many steps
+VIDEO_FRAMES = 120  # at most, about; longer searches skip steps
 FPS = 30
 
 
@@ -65,7 +65,7 @@ FPS = 30
     default=303,
     show_default=True,
     metavar="INT",
-    help="of everything that is drawn",
+    help="random seed",
 )
 @click.option(
     "--detector",
@@ -73,7 +73,7 @@ FPS = 30
     metavar="NAME|PATH|URL",
     default="vgg16",
     show_default=True,
-    help="whose distance; efficientnet-lite0 works offline",
+    help="detector of the distance; efficientnet-lite0 works offline",
 )
 @click.option(
     "--save-video",
@@ -102,14 +102,12 @@ def main(
     class_idx: int | None,
     outdir: str,
     device: str,
-    offline: bool,
 ) -> None:
     """Project an image into W (Karras et al. 2020, StyleGAN2, appendix D).
 
     Writes target.png, proj.png, projected_w.npz (array w, for generate.py --projected-w) and the search as
     proj.gif or proj.mp4. The same command gives the same result on the same machine.
     """
-    from dnnlib.download import forbid_downloads
     from metrics.features import open_detector
     from training.data.decode import DecodeOptions, dark_warning, frames_note, range_notes
     from training.data.pictures import fitted, read_picture
@@ -122,11 +120,9 @@ def main(
     video = None if save_video == "none" else f"proj.{save_video}"
     if video:
         check_video_path(video)
-    if offline:
-        forbid_downloads()
     check_target(target, outdir)
     sources, how = [network, target, detector], dict(steps=num_steps, seed=seed, label=class_idx)
-    mark = mark_of("project.py", sources, offline=offline, **how)
+    mark = mark_of("project.py", sources, **how)
     check_outputs(
         outdir, {"target.png": mark, "proj.png": mark}, ["projected_w.npz", *([video] if video else [])]
     )
@@ -139,7 +135,7 @@ def main(
     c = one_hot_label(renderer.c_dim, class_idx).to(renderer.device)
     perceptual = open_detector(detector, renderer.device).perceptual
     steps = project(renderer.G, picture, c, perceptual, ProjectionConfig(num_steps=num_steps, seed=seed))
-    first = next(steps)  # whatever does not fit shows here, before a folder is made
+    first = next(steps)  # errors show here, before a folder is made
     folder = output_folder(outdir)
     ws = [w.expand(-1, renderer.G.num_ws, -1) for w in search(first, steps, num_steps)]
     drawn = images_of(renderer, ws)
@@ -156,7 +152,7 @@ def main(
 
 
 def check_target(target: str, outdir: str) -> None:
-    """Raise :class:`UserError` for a target that the results would overwrite."""
+    """Raise :class:`UserError` if the results would overwrite the target."""
     for name in ("target.png", "proj.png"):
         written = Path(outdir, name)
         if written.exists() and Path(target).exists() and written.samefile(target):
@@ -168,7 +164,7 @@ def check_target(target: str, outdir: str) -> None:
 def search(
     first: "ProjectionStep", steps: Iterator["ProjectionStep"], num_steps: int
 ) -> list["torch.Tensor"]:
-    """Run the search to its end: w ``[1, 1, w_dim]`` at its start, at every few steps and at its end."""
+    """Run the search; returns w ``[1, 1, w_dim]`` at its start, every few steps and at its end."""
     every = -(-num_steps // VIDEO_FRAMES)
     kept, last = [first.start, first.w], first
     with tqdm(total=num_steps, initial=1, unit="step", leave=False, disable=None) as bar:
@@ -181,8 +177,7 @@ def search(
 
 
 def images_of(renderer: "GeneratorRenderer", ws: list["torch.Tensor"]) -> list["torch.Tensor"]:
-    """Pictures of each ``[1, num_ws, w_dim]`` as ``generate.py --projected-w`` draws them: uint8 ``[C, H,
-    W]``."""
+    """Draw each ``[1, num_ws, w_dim]`` as ``generate.py --projected-w`` does: uint8 ``[C, H, W]``."""
     import torch
 
     from training.inference.generation import images_from_ws
@@ -193,7 +188,7 @@ def images_of(renderer: "GeneratorRenderer", ws: list["torch.Tensor"]) -> list["
 def write_results(
     folder: Path, target: "torch.Tensor", found: "torch.Tensor", ws: "torch.Tensor", mark: str
 ) -> None:
-    """``target.png``, ``proj.png`` and ``projected_w.npz``."""
+    """Write ``target.png``, ``proj.png`` and ``projected_w.npz``."""
     import numpy as np
 
     from dnnlib.files import atomic_write
@@ -206,7 +201,7 @@ def write_results(
 
 
 def save_video_of(target: "torch.Tensor", drawn: list["torch.Tensor"], path: Path) -> None:
-    """Target and search side by side; the result is held for a second."""
+    """Write target and search side by side; the result stays for a second."""
     import torch
 
     from training.data.pictures import grid_image

@@ -1,13 +1,13 @@
-"""The table of mixed styles: pictures of row seeds with some layers' styles taken from column seeds.
+"""Draw a table of mixed styles: pictures of row seeds with some layers' styles taken from column seeds.
 
 Usage:
 
-    python tools/style_mixing.py --network=net.pkl --rows=85,100,75 --cols=55,821,1789 --styles=0-3 --outdir=mixed
+    python tools/style_mixing.py --network=net.pkl --rows=85,100 --cols=55,821 --styles=0-3 --outdir=mixed
 """
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -57,14 +57,12 @@ def main(
     styles: str,
     truncation_psi: float,
     class_idx: int | None,
-    noise_mode: str,
+    noise_mode: Literal["random", "const", "none"],
     outdir: str,
     batch: int,
     device: str,
-    offline: bool,
 ) -> None:
-    """Mix styles: row by row one seed's picture, with the styles of some layers taken from each column's
-    seed.
+    """Draw the pictures of row seeds with the styles of some layers taken from column seeds.
 
     Writes grid.png, with the seeds' own pictures in its first row and column, and each picture as
     ROW-COL.png.
@@ -80,7 +78,7 @@ def main(
     from training.inference.opening import open_generator
     from training.inference.outputs import check_outputs, mark_of
 
-    renderer = open_generator(network, device=device, offline=offline)
+    renderer = open_generator(network, device=device)
     if layers[-1] >= renderer.G.num_ws:
         raise UserError(
             f"--styles={styles}: this network has {renderer.G.num_ws} layers, numbered from 0 to "
@@ -103,7 +101,7 @@ def main(
     grid_mark = mark_of("style_mixing.py", [renderer.G], rows=row_seeds, cols=col_seeds, **made_by)
     check_outputs(outdir, {**{f"{name}.png": mark for name in names}, "grid.png": grid_mark})
     folder = output_folder(outdir)
-    images = images_from_ws(renderer, ws, noise_mode=noise_mode, batch=batch)  # type: ignore[arg-type]
+    images = images_from_ws(renderer, ws, noise_mode=noise_mode, batch=batch)
     drawn = []
     with writing(folder):
         for index, image in tqdm(images, total=len(ws), unit="img", leave=False, disable=None):

@@ -1,4 +1,4 @@
-"""A sweep of the truncation psi: one row a seed, one column a value.
+"""Draw a sweep of the truncation psi: a row for each seed, a column for each value.
 
 Usage:
 
@@ -62,10 +62,11 @@ def main(
     out: str,
     batch: int,
     device: str,
-    offline: bool,
 ) -> None:
-    """Draw the same seeds at several truncations: psi 0 is the average picture, 1 is no truncation, -1 the
-    opposite."""
+    """Draw the same seeds at several truncations.
+
+    psi 0 is the average picture, 1 is no truncation, -1 the opposite.
+    """
     numbers, values = parse_int_list(seeds), parse_float_list(psis)
     if Path(out).suffix.lower() != ".png":
         raise UserError(f"--out={out}: the picture is written as PNG; give a name that ends in .png")
@@ -78,7 +79,7 @@ def main(
     from training.inference.opening import open_renderer
     from training.inference.outputs import has_mark, mark_of, source_of
 
-    renderer = open_renderer(network, device=device, offline=offline)
+    renderer = open_renderer(network, device=device)
     check_grid(len(values), len(numbers), max(renderer.noise_resolutions, default=4))
     sweeps = [
         images_from_seeds(
@@ -87,7 +88,7 @@ def main(
         for psi in values
     ]
     how: dict[str, Any] = dict(seeds=numbers, psis=values, label=class_idx, noise=noise_mode)
-    mark = mark_of("truncation.py", [source_of(renderer, network)], offline=offline, **how)
+    mark = mark_of("truncation.py", [source_of(renderer, network)], **how)
     target = output_file(out, same=has_mark(out, mark))
     with tqdm(total=len(values) * len(numbers), unit="img", leave=False, disable=None) as bar:
         columns = []

@@ -1,1 +1,1 @@
-"""Looking into trained networks: feature maps, their clusters, and what can be read from them."""
+"""Analysis of trained networks: feature maps, their clusters, and segmentation probes."""

@@ -1,4 +1,4 @@
-"""Clusters of a feature map's pixels, as pictures (Lee et al. 2022, figures 3 and 8; Collins et al. 2020)."""
+"""Clusters of feature maps' pixels as pictures (Lee et al. 2022, figures 3 and 8; Collins et al. 2020)."""
 
 import warnings
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from torch_utils.seeding import derive_seed
 
 Labels = NDArray[np.int64]
 
-#: One colour a cluster, ``[K, 3]``: those of the Okabe-Ito palette, which stay apart for colour-blind
-#: readers, and four more.
+#: Colours of clusters, ``[K, 3]``: the Okabe-Ito palette, which colour-blind readers can tell apart, and
+#: four more.
 PALETTE = np.array(
     [
         *(
@@ -32,7 +32,7 @@ PALETTE = np.array(
     dtype=np.uint8,
 )
 
-#: Pixels that centres are fitted to, at most; of more, so many are drawn.
+#: Centres are fitted to at most this many pixels.
 MAX_FITTED = 2**16
 
 _MAX_STEPS = 300
@@ -40,15 +40,13 @@ _CHUNK = 2**16
 
 
 def cluster_pixels(maps: torch.Tensor, k: int, seed: int) -> Labels:
-    """k-means by cosine over all pixels of all samples together: ``[N, C, H, W]`` to cluster numbers ``[N, H,
-    W]``.
+    """Spherical k-means over the pixels of all samples: ``[N, C, H, W]`` to cluster numbers ``[N, H, W]``.
 
-    Pixels become unit vectors; scikit-learn's k-means++ with 10 starts gives the first centres; then pixels
-    go to the centre of largest cosine and centres to the direction of their pixels' sum, until nothing moves
-    (spherical k-means, Dhillon and Modha 2001). Clusters are numbered by size, the largest first. A pixel
-    without direction (all zero) goes to the first centre, and a map with fewer different pixels than k has
-    fewer clusters. The result depends on the arguments alone. Of more than :data:`MAX_FITTED` pixels, centres
-    are fitted to so many, drawn by ``seed``.
+    Pixels become unit vectors. scikit-learn's k-means++ with 10 starts gives the first centres. Then pixels
+    go to the centre of largest cosine, and centres to the direction of their pixels' sum, until nothing moves
+    (Dhillon and Modha 2001). Clusters are numbered by size, the largest first. An all-zero pixel goes to the
+    first centre. A map with fewer different pixels than k has fewer clusters. Centres are fitted to at most
+    :data:`MAX_FITTED` pixels, drawn by ``seed``.
 
     Raises:
         UserError: scikit-learn is not installed, or a value is not finite.
@@ -74,7 +72,8 @@ def cluster_pixels(maps: torch.Tensor, k: int, seed: int) -> Labels:
     order = np.argsort(-np.bincount(labels, minlength=k), kind="stable")
     rank = np.empty(k, np.int64)
     rank[order] = np.arange(k)
-    return rank[labels].reshape(n, height, width)
+    numbered: Labels = rank[labels].reshape(n, height, width)
+    return numbered
 
 
 def _first_centres(pixels: NDArray[np.float64], k: int, seed: int) -> NDArray[np.float64]:
@@ -97,12 +96,15 @@ def _directions(pixels: torch.Tensor) -> NDArray[np.float64]:
 
 
 def _nearest(pixels: NDArray[np.float64], centres: NDArray[np.float64]) -> Labels:
-    return (pixels @ _unit(centres).T).argmax(axis=1)
+    nearest: Labels = (pixels @ _unit(centres).T).argmax(axis=1)
+    return nearest
 
 
 def _spherical(pixels: NDArray[np.float64], centres: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Lloyd's steps on the unit sphere from some centres ``[K, C]``; the centre of an empty cluster has
-    cosine 0 with all."""
+    """Lloyd's steps on the unit sphere from centres ``[K, C]``.
+
+    The centre of an empty cluster has cosine 0 with all pixels.
+    """
     labels: Labels = np.full(len(pixels), -1, np.int64)
     for _ in range(_MAX_STEPS):
         before, labels = labels, _nearest(pixels, centres)
@@ -117,12 +119,11 @@ def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def match_clusters(labels: Labels, reference: Labels) -> Labels:
-    """Rename the clusters of ``labels`` so that they agree with ``reference`` in as many pixels as possible.
+    """Renumber the clusters of ``labels`` to agree with ``reference`` in as many pixels as possible.
 
-    Both are cluster numbers of the same samples, ``[N, H, W]``; the sizes may differ by a whole factor, and
-    so may the numbers of clusters: those without a counterpart take the numbers that are left. (Feature
-    spaces of two snapshots, or of two resolutions, have nothing in common that centres could be compared in;
-    places have.)
+    Both are cluster numbers ``[N, H, W]`` of the same samples. Their sizes may differ by a whole factor.
+    Clusters without a counterpart take the remaining numbers. Pixels are compared because centres of two
+    snapshots or resolutions lie in different feature spaces.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -135,8 +136,7 @@ def match_clusters(labels: Labels, reference: Labels) -> Labels:
 
 
 def match_all(every: Sequence[Labels]) -> list[Labels]:
-    """Rename the clusters of each of a sequence to agree with the one after it, the last one being left as it
-    is."""
+    """Renumber the clusters of each item to agree with the next one; the last one stays."""
     matched: list[Labels] = []
     for labels in reversed(every):
         matched.insert(0, match_clusters(labels, matched[0]) if matched else labels)
@@ -144,8 +144,7 @@ def match_all(every: Sequence[Labels]) -> list[Labels]:
 
 
 def paint(labels: Labels, size: int) -> torch.Tensor:
-    """Cluster numbers ``[N, H, W]`` in the colours of :data:`PALETTE`, uint8 ``[N, 3, size, size]``, without
-    smoothing."""
+    """Cluster numbers ``[N, H, W]`` as colours, uint8 ``[N, 3, size, size]``, without smoothing."""
     return torch.from_numpy(PALETTE[_enlarged(labels, size)]).permute(0, 3, 1, 2)
 
 

@@ -1,5 +1,4 @@
-"""Feature maps of trained networks, a batch at a time: the generator's, and the discriminator's encoder's and
-decoder's."""
+"""Feature maps of trained networks: of the generator, and of the discriminator's encoder and decoder."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -17,16 +16,17 @@ Maps = dict[int, torch.Tensor]
 def generator_maps(
     G: Generator, z: torch.Tensor, c: torch.Tensor, resolutions: Collection[int], batch: int = 16
 ) -> tuple[torch.Tensor, Maps]:
-    """What ``G`` makes of latents ``z [N, z_dim]`` and labels ``c [N, c_dim]``, with its constant noise, in
-    float32.
+    """Images and block outputs of ``G`` for ``z [N, z_dim]`` and ``c [N, c_dim]``.
+
+    It runs in float32 with its constant noise.
 
     Returns:
-        images uint8 ``[N, C, H, W]``, and ``{resolution: [N, C, resolution, resolution]}``, its block
-        outputs; on the CPU.
+        Images, uint8 ``[N, C, H, W]``, and block outputs, ``{resolution: [N, C, resolution, resolution]}``;
+        on the CPU.
 
     Raises:
         UserError: ``G`` gives values that are not finite.
-        ValueError: a resolution that ``G`` has no block for.
+        ValueError: ``G`` has no block of a resolution.
     """
     images, parts = [], []
     for some_z, some_c in zip(z.split(batch), c.split(batch), strict=True):
@@ -42,8 +42,7 @@ def discriminator_maps(D: Discriminator, images: torch.Tensor, batch: int = 16) 
 
     Returns:
         ``{resolution: [N, C, resolution, resolution]}`` of the encoder, from half the images' resolution down
-        to 4, and of the decoder, from 8 to its target; the latter is empty where ``D`` has no decoder. On the
-        CPU.
+        to 4, and of the decoder, from 8 to its target (empty without a decoder); on the CPU.
     """
     encoder, decoder = [], []
     for some in images.split(batch):

@@ -1,4 +1,4 @@
-"""Rows of images under each other, each with a title at its left."""
+"""Pictures of titled rows of images."""
 
 from collections.abc import Sequence
 
@@ -15,12 +15,11 @@ _GAP = 2
 
 
 def picture_of_rows(rows: Sequence[Row], cell: int) -> torch.Tensor:
-    """One picture of titled rows of images uint8 ``[N, C, S, S]``, shown ``cell`` pixels wide without
-    smoothing.
+    """Draw rows of images below each other, each with its title at the left.
 
     Args:
-        rows: titles and images; greyscale ones are repeated to RGB, and rows may differ in N and S.
-        cell: a multiple of every S.
+        rows: titles, and images uint8 ``[N, C, S, S]`` with C 1 or 3; rows may differ in N, C and S.
+        cell: width of each image in pixels, a multiple of every S; images are enlarged without smoothing.
 
     Returns:
         uint8 ``[3, H, W]``, white where there is no image.

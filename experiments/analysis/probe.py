@@ -1,5 +1,4 @@
-"""What a discriminator knows about places: a shallow segmentation head on its frozen features (Lee et al.
-2022, figure 7b)."""
+"""A shallow segmentation head on a discriminator's frozen features (Lee et al. 2022, figure 7b)."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,12 +23,12 @@ class ProbeOptions:
     """How a head is trained.
 
     Attributes:
-        resolutions: of the encoder's maps that it reads; every discriminator of one size has the same.
+        resolutions: of the encoder's maps that it reads.
         epochs: passes over the training part.
         batch: images a step.
-        lr: of Adam.
+        lr: learning rate of Adam.
         hidden: channels between the head's two 1×1 convolutions.
-        val_fraction: part of the images that is held back, 0 to 1; which ones depends on the seed alone.
+        val_fraction: fraction of the images that is held back; the seed alone decides which.
     """
 
     resolutions: Sequence[int]
@@ -42,23 +41,27 @@ class ProbeOptions:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Pixel accuracy on the images held back, after each epoch (the first entry is before any training), and
-    of always answering the class that is most frequent in the training part."""
+    """Accuracies on the images held back.
+
+    Attributes:
+        accuracy: pixel accuracy before the training and after each epoch.
+        majority_accuracy: pixel accuracy of always answering the most frequent class of the training part.
+    """
 
     accuracy: list[float]
     majority_accuracy: float
 
 
 class SegmentationHead(nn.Module):
-    """Feature maps to class scores at the finest map's resolution: two 1×1 convolutions with a ReLU between.
+    """Two 1×1 convolutions with a ReLU between, from feature maps to class scores.
+
+    Each channel of the maps is normalised first, so that the scale of a discriminator's features has no
+    effect.
 
     Args:
-        channels: of all maps together.
-        hidden: channels between.
-        num_classes: of the scores.
-
-    The maps are first normalised channel by channel, without weights to train, so that no discriminator gains
-    or loses by the scale of its features.
+        channels: total of all maps.
+        hidden: channels between the convolutions.
+        num_classes: number of scores.
     """
 
     def __init__(self, channels: int, hidden: int, num_classes: int) -> None:
@@ -68,8 +71,7 @@ class SegmentationHead(nn.Module):
         self.conv1 = nn.Conv2d(hidden, num_classes, 1)
 
     def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Maps ``[N, C_i, R_i, R_i]`` to scores ``[N, num_classes, R, R]`` with R the largest R_i; the others
-        are enlarged."""
+        """Maps ``[N, C_i, R_i, R_i]`` to scores ``[N, num_classes, R, R]``, where R is the largest R_i."""
         size = max(values.shape[-1] for values in maps)
         x = torch.cat(
             [
@@ -83,8 +85,7 @@ class SegmentationHead(nn.Module):
 
 
 class FrozenFeatures:
-    """Images uint8 ``[N, C, H, W]`` to the encoder's maps at some resolutions, without gradient and without
-    changing ``D``."""
+    """Encoder maps of ``D`` at some resolutions for images uint8 ``[N, C, H, W]``, without gradient."""
 
     def __init__(self, D: Discriminator, resolutions: Sequence[int], device: torch.device) -> None:
         self._D = D.to(device)
@@ -100,12 +101,13 @@ class FrozenFeatures:
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Maps ``[N, C, R, R]`` for each resolution R."""
         features, _ = self._D.encode(from_uint8(images, self._device), force_fp32=True)
         return [features[res] for res in self._resolutions]
 
 
 def check_takes(D: Discriminator, data: PairedDataset) -> None:
-    """Raises :class:`UserError` for images that ``D`` does not take."""
+    """Raise :class:`UserError` for images that ``D`` does not take."""
     if (data.num_channels, data.resolution) != (D.img_channels, D.img_resolution):
         raise UserError(
             f"'{data.path}' has {data.num_channels}-channel images of {data.resolution}x{data.resolution}; "
@@ -117,13 +119,13 @@ def check_takes(D: Discriminator, data: PairedDataset) -> None:
 def train_probe(
     D: Discriminator, data: PairedDataset, options: ProbeOptions, *, seed: int, device: torch.device
 ) -> ProbeResult:
-    """Train a head on ``D``'s features of one part of the images and measure it on the other after every
-    epoch.
+    """Train a head on ``D``'s features of one part of the images, and measure it on the other part.
 
-    ``seed`` decides the split, the head's first weights and the order of the images; with it the result is
-    the same on the same CPU (some of a GPU's kernels add in no fixed order). ``D`` is read only. Raises
-    :class:`UserError` for resolutions that ``D`` has no map at, for images that it does not take, and for too
-    few of them.
+    ``seed`` decides the split, the head's initial weights and the order of the images. On one CPU the result
+    is the same for one seed. ``D`` is not changed.
+
+    Raises:
+        UserError: ``D`` has no map at a resolution or does not take the images, or there are too few images.
     """
     check_takes(D, data)
     features = FrozenFeatures(D, options.resolutions, device)
@@ -142,7 +144,7 @@ def train_probe(
 def train_epoch(
     head: nn.Module, optimizer: torch.optim.Optimizer, features: FrozenFeatures, pairs: Iterable[Pair]
 ) -> None:
-    """One step of the optimiser for each batch of images and classes."""
+    """Make one step of the optimiser for each batch of images and classes."""
     head.train()
     for images, classes in pairs:
         optimizer.zero_grad()
@@ -151,22 +153,27 @@ def train_epoch(
 
 
 def segmentation_loss(scores: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy over labelled pixels, 0 where there are none.
+    """Mean cross-entropy over labelled pixels, 0 without any.
 
-    Args: scores ``[N, K, r, r]``, enlarged to the classes; classes int64 ``[N, H, W]``.
+    Args:
+        scores: ``[N, K, r, r]``; they are enlarged to the size of the classes.
+        classes: int64 ``[N, H, W]``.
     """
     total = F.cross_entropy(_enlarged(scores, classes), classes, ignore_index=UNLABELLED, reduction="sum")
     return total / (classes != UNLABELLED).sum().clamp(min=1)
 
 
 def split(count: int, val_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices to train on and to hold back, drawn by ``seed``. Raises :class:`UserError` unless both have
-    some."""
+    """Indices to train on and indices to hold back, drawn by ``seed``.
+
+    Raises:
+        UserError: one of the two is empty.
+    """
     held_back = round(count * val_fraction)
     if not 0 < held_back < count:
         raise UserError(
-            f"of {count} images {held_back} would be held back; both parts need some: change --val-fraction "
-            "or the data"
+            f"{held_back} of {count} images would be held back, and both parts need images; change "
+            "--val-fraction or the data"
         )
     order = np.random.default_rng(derive_seed(seed, "probe split")).permutation(count)
     return order[held_back:], np.sort(order[:held_back])
@@ -174,7 +181,7 @@ def split(count: int, val_fraction: float, seed: int) -> tuple[np.ndarray, np.nd
 
 @torch.no_grad()
 def pixel_accuracy(head: nn.Module, features: FrozenFeatures, pairs: Iterable[Pair]) -> float:
-    """Fraction of the labelled pixels of some images that the head gives the right class."""
+    """Fraction of the labelled pixels to which the head gives the right class."""
     head.eval()
     right = total = 0
     for images, classes in pairs:
@@ -185,7 +192,7 @@ def pixel_accuracy(head: nn.Module, features: FrozenFeatures, pairs: Iterable[Pa
 
 
 def majority_accuracy(data: PairedDataset, train: np.ndarray, val: np.ndarray) -> float:
-    """Fraction of the labelled pixels of ``val`` that are of the class most frequent in ``train``."""
+    """Fraction of the labelled pixels of ``val`` that have the most frequent class of ``train``."""
     seen, held_back = (
         sum(np.bincount(data.classes(int(i)).ravel(), minlength=UNLABELLED + 1) for i in part)[:UNLABELLED]  # type: ignore[index]
         for part in (train, val)
@@ -194,7 +201,7 @@ def majority_accuracy(data: PairedDataset, train: np.ndarray, val: np.ndarray) -
 
 
 def fresh_head(channels: int, hidden: int, num_classes: int, seed: int) -> SegmentationHead:
-    """A head with weights drawn by ``seed``; the global generator is left alone."""
+    """A head with weights drawn by ``seed``; the global random state is kept."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "probe head"))
         return SegmentationHead(channels, hidden, num_classes)
@@ -205,8 +212,7 @@ def _enlarged(scores: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
 
 
 def batches(data: PairedDataset, indices: np.ndarray, batch: int, device: torch.device) -> Iterator[Pair]:
-    """Images uint8 ``[N, C, H, W]`` and their classes int64 ``[N, H, W]`` on ``device``, in the order of
-    ``indices``."""
+    """Batches of images uint8 ``[N, C, H, W]``, and classes int64 ``[N, H, W]`` on ``device``."""
     for start in range(0, len(indices), batch):
         images, _, classes = zip(*(data.sample(int(i)) for i in indices[start : start + batch]), strict=True)
         yield torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(classes)).long().to(device)

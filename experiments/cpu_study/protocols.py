@@ -1,5 +1,7 @@
-"""What ``experiments/cpu_study/reproduce.py`` runs: comparisons at CPU scale, fixed before any result is
-looked at (docs/reproduction.md)."""
+"""The protocols of ``reproduce.py``: comparisons at CPU scale, fixed before any result is known.
+
+``docs/results/protocol.md`` explains them.
+"""
 
 import dataclasses
 import json
@@ -14,9 +16,8 @@ class Images:
 
     Attributes:
         title: for people.
-        path: where it is, from the repository's root; ``{data}`` stands for the folder of those that are
-            made.
-        source: what ``dataset_tool.py`` makes it from, None for one that is there.
+        path: relative to the repository's root; ``{data}`` stands for the folder of converted data sets.
+        source: what ``dataset_tool.py`` converts; None for a data set of this repository.
         convert: further arguments of ``dataset_tool.py``.
         advice: what to do where ``source`` is missing.
     """
@@ -48,15 +49,16 @@ class Protocol:
 
     Attributes:
         title: the question.
-        confirmatory: whether the outcome is a verdict; otherwise it is exploratory, and only described.
+        confirmatory: the outcome is a verdict; otherwise the protocol is exploratory and has none.
         data: data sets by name.
-        arms: options of ``train.py`` by arm; the first is what the others are compared with.
+        arms: options of ``train.py`` by arm; the others are compared with the first.
         seeds: of the trainings of each arm.
-        options: of ``train.py``, of all arms.
+        options: options of ``train.py`` for all arms.
         batch: images a step.
         kimg: length, a multiple of ``round_kimg``.
-        round_kimg: all runs are trained this far before any goes on; and the time between snapshots.
-        metrics: measured at each snapshot; the first value of the first one is the primary outcome, at the
+        round_kimg: length of a round, and of the time between snapshots. All runs finish a round before any
+            begins the next.
+        metrics: measured at each snapshot. The primary outcome is the first value of the first metric at the
             last snapshot.
         detector: of the metrics.
     """
@@ -75,8 +77,7 @@ class Protocol:
 
     @property
     def runs(self) -> list[Run]:
-        """All trainings: seed by seed, the arms of one data set side by side, each arm first equally
-        often."""
+        """All trainings: seed by seed, the arms of a data set side by side, each first equally often."""
         found = []
         for i, seed in enumerate(self.seeds):
             for j, data in enumerate(self.data):
@@ -91,7 +92,7 @@ class Protocol:
 
     @property
     def rounds(self) -> list[tuple[Run, int]]:
-        """Every run with every kimg that it is trained to, in the order in which that happens."""
+        """Every run with each kimg at which it ends a round, in the order of training."""
         return [(run, kimg) for kimg in self.snapshots[1:] for run in self.runs]
 
     def images_at(self, kimg: int) -> int:
@@ -99,8 +100,8 @@ class Protocol:
         return -(-kimg * 1000 // self.batch) * self.batch
 
     def as_dict(self) -> dict[str, Any]:
-        """As what JSON gives back."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        """The protocol as plain data, as JSON returns it."""
+        return dict(json.loads(json.dumps(dataclasses.asdict(self))))
 
 
 EMOJI = Images(title="Emoji, 1,854 images, RGB", path="data/emoji32.zip")
@@ -111,7 +112,7 @@ FASHION = Images(
     convert=("--max-images=10000",),
     advice="apt-get install dataset-fashion-mnist",
 )
-#: The small network of docs/results-cpu.md, and where its computing happens.
+#: The small network of docs/results/first-trials.md, on a CPU.
 SMALL = (
     "--cfg=cifar", "--cbase=512", "--cmax=32", "--mbstd-group=8", "--glr=0.005", "--gamma=0.05",
     "--device=cpu", "--ops=ref", "--workers=0",
@@ -127,7 +128,7 @@ CLAIM = Protocol(
     confirmatory=True,
     data={"emoji": EMOJI, "fashion": FASHION},
     arms={"none": NONE, "ggdr": GGDR},
-    seeds=(1, 2, 3),  # 0 is that of docs/results-cpu.md, whose outcome is known
+    seeds=(1, 2, 3),  # the outcome of seed 0 is known: docs/results/first-trials.md
     options=SMALL,
     batch=16,
     kimg=180,
@@ -138,7 +139,7 @@ CLAIM = Protocol(
 
 
 def _exploratory(title: str, arms: Mapping[str, tuple[str, ...]], kimg: int = CLAIM.kimg) -> Protocol:
-    """A variation of the claim; arms that both have are the same runs."""
+    """A variation of the claim. Arms that both have are the same runs."""
     return dataclasses.replace(
         CLAIM, title=title, confirmatory=False, arms={"none": NONE, "ggdr": GGDR, **arms}, kimg=kimg
     )

@@ -1,7 +1,5 @@
-"""What came out of a protocol, as markdown and a plot: means with their spread, pairs of equal seed, exact
-tests, a verdict."""
+"""Report a protocol as Markdown and plots: means and spread, pairs of equal seed, exact tests, a verdict."""
 
-import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -10,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import permutation_test
 
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write, writing
@@ -20,13 +19,17 @@ from experiments.plotting import panels, save_figure
 from training.config.continuation import differences as option_differences
 from training.config.continuation import read_options
 
-#: What is said of a confirmatory protocol that is complete; docs/reproduction.md has the same sentences.
+#: Verdicts of a complete confirmatory protocol; docs/results/protocol.md has the same sentences.
 VERDICTS = {
-    "lower": "GGDR has the lower mean FID on every data set, by more than chance explains (p ≤ 0.05): the claim holds at this scale.",
-    "perhaps lower": "GGDR has the lower mean FID on every data set, but chance explains as much (p > 0.05): nothing is shown.",
-    "mixed": "GGDR has the lower mean FID on some data sets and not on others: the claim is not reproduced at this scale.",
+    "lower": "GGDR has the lower mean FID on every data set, by more than chance explains (p ≤ 0.05): "
+    "the claim holds at this scale.",
+    "perhaps lower": "GGDR has the lower mean FID on every data set, but chance explains as much (p > 0.05): "
+    "nothing is shown.",
+    "mixed": "GGDR has the lower mean FID on some data sets and not on others: "
+    "the claim is not reproduced at this scale.",
     "not lower": "GGDR has the lower mean FID on no data set: the claim is not reproduced at this scale.",
-    "higher": "GGDR has the higher mean FID on every data set, by more than chance explains (p ≤ 0.05): at this scale it does harm.",
+    "higher": "GGDR has the higher mean FID on every data set, by more than chance explains (p ≤ 0.05): "
+    "at this scale it does harm.",
     "none": "A run's last FID is not a finite number, so there is no verdict.",
 }
 LEVEL = 0.05
@@ -37,12 +40,12 @@ Values = dict[str, dict[int, dict[str, Curve]]]
 
 @dataclass(frozen=True)
 class Results:
-    """What was measured on one data set.
+    """Measured values on one data set.
 
     Attributes:
         title: of the data set.
-        values: everything.
-        kimg: the snapshots that every seed of every arm has reached and measured.
+        values: all values.
+        kimg: of the snapshots that every seed of every arm has measured.
     """
 
     title: str
@@ -50,12 +53,12 @@ class Results:
     kimg: list[int]
 
     def at(self, arm: str, name: str, kimg: int) -> np.ndarray:
-        """A value of every seed of an arm, ``[seeds]``."""
+        """The value ``name`` of each seed of an arm, ``[seeds]``."""
         return np.array([curves[name][kimg] for curves in self.values[arm].values()])
 
 
 def collect(protocol: Protocol, root: Path) -> dict[str, Results]:
-    """What was measured, by data set."""
+    """The measured values by data set."""
     found = {}
     for data, images in protocol.data.items():
         values: Values = {arm: {} for arm in protocol.arms}
@@ -71,21 +74,20 @@ def collect(protocol: Protocol, root: Path) -> dict[str, Results]:
 
 
 def sign_flip_p(pairs: Sequence[float]) -> float:
-    """Two-sided p of paired differences: the fraction of the 2^n ways to choose their signs whose sum is as
-    far from 0 (Fisher 1935).
+    """Two-sided p of the exact sign-flip test of paired differences (Fisher 1935).
 
-    NaN where a difference is not finite.
+    It is the fraction of the 2^n choices of signs whose sum is as far from 0; NaN where a difference is not
+    finite.
     """
     if not np.isfinite(pairs).all():
         return math.nan
-    signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(pairs))))
-    sums = np.abs(signs @ np.abs(np.array(pairs)))
-    return float(np.mean(sums >= abs(sum(pairs)) * (1 - 1e-9)))
+    if len(pairs) == 1:  # both signs are as far from 0; permutation_test wants two pairs
+        return 1.0
+    return float(permutation_test((pairs,), np.sum, permutation_type="samples", n_resamples=np.inf).pvalue)
 
 
 def verdict(means: Sequence[tuple[float, float]], p: float) -> str:
-    """The key of :data:`VERDICTS` for the mean FIDs (without, with) of every data set and the p of all
-    pairs."""
+    """The key of :data:`VERDICTS` for each data set's mean FIDs (without, with) and the p of all pairs."""
     if not np.isfinite(means).all() or not math.isfinite(p):
         return "none"
     lower, higher = (
@@ -102,11 +104,22 @@ def verdict(means: Sequence[tuple[float, float]], p: float) -> str:
 def write_report(
     name: str, protocol: Protocol, root: Path, folder: Path, commands: Sequence[str]
 ) -> list[Path]:
-    """Write ``NAME.md`` and a plot of each metric's first value, ``NAME-VALUE.png``, of what all runs have
-    reached.
+    """Write ``NAME.md`` and plots ``NAME-VALUE.png`` of the snapshots that all runs have measured.
 
-    Without matplotlib, or where nothing was measured, there is no plot, and the text says so. Gives the
-    files. Raises :class:`UserError` where they cannot be written.
+    Without matplotlib, or without values, there is no plot, and the text says so.
+
+    Args:
+        name: of the protocol.
+        protocol: the protocol.
+        root: folder of the runs.
+        folder: to write to.
+        commands: command lines to list.
+
+    Returns:
+        The written files.
+
+    Raises:
+        UserError: records can't be read, or a file can't be written.
     """
     results = collect(protocol, root)
     pictures, remark = draw_curves(name, protocol, results, folder)
@@ -144,21 +157,30 @@ def write_report(
 
 
 def complete(protocol: Protocol, results: dict[str, Results]) -> bool:
-    """Whether every run has every snapshot's values."""
+    """Whether every run has the values of every snapshot."""
     return all(data.kimg == protocol.snapshots for data in results.values())
 
 
 def standing(protocol: Protocol, results: dict[str, Results]) -> str:
-    """One sentence on how much of the protocol there is."""
-    runs = f"{len(protocol.data)} data sets × {len(protocol.arms)} arms × {len(protocol.seeds)} seeds to {protocol.kimg} kimg"
+    """A sentence that says how complete the protocol is."""
+    runs = (
+        f"{len(protocol.data)} data sets × {len(protocol.arms)} arms × {len(protocol.seeds)} seeds "
+        f"to {protocol.kimg} kimg"
+    )
     if complete(protocol, results):
         return f"Complete: {runs}."
-    return f"**Partial**: {runs} are planned. Only snapshots that every seed of every arm has reached are shown, and there is no verdict."
+    return (
+        f"**Partial**: {runs} are planned. Only snapshots that every seed of every arm has reached are "
+        "shown, and there is no verdict."
+    )
 
 
 def provenance(name: str, protocol: Protocol, root: Path) -> str:
-    """When it was begun, with what PyTorch, and at which commits its runs were trained. Raises
-    :class:`UserError`."""
+    """When the protocol was begun, the commits and PyTorch of its runs, and the number of starts.
+
+    Raises:
+        UserError: the records can't be read.
+    """
     runs = {run.name for run in protocol.runs}
     try:
         begun = json.loads((root / f"protocol-{name}.json").read_text(encoding="utf-8"))
@@ -177,7 +199,10 @@ def provenance(name: str, protocol: Protocol, root: Path) -> str:
         torch = sorted({s["torch"] for s in [begun, *starts]})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"the records of the runs in {root} cannot be read ({error})") from error
-    return f"Begun on {day}; commit{'s' * (len(commits) > 1)} {', '.join(commits)}; PyTorch {', '.join(torch)}; {len(starts)} starts."
+    return (
+        f"Begun on {day}; commit{'s' * (len(commits) > 1)} {', '.join(commits)}; PyTorch {', '.join(torch)}; "
+        f"{len(starts)} starts."
+    )
 
 
 def commit_text(start: dict[str, Any]) -> str:
@@ -188,7 +213,7 @@ def commit_text(start: dict[str, Any]) -> str:
 
 
 def progress(protocol: Protocol, root: Path) -> list[str]:
-    """How far each run is, as a table."""
+    """The progress of each run, as a table."""
     lines = ["| run | kimg | snapshots measured |", "|---|---:|---:|"]
     for run in protocol.runs:
         run_dir = find_run(root, run)
@@ -201,7 +226,7 @@ def progress(protocol: Protocol, root: Path) -> list[str]:
 
 
 def data_section(protocol: Protocol, data: Results) -> list[str]:
-    """One data set: values over kimg, then every seed at the last kimg that all have."""
+    """The section of a data set: values over kimg, then each seed at the last common kimg."""
     lines = [f"## {data.title}", ""]
     if not data.kimg:
         return [*lines, "No snapshot has been measured in all runs."]
@@ -231,11 +256,13 @@ def data_section(protocol: Protocol, data: Results) -> list[str]:
 
 
 def seeds_table(protocol: Protocol, data: Results) -> list[str]:
-    """The first value of every run: at the last kimg that all have, its best up to there, and its mean over
-    the later half."""
+    """The first value of each run: at the last common kimg, its best so far, its mean over the later half."""
     name, last = value_names(data)[0], data.kimg[-1]
     late = [kimg for kimg in data.kimg if 2 * kimg > last] or [last]
-    title = f"`{name}` of every run: at {last} kimg; the best up to there, and where; the mean of the snapshots from {late[0]} kimg on:"
+    title = (
+        f"`{name}` of every run: at {last} kimg; the best up to there, and where; the mean of the snapshots "
+        f"from {late[0]} kimg on:"
+    )
     lines = [title, "", "| seed | arm | last | best | late mean |", "|---:|---|---:|---:|---:|"]
     for seed in protocol.seeds:
         for arm in protocol.arms:
@@ -250,7 +277,7 @@ def seeds_table(protocol: Protocol, data: Results) -> list[str]:
 
 
 def value_names(data: Results) -> list[str]:
-    """Names of what was measured, in the order of the metrics."""
+    """Names of the values, in the order of the metrics."""
     return list(next(iter(next(iter(data.values.values())).values())))
 
 
@@ -260,8 +287,10 @@ def spread(values: np.ndarray) -> str:
 
 
 def outcome(protocol: Protocol, results: dict[str, Results]) -> list[str]:
-    """The primary outcome of each arm against the first one, tested; the verdict of a complete confirmatory
-    protocol."""
+    """The primary outcome of each arm against the first one, with its test and verdict.
+
+    Only a complete confirmatory protocol has a verdict.
+    """
     lines = ["## Outcome", ""]
     baseline, *others = protocol.arms
     level = len({data.kimg[-1] if data.kimg else None for data in results.values()}) == 1
@@ -282,19 +311,17 @@ def outcome(protocol: Protocol, results: dict[str, Results]) -> list[str]:
         p, ratio = sign_flip_p(pairs), math.exp(float(np.mean(pairs)))
         lines.append(
             f"- `{arm}` is lower in {sum(pair < 0 for pair in pairs)} of {len(pairs)} pairs of equal data "
-            "set and seed; the geometric mean "
-            f"of the ratios is {ratio:.3f}. Exact sign-flip test of their logarithms: p = {p:.3g}, "
-            "two-sided, of at least "
-            f"{2 ** (1 - len(pairs)):.2g} that {len(pairs)} pairs can give."
+            f"set and seed; the geometric mean of the ratios is {ratio:.3f}. Exact sign-flip test of their "
+            f"logarithms: p = {p:.3g}, two-sided, of at least {2 ** (1 - len(pairs)):.2g} that {len(pairs)} "
+            "pairs can give."
         )
         if complete(protocol, results) and protocol.confirmatory:
             lines += ["", f"**{VERDICTS[verdict(means, p)]}**"]
-    return [*lines, *reservations(protocol, results, level)]
+    return [*lines, *reservations(protocol, results, level=level)]
 
 
-def reservations(protocol: Protocol, results: dict[str, Results], level: bool) -> list[str]:
-    """What keeps the outcome from being a verdict; ``level``: all data sets have reached the same
-    snapshot."""
+def reservations(protocol: Protocol, results: dict[str, Results], *, level: bool) -> list[str]:
+    """Reasons why the outcome is no verdict; ``level``: all data sets have reached the same snapshot."""
     if not level or not any(data.kimg for data in results.values()):
         return ["", "The data sets have no last snapshot in common yet, so nothing is tested."]
     if not protocol.confirmatory:
@@ -315,8 +342,11 @@ def reservations(protocol: Protocol, results: dict[str, Results], level: bool) -
 def draw_curves(
     name: str, protocol: Protocol, results: dict[str, Results], folder: Path
 ) -> tuple[list[Path], str]:
-    """A picture for the first metric and one for the last value (recall), a panel for each data set; or why
-    there is none."""
+    """Draw the first and the last value (FID and recall), a panel for each data set.
+
+    Returns:
+        The files, and a sentence that says why there are none.
+    """
     shown = {title: data for title, data in results.items() if data.kimg}
     if not shown:
         return [], "There is nothing to draw yet."
@@ -342,8 +372,7 @@ def draw_curves(
 
 
 def option_check(protocol: Protocol, root: Path) -> list[str]:
-    """In which resolved options the runs differ, as their directories record them, beside seed, data set and
-    length."""
+    """The resolved options in which the arms differ, as the run directories record them."""
     lines, baseline = ["## Options in which the arms differ", ""], next(iter(protocol.arms))
     found: dict[str, dict[str, set[str]]] = {}
     for run in protocol.runs:

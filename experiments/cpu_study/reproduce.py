@@ -1,13 +1,13 @@
-"""Run a protocol of trainings with and without GGDR at CPU scale, and report what came out.
+"""Run a protocol of trainings with and without GGDR at CPU scale, and report the results.
 
 Usage:
 
-    python experiments/cpu_study/reproduce.py --outdir=claim-runs [--jobs=2] [--hours=8]     # starts, or goes on
+    python experiments/cpu_study/reproduce.py --outdir=claim-runs [--jobs=2] [--hours=8]
     python experiments/cpu_study/reproduce.py --outdir=claim-runs --status
-    python experiments/cpu_study/reproduce.py --outdir=claim-runs --report=docs/reproduction
+    python experiments/cpu_study/reproduce.py --outdir=claim-runs --report=docs/results
 
-What is run and why: docs/reproduction.md. It may be stopped at any time, in any way; the same command goes
-on.
+The first command may be stopped at any time, in any way, and goes on when it is given again.
+docs/results/protocol.md explains the protocols.
 """
 
 import importlib.metadata
@@ -27,7 +27,6 @@ from dnnlib.cli import PATH, Command, FiniteFloat, friendly_errors, output_folde
 from dnnlib.errors import UserError
 from dnnlib.files import AppendFile, FolderLock, atomic_write
 from experiments.cpu_study.protocols import PROTOCOLS, Protocol, Run
-from experiments.cpu_study.report import write_report
 from experiments.cpu_study.run_queue import ROOT, Job, work_off
 from experiments.cpu_study.runs import (
     data_path,
@@ -61,10 +60,10 @@ from experiments.cpu_study.runs import (
 @click.option(
     "--data", metavar="NAME", help="Go on with this data set alone, the others later  [default: all]"
 )
-@click.option("--hours", type=FiniteFloat(), metavar="H", help="Stop by itself after so many hours")
+@click.option("--hours", type=FiniteFloat(), metavar="H", help="Stop after this time")
 @click.option("--commands", is_flag=True, help="Print the command lines and stop")
-@click.option("--status", is_flag=True, help="Print how far each run is, without results, and stop")
-@click.option("--report", type=PATH, metavar="DIR", help="Write tables and a plot of what is there, and stop")
+@click.option("--status", is_flag=True, help="Print the progress of each run, without results, and stop")
+@click.option("--report", type=PATH, metavar="DIR", help="Write tables and plots of the results, and stop")
 @friendly_errors
 def main(
     name: str,
@@ -76,14 +75,14 @@ def main(
     status: bool,
     report: str | None,
 ) -> None:
-    """Run a protocol with and without GGDR, or go on with it (docs/reproduction.md).
+    """Run a protocol with and without GGDR, or go on with it (docs/results/protocol.md).
 
-    PROTOCOL is claim, one of the exploratory weight, target, start, length and ablations, or trial (the tool
-    itself, in small).
+    PROTOCOL is claim; weight, target, start, length or ablations, which are exploratory; or trial, which
+    tries this program.
 
     \b
     python experiments/cpu_study/reproduce.py --outdir=claim-runs --jobs=2 --hours=8
-    python experiments/cpu_study/reproduce.py --outdir=claim-runs --report=docs/reproduction
+    python experiments/cpu_study/reproduce.py --outdir=claim-runs --report=docs/results
     python experiments/cpu_study/reproduce.py weight --outdir=claim-runs
     """
     if commands + status + (report is not None) > 1:
@@ -101,6 +100,8 @@ def main(
         check_definition(name, protocol, root, start=False)
         click.echo(status_table(protocol, root))
     elif report is not None:
+        from experiments.cpu_study.report import write_report  # imports torch, which running has no use for
+
         check_definition(name, protocol, root, start=False)
         for path in write_report(
             name, protocol, root, output_folder(report, "--report"), command_lines(protocol, outdir)
@@ -113,7 +114,7 @@ def main(
 
 
 def command_lines(protocol: Protocol, outdir: str) -> list[str]:
-    """Every command line of a protocol as one would type it in the repository's root."""
+    """All command lines of a protocol, to be typed in the repository's root."""
     prepare = [
         prepare_command(images, outdir) for images in protocol.data.values() if images.source is not None
     ]
@@ -124,9 +125,11 @@ def command_lines(protocol: Protocol, outdir: str) -> list[str]:
 def execute(
     name: str, protocol: Protocol, root: Path, workers: int, seconds: float, data: str | None = None
 ) -> None:
-    """Make the data, then train round by round what is not there yet, of all data sets or of one.
+    """Make the data, then train round by round, on all data sets or on one.
 
-    Raises :class:`UserError`; ends with status 130 after Ctrl-C.
+    Raises:
+        UserError: data can't be made, or runs failed.
+        SystemExit: with status 130 after Ctrl-C.
     """
     deadline = time.monotonic() + seconds
     history = AppendFile(root / "history.jsonl")
@@ -150,7 +153,7 @@ def execute(
 
 
 def training_job(protocol: Protocol, run: Run, kimg: int, root: Path, history: AppendFile) -> Job:
-    """Train a run up to ``kimg``, from wherever it is when its turn comes."""
+    """A job that trains a run up to ``kimg`` from its newest checkpoint."""
 
     def command() -> list[str]:
         run_dir = find_run(root, run)
@@ -173,7 +176,7 @@ def training_job(protocol: Protocol, run: Run, kimg: int, root: Path, history: A
 
 
 def prepare_data(protocol: Protocol, root: str) -> None:
-    """Make the data sets that are missing. Raises :class:`UserError`."""
+    """Make the missing data sets. Raises :class:`UserError` where one can't be made."""
     for images in protocol.data.values():
         path = ROOT / data_path(images, root)
         if path.exists():
@@ -190,10 +193,11 @@ def prepare_data(protocol: Protocol, root: str) -> None:
 
 
 def check_definition(name: str, protocol: Protocol, root: Path, *, start: bool) -> None:
-    """Hold the protocol against what it was when its first training began; with ``start``, write that down.
+    """Compare the protocol with its definition when its first training began; ``start`` writes the first.
 
-    Raises :class:`UserError` where it was another one, where the folder has another protocol's runs of the
-    same names and other options, and without ``start`` where it never began.
+    Raises:
+        UserError: the definitions differ, the folder has runs of another protocol with the same names and
+            other options, or the protocol was not begun and ``start`` is false.
     """
     path, now = root / f"protocol-{name}.json", protocol.as_dict()
     if path.exists():
@@ -233,15 +237,15 @@ def check_definition(name: str, protocol: Protocol, root: Path, *, start: bool) 
 
 
 def read_definition(path: Path) -> dict[str, Any]:
-    """A protocol as :func:`check_definition` wrote it down. Raises :class:`UserError`."""
+    """Read the definition that :func:`check_definition` wrote. Raises :class:`UserError`."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8"))["protocol"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); it says what this folder's runs are") from error
+        raise UserError(f"{path} cannot be read ({error}); it defines the runs of this folder") from error
 
 
 def program() -> dict[str, Any]:
-    """What is being run: the commit, whether files differ from it, and PyTorch's version."""
+    """The version of this program: commit, whether files differ from it, and PyTorch's version."""
 
     def git(*arguments: str) -> str | None:
         try:
@@ -259,7 +263,7 @@ def program() -> dict[str, Any]:
 
 
 def status_table(protocol: Protocol, root: Path) -> str:
-    """How far each run is and how long it took, in plain text; no results."""
+    """A table of the progress and hours of each run, without results."""
     lines = [f"{'run':24s}{'kimg':>8s}{'of':>6s}{'snapshots measured':>20s}{'hours':>8s}"]
     done, total = 0.0, 0.0
     for run in protocol.runs:

@@ -1,4 +1,4 @@
-"""Trainings one after another, or some at a time, that end in good order when they are asked to."""
+"""Run trainings one after another, or some at a time, and let them save when they have to stop."""
 
 import contextlib
 import os
@@ -20,10 +20,10 @@ class Job:
     """One command.
 
     Attributes:
-        name: of what it works on; two jobs of one name never run at the same time.
-        command: makes the arguments after ``python``, when the job's turn has come.
-        log: where its output is appended to.
-        goal: what it leads to, for people.
+        name: of the run; two jobs of one name never run at the same time.
+        command: returns the arguments after ``python``; called when the job starts.
+        log: file to which its output is appended.
+        goal: for people.
     """
 
     name: str
@@ -32,14 +32,18 @@ class Job:
     goal: str
 
 
+#: A job's process, and the job.
+Running = tuple[subprocess.Popen[bytes], Job]
+
+
 @dataclass
 class Outcome:
     """How a queue ended.
 
     Attributes:
         received: the signal that ended it, or None.
-        out_of_time: whether its time was over before its jobs were.
-        failed: names and exit statuses of jobs that failed.
+        out_of_time: the time was over before all jobs were done.
+        failed: exit statuses of failed jobs by name.
     """
 
     received: signal.Signals | None = None
@@ -50,58 +54,71 @@ class Outcome:
 def work_off(
     jobs: Sequence[Job], workers: int = 1, seconds: float = float("inf"), say: Callable[[str], None] = print
 ) -> Outcome:
-    """Run jobs in their order, ``workers`` at a time, until all are done, the time is over, or a signal
-    comes.
+    """Run jobs in order, ``workers`` at a time, until all are done, the time is over, or a signal comes.
 
-    When it has to end, the running ones get SIGTERM, upon which a training finishes its step and saves its
-    state, and are waited for. A second Ctrl-C kills them and raises :class:`KeyboardInterrupt`; SIGTERM
-    reaches them too when this process is killed. After a failure the other names' jobs go on; the later ones
-    of that name are left out.
+    To end, it sends SIGTERM to the running jobs, upon which a training finishes its step and saves, and waits
+    for them. A second Ctrl-C kills them and raises :class:`KeyboardInterrupt`. They get SIGTERM too when this
+    process is killed. After a failure, later jobs of the same name are left out.
     """
     outcome, waiting = Outcome(), list(jobs)
-    running: dict[str, tuple[subprocess.Popen[bytes], Job]] = {}
+    running: dict[str, Running] = {}
     deadline = time.monotonic() + seconds
     with InterruptFlag(announce=False) as interrupt, _none_outlives(running):
-        asked = False
+        stopping = False
         while True:
             late = time.monotonic() >= deadline
-            while not (late or interrupt.raised) and len(running) < workers:
-                job = next((job for job in waiting if job.name not in running), None)
-                if job is None:
-                    break
-                waiting.remove(job)
-                say(f"{time.strftime('%H:%M:%S')}  {job.name}: {job.goal}")
-                running[job.name] = (_start(job), job)
+            if not (late or interrupt.raised):
+                _start_jobs(waiting, running, workers, say)
             if not running:
                 outcome.received, outcome.out_of_time = interrupt.received, late and bool(waiting)
                 return outcome
-            if (late or interrupt.raised) and not asked:
-                asked = True
+            if (late or interrupt.raised) and not stopping:
+                stopping = True
                 say(f"Stopping {', '.join(running)}; everything is saved (Ctrl-C to end it at once)")
                 for process, _ in running.values():
                     process.send_signal(signal.SIGTERM)
             time.sleep(0.1)
-            for process, job in list(running.values()):
-                status = process.poll()
-                if status is None:
-                    continue
-                del running[job.name]
-                if asked and status in (
-                    0,
-                    -signal.SIGTERM,
-                ):  # whether it was finished shows next time; -15: it had not begun
-                    waiting.append(job)
-                elif status:
-                    outcome.failed[job.name] = status
-                    waiting = [other for other in waiting if other.name != job.name]
-                    say(
-                        f"{time.strftime('%H:%M:%S')}  {job.name}: failed with status {status}; see the end "
-                        f"of {job.log}"
-                    )
+            _collect(waiting, running, outcome.failed, say, stopping=stopping)
+
+
+def _start_jobs(
+    waiting: list[Job], running: dict[str, Running], workers: int, say: Callable[[str], None]
+) -> None:
+    """Start waiting jobs whose names are not running, as long as there are free workers."""
+    while len(running) < workers:
+        job = next((job for job in waiting if job.name not in running), None)
+        if job is None:
+            return
+        waiting.remove(job)
+        say(f"{time.strftime('%H:%M:%S')}  {job.name}: {job.goal}")
+        running[job.name] = (_start(job), job)
+
+
+def _collect(
+    waiting: list[Job],
+    running: dict[str, Running],
+    failed: dict[str, int],
+    say: Callable[[str], None],
+    *,
+    stopping: bool,
+) -> None:
+    """Take jobs that ended from ``running``; put interrupted ones back and record failures."""
+    for process, job in list(running.values()):
+        status = process.poll()
+        if status is None:
+            continue
+        del running[job.name]
+        if stopping and status in (0, -signal.SIGTERM):  # SIGTERM ends a job that had not begun
+            waiting.append(job)  # the next call finds out whether it was finished
+        elif status:
+            failed[job.name] = status
+            waiting[:] = [other for other in waiting if other.name != job.name]
+            now = time.strftime("%H:%M:%S")
+            say(f"{now}  {job.name}: failed with status {status}; see the end of {job.log}")
 
 
 @contextlib.contextmanager
-def _none_outlives(running: dict[str, tuple[subprocess.Popen[bytes], Job]]) -> Iterator[None]:
+def _none_outlives(running: dict[str, Running]) -> Iterator[None]:
     try:
         yield
     finally:
@@ -111,7 +128,7 @@ def _none_outlives(running: dict[str, tuple[subprocess.Popen[bytes], Job]]) -> I
 
 
 def _start(job: Job) -> "subprocess.Popen[bytes]":
-    """A process in a session of its own, so that Ctrl-C reaches it only through this one, with one thread."""
+    """Start a job with one thread, in a session of its own: Ctrl-C reaches it through this process alone."""
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with open(job.log, "ab") as stream:
         return subprocess.Popen(

@@ -1,5 +1,4 @@
-"""The runs of a protocol on disk: their command lines, how far they are, and what was measured. Nothing here
-imports torch."""
+"""The runs of a protocol on disk: command lines, progress and measured values. It imports no torch."""
 
 from pathlib import Path
 
@@ -32,8 +31,10 @@ def prepare_command(images: Images, outdir: str) -> list[str]:
 def train_command(
     protocol: Protocol, run: Run, outdir: str, kimg: int, going_on: Path | None = None
 ) -> list[str]:
-    """The arguments after ``python`` that train a run up to ``kimg``, from the state in ``going_on`` where
-    that is given."""
+    """The arguments after ``python`` that train a run up to ``kimg``.
+
+    They continue the run directory ``going_on`` where it is given.
+    """
     return [
         "train.py",
         f"--outdir={outdir}/{run.name}",
@@ -53,9 +54,10 @@ def train_command(
 
 
 def find_run(outdir: Path, run: Run) -> Path | None:
-    """The directory of a run that has a state; None where it has not come so far.
+    """The directory of a run that has a checkpoint, or None.
 
-    Raises :class:`UserError` where several have one: only a person can tell which is meant.
+    Raises:
+        UserError: several directories have one.
     """
     found = sorted(path for path in (outdir / run.name).glob("[0-9]*-*") if state_paths(path))
     if len(found) > 1:
@@ -67,15 +69,15 @@ def find_run(outdir: Path, run: Run) -> Path | None:
 
 
 def images_seen(run_dir: Path | None) -> int:
-    """Images after which the newest state was written; 0 without one."""
+    """Images seen at the newest checkpoint; 0 without one."""
     states = [] if run_dir is None else state_paths(run_dir)
     return images_in_state(states[0]) if states else 0
 
 
 def measured(run_dir: Path | None, protocol: Protocol) -> dict[str, Curve]:
-    """What the training itself recorded of the protocol's metrics, by value and kimg.
+    """The protocol's metrics as the training recorded them, by value and kimg.
 
-    Records that ``calc_metrics.py`` added are left out, and so are other detectors'.
+    Records of ``calc_metrics.py`` and of other detectors are left out.
     """
     curves: dict[str, Curve] = {}
     for record in [
@@ -102,14 +104,12 @@ def measured_up_to(curves: dict[str, Curve], protocol: Protocol) -> list[int]:
 
 
 def is_due(run_dir: Path | None, protocol: Protocol, kimg: int) -> bool:
-    """Whether a run has to be trained to ``kimg``, or is just there and its snapshot has yet to be
-    measured."""
+    """Whether a run has to be trained to ``kimg``, or to measure its snapshot there."""
     seen, goal = images_seen(run_dir), protocol.images_at(kimg)
     return seen < goal or (seen == goal and kimg not in measured_up_to(measured(run_dir, protocol), protocol))
 
 
 def hours_so_far(run_dir: Path | None, kimg: float = float("inf")) -> float:
-    """Hours of training and measuring at the end of a run's last tick, or of the last one up to ``kimg``; 0
-    before."""
+    """Hours of training and measuring up to a run's last tick at or before ``kimg``; 0 before the first."""
     ticks = [] if run_dir is None else [tick for tick in tick_means(run_dir) if tick["Progress/kimg"] <= kimg]
     return next((tick["Timing/total_hours"] for tick in reversed(ticks) if "Timing/total_hours" in tick), 0.0)

@@ -173,7 +173,7 @@ def test_downloads_once_and_records_the_origin(server: Server, tmp_path: Path) -
 
 def test_a_file_put_there_by_hand_is_used(server: Server, tmp_path: Path) -> None:
     cached_path(server.url, tmp_path).write_bytes(b"by hand")
-    assert fetch(server.url, tmp_path, offline=True).read_bytes() == b"by hand"
+    assert fetch(server.url, tmp_path).read_bytes() == b"by hand"
     assert server.requests == 0
 
 
@@ -428,7 +428,6 @@ def test_offline(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert server.url in str(caught.value)
         assert str(cached_path(server.url, tmp_path)) in str(caught.value)
 
-    refused(offline=True)
     monkeypatch.setenv("GGDR_OFFLINE", "0")
     assert not downloads_forbidden()
     forbid_downloads()
@@ -570,7 +569,6 @@ def test_local_file(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("s3://bucket/net.pkl", {}, "'s3://bucket/net.pkl' can't be read: s3:// is not supported"),
         (path, {"size": 3}, f"is not the expected file: it has {len(CONTENT)} bytes, expected 3"),
         (path, {"sha256": "0" * 64}, "is not the expected file: its SHA-256 is"),
-        (server.url + "2", {"offline": True}, "switched off"),
     ]:
         with pytest.raises(UserError, match=message):
             local_file(source, **options)
@@ -802,7 +800,7 @@ def test_credentials_are_kept_out_of_the_cache(server: Server, tmp_path: Path) -
     path = fetch(whole, tmp_path)
     assert json.loads(path.with_name(path.name + ".json").read_text())["address"] == f"{server.url}?..."
     assert cached_path(whole.replace("me:s3cret", "you:other"), tmp_path) == path
-    assert fetch(f"{server.url}?...", tmp_path, offline=True) == path  # what a run that goes on knows of it
+    assert fetch(f"{server.url}?...", tmp_path) == path  # what a run that goes on knows of it
     other = fetch(f"{server.url}?token=other", tmp_path)
     assert other != path
     with pytest.raises(UserError, match=r"2 files in .* came from such addresses; give the whole address"):

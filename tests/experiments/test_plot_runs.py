@@ -1,5 +1,4 @@
-"""experiments.plot_runs: curves are read whatever state a run's files are in, and seeds become a mean with
-its spread."""
+"""plot_runs: curves are read from complete and incomplete files; seeds become mean and spread."""
 
 import json
 from pathlib import Path
@@ -26,13 +25,13 @@ def write_run(folder: Path, fid: dict[int, float], loss: dict[float, float] | No
         with open(folder / "metric-fid5_full.jsonl", "a") as stream:
             stream.write(json.dumps(line) + "\n")
     for at, value in (loss or {}).items():
-        line = {
+        tick: dict[str, Any] = {
             "Loss/D/loss": {"num": 1, "mean": value, "std": 0},
             "Progress/kimg": {"num": 1, "mean": at, "std": 0},
             "timestamp": 1.0,
         }
         with open(folder / "stats.jsonl", "a") as stream:
-            stream.write(json.dumps(line) + "\n")
+            stream.write(json.dumps(tick) + "\n")
     return folder
 
 

@@ -1,5 +1,4 @@
-"""experiments.recipe: every command line that it prints is accepted, means what the paper says, and
-docs/recipes.md shows them."""
+"""recipe: its command lines are accepted, have the paper's values, and are those of docs/recipes.md."""
 
 import json
 import shlex
@@ -69,10 +68,8 @@ def test_training_command_lines_resolve(
     }
     assert config["ggdr"] == ({**method, **VARIANTS.get(one.title, {})} if one.reg_type == "ggdr" else None)
     assert config["seg"] == ({"weight": 1} if one.reg_type == "seg" else None)
-    assert (
-        f"--data={recipe.data_path(experiment, Places())}{'/images' if one.title == 'ADA without ground truth' else ''}"
-        in one.train
-    )
+    folder = "/images" if one.title == "ADA without ground truth" else ""
+    assert f"--data={recipe.data_path(experiment, Places())}{folder}" in one.train
     assert config["augment"]["mode"] == (
         "noaug" if "StyleGAN2" in one.title or name == "ablations" else "ada"
     )
@@ -119,8 +116,7 @@ def test_the_other_command_lines_parse(name: str) -> None:
 
 
 def test_the_paper_s_figures() -> None:
-    """Each comparison has both sides of the same scores; GGDR wins on FID everywhere but with ADA on 2k
-    faces."""
+    """Each comparison has the same scores on both sides; GGDR lowers FID except for ADA on 2k faces."""
     for name, experiment in EXPERIMENTS.items():
         for comparison in experiment.comparisons:
             assert list(comparison.without) == list(comparison.with_ggdr)

@@ -64,10 +64,8 @@ def test_the_command(tmp_path: Path, succeed: Any) -> None:
         str(tmp_path / "out" / "x.png"),
     ]
     D = load_network_pkl(second)["D"]
-    assert (
-        f"pixel accuracy {scores(confusion(D, PairedDataset(pairs), torch.device('cpu')))['pixel accuracy']:.4f}"
-        in lines[1]
-    )
+    expected = scores(confusion(D, PairedDataset(pairs), torch.device("cpu")))["pixel accuracy"]
+    assert f"pixel accuracy {expected:.4f}" in lines[1]
     with PIL.Image.open(tmp_path / "out" / "x.png") as picture:
         assert picture.size == (120 + 3 * 66, 4 * 66)
 
@@ -82,7 +80,7 @@ def test_what_cannot_be_shown(tmp_path: Path, complaint: Any) -> None:
     out = f"--out={tmp_path / 'x.png'}"
 
     def refused(*arguments: str) -> str:
-        return complaint(show_segmentation.main, [*arguments, out])
+        return str(complaint(show_segmentation.main, [*arguments, out]))
 
     assert "does not say which pairs" in refused(f"--network={seg}")
     assert "has to be trained with --reg_type=seg" in refused(f"--network={ggdr}", f"--data={pairs}")

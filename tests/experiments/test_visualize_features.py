@@ -33,7 +33,7 @@ from training.data.dataset import ImageFolderDataset
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: Any) -> Path:
     """A run with GGDR and snapshots at 0 and 20 kimg."""
-    root = tmp_path_factory.mktemp("run")
+    root: Path = tmp_path_factory.mktemp("run")
     data = make_images(root / "images", count=12)
     for number, kimg in enumerate((0, 20)):
         write_snapshot(
@@ -105,8 +105,7 @@ def test_snapshots_share_their_images(run: Path) -> None:
 
 
 def regions(split: int) -> torch.Tensor:
-    """Three regions of two 8 x 8 images; of the columns but the last two, ``split`` belong to region 0 and
-    the others to region 1."""
+    """Classes of two 8×8 images: 0 in columns below ``split``, 2 in the last two columns, 1 between."""
     classes = torch.full([2, 8, 8], 2)
     classes[:, :, :split] = 0
     classes[:, :, split:6] = 1

@@ -66,7 +66,7 @@ def test_the_command(tmp_path: Path) -> None:
     reals = [np.asarray(PIL.Image.open(path)).transpose(2, 0, 1) for path in sorted(data.glob("*.png"))]
     moments.append(PooledPixels()(torch.from_numpy(np.stack(reals)).float()).numpy())
     G = load_network_pkl(network)["G_ema"]
-    fakes = torch.cat(list(fake_images(G, None, 24, seed=0, device=torch.device("cpu"))))  # type: ignore[arg-type]
+    fakes = torch.cat(list(fake_images(G, None, 24, seed=0, device=torch.device("cpu"))))
     expected = fit_gaussian(moments.result()).log_likelihood(PooledPixels()(fakes.float()).numpy())
     order = np.argsort(expected, kind="stable")
     assert record["worst"] == order[:4].tolist()

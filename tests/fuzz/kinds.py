@@ -18,7 +18,7 @@ import numpy as np
 import PIL.Image
 import torch
 
-from dnnlib.download import cached_path, fetch
+from dnnlib.download import cached_path, fetch, forbid_downloads
 from metrics.cache import StatisticsCache
 from metrics.results import read_results, results_path
 from metrics.statistics import FeatureSet, Moments
@@ -138,36 +138,6 @@ def safetensors_json(folder: Path) -> Kind:
 def onnx(folder: Path) -> Kind:
     return Kind(
         (folder / "net.onnx").read_bytes(), plain_file("net.onnx"), lambda place: _draw(place / "net.onnx")
-    )
-
-
-def pt2(folder: Path) -> Kind:
-    """Parts of the archive are changed, with checksums that fit; one in four files is changed from
-    outside."""
-
-    def change(content: bytes, chance: random.Random) -> bytes:
-        if chance.random() < 0.25:
-            return mutated(content, chance)
-        stream = io.BytesIO()
-        with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(stream, "w") as new:
-            chosen = chance.choice(
-                [name for name in old.namelist() if name.endswith((".json", "weight_0", "version"))]
-            )
-            for name in old.namelist():
-                part = old.read(name)
-                new.writestr(
-                    name,
-                    part
-                    if name != chosen
-                    else (mutated_json if name.endswith(".json") else mutated)(part, chance),
-                )
-        return stream.getvalue()
-
-    return Kind(
-        (folder / "net.pt2").read_bytes(),
-        plain_file("net.pt2"),
-        lambda place: _draw(place / "net.pt2"),
-        change,
     )
 
 
@@ -418,6 +388,7 @@ def _change_line(content: bytes, chance: random.Random) -> bytes:
 
 
 def download_record(folder: Path) -> Kind:
+    forbid_downloads()
     address = "http://127.0.0.1:1/a.pkl"
     name = cached_path(address, ".").name
     content = json.dumps(
@@ -428,7 +399,7 @@ def download_record(folder: Path) -> Kind:
         (place / name).write_bytes(b"abc")
         (place / f"{name}.json").write_bytes(changed)
 
-    return Kind(content, write, lambda place: fetch(address, place, offline=True), mutated_json)
+    return Kind(content, write, lambda place: fetch(address, place), mutated_json)
 
 
 def other_checkpoint(folder: Path) -> Kind:
@@ -448,7 +419,6 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "safetensors": safetensors,
     "safetensors' JSON": safetensors_json,
     "onnx": onnx,
-    "pt2": pt2,
     "projected w npz": projected,
     "projected w npy": projected_npy,
     "cached moments": cached_moments,

@@ -13,7 +13,7 @@ from tests.fuzz.child import LIMIT_SECONDS
 
 CHILD = Path(__file__).with_name("child.py")
 NAMES = [
-    *("network pickle", "network pickle of the reference", "safetensors", "safetensors' JSON", "onnx", "pt2"),
+    *("network pickle", "network pickle of the reference", "safetensors", "safetensors' JSON", "onnx"),
     *("projected w npz", "projected w npy", "cached moments", "cached features"),
     *("CIFAR pickle", "CIFAR archive", "MNIST", "LMDB", "zip of images", "dataset.json"),
     *("png", "jpg", "webp", "tif", "gif", "bmp", "ppm"),
@@ -26,7 +26,6 @@ NAMES = [
         "checkpoint of another program",
     ),
 ]
-SLOWNESS = {"pt2": 20}  # opening a program takes PyTorch half a second
 PACKAGES = {
     "onnx": ["onnx", "onnxscript", "onnxruntime"],
     "LMDB": ["lmdb"],
@@ -81,8 +80,8 @@ def check(child: Child, kind: str, count: int, request: pytest.FixtureRequest) -
     """Read a whole and ``count`` changed files of a kind and see that none does harm."""
     for package in PACKAGES.get(kind, []):
         pytest.importorskip(package)
-    given = str(request.getfixturevalue("exports").files[f".{kind}"]) if kind in ("onnx", "pt2") else None
-    found = child.read(kind, given, -1, 1 + count // SLOWNESS.get(kind, 1))
+    given = str(request.getfixturevalue("exports").files[".onnx"]) if kind == "onnx" else None
+    found = child.read(kind, given, -1, 1 + count)
     assert found["faults"] == []
     assert found["seconds"] < LIMIT_SECONDS
     assert found["mebibytes"] < 1024

@@ -1,7 +1,6 @@
-"""Writes this project's networks as the reference family does: trees of persistent objects with the text of
-their classes.
+"""Pickles of this project's networks in the reference's form: persistent objects with their classes' text.
 
-The text ends the program that executes it.
+The text ends a program that executes it.
 """
 
 import pickle
@@ -30,7 +29,8 @@ class ReferenceObject:
 
     @property
     def state(self) -> dict[str, Any]:
-        return self.meta["state"]
+        state: dict[str, Any] = self.meta["state"]
+        return state
 
     def child(self, path: str) -> "ReferenceObject":
         """The module of this dotted name below this one."""
@@ -44,7 +44,11 @@ class ReferenceObject:
 
 
 def as_reference(
-    module: nn.Module, *, class_name: str | None = None, args: tuple = (), kwargs: dict | None = None
+    module: nn.Module,
+    *,
+    class_name: str | None = None,
+    args: tuple[Any, ...] = (),
+    kwargs: dict[str, Any] | None = None,
 ) -> ReferenceObject:
     """A module with its parts; constructor arguments are its own unless given."""
     state: dict[str, Any] = {

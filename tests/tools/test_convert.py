@@ -1,4 +1,4 @@
-"""tools/convert.py: from each format to each, what a file says of itself, and that pictures stay the same."""
+"""tools/convert.py: from each format to each, the record in each file, and equal pictures."""
 
 import json
 import sys
@@ -52,15 +52,27 @@ def test_safetensors_and_back(small: Any, tmp_path: Path, succeed: Any) -> None:
     assert (first["info"], first["training_set_kwargs"]) == (second["info"], second["training_set_kwargs"])
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
-def test_exports_draw_the_same_pictures(
-    exports: Any, tmp_path: Path, succeed: Any, complaint: Any, suffix: Any
-) -> None:
-    target = exports.files[suffix]
-    first, second = exports.printed[suffix].splitlines()
-    assert first == f"{target}: takes z, c, psi, noise_b4_conv1, noise_b8_conv0, noise_b8_conv1"
-    assert second.startswith("checked: pictures differ from the network's by ")
-    assert [path.name for path in target.parent.iterdir()] == [target.name]
+def test_an_export_is_written_alone_and_checked(exports: Any) -> None:
+    for suffix, target in exports.files.items():
+        first, second = exports.printed[suffix].splitlines()
+        assert first == f"{target}: takes z, c, psi, noise_b4_conv1, noise_b8_conv0, noise_b8_conv1"
+        assert second.startswith("checked: pictures differ from the network's by ")
+        assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+def test_programs_of_torch_export_are_not_read(exports: Any, tmp_path: Path, complaint: Any) -> None:
+    network = f"--network={exports.files['.pt2']}"
+    for command, arguments in (
+        (convert.main, ["--info"]),
+        (convert.main, [f"--out={tmp_path / 'net.pkl'}"]),
+        (generate.main, ["--seeds=0", "--class=0", f"--outdir={tmp_path / 'out'}"]),
+    ):
+        assert "is an export (torch.export)" in complaint(command, [network, *arguments])
+    assert not list(tmp_path.iterdir())
+
+
+def test_exports_draw_the_same_pictures(exports: Any, tmp_path: Path, succeed: Any, complaint: Any) -> None:
+    target = exports.files[".onnx"]
     noise = "--noise-mode=random"
     one, other = (
         draw(succeed, exports.pkl, tmp_path / "a", noise),
@@ -133,7 +145,7 @@ def test_a_failed_check_leaves_nothing(
         (["--network=none.pkl", "--info"], "'none.pkl' does not exist"),
         (["--network={tmp}/text.pkl", "--info"], "not a network pickle"),
         (["--network={tmp}/text.onnx", "--info"], "is a text file"),
-        (["--network={tmp}/text.pt2", "--info"], "is a text file"),
+        (["--network={tmp}/text.pt2", "--info"], "is an export (torch.export)"),
         (["--network={tmp}/text.safetensors", "--info"], "is two files"),
         (["--network={tmp}/text.onnx", "--out={tmp}/a.pkl"], "no way back"),
         (["--network={tmp}/text.pkl", "--out={tmp}/../{name}/text.pkl"], "is the network itself"),

@@ -22,7 +22,7 @@ def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
 
     result = CliRunner().invoke(demo.main, [f"--outdir={tmp_path / 'thesis.txt'}"])
     assert result.exit_code == 1
-    assert "or is a file" in result.output
+    assert "is a file, or has files that are not from a demo" in result.output
 
 
 def test_an_earlier_demo_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

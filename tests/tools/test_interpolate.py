@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.GifImagePlugin
 import PIL.Image
 import pytest
 
@@ -13,6 +14,7 @@ from tools import interpolate
 
 def read_gif(path: Any) -> Any:
     with PIL.Image.open(path) as gif:
+        assert isinstance(gif, PIL.GifImagePlugin.GifImageFile)
         frames = []
         for i in range(gif.n_frames):
             gif.seek(i)
@@ -56,7 +58,7 @@ def test_mp4_of_a_greyscale_network(conditional: Any, tmp_path: Path, succeed: A
     ("args", "message"),
     [
         (["--seeds=1"], "at least two seeds, got 1"),
-        (["--seeds=1-5", "--grid=2x2"], "4 cells, and 5 seeds do not share out"),
+        (["--seeds=1-5", "--grid=2x2"], "4 cells, and 5 is not a multiple of it"),
         (["--seeds=1-4", "--grid=2x2"], "at least two seeds, got 1"),
         (["--grid=big"], "such as 5x4"),
         (["--frames=0"], "--frames"),

@@ -15,8 +15,7 @@ from training.data.paired import UNLABELLED, PairedDataset
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Three JPEG photographs 40 x 30, bright where the annotation is 3 and dark where it is 0; a strip of 1
-    is at the left."""
+    """Three JPEG photographs of 40×30, bright where the annotation is 3, dark where it is 0 or 1."""
     for name in ("images", "annotations"):
         (tmp_path / "source" / name / "a").mkdir(parents=True)
     for i in range(3):
@@ -78,16 +77,18 @@ def test_a_palette_s_places_are_classes(source: Path, tmp_path: Path, succeed: A
         ("more", "'a/1' is in '.*annotations' and not in '.*images'"),
         (
             "colour",
-            r"'.*annotations/a/1\.png' cannot be used: an annotation is 8-bit greyscale or has a palette, and this one is RGB",
+            r"'.*annotations/a/1\.png' cannot be used: an annotation is 8-bit greyscale or has a palette, "
+            "and this one is RGB",
         ),
         ("size", r"'.*annotations/a/1\.png' cannot be used: it is 20x30, and its image 40x30"),
         (
             "classes",
-            r"'.*annotations/a/1\.png' cannot be used: it has class 250; classes are below 200, and 255 is unlabelled",
+            r"'.*annotations/a/1\.png' cannot be used: it has class 250; classes are below 200, "
+            "and 255 is unlabelled",
         ),
         (
             "turned",
-            r"'.*images/a/1\.jpg' cannot be used: it is to be turned for display \(EXIF orientation 3\); turn it and its",
+            r"'.*images/a/1\.jpg' cannot be used: it has the EXIF orientation 3; turn it and its counterpart",
         ),
         ("broken", r"'.*images/a/1\.jpg' cannot be used"),
         ("nothing", "images' holds no images"),
@@ -131,11 +132,13 @@ def test_sources_are_never_written_over(source: Path, tmp_path: Path, complaint:
     assert Path(path).read_bytes() == before
 
 
-def test_images_that_differ_in_their_ending_alone(source: Path, tmp_path: Path, complaint: Any) -> None:
+def test_images_that_differ_only_in_their_suffix_are_refused(
+    source: Path, tmp_path: Path, complaint: Any
+) -> None:
     PIL.Image.new("RGB", (40, 30)).save(source / "images" / "a" / "1.png")
     line = complaint(make_paired_dataset.main, arguments(source, tmp_path / "new"))
     assert "'a/1.jpg' and 'a/1.png' in" in line
-    assert "differ in their ending alone" in line
+    assert "differ only in their suffix" in line
 
 
 def test_deep_images_and_further_pages(source: Path, tmp_path: Path, succeed: Any) -> None:

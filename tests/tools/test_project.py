@@ -1,5 +1,4 @@
-"""tools/project.py: an own picture comes back, the files fit together, and the same command gives the same
-result."""
+"""tools/project.py: finds a network's own picture, writes matching files, and repeats its result."""
 
 import os
 import sys

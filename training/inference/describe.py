@@ -1,4 +1,4 @@
-"""What is in a network's file, for people and for programs."""
+"""Describe what is in a network's file."""
 
 import os
 from collections.abc import Mapping
@@ -15,39 +15,39 @@ from dnnlib.untrusted import parsing
 from torch_utils.persistence import NETWORKS
 from torch_utils.pickles.record import ARGUMENTS, check_arguments
 from training.inference.exported import read_export_header
-from training.inference.files import EXPORTS, describe_module, load_networks, suffix_of
+from training.inference.files import describe_module, load_networks, suffix_of
 from training.networks import Generator
 
 SIZES = ("img_resolution", "img_channels", "z_dim", "w_dim", "c_dim", "num_ws", "decoder_res")
 
 
-def describe_file(source: str | os.PathLike[str], *, offline: bool = False) -> dict[str, Any]:
-    """What is in a file, as plain data.
+def describe_file(source: str | os.PathLike[str]) -> dict[str, Any]:
+    """Describe a file as plain data.
 
     Returns:
-        ``file``, ``bytes``, ``sha256``, ``format``; ``networks``, for each its class, constructor arguments,
-        sizes, number of parameters and SHA-256 of the weights; ``training_set_kwargs`` and ``info`` as
-        recorded; for exports ``graph``, which of psi and noise are fixed.
+        ``file``, ``bytes``, ``sha256`` and ``format``; ``networks``: class, constructor arguments, sizes,
+        number of parameters and SHA-256 of the weights of each; ``training_set_kwargs`` and ``info`` as
+        recorded; for ONNX exports also ``graph``: the fixed psi, or None, and the kind of noise.
 
     Raises:
-        UserError: the file can't be had or opened.
+        UserError: the file can't be had or opened, or is a ``.pt2`` export.
     """
     suffix = suffix_of(source)
-    path = local_file(source, offline=offline)
+    path = local_file(source)
     about: dict[str, Any] = dict(file=str(source), bytes=Path(path).stat().st_size, sha256=file_sha256(path))
-    if suffix in EXPORTS:
+    if suffix == ".onnx":
         header = read_export_header(path)
         described = {**header["G_ema"], **_measure(_skeleton(header["G_ema"], str(source)))}
         recorded = {key: header[key] for key in ("training_set_kwargs", "info")}
         graph = {key: header[key] for key in ("psi", "noise")}
         return {
             **about,
-            "format": EXPORTS[suffix],
+            "format": "ONNX",
             "networks": {"G_ema": described},
             "graph": graph,
             **recorded,
         }
-    networks = load_networks(source, offline=offline)
+    networks = load_networks(source)
     about["format"] = "safetensors" if suffix == ".safetensors" else "network pickle"
     about["networks"] = {name: _describe(networks[name]) for name in NETWORKS}
     about.update({key: networks[key] for key in ("training_set_kwargs", "info")})
@@ -55,7 +55,7 @@ def describe_file(source: str | os.PathLike[str], *, offline: bool = False) -> d
 
 
 def table(about: Mapping[str, Any]) -> str:
-    """:func:`describe_file` as lines for people."""
+    """Format what :func:`describe_file` returns as lines of text."""
     info, data = about["info"] or {}, about["training_set_kwargs"] or {}
     rows: list[tuple[str, Any]] = [
         ("file", about["file"]),
@@ -98,8 +98,8 @@ def _describe(module: nn.Module | None) -> dict[str, Any] | None:
 
 
 def _skeleton(packed: Mapping[str, Any], name: str) -> Generator:
-    """A generator that has shapes but no values, and so takes no memory."""
-    with parsing(f"{name}: what it says of its network", "makes no sense"):
+    """A generator on the meta device: shapes without values, which take no memory."""
+    with parsing(f"{name}: its record of the network", "makes no sense"):
         check_arguments(packed["init_kwargs"], ARGUMENTS["Generator"], "Generator")
         with torch.device("meta"):
             return Generator(**packed["init_kwargs"])

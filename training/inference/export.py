@@ -1,12 +1,11 @@
-"""A generator as one graph from latents to pictures: ONNX, and the programs of ``torch.export``.
+"""Export a generator as one graph from latents to pictures: ONNX or a program of ``torch.export``.
 
 The graph is float32 throughout and has a dynamic batch size. Its inputs, in this order:
 
 - ``z [N, z_dim]``;
 - ``c [N, c_dim]``, for a conditional network;
 - ``psi []``, the truncation, unless it was fixed when the graph was made;
-- with external noise, ``noise_<layer> [N, 1, R, R]`` for each layer that adds noise, such as
-``noise_b8_conv0``.
+- with external noise, ``noise_<layer> [N, 1, R, R]`` for each layer that adds noise (``noise_b8_conv0``).
 
 Its output is ``images [N, C, H, W]``, about [-1, 1]. The file also carries :func:`header` as JSON.
 """
@@ -26,7 +25,6 @@ from dnnlib.optional import optional_import
 from dnnlib.untrusted import parsing
 from torch_utils.ops.dispatch import plain_ops
 from training.inference.files import describe_module
-from training.inference.program_archive import read_program
 from training.inference.renderer import Noise, noise_layers, synthesize
 from training.networks.generator import Generator
 
@@ -53,23 +51,20 @@ class GraphOptions:
 
 
 class GeneratorGraph(nn.Module):
-    """What is exported: a copy of the generator with flat tensor inputs.
+    """The module that is exported: a copy of the generator with a flat list of tensor inputs.
 
     Raises:
-        UserError: a network that tracks no average has no truncation; it is exported with ``psi=1``.
+        UserError: the network tracks no average of w, and ``psi`` is not 1.
     """
 
     def __init__(self, G: Generator, options: GraphOptions) -> None:
         super().__init__()
         if G.mapping.w_avg_beta is None and options.psi != 1:
             raise UserError(
-                "this network tracks no average of w, so that truncation means nothing; export it with "
-                "--trunc=1"
+                "this network tracks no average of w, so truncation means nothing; export it with --trunc=1"
             )
-        self.G = copy.deepcopy(G).cpu().eval().requires_grad_(False)
-        for weight in (
-            self.G.parameters()
-        ):  # torch.export.save warns of weights in another order, such as channels last
+        self.G = copy.deepcopy(G).cpu().eval().requires_grad_(requires_grad=False)
+        for weight in self.G.parameters():  # torch.export.save warns of channels-last weights
             weight.data = weight.data.contiguous()
         self.options = options
         self.noise_names = (
@@ -88,7 +83,7 @@ class GeneratorGraph(nn.Module):
         ]
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """See the module's docstring."""
+        """Images of inputs in the order of :meth:`input_names`."""
         given = dict(zip(self.input_names(), inputs, strict=True))
         ws = self.G.mapping(given["z"], given.get("c"))
         if self.options.psi is None:
@@ -112,8 +107,7 @@ class GeneratorGraph(nn.Module):
 
 
 def header(graph: GeneratorGraph, networks: Mapping[str, Any]) -> dict[str, Any]:
-    """What a graph's file says about itself, as plain data: constructor arguments, inputs, weights' hash,
-    provenance."""
+    """The record in an exported file, as plain data: constructor arguments, inputs, weights' hash, origin."""
     about: dict[str, Any] = dict(
         format=FORMAT, version=VERSION, G_ema=describe_module(graph.G), **asdict(graph.options)
     )
@@ -123,22 +117,23 @@ def header(graph: GeneratorGraph, networks: Mapping[str, Any]) -> dict[str, Any]
 
 
 def to_program(graph: GeneratorGraph) -> torch.export.ExportedProgram:
-    """Trace the graph, the batch dimension of every input left open."""
-    example = graph.example(batch=2)  # sizes 0 and 1 would be taken for constants
+    """Trace the graph with a dynamic batch dimension."""
+    example = graph.example(batch=2)  # the tracer takes sizes 0 and 1 for constants
     batched = tuple(None if value.ndim == 0 else {0: torch.export.Dim.DYNAMIC} for value in example)
     with torch.no_grad(), plain_ops():
         return torch.export.export(graph, tuple(example), dynamic_shapes=(batched,))
 
 
 def export(graph: GeneratorGraph, networks: Mapping[str, Any], suffix: str) -> tuple[bytes, float]:
-    """The graph as an ``.onnx`` or ``.pt2`` file, opened again and checked against the network.
+    """Export the graph and compare its pictures with the network's.
 
     Args:
-        networks: the file that the generator came from, as :func:`~training.inference.files.load_networks`
-            gives it.
+        graph: what to export.
+        networks: the file of the generator, as :func:`~training.inference.files.load_networks` opens it.
+        suffix: ``.onnx`` or ``.pt2``.
 
     Returns:
-        the file's content, and the largest difference that :func:`check` saw.
+        The content of the file, and the largest difference of a pixel (see :func:`check`).
 
     Raises:
         UserError: a package is missing, or pictures differ by more than :data:`TOLERANCE`.
@@ -150,21 +145,19 @@ def export(graph: GeneratorGraph, networks: Mapping[str, Any], suffix: str) -> t
         return content, check(
             graph, lambda inputs: run_onnx(session, inputs), "the exported graph in onnxruntime"
         )
-    content = program_bytes(graph, document)
-    module = read_program(content, "the exported program").module()
-    return content, check(graph, lambda inputs: module(*inputs), "the exported program")
-
-
-def program_bytes(graph: GeneratorGraph, document: str) -> bytes:
-    """The graph as a program of ``torch.export``, with ``document`` beside it."""
-    stream = io.BytesIO()
-    torch.export.save(to_program(graph), stream, extra_files={HEADER_KEY: document})
-    return stream.getvalue()
+    program, stream = to_program(graph), io.BytesIO()
+    module = program.module()
+    worst = check(graph, lambda inputs: module(*inputs), "the exported program")
+    torch.export.save(program, stream, extra_files={HEADER_KEY: document})
+    return stream.getvalue(), worst
 
 
 def onnx_bytes(graph: GeneratorGraph, document: str) -> bytes:
-    """The graph as ONNX, with ``document`` in its metadata. Raises :class:`UserError` when a package is
-    missing."""
+    """The graph as ONNX, with ``document`` in its metadata.
+
+    Raises:
+        UserError: a package is missing.
+    """
     for package in ("onnx", "onnxscript", "onnxruntime"):
         optional_import(package, extra="export", purpose="writing .onnx")
     names = graph.input_names()
@@ -184,8 +177,11 @@ def onnx_bytes(graph: GeneratorGraph, document: str) -> bytes:
 
 
 def onnx_session(content: bytes, name: str) -> Any:
-    """An onnxruntime session on the CPU. Raises :class:`UserError` when the package is missing or the file is
-    no ONNX."""
+    """An onnxruntime session on the CPU.
+
+    Raises:
+        UserError: the package is missing, or ``content`` is not an ONNX file.
+    """
     runtime = optional_import("onnxruntime", extra="export", purpose="opening .onnx")
     options = runtime.SessionOptions()
     options.log_severity_level = 4  # its errors come as exceptions; without this they are printed too
@@ -201,11 +197,12 @@ def run_onnx(session: Any, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
 
 @torch.no_grad()
 def check(graph: GeneratorGraph, run: Run, name: str) -> float:
-    """The largest difference of a pixel between an export and the network, over several batch sizes and
-    truncations.
+    """The largest difference of a pixel between an export and the network.
+
+    The pictures have several batch sizes and truncations.
 
     Raises:
-        UserError: it is above :data:`TOLERANCE` or not a number.
+        UserError: the difference is above :data:`TOLERANCE` or not a number.
     """
     worst = max(differences(graph, run))
     if not worst <= TOLERANCE:
@@ -217,8 +214,7 @@ def check(graph: GeneratorGraph, run: Run, name: str) -> float:
 
 
 def differences(graph: GeneratorGraph, run: Run) -> Iterator[float]:
-    """Of each batch that :func:`check` looks at; infinity for values that are not finite or of another
-    shape."""
+    """The largest difference in each batch; infinity where values are not finite or the shape is wrong."""
     for batch in CHECKED_BATCHES:
         for psi in (0.5, 1.0):
             inputs = graph.example(batch, psi, seed=batch)

@@ -1,9 +1,7 @@
-"""Generators that were exported, as renderers: an ``.onnx`` file in onnxruntime, a ``.pt2`` file in
-PyTorch."""
+"""Exported generators (``.onnx``) as renderers that run in onnxruntime."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypedDict
 
 import torch
@@ -16,16 +14,15 @@ from dnnlib.untrusted import parse_json, parsing, read_bytes
 from torch_utils.pickles.record import ARGUMENTS, check_arguments
 from torch_utils.recorded import Described, check_recorded
 from training.inference.export import FORMAT, HEADER_KEY, VERSION, Run, onnx_session, run_onnx
-from training.inference.program_archive import read_extra, read_program
 from training.inference.renderer import Noise, in_fixed_calls
 
 MAX_FILE = 2**33  # bytes
-MAX_LAYERS = 64  # that noise is given for
+MAX_LAYERS = 64  # with noise inputs
 Size = Annotated[int, between(0, 2**16)]
 
 
 class Sizes(TypedDict):
-    """Among a generator's arguments, what its inputs follow from."""
+    """The arguments of a generator that decide the shapes of its inputs and images."""
 
     z_dim: Annotated[int, between(1, 2**16)]
     c_dim: Size
@@ -34,8 +31,10 @@ class Sizes(TypedDict):
 
 
 class ExportHeader(TypedDict):
-    """What :func:`training.inference.export.header` writes, beside what
-    :func:`torch_utils.recorded.check_recorded` looks at."""
+    """The record that :func:`training.inference.export.header` makes.
+
+    :func:`torch_utils.recorded.check_recorded` checks what is inside the last two.
+    """
 
     G_ema: Described
     noise_resolutions: list[Size]
@@ -50,8 +49,8 @@ class ExportedRenderer:
 
     Args:
         path: of the file, for messages.
-        about: what the file says of itself, see :func:`training.inference.export.header`.
-        run: the graph's inputs to its images.
+        about: the record in the file, see :func:`training.inference.export.header`.
+        run: calls the graph.
     """
 
     def __init__(self, path: str, about: Mapping[str, Any], run: Run) -> None:
@@ -67,7 +66,7 @@ class ExportedRenderer:
         self._run = run
 
     def check(self, truncation_psi: float, noise_mode: str) -> None:
-        """Raises :class:`UserError` for what was fixed otherwise when the file was made."""
+        """Raise :class:`UserError` where the file has another truncation or noise fixed in it."""
         if self._psi is not None and truncation_psi != self._psi:
             raise UserError(
                 f"{self.path} was exported with --trunc={self._psi:g} fixed in it; give that, or use the "
@@ -80,8 +79,8 @@ class ExportedRenderer:
             )
         if self._external and noise_mode == "const":
             raise UserError(
-                f"{self.path} was exported without its noise (--noise=external); give --noise-mode=random or "
-                "none"
+                f"{self.path} was exported without its noise (--noise=external); give --noise-mode=random "
+                "or none"
             )
 
     def images(self, z: torch.Tensor, c: torch.Tensor, truncation_psi: float, noise: Noise) -> torch.Tensor:
@@ -99,7 +98,7 @@ class ExportedRenderer:
         )
 
     def _checked(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The graph's images, which are images. Raises :class:`UserError`."""
+        """Run the graph. Raises :class:`UserError` where it fails or gives no images of the right shape."""
         with parsing(self.path, "cannot be run", "make it again with tools/convert.py"):
             images = self._run(inputs)
             expected = (len(inputs[0]), *self._shape)
@@ -113,38 +112,39 @@ class ExportedRenderer:
 
 
 def open_export(path: str | os.PathLike[str]) -> ExportedRenderer:
-    """Open an ``.onnx`` or ``.pt2`` file that ``tools/convert.py`` wrote.
+    """Open an ``.onnx`` file that ``tools/convert.py`` wrote.
 
     Raises:
-        UserError: it is missing, damaged, of another kind, or holds something other than tensor operators.
+        UserError: it is missing, damaged or of another kind, or onnxruntime is missing.
     """
-    content, name = _read(path), str(path)
-    if Path(path).suffix.lower() == ".onnx":
-        session = onnx_session(content, name)
-        about = parse_header(session.get_modelmeta().custom_metadata_map.get(HEADER_KEY), name)
-        return ExportedRenderer(name, about, lambda inputs: run_onnx(session, inputs))
-    about = parse_header(read_extra(content, name).get(HEADER_KEY), name)
-    module: Callable[..., torch.Tensor] = read_program(content, name).module()
-    return ExportedRenderer(name, about, lambda inputs: module(*inputs))
+    name = str(path)
+    session = onnx_session(_read(path), name)
+    about = parse_header(session.get_modelmeta().custom_metadata_map.get(HEADER_KEY), name)
+    return ExportedRenderer(name, about, lambda inputs: run_onnx(session, inputs))
 
 
 def read_export_header(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What an exported file says of itself, without running it. Raises :class:`UserError` as
-    :func:`open_export` does."""
-    content, name = _read(path), str(path)
-    if Path(path).suffix.lower() == ".onnx":
-        onnx = optional_import("onnx", extra="export", purpose="opening .onnx")
-        with parsing(name, "is not an ONNX file, or it is damaged"):
-            entries = {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
-        return parse_header(entries.get(HEADER_KEY), name)
-    return parse_header(read_extra(content, name).get(HEADER_KEY), name)
+    """The record in an ``.onnx`` file, read without running the graph.
+
+    Raises:
+        UserError: as :func:`open_export`.
+    """
+    name = str(path)
+    onnx = optional_import("onnx", extra="export", purpose="opening .onnx")
+    content = _read(path)
+    with parsing(name, "is not an ONNX file, or it is damaged"):
+        entries = {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
+    return parse_header(entries.get(HEADER_KEY), name)
 
 
 def parse_header(document: str | bytes | None, name: str) -> dict[str, Any]:
-    """The JSON of :func:`training.inference.export.header`. Raises :class:`UserError` when it is missing,
-    damaged or of another version."""
+    """Parse and check the JSON of :func:`training.inference.export.header`.
+
+    Raises:
+        UserError: it is missing, damaged or of another version.
+    """
     if document is None:
-        raise UserError(f"{name} was not made by tools/convert.py: it does not say what its inputs are")
+        raise UserError(f"{name} was not made by tools/convert.py: it has no record of its inputs")
     damaged = f"{name} is damaged: its header"
     about: dict[str, Any] = check(parse_json(document, damaged, finite=False), dict, damaged)
     if about.get("format") != FORMAT or about.get("version") != VERSION:
@@ -162,9 +162,6 @@ def parse_header(document: str | bytes | None, name: str) -> dict[str, Any]:
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
-    name = str(path)
-    suffix = Path(path).suffix.lower()
-    refuse_other_kinds(
-        path, name, wanted=["onnx", "pt2"], advice=f"give a {suffix} file that tools/convert.py wrote"
-    )
+    advice = "give an .onnx file that tools/convert.py wrote"
+    refuse_other_kinds(path, str(path), wanted=["onnx"], advice=advice)
     return read_bytes(path, limit=MAX_FILE)

@@ -1,9 +1,9 @@
-"""Files that hold networks with their weights: network pickles, and safetensors plus JSON.
+"""Load and save networks with their weights: network pickles, and safetensors plus JSON.
 
 ``name.safetensors`` holds every tensor under ``<network>.<name in its state dict>``; ``name.json`` beside it
 holds the rest: format and version, the SHA-256 of the ``.safetensors`` file, and for each network its class,
 its constructor arguments and the SHA-256 of its weights; the data set's arguments and what the run recorded
-(``info``). Both are plain data: opening them looks no name up.
+(``info``). Both are plain data.
 """
 
 import hashlib
@@ -33,44 +33,45 @@ from torch_utils.recorded import Described, check_recorded
 FORMAT = "stylegan2-ada-ggdr networks as safetensors"
 VERSION = 1
 
-#: Files that hold a program and no networks, and what makes them.
+#: Formats of exported graphs, by suffix. They hold no networks.
 EXPORTS = {".onnx": "ONNX", ".pt2": "torch.export"}
 
 
 def suffix_of(source: str | os.PathLike[str]) -> str:
-    """The ending of a path or an address, in small letters, by which formats are told apart."""
+    """The suffix of a path or an address, in small letters. It tells the format."""
     text = os.fspath(source)
     return (addresses.suffix_of(text) if is_address(text) else Path(text).suffix).lower()
 
 
 class Header(TypedDict):
-    """The JSON beside a ``.safetensors`` file, beside what :func:`torch_utils.recorded.check_recorded` looks
-    at."""
+    """The JSON beside a ``.safetensors`` file.
+
+    :func:`torch_utils.recorded.check_recorded` checks the entries that every format records.
+    """
 
     sha256: str
     networks: dict[str, Described | None]
 
 
-#: What the networks in a file are called.
+#: Names of the networks for messages.
 TITLES = {"G": "generator", "D": "discriminator", "G_ema": "averaged generator"}
 
 
-def load_networks(
-    source: str | os.PathLike[str], *, need: Collection[str] = (), offline: bool = False
-) -> dict[str, Any]:
-    """Open a network pickle, or a ``.safetensors`` file with its ``.json``, as :func:`load_network_pkl` gives
-    them.
+def load_networks(source: str | os.PathLike[str], *, need: Collection[str] = ()) -> dict[str, Any]:
+    """Open a network pickle, or a ``.safetensors`` file with its ``.json``.
 
     Args:
-        source: a path or an address; the JSON has the same one but for its ending.
-        need: which of ``G D G_ema`` must be there; a file may lack some.
-        offline: raise instead of downloading.
+        source: a path or an address. The JSON has the same name with the suffix ``.json``.
+        need: which of ``G D G_ema`` are required; a file may lack some.
+
+    Returns:
+        The dictionary of :func:`load_network_pkl`.
 
     Raises:
-        UserError: the file can't be had, is damaged or of another kind, is an export, which has no networks,
-            or lacks one of ``need``.
+        UserError: the file can't be had, is damaged or of another kind, is an export, or lacks one of
+            ``need``.
     """
-    networks = _load(source, offline)
+    networks = _load(source)
     networks["info"] = addresses.public_values(networks["info"])  # earlier versions recorded whole addresses
     for name in need:
         if networks[name] is None:
@@ -78,27 +79,29 @@ def load_networks(
     return networks
 
 
-def _load(source: str | os.PathLike[str], offline: bool) -> dict[str, Any]:
+def _load(source: str | os.PathLike[str]) -> dict[str, Any]:
     suffix = suffix_of(source)
     if suffix in EXPORTS:
         raise UserError(
-            f"{source} is an export ({EXPORTS[suffix]}): it draws pictures from latents, and there is no way "
-            "back to the network; "
-            "use the .pkl or .safetensors file that it was made from"
+            f"{source} is an export ({EXPORTS[suffix]}), and there is no way back to the network; use the "
+            ".pkl or .safetensors file that it was made from"
         )
     if suffix == ".safetensors":
-        return load_safetensors(*local_pair(source, offline=offline))
-    return load_network_pkl(local_file(source, offline=offline))
+        return load_safetensors(*local_pair(source))
+    return load_network_pkl(local_file(source))
 
 
-def local_pair(source: str | os.PathLike[str], *, offline: bool = False) -> tuple[Path, Path]:
-    """The local paths of a ``.safetensors`` file and of its JSON. Raises :class:`UserError` when one of them
-    can't be had."""
-    weights = local_file(source, offline=offline)
+def local_pair(source: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """The local paths of a ``.safetensors`` file and of its JSON.
+
+    Raises:
+        UserError: one of the two can't be had.
+    """
+    weights = local_file(source)
     text = os.fspath(source)
     header = addresses.with_suffix(text, ".json") if is_address(text) else json_path(weights)
     try:
-        return weights, local_file(header, offline=offline)
+        return weights, local_file(header)
     except UserError as error:
         raise UserError(
             f"a network in safetensors is two files, {weights.name} and its .json: {error}"
@@ -106,8 +109,7 @@ def local_pair(source: str | os.PathLike[str], *, offline: bool = False) -> tupl
 
 
 def save_networks(path: str | os.PathLike[str], networks: Mapping[str, Any]) -> None:
-    """Write what :func:`load_networks` gave as a network pickle or, where ``path`` ends so, as
-    ``.safetensors``."""
+    """Write networks as :func:`load_networks` returns them; the suffix of ``path`` tells the format."""
     if Path(path).suffix.lower() == ".safetensors":
         save_safetensors(path, networks)
     else:
@@ -120,10 +122,12 @@ def json_path(path: str | os.PathLike[str]) -> Path:
 
 
 def save_safetensors(path: str | os.PathLike[str], networks: Mapping[str, Any]) -> None:
-    """Write ``path`` and its JSON; the JSON comes last, so that a pair whose hashes agree is whole.
+    """Write ``path`` and its JSON.
+
+    The JSON comes last: a pair whose hashes agree is whole.
 
     Raises:
-        UserError: the package safetensors is missing, or something recorded is not plain data.
+        UserError: the package safetensors is missing, or a recorded value is not plain data.
         OSError: the files can't be written.
     """
     safetensors = optional_import("safetensors.torch", extra="export", purpose="writing .safetensors")
@@ -141,7 +145,7 @@ def save_safetensors(path: str | os.PathLike[str], networks: Mapping[str, Any]) 
         document = json.dumps(header, indent=2)
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"cannot write {json_path(path)}: something that is recorded has no form in JSON ({error})"
+            f"cannot write {json_path(path)}: a recorded value has no form in JSON ({error})"
         ) from error
     with atomic_write(path) as stream:
         stream.write(content)
@@ -150,11 +154,11 @@ def save_safetensors(path: str | os.PathLike[str], networks: Mapping[str, Any]) 
 
 
 def load_safetensors(path: Path, header_path: Path) -> dict[str, Any]:
-    """Open the two files that :func:`save_safetensors` wrote; modules are in evaluation mode on the CPU.
+    """Open the two files of :func:`save_safetensors`; modules are in evaluation mode on the CPU.
 
     Raises:
-        UserError: a file is damaged or of another kind, or the two don't belong together; or the package is
-            missing.
+        UserError: a file is damaged or of another kind, the two don't belong together, or the package
+            safetensors is missing.
     """
     safetensors = optional_import("safetensors.torch", extra="export", purpose="reading .safetensors")
     refuse_other_kinds(
@@ -179,7 +183,7 @@ def load_safetensors(path: Path, header_path: Path) -> dict[str, Any]:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The JSON beside a ``.safetensors`` file. Raises :class:`UserError` when it is of another kind."""
+    """Read and check the JSON beside a ``.safetensors`` file. Raises :class:`UserError`."""
     header = read_json(path, finite=False)
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise UserError(f"{path} does not describe networks (its 'format' is not '{FORMAT}')")
@@ -194,7 +198,7 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def describe_module(module: nn.Module | None) -> dict[str, Any] | None:
-    """Class, constructor arguments and hash of the weights of a network, as plain data; None for None."""
+    """The class, constructor arguments and weights' hash of a network, as plain data; None for None."""
     if module is None:
         return None
     return {
@@ -210,14 +214,13 @@ def rebuild(
     """A network, in float32, from :func:`describe_module` and its tensors.
 
     Args:
-        packed: what describes it.
-        slot: which of ``G D G_ema augment_pipe`` it is.
-        tensors: its state dictionary.
+        packed: the dictionary of :func:`describe_module`.
+        slot: ``G``, ``D``, ``G_ema`` or ``augment_pipe``.
+        tensors: the state dictionary.
         name: of the file, for messages.
 
     Raises:
-        UserError: the arguments are none of the class, the tensors don't fit them, or are not those of the
-            hash.
+        UserError: the class does not take the arguments, the tensors don't fit them, or the hash differs.
     """
     with parsing(f"{name}: its {slot}", "cannot be rebuilt"):
         stored = {key: _stored(value) for key, value in tensors.items()}
@@ -239,8 +242,10 @@ def _stored(tensor: torch.Tensor) -> StoredTensor:
 
 
 def weights_sha256(module: nn.Module) -> str:
-    """SHA-256 of a network's weights, the same in whatever format they travel: of names, types, shapes and
-    bytes, by name."""
+    """SHA-256 of a network's weights: of names, types, shapes and bytes, sorted by name.
+
+    It is the same in every format.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         array = np.asarray(tensor.detach().cpu().contiguous())  # keeps [] apart from [1]

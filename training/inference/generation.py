@@ -1,4 +1,4 @@
-"""Pictures from seeds and from intermediate latents."""
+"""Draw pictures from seeds and from intermediate latents."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,18 +20,18 @@ MAX_SEED = 2**32 - 1  # what numpy.random.RandomState takes
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
-    """Raise :class:`UserError` for a seed that :func:`latents_from_seeds` cannot take."""
+    """Raise :class:`UserError` for a seed that is too large for :func:`latents_from_seeds`."""
     if max(seeds, default=0) > MAX_SEED:
         raise UserError(f"seed {max(seeds)} is too large; seeds must be below {MAX_SEED + 1}")
 
 
 def latents_from_seeds(seeds: Sequence[int], z_dim: int) -> torch.Tensor:
-    """Latents ``[N, z_dim]``, float32: seed N means ``numpy.random.RandomState(N).randn(1, z_dim)``."""
+    """Latents ``[N, z_dim]``, float32: ``numpy.random.RandomState(seed).randn(1, z_dim)`` for each seed."""
     return torch.from_numpy(np.stack([np.random.RandomState(seed).randn(z_dim) for seed in seeds])).float()
 
 
 def draw_noise(noise_mode: NoiseMode, seeds: Sequence[int], resolutions: Sequence[int]) -> Noise:
-    """The noise of a batch: drawn from each picture's seed where it is random, else the mode's name."""
+    """The noise of a batch: maps drawn from each seed where the mode is ``random``, else the mode."""
     return noise_from_seeds(seeds, resolutions) if noise_mode == "random" else noise_mode
 
 
@@ -44,13 +44,14 @@ def images_from_seeds(
     noise_mode: NoiseMode = "const",
     batch: int = 16,
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """``(seed, uint8 [C, H, W])`` for each seed. A picture depends on its seed, not on ``batch`` nor on the
-    others.
+    """Draw ``(seed, uint8 [C, H, W])`` for each seed.
+
+    A picture depends on its seed alone, and not on ``batch`` or the other seeds.
 
     Raises:
-        UserError: at once, see :func:`check_seeds`, :func:`~training.inference.renderer.one_hot_label` and
-            :meth:`~training.inference.renderer.Renderer.check`; later, where the network gives values that
-            are not finite.
+        UserError: at once, as :func:`check_seeds`, :func:`~training.inference.renderer.one_hot_label` and
+            :meth:`~training.inference.renderer.Renderer.check` do; later, where the network gives values
+            that are not finite.
     """
     check_seeds(seeds)
     c = one_hot_label(renderer.c_dim, class_idx)
@@ -71,8 +72,10 @@ def images_from_seeds(
 def images_from_ws(
     renderer: GeneratorRenderer, ws: torch.Tensor, *, noise_mode: NoiseMode = "const", batch: int = 16
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """``(index, uint8 [C, H, W])`` for each of ``ws [N, num_ws, w_dim]``; random noise is drawn from the
-    index."""
+    """Draw ``(index, uint8 [C, H, W])`` for each of ``ws [N, num_ws, w_dim]``.
+
+    The index is the seed of random noise.
+    """
     for part in batches(range(len(ws)), batch):
         noise = draw_noise(noise_mode, part, renderer.noise_resolutions)
         yield from zip(
@@ -86,8 +89,11 @@ def images_from_ws(
 def ws_from_seeds(
     renderer: GeneratorRenderer, seeds: Sequence[int], class_idx: int | None, truncation_psi: float
 ) -> torch.Tensor:
-    """Intermediate latents ``[N, num_ws, w_dim]`` of seeds, on the renderer's device. Raises as
-    :func:`images_from_seeds`."""
+    """Intermediate latents ``[N, num_ws, w_dim]`` of seeds, on the renderer's device.
+
+    Raises:
+        UserError: as :func:`images_from_seeds`.
+    """
     check_seeds(seeds)
     c = one_hot_label(renderer.c_dim, class_idx)
     renderer.check(truncation_psi, "const")
@@ -95,17 +101,19 @@ def ws_from_seeds(
 
 
 def batches(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    """``items`` in slices of ``size``; the last one may be shorter."""
+    """Slices of ``size`` items; the last may be shorter."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
 
 def load_projected_w(path: str | Path, G: Generator) -> torch.Tensor:
-    """Intermediate latents from a file, float32 ``[N, num_ws, w_dim]``.
+    """Read intermediate latents, float32 ``[N, num_ws, w_dim]``.
 
-    The file is an ``.npz`` with an array ``w``, as projecting writes it, or an ``.npy``. One set of latents
-    may lack its first dimension. Raises :class:`UserError` if the file isn't there, is something else, or
-    doesn't fit ``G``.
+    The file is an ``.npz`` with an array ``w``, as ``tools/project.py`` writes it, or an ``.npy``. The first
+    dimension may be missing.
+
+    Raises:
+        UserError: the file is missing, is damaged or of another kind, or doesn't fit ``G``.
     """
     name = f"--projected-w={path}"
     if not Path(path).exists():

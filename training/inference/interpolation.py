@@ -1,4 +1,4 @@
-"""Walks through latent space that end where they began."""
+"""Closed walks through latent space."""
 
 from collections.abc import Iterator, Sequence
 from typing import Literal
@@ -14,10 +14,10 @@ from training.inference.renderer import GeneratorRenderer, one_hot_label
 
 
 def looping_path(keys: torch.Tensor, frames: int) -> torch.Tensor:
-    """A closed curve through points: ``keys [K, …]`` to ``[K · frames, …]``; ``keys[i]`` is at ``i ·
-    frames``.
+    """A closed curve through points: ``keys [K, …]`` to ``[K · frames, …]``.
 
-    The curve is the periodic cubic spline, so speed and curvature are continuous where it closes, too.
+    It passes ``keys[i]`` at ``i · frames``. The curve is the periodic cubic spline: speed and curvature are
+    continuous, also where it closes.
 
     Raises:
         UserError: fewer than two points.
@@ -40,17 +40,22 @@ def walk_images(
     noise_mode: Literal["const", "none"] = "const",
     batch: int = 16,
 ) -> Iterator[torch.Tensor]:
-    """Pictures along several walks at once: uint8 ``[len(walks), C, H, W]`` for each frame.
+    """Draw pictures along several walks at once: uint8 ``[len(walks), C, H, W]`` for each frame.
 
     Args:
-        walks: the seeds that each walk passes, as many in each.
+        renderer: the network.
+        walks: the seeds that each walk passes, equally many for each.
         frames: from one seed to the next.
-        space: where :func:`looping_path` is laid. Mapping scales z to unit length first, so in ``z`` the walk
-            stays among likely latents; in ``w`` the pictures change more evenly.
-        batch: pictures at a time; changes none.
+        space: where the curve lies. Mapping normalises z, so in ``z`` the walk stays among likely latents;
+            in ``w`` the pictures change more evenly.
+        class_idx: class of a conditional network.
+        truncation_psi: truncation of the seeds' w.
+        noise_mode: the network's stored noise, or none.
+        batch: pictures at a time; changes no picture.
 
     Raises:
-        UserError: at once, see :func:`looping_path` and :func:`~training.inference.generation.ws_from_seeds`.
+        UserError: at once, as :func:`looping_path` and :func:`~training.inference.generation.ws_from_seeds`
+            do.
     """
     keys = [ws_from_seeds(renderer, seeds, class_idx, truncation_psi)[:, 0].cpu() for seeds in walks]
     if space == "z":

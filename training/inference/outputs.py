@@ -27,31 +27,28 @@ from training.inference.files import weights_sha256
 from training.inference.renderer import GeneratorRenderer, Renderer
 
 
-def mark_of(
-    command: str, sources: Sequence[str | nn.Module] = (), *, offline: bool = False, **options: Any
-) -> str:
+def mark_of(command: str, sources: Sequence[str | nn.Module] = (), **options: Any) -> str:
     """A mark of what decides a command's results.
 
     Args:
         command: its name.
         sources: networks, whose weights count, in whatever format they came; single files by path or address,
             whose content counts; other text.
-        offline: download nothing.
         options: all that changes the result, as plain data.
 
     Raises:
         UserError: a file can't be had.
     """
-    record = json.dumps([command, [_content(source, offline) for source in sources], options], sort_keys=True)
+    record = json.dumps([command, [_content(source) for source in sources], options], sort_keys=True)
     return hashlib.sha256(record.encode()).hexdigest()[:32]
 
 
-def _content(source: str | nn.Module, offline: bool) -> str:
+def _content(source: str | nn.Module) -> str:
     if isinstance(source, nn.Module):
         return weights_sha256(source)
     if not is_address(source) and not os.path.isfile(source):
         return source
-    path = local_file(source, offline=offline)
+    path = local_file(source)
     with parsing(str(path)):
         return file_sha256(path)
 

@@ -1,13 +1,14 @@
-"""An image into W: the latent whose picture is perceptually nearest (Karras et al. 2020, StyleGAN2, appendix
-D).
+"""Projection of an image into W: the w of the perceptually nearest picture.
 
-Adam moves one ``w [1, w_dim]``, copied to every layer, and the noise maps, so that
+The method is that of Karras et al. 2020 (StyleGAN2), appendix D.
+
+Adam minimises, over one ``w [1, w_dim]`` for all layers and the noise maps,
 
     distance(picture(w̃, noise), target) + α · Σ regularisation(noise)
 
-gets small. ``w̃`` is w plus noise that fades out during the first three quarters, which lets the search leave
-poor regions. The noise maps are kept from carrying the image by penalising correlation between neighbours at
-every scale.
+``w̃`` is w plus noise that fades out during the first three quarters, which lets the search leave poor
+regions. The regularisation penalises correlation between neighbours at every scale, so that the noise maps
+do not carry the image.
 """
 
 import copy
@@ -23,20 +24,20 @@ from torch_utils.seeding import derive_seed
 from training.inference.renderer import noise_layers, synthesize
 from training.networks.generator import Generator
 
-MAX_DISTANCE_SIZE = 256  # detectors see larger pictures averaged down to this, as in the paper
+MAX_DISTANCE_SIZE = 256  # pixels a side; the detector gets larger pictures averaged down, as in the paper
 NOISE_FLOOR = 8  # the regularisation goes down to this resolution
 
 
 @dataclass(frozen=True)
 class ProjectionConfig:
-    """The search; defaults are the paper's.
+    """Settings of the search; defaults are the paper's.
 
     Attributes:
-        num_steps: of Adam.
-        w_samples: latents whose w give mean and standard deviation.
-        learning_rate: of Adam, at its highest.
-        rampup, rampdown: fractions of the steps in which the learning rate rises linearly and falls along a
-            cosine.
+        num_steps: steps of Adam.
+        w_samples: number of latents for mean and standard deviation of w.
+        learning_rate: the highest learning rate of Adam.
+        rampup: fraction of the steps in which the learning rate rises linearly.
+        rampdown: fraction of the steps in which it falls along a cosine.
         w_noise: standard deviation of the noise added to w at first, relative to that of w.
         w_noise_length: fraction of the steps until it has faded out.
         noise_weight: α of the regularisation.
@@ -56,8 +57,14 @@ class ProjectionConfig:
 
 @dataclass(frozen=True)
 class ProjectionStep:
-    """One step: w ``[1, 1, w_dim]`` before and after it, and the distance and the whole loss that it went
-    down from."""
+    """One step of Adam.
+
+    Attributes:
+        start: w ``[1, 1, w_dim]`` before the step.
+        w: w ``[1, 1, w_dim]`` after it.
+        distance: perceptual distance before the step.
+        loss: whole loss before the step.
+    """
 
     start: torch.Tensor
     w: torch.Tensor
@@ -66,11 +73,15 @@ class ProjectionStep:
 
 
 def w_statistics(G: Generator, c: torch.Tensor, samples: int, seed: int) -> tuple[torch.Tensor, float]:
-    """Mean ``[1, 1, w_dim]`` and standard deviation (root of the mean squared distance from it) of w over
-    random z.
+    """Mean ``[1, 1, w_dim]`` and standard deviation of w over random z.
+
+    The standard deviation is the root of the mean squared distance from the mean.
 
     Args:
-        c: the label, ``[1, c_dim]``.
+        G: the generator.
+        c: label ``[1, c_dim]``.
+        samples: number of z.
+        seed: of the z.
     """
     z = torch.from_numpy(
         np.random.RandomState(derive_seed(seed, "w statistics") % 2**32).randn(samples, G.z_dim)
@@ -84,23 +95,21 @@ def w_statistics(G: Generator, c: torch.Tensor, samples: int, seed: int) -> tupl
 
 
 def learning_rate_factor(t: float, rampup: float, rampdown: float) -> float:
-    """The schedule of Adam's learning rate at ``t`` in [0, 1]: linear up, then 1, then a cosine down."""
+    """Factor of the learning rate at ``t`` in [0, 1]: a linear rise, then 1, then a cosine down."""
     down = min(1.0, (1 - t) / rampdown)
     return (0.5 - 0.5 * math.cos(math.pi * down)) * min(1.0, t / rampup)
 
 
 def w_noise_factor(t: float, strength: float, length: float) -> float:
-    """Standard deviation of the noise added to w at ``t`` in [0, 1], relative to that of w: falls to 0 at
-    ``length``."""
+    """Standard deviation of the noise on w, relative to that of w, at ``t`` in [0, 1]; 0 from ``length``."""
     return strength * max(0.0, 1 - t / length) ** 2
 
 
 def noise_regularization(noise: torch.Tensor) -> torch.Tensor:
-    """Squared correlation of neighbours of one map ``[1, 1, R, R]`` (wrapping around), summed over scales
-    from R down to 8.
+    """Squared correlation of neighbours in a noise map ``[1, 1, R, R]``, summed over scales from R down to 8.
 
-    From scale to scale, 2×2 values are averaged and multiplied by 2, which keeps the variance of white noise
-    at one.
+    Neighbours wrap around. The next scale is the mean of 2×2 values times 2, which keeps the variance of
+    white noise at one.
     """
     total = noise.new_zeros([])
     while True:
@@ -113,7 +122,7 @@ def noise_regularization(noise: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def standardize_(noise: torch.Tensor) -> None:
-    """Shift and scale a noise map in place to mean 0 and variance 1, so that it keeps its strength."""
+    """Shift and scale a noise map in place to mean 0 and variance 1."""
     noise.sub_(noise.mean())
     noise.mul_(noise.square().mean().rsqrt())
 
@@ -127,7 +136,7 @@ def shrink(images: torch.Tensor) -> torch.Tensor:
 def perceptual_distance(
     perceptual: Callable[[torch.Tensor], torch.Tensor], image: torch.Tensor, other: torch.Tensor
 ) -> float:
-    """Distance of two uint8 images ``[C, H, W]``, on the CPU."""
+    """Perceptual distance of two uint8 images ``[C, H, W]``."""
     with torch.no_grad():
         first, second = perceptual(shrink(torch.stack([image, other]).float()))
     return float((first - second).square().sum())
@@ -140,14 +149,15 @@ def project(
     perceptual: Callable[[torch.Tensor], torch.Tensor],
     config: ProjectionConfig | None = None,
 ) -> Iterator[ProjectionStep]:
-    """Search for the w of an image, one yield a step.
+    """Search for the w of an image; yields after each step.
 
     Args:
-        G: on the device to work on; it is left as it is.
+        G: the generator, which is not changed.
         target: uint8 ``[C, R, R]`` of the generator's size.
-        c: label ``[1, c_dim]``, on the same device.
-        perceptual: images float32 ``[N, C, H, W]``, 0 to 255, to ``[N, K]``, differentiable, whose squared
-            distances between rows are perceptual distances.
+        c: label ``[1, c_dim]``, on the generator's device.
+        perceptual: differentiable features ``[N, K]`` of images, float32 ``[N, C, H, W]``, 0 to 255. The
+            perceptual distance of two images is the squared distance of their features.
+        config: settings of the search; None takes the defaults.
 
     Raises:
         ValueError: the target does not have the generator's size.
@@ -156,15 +166,14 @@ def project(
     expected = (G.img_channels, G.img_resolution, G.img_resolution)
     if tuple(target.shape) != expected:
         raise ValueError(f"expected a target of shape {expected}, got {tuple(target.shape)}")
-    G = copy.deepcopy(G).eval().requires_grad_(False)
+    G = copy.deepcopy(G).eval().requires_grad_(requires_grad=False)
     device = c.device
     generator = torch.Generator().manual_seed(derive_seed(config.seed, "projection"))
     w, w_std = w_statistics(G, c, config.w_samples, config.seed)
-    w = w.clone().requires_grad_(True)
+    w = w.clone().requires_grad_()
     resolutions = [layer.resolution for layer in noise_layers(G.synthesis).values()]
     noise = [
-        torch.randn([1, 1, res, res], generator=generator).to(device).requires_grad_(True)
-        for res in resolutions
+        torch.randn([1, 1, res, res], generator=generator).to(device).requires_grad_() for res in resolutions
     ]
     with torch.no_grad():
         wanted = perceptual(shrink(target[None].to(device).float()))

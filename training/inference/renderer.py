@@ -1,9 +1,8 @@
-"""What draws pictures: a generator in this process, behind an interface that exported networks have too.
+"""Renderers draw pictures from latents. Generators and exported networks share one interface.
 
-Kernels are chosen by the shape of their input and round differently, so that a sample's last bits depend on
-how many others it shares a call with. Everything here therefore calls a network with one fixed number of
-samples for each kind of device (:data:`CALL_SIZE`), padded where fewer are left: a picture depends on its own
-inputs and on nothing else.
+PyTorch chooses kernels by the shape of their input, and kernels round differently. So the last bits of a
+picture would depend on the size of its batch. Renderers therefore call a network with a fixed number of
+samples (:data:`CALL_SIZE`), padded where fewer are left: a picture depends on its own inputs alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,10 +14,10 @@ from dnnlib.errors import UserError
 from torch_utils.seeding import derive_seed
 from training.networks.generator import Generator, SynthesisLayer, SynthesisNetwork
 
-#: Samples a call. More than one does not pay on a CPU, and one is what the reference does.
+#: Samples a call, by device. On a CPU one is as fast as several, and is what the reference does.
 CALL_SIZE = {"cpu": 1, "cuda": 8}
 
-#: Noise for a batch: one map ``[N, 1, R, R]`` for each noise input, or the stored maps, or none.
+#: Noise of a batch: a map ``[N, 1, R, R]`` for each noise input, the stored maps (const), or none.
 Noise = Sequence[torch.Tensor] | Literal["const", "none"]
 
 
@@ -26,13 +25,19 @@ class Renderer(Protocol):
     """A network that draws pictures from latents."""
 
     @property
-    def z_dim(self) -> int: ...
+    def z_dim(self) -> int:
+        """Dimension of latents."""
+        ...
 
     @property
-    def c_dim(self) -> int: ...
+    def c_dim(self) -> int:
+        """Dimension of labels; 0 for an unconditional network."""
+        ...
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        ...
 
     @property
     def noise_resolutions(self) -> Sequence[int]:
@@ -40,12 +45,15 @@ class Renderer(Protocol):
         ...
 
     def check(self, truncation_psi: float, noise_mode: str) -> None:
-        """Raise :class:`UserError` where the network cannot be run like that."""
+        """Raise :class:`UserError` where the network lacks this truncation or noise mode."""
         ...
 
     def images(self, z: torch.Tensor, c: torch.Tensor, truncation_psi: float, noise: Noise) -> torch.Tensor:
-        """``z [N, z_dim]`` and ``c [N, c_dim]`` to float32 ``[N, C, H, W]``, about [-1, 1], on
-        :attr:`device`."""
+        """Draw ``z [N, z_dim]`` with ``c [N, c_dim]``.
+
+        Returns:
+            float32 ``[N, C, H, W]``, about [-1, 1], on :attr:`device`.
+        """
         ...
 
 
@@ -53,21 +61,20 @@ class GeneratorRenderer:
     """A :class:`Generator` as a :class:`Renderer`, on ``device``, in evaluation mode."""
 
     def __init__(self, G: Generator, device: torch.device | str = "cpu") -> None:
-        self.G = G.to(device).eval().requires_grad_(False)
+        self.G = G.to(device).eval().requires_grad_(requires_grad=False)
         self.device = torch.device(device)
         self.z_dim, self.c_dim = G.z_dim, G.c_dim
         self.noise_resolutions = [layer.resolution for layer in noise_layers(G.synthesis).values()]
 
     def check(self, truncation_psi: float, noise_mode: str) -> None:
-        """Raises :class:`UserError` for truncation of a network that tracks no average."""
+        """Raise :class:`UserError` for truncation of a network that tracks no average of w."""
         if truncation_psi != 1 and self.G.mapping.w_avg_beta is None:
             raise UserError(
-                "this network tracks no average of w, so that truncation means nothing; leave --trunc at 1"
+                "this network tracks no average of w, so truncation means nothing; leave --trunc at 1"
             )
 
     def ws(self, z: torch.Tensor, c: torch.Tensor, truncation_psi: float) -> torch.Tensor:
-        """``z [N, z_dim]`` and ``c [N, c_dim]`` to ``[N, num_ws, w_dim]``, one fixed number of samples a
-        call."""
+        """``z [N, z_dim]`` and ``c [N, c_dim]`` to ``[N, num_ws, w_dim]``."""
         return in_fixed_calls(
             lambda z, c: self.G.mapping(z, c, truncation_psi=truncation_psi), (z, c), self.device
         )
@@ -87,7 +94,7 @@ class GeneratorRenderer:
 
 
 def noise_layers(synthesis: SynthesisNetwork) -> dict[str, SynthesisLayer]:
-    """The layers that add noise, by their names, in the order in which they run."""
+    """The layers that add noise by name, in the order in which they run."""
     return {
         name: layer
         for name, layer in synthesis.named_modules()
@@ -98,11 +105,10 @@ def noise_layers(synthesis: SynthesisNetwork) -> dict[str, SynthesisLayer]:
 def synthesize(
     synthesis: SynthesisNetwork, ws: torch.Tensor, noise: Noise, *, force_fp32: bool = False
 ) -> torch.Tensor:
-    """Images of ``ws [N, num_ws, w_dim]`` with given noise: maps that broadcast to ``[N, 1, R, R]``, or the
-    stored ones, or none.
+    """Images of ``ws [N, num_ws, w_dim]`` with the given noise.
 
-    Maps stand in for the stored buffers during the call, so gradients reach them and the network stays as it
-    is.
+    Maps broadcast to ``[N, 1, R, R]``. They replace the stored buffers during the call, so gradients reach
+    them, and the network is not changed.
     """
     mode, maps = (noise, ()) if isinstance(noise, str) else ("const", noise)
     layers = noise_layers(synthesis) if maps else ()
@@ -114,8 +120,7 @@ def synthesize(
 
 
 def noise_from_seeds(seeds: Sequence[int], resolutions: Sequence[int]) -> list[torch.Tensor]:
-    """The random noise of pictures: N(0, 1), ``[N, 1, R, R]`` for each R, drawn for each seed alone and on
-    the CPU."""
+    """Random noise of pictures: N(0, 1), ``[N, 1, R, R]`` for each R, drawn on the CPU seed by seed."""
     generators = [torch.Generator().manual_seed(derive_seed(seed, "noise")) for seed in seeds]
     return [
         torch.cat([torch.randn([1, 1, res, res], generator=generator) for generator in generators])
@@ -129,10 +134,10 @@ def in_fixed_calls(
     device: torch.device,
     call_size: int | None = None,
 ) -> torch.Tensor:
-    """``function`` of ``inputs`` (each ``[N, …]``), called with exactly ``call_size`` samples at a time on
-    ``device``.
+    """Call ``function`` on ``inputs`` (each ``[N, …]``) with ``call_size`` samples at a time.
 
-    The last call is padded with copies of its last sample. ``call_size`` None takes :data:`CALL_SIZE`.
+    The last call is padded with copies of its last sample. ``call_size`` None takes :data:`CALL_SIZE` of the
+    device.
     """
     size = CALL_SIZE[device.type] if call_size is None else call_size
     results = []
@@ -151,7 +156,8 @@ def one_hot_label(c_dim: int, class_idx: int | None) -> torch.Tensor:
     """The label ``[1, c_dim]`` of a class.
 
     Raises:
-        UserError: a conditional network without class, an unconditional one with, or a class out of range.
+        UserError: a conditional network without a class, an unconditional one with a class, or a class out
+            of range.
     """
     if c_dim == 0:
         if class_idx is not None:

@@ -1,4 +1,4 @@
-"""Moving pictures: MP4 (H.264) through imageio-ffmpeg, GIF without further packages."""
+"""Write videos: MP4 (H.264) through imageio-ffmpeg, GIF through Pillow."""
 
 import contextlib
 import itertools
@@ -18,10 +18,10 @@ SUFFIXES = (".mp4", ".gif")
 
 
 def check_video_path(path: str | os.PathLike[str]) -> None:
-    """Find out before frames are computed whether :func:`save_video` can write to a path of that name.
+    """Check the name of a video before frames are computed.
 
     Raises:
-        UserError: another ending than ``.mp4`` and ``.gif``, or imageio-ffmpeg is missing.
+        UserError: the suffix is neither ``.mp4`` nor ``.gif``, or imageio-ffmpeg is missing.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
@@ -33,12 +33,11 @@ def check_video_path(path: str | os.PathLike[str]) -> None:
 def save_video(frames: Iterable[torch.Tensor], path: str | os.PathLike[str], fps: int) -> None:
     """Write uint8 frames ``[C, H, W]`` of one size, C 1 or 3; the file appears complete or not at all.
 
-    A GIF runs in a loop and has a palette of 256 colours for each frame; its frames last whole hundredths of
-    a second.
+    A GIF loops. Each frame has a palette of 256 colours and lasts whole hundredths of a second.
 
     Raises:
-        UserError: see :func:`check_video_path`; an MP4 of odd width or height, which H.264 does not have, or
-            that ffmpeg could not write whole.
+        UserError: as :func:`check_video_path`; the width or height of an MP4 is odd, or ffmpeg could not
+            write all frames.
     """
     check_video_path(path)
     if Path(path).suffix.lower() == ".mp4":
@@ -48,8 +47,7 @@ def save_video(frames: Iterable[torch.Tensor], path: str | os.PathLike[str], fps
 
 
 def shown_fps(path: str | os.PathLike[str], fps: int) -> float:
-    """Frames a second at which a file will run: those asked for, or what a GIF can do that is nearest, 50 at
-    most."""
+    """Frames a second of the file: ``fps``, or for a GIF the nearest rate it can have, at most 50."""
     return fps if Path(path).suffix.lower() == ".mp4" else 100 / _gif_hundredths(fps)
 
 
@@ -96,7 +94,7 @@ def _save_mp4(frames: Iterable[torch.Tensor], path: Path, fps: int) -> None:
             for frame in itertools.chain([first], remaining):
                 writer.send(frame.permute(1, 2, 0).contiguous().numpy())
                 sent += 1
-        try:  # the writer says nothing of a ffmpeg that failed
+        try:  # the writer does not report that ffmpeg failed
             written = ffmpeg.count_frames_and_secs(str(temporary))[0]
         except RuntimeError:
             written = 0
@@ -108,8 +106,10 @@ def _save_mp4(frames: Iterable[torch.Tensor], path: Path, fps: int) -> None:
 
 @contextlib.contextmanager
 def _temporary_neighbour(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` for a program that opens its file itself; renamed to ``path`` on success,
-    removed otherwise."""
+    """A temporary path in the folder of ``path``, for a program that opens its file itself.
+
+    It is renamed to ``path`` on success and removed otherwise.
+    """
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         temporary = Path(folder) / path.name
         yield temporary

@@ -1,5 +1,4 @@
-"""experiments.analysis.clustering: clusters by cosine, their colours, and the same colours from picture to
-picture."""
+"""Clusters by cosine, and equal colours from picture to picture."""
 
 import itertools
 

@@ -145,7 +145,7 @@ def test_the_split_is_the_same_for_every_discriminator() -> None:
     np.testing.assert_array_equal(val, split(20, 0.25, seed=3)[1])
     assert list(val) != list(split(20, 0.25, seed=4)[1])
     for fraction in (0.0, 0.01, 1.0):
-        with pytest.raises(UserError, match="both parts need some"):
+        with pytest.raises(UserError, match="both parts need images"):
             split(20, fraction, seed=0)
 
 

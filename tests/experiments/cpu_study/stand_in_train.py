@@ -1,7 +1,6 @@
-"""Takes the place of ``train.py`` in tests of ``experiments.cpu_study.reproduce``: no networks, but states,
-records and stopping as there.
+"""Stands in for ``train.py`` in tests of the CPU study: states, records and stopping, without networks.
 
-Every kimg that it "trains" is a line in ``ledger.txt``, in the folder that it is started in.
+Each kimg that it "trains" is a line of ``ledger.txt`` in the current folder.
 """
 
 import fcntl
@@ -13,7 +12,7 @@ from pathlib import Path
 
 OPTIONS = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[1:])
 LEDGER = Path("ledger.txt")
-stopping = []
+stopping: list[int] = []
 
 
 def snapshot(run_dir: Path, kimg: int) -> None:

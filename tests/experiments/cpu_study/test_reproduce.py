@@ -1,9 +1,9 @@
-"""experiments.cpu_study.reproduce: a balanced order, nothing lost or done twice whatever ends it, and a
-report that half a set cannot mislead."""
+"""The CPU study: a balanced order, nothing lost or done twice whatever ends it, honest partial reports."""
 
 import collections
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -53,7 +53,7 @@ def invoke(*arguments: Any) -> Any:
 
 
 def fill(
-    root: Path, protocol: Protocol, values: dict[str, dict[int, list[float]]], *, pr: float = 0.25
+    root: Path, protocol: Protocol, values: dict[str, dict[int, list[Any]]], *, pr: float = 0.25
 ) -> None:
     """Made-up runs: FIDs by arm and kimg, a value a seed (None: not reached)."""
     root.mkdir(exist_ok=True)
@@ -88,11 +88,14 @@ def resolved(protocol: Protocol, run: Any) -> dict[str, Any]:
     arguments = [
         arg for arg in train_command(protocol, run, "out", protocol.kimg)[1:] if not arg.startswith("--data=")
     ]
-    result = CliRunner().invoke(
-        train.main, [*arguments, f"--data={ROOT / 'data' / 'emoji32.zip'}", "--dry-run"]
-    )
+    return dry_run(*arguments, f"--data={ROOT / 'data' / 'emoji32.zip'}")
+
+
+@functools.cache
+def dry_run(*arguments: str) -> dict[str, Any]:
+    result = CliRunner().invoke(train.main, [*arguments, "--dry-run"])
     assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
+    return dict(json.loads(result.stdout))
 
 
 # The protocol.
@@ -142,7 +145,7 @@ def test_the_arms_differ_in_ggdr_alone() -> None:
 
 
 def test_the_documentation_is_in_step() -> None:
-    text = " ".join((DOCS / "reproduction.md").read_text(encoding="utf-8").split())
+    text = " ".join((DOCS / "results" / "protocol.md").read_text(encoding="utf-8").split())
     for sentence in VERDICTS.values():
         assert sentence in text
     none = " ".join(train_command(CLAIM, CLAIM.runs[0], "claim-runs", CLAIM.kimg))
@@ -161,8 +164,8 @@ def test_the_documentation_is_in_step() -> None:
 def driver(root: Path, out: Path, *options: str) -> "subprocess.Popen[str]":
     """The tool in a process and session of its own, in a workshop."""
     program = (
-        "import dataclasses, sys; from pathlib import Path; from tools import reproduce as r, run_queue as "
-        "q; p = r.PROTOCOLS; "
+        "import dataclasses, sys; from pathlib import Path; from experiments.cpu_study import reproduce "
+        "as r, run_queue as q; p = r.PROTOCOLS; "
         "p['claim'] = dataclasses.replace(p['claim'], data={'emoji': p['claim'].data['emoji']}, "
         "**eval(sys.argv[2])); "
         "r.ROOT = q.ROOT = Path(sys.argv[1]); r.main(sys.argv[3:])"
@@ -281,7 +284,10 @@ def test_trainings_end_with_a_tool_that_is_killed(tmp_path: Path) -> None:
 
 def test_a_second_ctrl_c_ends_what_does_not_stop(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
-    stubborn = f"import signal, time, pathlib; signal.signal(15, signal.SIG_IGN); pathlib.Path({str(ready)!r}).touch(); time.sleep(60)"
+    stubborn = (
+        "import signal, time, pathlib; signal.signal(15, signal.SIG_IGN); "
+        f"pathlib.Path({str(ready)!r}).touch(); time.sleep(60)"
+    )
     job = Job("a", lambda: ["-c", stubborn], tmp_path / "log", "")
     said: list[str] = []
 
@@ -395,7 +401,7 @@ def test_exact_p() -> None:
     assert sign_flip_p([-1, -2, -3]) == 0.25
     assert sign_flip_p([1, 2, 3, 4, 5, 6]) == 2 / 64
     assert sign_flip_p([-1, 2, 3]) == 4 / 8  # |4| or more: ±(−1+2+3), ±(1+2+3)
-    assert sign_flip_p([0, 0]) == 1
+    assert sign_flip_p([0, 0]) == sign_flip_p([-3]) == 1
     assert math.isnan(sign_flip_p([1, math.nan]))
 
 
@@ -481,7 +487,7 @@ def test_one_call_at_a_time(workshop: Path, tmp_path: Path, complaint: Any) -> N
 def test_real_trainings(tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
     program = (
-        "import dataclasses; from tools import reproduce as r; p = r.PROTOCOLS; "
+        "import dataclasses; from experiments.cpu_study import reproduce as r; p = r.PROTOCOLS; "
         "p['trial'] = dataclasses.replace(p['trial'], seeds=(0,), metrics=('fid16_full',)); r.main()"
     )
     command = [sys.executable, "-c", program, "trial", f"--outdir={tmp_path / 'out'}"]

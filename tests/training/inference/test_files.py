@@ -1,5 +1,4 @@
-"""Networks as safetensors plus JSON: round trips to the bit, and everything that can be wrong with the two
-files."""
+"""Networks as safetensors plus JSON: round trips to the bit, and damaged or mismatched files."""
 
 import functools
 import http.server
@@ -20,7 +19,7 @@ from torch_utils.persistence import NETWORKS
 from training.inference.files import json_path, load_networks, save_networks, suffix_of, weights_sha256
 from training.inference.opening import open_generator
 
-PERFECT = {"training_set_kwargs": {}, "info": {}}
+PERFECT: dict[str, Any] = {"training_set_kwargs": {}, "info": {}}
 
 
 @pytest.fixture
@@ -235,7 +234,7 @@ def test_both_files_are_fetched_by_address(
         finally:
             server.shutdown()
             thread.join()
-    same(load_networks(address, offline=True)["G_ema"], networks["G_ema"])
+    same(load_networks(address)["G_ema"], networks["G_ema"])
 
 
 def test_a_file_without_the_average_draws_nothing(tmp_path: Path) -> None:

@@ -7,14 +7,8 @@ import PIL.Image
 import pytest
 from click.testing import CliRunner
 
-from tools import (
-    make_paired_dataset,
-    probe_segmentation,
-    project,
-    show_segmentation,
-    visualize_features,
-    worst_samples,
-)
+from experiments import probe_segmentation, show_segmentation, visualize_features, worst_samples
+from tools import make_paired_dataset, project
 from train import main as train
 
 COMMANDS = {
