@@ -109,8 +109,7 @@ def main(
 
 
 def worn_in(cfg: str, resolution: int, device: str) -> RunState:
-    """A state as it is in the middle of a run, with the moments of both optimisers, without having
-    trained."""
+    """A state as in the middle of a run, with the moments of both optimisers, made without training."""
     data = DataConfig(
         path="none", resolution=resolution, num_channels=3, label_dim=0, num_images=1, use_labels=False, max_size=None, xflip=False,
         random_seed=0,

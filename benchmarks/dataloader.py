@@ -1,5 +1,4 @@
-"""Speed of loading training images: from a zip and from a folder, by so many worker processes, and decoded in
-memory.
+"""Speed of loading training images: from a zip, from a folder and from memory, by number of workers.
 
 Usage:
 

@@ -1,5 +1,4 @@
-"""How fast the metrics are, and how much memory they take, as ratios to other implementations, measured in
-turns in one run.
+"""Speed and memory of the metrics, as ratios to other implementations measured in turns in one run.
 
 Usage:
 
@@ -184,8 +183,10 @@ def measure_large(shape: tuple[int, int, int]) -> Report:
 
 
 def formula(shape: tuple[int, int, int]) -> float:
-    """MiB beside interpreter and libraries: features, their shifted copies, 600 bytes a sample for candidates
-    and radii, and tiles."""
+    """MiB beside interpreter and libraries.
+
+    Features, their shifted copies, 600 bytes a sample for candidates and radii, and tiles.
+    """
     n, m, width = shape
     return (8 * width * (n + m) + 600 * (n + m)) / 2**20 + 100
 
@@ -225,8 +226,7 @@ def neighbours_once(kind: str, shape: tuple[int, int, int]) -> Report:
 
 
 def clouds(n: int, width: int, seed: int) -> np.ndarray:
-    """Features that vary mostly in few directions, as those of images do: float32 ``[n, width]``, not
-    negative."""
+    """Non-negative features, float32 ``[n, width]``, that vary mostly in few directions, as images' do."""
     shared = np.random.default_rng(9).standard_normal((64, width), dtype=np.float32)
     rng = np.random.default_rng(seed)
     rows = np.empty((n, width), np.float32)
@@ -311,8 +311,7 @@ def compare_frechet(dimensions: int, rounds: int) -> Report:
 
 
 def compare_extraction(name: str, count: int, rounds: int) -> Report:
-    """A pass over generated images beside a loop that shows the same number of ready images to the same
-    detector."""
+    """A pass over generated images, beside a loop that shows as many ready images to the same detector."""
     import torch
 
     from metrics.collecting import Collector, StatisticKey

@@ -1,5 +1,7 @@
-"""The options that say which networks and which step the benchmarks of speed measure. Defaults:
-docs/performance.md."""
+"""What the benchmarks share: options that choose networks and step, ``--json``, and writing the result.
+
+Defaults: docs/performance.md.
+"""
 
 import functools
 from collections.abc import Callable

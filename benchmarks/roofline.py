@@ -26,8 +26,10 @@ def rate(batch: int, seconds: float) -> float:
 
 
 class ConvolutionWork(TorchDispatchMode):
-    """Counts the operations of full convolutions, forward and backward; depthwise ones are filters and do not
-    count."""
+    """Counts the operations of full convolutions, forward and backward.
+
+    Depthwise convolutions are filters and do not count.
+    """
 
     def __init__(self) -> None:
         super().__init__()

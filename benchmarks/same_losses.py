@@ -85,8 +85,10 @@ def weights_hash(network_pkl: Path) -> str:
 
 
 def run_command(arguments: list[str]) -> str:
-    """Standard output of a command line of ours. Raises :class:`UserError` with its last line where it
-    fails."""
+    """Run one of our command lines and return its standard output.
+
+    Raises :class:`UserError` with its last line where it fails.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, env=environment, check=False

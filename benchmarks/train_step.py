@@ -53,8 +53,7 @@ PLAIN = {"GGDR_OPS": "ref", "GGDR_HOST_MEMORY": "system"}
 
 
 def convolution_work(config: TrainConfig) -> float:
-    """Operations an image of a step's convolutions, found out without computing any (on the ``meta``
-    device)."""
+    """Count the operations an image of a step's convolutions, on the ``meta`` device, which computes none."""
     state = RunState.build(config, torch.device("meta"))
     batch, total = config.schedule.batch_size, 0.0
     for phase in build_phases(state):
@@ -89,8 +88,7 @@ def no_labels() -> Any:
 
 
 def answer_requests(config: dict[str, Any]) -> None:
-    """What a variant's process does: one phase (or the roofline's convolutions) for each line that it
-    reads."""
+    """Run one phase, or the roofline's convolutions, for each line read: what a variant's process does."""
     torch.set_num_threads(config["threads"])
     device, lines = prepare_device("cpu")
     calls: dict[str, Callable[[], object]]

@@ -5,8 +5,10 @@ from metrics.overlap import FromOverlap, overlaps
 
 
 def density_coverage(real: Features, gen: Features, nhood_size: int = 5) -> tuple[float, float]:
-    """Density: how many balls about reals a generated sample is in, on average, over ``nhood_size`` (Naeem et
-    al. 2020, eq. 4). Coverage: the fraction of reals whose ball holds a generated sample (eq. 5).
+    """Density and coverage of generated samples (Naeem et al. 2020).
+
+    Density (eq. 4): how many balls about reals a generated sample is in, on average, over ``nhood_size``.
+    Coverage (eq. 5): the fraction of reals whose ball holds a generated sample.
 
     A ball is as large as the distance to the sample's ``nhood_size``-th nearest neighbour among the reals,
     itself not counted; duplicates are neighbours. Its surface is inside, as in

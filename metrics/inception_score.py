@@ -10,8 +10,7 @@ from metrics.statistics import FeatureSet
 
 
 def inception_score(probs: ArrayLike, num_splits: int) -> tuple[float, float]:
-    """``exp(E_x KL(p(y|x) || p(y)))`` on each of ``num_splits`` consecutive parts: mean and standard
-    deviation.
+    """``exp(E_x KL(p(y|x) || p(y)))`` on each of ``num_splits`` consecutive parts: mean, standard deviation.
 
     ``p(y)`` is the mean within the part (Salimans et al. 2016, section 4). Parts differ by at most one row
     when the rows do not divide evenly. The standard deviation is the population one, over parts. A
@@ -36,7 +35,6 @@ def inception_score(probs: ArrayLike, num_splits: int) -> tuple[float, float]:
 
 
 def is10(real: None, fake: FeatureSet) -> dict[str, float]:
-    """The metric on class probabilities, over 10 parts. The keys are what follows the metric's name in the
-    results."""
+    """The metric on class probabilities, over 10 parts. The keys follow the metric's name in the results."""
     mean, std = inception_score(fake.features, num_splits=10)
     return {"_mean": mean, "_std": std}

@@ -1,5 +1,4 @@
-"""The benchmarks of training, generation and loading run, at sizes that mean nothing, and count what they
-say."""
+"""The benchmarks of training, generation and loading run at tiny sizes and report what they measure."""
 
 import json
 import subprocess

@@ -118,8 +118,7 @@ def refused(result: Any, message: str) -> None:
 
 
 def test_in_a_run_directory(world: Path) -> None:
-    """By default, against the whole training set, neither subset nor mirrored; results are also appended
-    there."""
+    """The reals are the whole training set, neither subset nor mirrored. Results are appended too."""
     found = lines(invoke(world, "--metrics=fid20_full,pr203_full", network="run/net.pkl"))
     assert [set(line["results"]) for line in found] == [
         {"fid20_full"},
@@ -380,8 +379,7 @@ def test_nothing_is_recorded_when_one_metric_is_refused(world: Path, tmp_path: P
 def test_nothing_is_left_of_what_fails(
     world: Path, tmp_path: Path, cache: Path, broken: str, metrics: str, message: str
 ) -> None:
-    """Neither on standard output nor in the run directory, nor statistics that a detector's faults went
-    into."""
+    """Nothing appears on standard output, in the run directory or in the cache."""
     (tmp_path / "training_options.json").write_text("{}")
     write_network(tmp_path / "net.pkl", diverged=broken == "network", path=str(world / "data"))
     detector = world / "detector.pt"

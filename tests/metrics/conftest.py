@@ -66,8 +66,7 @@ class ToyGenerator(nn.Module):
 
 
 class LinearGenerator(nn.Module):
-    """Latents to w and w to images by an isometry each, times ``scale``, plus noise images; remembers what it
-    was given."""
+    """Maps latents to w and w to images by scaled isometries, adds noise images, and remembers its inputs."""
 
     def __init__(
         self, channels: int = 3, resolution: int = 8, z_dim: int = 3, c_dim: int = 0, scale: float = 0.1
@@ -126,8 +125,7 @@ class LikeReference(nn.Module):
 
 
 class AllOutputs(nn.Module):
-    """Features, class probabilities and a perceptual distance, chosen by the arguments of the reference's
-    files."""
+    """Features, class probabilities or a perceptual distance, chosen by the reference's arguments."""
 
     def forward(
         self,

@@ -167,8 +167,7 @@ def test_every_entry_describes_itself() -> None:
 
 
 class Stand(torch.nn.Module):
-    """Like the reference's Inception: features, or probabilities with or without the bias that the last layer
-    has."""
+    """Like the reference's Inception: features, or probabilities with or without the last layer's bias."""
 
     def forward(
         self,
@@ -367,8 +366,7 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_efficientnet_is_the_packages_network() -> None:
-    """Folded normalisation and padding change nothing but rounding, and the preprocessing is the documented
-    one."""
+    """Folding changes nothing but rounding, and the preprocessing is the documented one."""
     package = pytest.importorskip("efficientnet_lite_pytorch")
     from metrics.efficientnet import EfficientNetLite0, weights_path
 
@@ -418,8 +416,7 @@ def test_opened_where_gradients_are_off_a_detector_still_has_them(scripted: Scri
 
 
 def test_perceptual_distance_of_efficientnet_is_lpips_without_weights() -> None:
-    """Zhang et al. 2018, equation 1: unit length in channels, squared difference, mean over space, sum over
-    layers."""
+    """Zhang et al. 2018, equation 1: unit length, squared difference, mean over space, sum of layers."""
     pytest.importorskip("efficientnet_lite_pytorch")
     detector = open_detector("efficientnet-lite0", "cpu")
     x = images(3, resolution=64).float()

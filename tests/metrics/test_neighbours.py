@@ -1,5 +1,4 @@
-"""Exactness of what decides with float32: against distances written out in float64, in friendly and in
-hostile cases."""
+"""Neighbours and balls are exact: against distances written out in float64, in hostile cases too."""
 
 import numpy as np
 import pytest

@@ -45,8 +45,7 @@ def test_all_alike() -> None:
 
 
 def test_rounding_of_the_matrix_product_does_not_decide_a_tie() -> None:
-    """Five copies of each sample: every radius is 0, whatever the shapes of the blocks that the copies meet
-    in."""
+    """Five copies of each sample: every radius is 0, in whichever blocks the copies meet."""
     rows = np.concatenate([np.random.RandomState(0).randn(100, 1280) * 50 + 1] * 5)
     shuffled = rows[np.random.RandomState(1).permutation(len(rows))]
     assert precision_recall(rows, shuffled[:-3]) == (1, 1)

@@ -179,8 +179,7 @@ def test_nothing_was_measured(tmp_path: Path) -> None:
     ],
 )
 def test_lines_that_are_no_results(tmp_path: Path, torn: bytes, capsys: pytest.CaptureFixture[str]) -> None:
-    """A killed process leaves half a line: it is named, left out, and the next result begins on a line of its
-    own."""
+    """A killed process leaves half a line. It is named and left out; the next result begins a new line."""
     append(tmp_path, 0, 5.0)
     path = results_path(tmp_path, "fid50k_full")
     path.write_bytes(path.read_bytes() + torn)

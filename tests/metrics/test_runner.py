@@ -18,7 +18,7 @@ from metrics.perceptual_path_length import PathSampling, path_distances, path_le
 from metrics.precision_recall import precision_recall
 from metrics.results import append_result
 from metrics.runner import evaluate, preflight
-from metrics.sampling import fake_images
+from metrics.sampling import fake_images, microbatches
 
 Write = Callable[[str], str]
 METRICS = ["pr303_full", "fid40_full", "fid20_full"]
@@ -387,7 +387,13 @@ def test_every_metric_is_that_of_the_maths(
         ("ppl_20_zfull", PathSampling("z", "full", crop=True)),
     ]:
         parts = path_distances(
-            make_linear_generator(), dataset, detector, paths, 20, seed=3, device=torch.device("cpu")
+            make_linear_generator(),
+            dataset,
+            detector,
+            paths,
+            microbatches(20, 16),
+            seed=3,
+            device=torch.device("cpu"),
         )
         assert found[name] == path_length(np.concatenate(list(parts)))
     assert list(found) == [
@@ -419,7 +425,7 @@ def test_metrics_of_the_same_images_share_their_distances(
         real: torch.Tensor, fake: torch.Tensor, ks: set[int], recall: bool
     ) -> dict[int, module.Overlap]:
         asked.append((len(fake), sorted(ks), recall))
-        return plain(real, fake, ks, recall)
+        return plain(real, fake, ks, recall=recall)
 
     monkeypatch.setattr(module, "overlaps", counting)
 
@@ -553,7 +559,7 @@ def test_without_a_cache(
 def test_too_few_samples_for_a_covariance_are_pointed_out_once(
     make_dataset: Any, make_generator: Any, detector_file: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module._say_once.cache_clear()
+    module._warn_once.cache_clear()
     options = {
         "generator": make_generator(),
         "dataset": make_dataset(),

@@ -79,8 +79,10 @@ class AdaController:
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """Batches so far, and the totals (zeros just after a move), the same on all ranks. Nothing may be
-        pending."""
+        """Batches so far, and the totals (zeros just after a move), the same on all ranks.
+
+        Nothing may be pending.
+        """
         return {"batches": self.batches, "totals": self.totals.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,5 +1,4 @@
-"""What an augmentation is: its strengths, and the parameters drawn for one batch. Nothing here touches a
-pixel.
+"""What an augmentation is: its strengths, and the parameters drawn for one batch. No pixel is touched here.
 
 Source: Karras et al. 2020, "Training Generative Adversarial Networks with Limited Data" (ADA), appendix B and
 figure 19.
@@ -51,8 +50,9 @@ P_SLACK = 1e-4  # more than float32 rounds p and its products with multipliers b
 
 @dataclass(frozen=True)
 class AugmentSpec:
-    """Which transforms are on, and how strong they are. Names, meanings and defaults are those of the
-    reference.
+    """Which transforms are on, and how strong they are.
+
+    Names, meanings and defaults are the reference's.
 
     A multiplier of 0 turns a transform off; 1 applies it with probability p, other values with multiplier ·
     p.
@@ -132,8 +132,10 @@ class AugmentSpec:
 
 @dataclass(frozen=True)
 class GeometricParams:
-    """Inverse of the geometric transform, resolution-free. See
-    :func:`training.augment.geometric.inverse_matrix`."""
+    """Inverse of the geometric transform, for any resolution.
+
+    See :func:`training.augment.geometric.inverse_matrix`.
+    """
 
     blit: torch.Tensor  # [N, 2, 2] inverse of flip and quarter turns
     shift: (
@@ -165,8 +167,10 @@ class AugmentParams:
 
 
 class _Draws:
-    """Named columns of the random tables; with ``percentile`` every gate is open and every quantity at that
-    percentile."""
+    """Named columns of the random tables.
+
+    With ``percentile`` every gate is open and every quantity is at that percentile.
+    """
 
     def __init__(
         self, uniform: torch.Tensor, normal: torch.Tensor, p: torch.Tensor, percentile: float | None
@@ -204,8 +208,7 @@ class _Draws:
     def gated(
         self, name: str, multiplier: float, value: torch.Tensor, probability: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """``value`` where the transform is applied; elsewhere 0, which has no effect by each caller's
-        parametrisation.
+        """``value`` where the transform is applied, else 0, which every caller takes as no effect.
 
         The probability is ``multiplier`` · p unless given. ``multiplier`` 0 means off, also under a
         percentile.
@@ -233,14 +236,12 @@ def rotation(theta: torch.Tensor) -> torch.Tensor:
 
 
 def compose(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Matrix product of ``[..., i, j]`` and ``[..., j, k]``, in full precision also where TF32 is allowed for
-    ``@``."""
+    """Matrix product of ``[..., i, j]`` and ``[..., j, k]``, in full precision where ``@`` may use TF32."""
     return (a[..., :, :, None] * b[..., None, :, :]).sum(dim=-2)
 
 
 def _draw_geometric(spec: AugmentSpec, d: _Draws) -> GeometricParams:
-    """Flip, quarter turns, integer shift; scale, two rotations around anisotropic scale, shift. Each as its
-    inverse."""
+    """Inverses of flip, quarter turns, integer shift, scale, rotations around anisotropic scale, shift."""
     zero, one = torch.zeros(d.shape, device=d.device), torch.ones(d.shape, device=d.device)
     mirror = 1 - 2 * d.gated("xflip", spec.xflip, (d.uniform("xflip") * 2).floor())
     turns = d.gated("rotate90", spec.rotate90, (d.uniform("rotate90") * 4).floor())
@@ -295,8 +296,7 @@ def _reach(spec: AugmentSpec, d: _Draws) -> float:
 
 
 def _draw_color(spec: AugmentSpec, d: _Draws) -> torch.Tensor:
-    """``[N, 3, 4]``: brightness, contrast, luma flip, hue, saturation, each an affine map after the previous
-    one."""
+    """Brightness, contrast, luma flip, hue, saturation, in this order, as one affine map ``[N, 3, 4]``."""
     eye = torch.eye(3, device=d.device)
     luma = torch.full(
         [3, 3], 1 / 3, device=d.device
@@ -324,8 +324,7 @@ def _draw_color(spec: AugmentSpec, d: _Draws) -> torch.Tensor:
 
 
 def _draw_band_gains(spec: AugmentSpec, d: _Draws) -> torch.Tensor:
-    """``[N, 4]``: each band in turn is amplified, then all are scaled to keep the expected power of a 1/f
-    spectrum."""
+    """Amplify each band in turn, then scale all to keep the expected power of a 1/f spectrum: ``[N, 4]``."""
     power = torch.ones([WAVELET_BANDS], device=d.device)
     power[0] = 10
     power = power / power.sum()

@@ -1,5 +1,4 @@
-"""The order of the transforms. Parameters are drawn once and then applied to images and feature maps
-alike."""
+"""The order of the transforms. Parameters are drawn once and applied to images and feature maps alike."""
 
 import math
 from typing import Any
@@ -66,7 +65,9 @@ class AugmentPipe(torch.nn.Module):
             return draw(self.spec, self.p, images, generator, debug_percentile, self.p_at_most)
 
     def apply(self, images: torch.Tensor, params: AugmentParams) -> torch.Tensor:  # type: ignore[override]
-        """Augment images. (This takes the name of :meth:`torch.nn.Module.apply`, which is of no use here.)
+        """Augment images.
+
+        This takes the name of :meth:`torch.nn.Module.apply`, which is of no use here.
 
         Args:
             images: ``[N, C, H, W]``, values in [-1, 1] nominally; C is 1 or 3 where there are colour

@@ -50,8 +50,7 @@ def upsample(
 
 
 def downsample(x: torch.Tensor, taps: torch.Tensor, dense: bool | None = None) -> torch.Tensor:
-    """``[N, C, 2 H + 4 SUPPORT, 2 W + 4 SUPPORT]`` filtered by ``taps`` reversed, halved and cropped to ``[N,
-    C, H, W]``."""
+    """``[N, C, 2 H + 4 SUPPORT, 2 W + 4 SUPPORT]``, filtered by reversed ``taps``, to ``[N, C, H, W]``."""
     if _use_dense(x, dense):
         key = tuple(taps.tolist())
         return _down_matrix(key, x.shape[2], x.dtype) @ (x @ _down_matrix(key, x.shape[3], x.dtype).T)
@@ -65,8 +64,7 @@ def _use_dense(x: torch.Tensor, dense: bool | None) -> bool:
 @functools.lru_cache(maxsize=16)
 @torch.inference_mode(False)  # a matrix made in inference mode could not serve training later
 def _up_matrix(taps: tuple[float, ...] | None, size: int, dtype: torch.dtype) -> torch.Tensor:
-    """``[2 (3 size - 2), size]``: :func:`upsample` of one axis with the largest margin, as its response to
-    unit pulses."""
+    """:func:`upsample` of one axis with the largest margin, as a matrix ``[2 (3 size - 2), size]``."""
     pulses = reflect_pad(torch.eye(size, dtype=dtype)[:, None, None, :], (size - 1, size - 1, 0, 0))
     if taps is None:
         return F.interpolate(pulses[:, :, 0], scale_factor=2, mode="linear", align_corners=False)[

@@ -108,7 +108,7 @@ class Ticks:
                     detector=config.detector,
                     device=state.device,
                     images_seen=state.images_seen,
-                    told=self.unavailable,
+                    reported=self.unavailable,
                 )
         except Interrupted:
             return
