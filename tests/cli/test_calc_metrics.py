@@ -414,14 +414,13 @@ def test_as_a_program(world: Path) -> None:
     good = shell("--metrics=fid20_full", *common)
     assert good.returncode == 0, good.stderr
     assert json.loads(good.stdout)["metric"] == "fid20_full"
-    bad = shell("--metrics=fid20_fill", *common)
-    assert (bad.returncode, bad.stdout) == (1, "")
-    assert bad.stderr.startswith("Error: unknown metric 'fid20_fill'")
-    assert bad.stderr.count("\n") == 1
 
 
 def test_help_does_not_wait_for_torch() -> None:
-    source = "import sys, calc_metrics; calc_metrics.main(['--help'], standalone_mode=False); assert 'torch' not in sys.modules"
+    source = (
+        "import sys, calc_metrics; calc_metrics.main(['--help'], standalone_mode=False); "
+        "assert 'torch' not in sys.modules"
+    )
     result = subprocess.run(
         [sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )

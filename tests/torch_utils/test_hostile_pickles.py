@@ -286,10 +286,24 @@ def itself() -> list:
     return values
 
 
-def bombs() -> dict[str, tuple[bytes, str]]:
-    """Files that ask for much, and what is said about them."""
-    plain = dict(G_ema=tiny_generator())
+def opcode_bombs() -> dict[str, tuple[bytes, str]]:
+    """Lengths and repetitions that are only claimed, or that are many opcodes."""
     many, length = 400_000, struct.pack("<Q", 1 << 40)
+    return {
+        "length of bytes": (b"\x80\x04\x8e" + length + b"x", "it ends too early"),
+        "length of text": (b"\x80\x04\x8d" + length + b"x", "it ends too early"),
+        "length of a bytearray": (b"\x80\x05\x96" + length + b"x", "it ends too early"),
+        "length of an integer": (b"\x80\x04\x8b\xff\xff\xff\x7f" + bytes(9), "not allowed"),
+        "an integer": (b"\x80\x04\x8a\xff" + bytes(255) + b".", "an integer of 255 bytes"),
+        "memo index": (b"\x80\x04Nr\xff\xff\xff\xff.", "not a network pickle"),
+        "repeated list": (b"\x80\x04" + b"]" * many + b".", "more than 300000 opcodes"),
+        "repeated set": (b"\x80\x04" + b"\x8f\x94" * many + b".", "more than 300000 opcodes"),
+        "repeated mark": (b"\x80\x04" + b"(" * many + b".", "more than 300000 opcodes"),
+    }
+
+
+def call_bombs() -> dict[str, tuple[bytes, str]]:
+    """Many calls, and calls with much to them."""
     storage = (
         b"ctorch.storage\n_load_from_bytes\n\x94"
         + blob(stored(torch.zeros(4))[:300] + bytes(1 << 20))
@@ -303,20 +317,7 @@ def bombs() -> dict[str, tuple[bytes, str]]:
         + blob(bytes(1 << 20))
         + b"t\x94"
     )
-    collide = b"".join(
-        b"\x8a\x09" + (k * ((1 << 61) - 1)).to_bytes(9, "little") + b"N" for k in range(1, 1000)
-    )
-    head = reference_pickle(**plain)
     return {
-        "length of bytes": (b"\x80\x04\x8e" + length + b"x", "it ends too early"),
-        "length of text": (b"\x80\x04\x8d" + length + b"x", "it ends too early"),
-        "length of a bytearray": (b"\x80\x05\x96" + length + b"x", "it ends too early"),
-        "length of an integer": (b"\x80\x04\x8b\xff\xff\xff\x7f" + bytes(9), "not allowed"),
-        "an integer": (b"\x80\x04\x8a\xff" + bytes(255) + b".", "an integer of 255 bytes"),
-        "memo index": (b"\x80\x04Nr\xff\xff\xff\xff.", "not a network pickle"),
-        "repeated list": (b"\x80\x04" + b"]" * many + b".", "more than 300000 opcodes"),
-        "repeated set": (b"\x80\x04" + b"\x8f\x94" * many + b".", "more than 300000 opcodes"),
-        "repeated mark": (b"\x80\x04" + b"(" * many + b".", "more than 300000 opcodes"),
         "many calls": (
             b"\x80\x04ccollections\nOrderedDict\n\x94" + b"h\x00)R" * 50_000 + b".",
             "more than 20000 calls",
@@ -334,6 +335,17 @@ def bombs() -> dict[str, tuple[bytes, str]]:
         "a long name": (b"\x80\x04c" + b"a" * 30_000_000, "a name without an end"),
         "a name too long": (b"\x80\x04c" + b"a" * 1000 + b"\nb\n.", "a name without an end"),
         "attributes of a dictionary": (b"\x80\x04}}" + text("keys") + b"Nsb.", "a state for a dict"),
+    }
+
+
+def nesting_bombs() -> dict[str, tuple[bytes, str]]:
+    """Values deep in each other, or in themselves."""
+    plain = dict(G_ema=tiny_generator())
+    head = reference_pickle(**plain)
+    collide = b"".join(
+        b"\x8a\x09" + (k * ((1 << 61) - 1)).to_bytes(9, "little") + b"N" for k in range(1, 1000)
+    )
+    return {
         "deep list": (b"\x80\x04" + b"]" * 140_000 + b"a" * 139_999 + b".", "not a network pickle"),
         "deep tuple": (b"\x80\x04)" + b"\x85" * 200_000 + b".", "not a network pickle"),
         "deep key": (b"\x80\x04})" + b"\x85" * 200_000 + b"Ns.", "a tuple as key"),
@@ -384,9 +396,21 @@ def bombs() -> dict[str, tuple[bytes, str]]:
             reference_pickle(**plain, training_set_kwargs={"a": itself()}),
             "contains itself",
         ),
+    }
+
+
+def module_bombs() -> dict[str, tuple[bytes, str]]:
+    """Modules deep in each other."""
+    return {
         "nested modules": (reference_pickle(G_ema=nested_modules(9)), "too many modules"),
         "deep modules": (reference_pickle(G_ema=nested_modules(60)), "too many modules"),
         "a chain of modules": (chain_of_modules(2000), "too many modules"),
+    }
+
+
+def tensor_bombs() -> dict[str, tuple[bytes, str]]:
+    """Tensors whose numbers do not fit what is stored."""
+    return {
         "one element expanded": (
             pickle.dumps({"G_ema": tensor(0, (1 << 40,), (0,))}),
             "4 stored elements for",
@@ -438,6 +462,11 @@ def bombs() -> dict[str, tuple[bytes, str]]:
         "shared elements": (wide_network(1024), "share their elements"),
         "zip bomb": (pickle.dumps({"G_ema": tensor(0, (4,), (1,), zipped(1 << 24))}), "not in torch's form"),
     }
+
+
+def bombs() -> dict[str, tuple[bytes, str]]:
+    """Files that ask for much, and what the message says of them."""
+    return {**opcode_bombs(), **call_bombs(), **nesting_bombs(), **module_bombs(), **tensor_bombs()}
 
 
 def zipped(size: int) -> bytes:

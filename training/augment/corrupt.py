@@ -61,9 +61,8 @@ def band_matrices(filters: torch.Tensor, size: int) -> torch.Tensor:
     """Filters ``[bands, taps]`` as matrices ``[bands, size, size]`` on pixels reflected at both ends."""
     reach = filters.shape[1] // 2
     pulses = torch.eye(size, device=filters.device, dtype=filters.dtype)[:, None, None, :]
-    responses = F.conv2d(
-        reflect_pad(pulses, (reach, reach, 0, 0)), filters[:, None, None, :]
-    )  # [pulse, band, 1, pixel]
+    padded = reflect_pad(pulses, (reach, reach, 0, 0))
+    responses = F.conv2d(padded, filters[:, None, None, :])  # [pulse, band, 1, pixel]
     return responses[:, :, 0].permute(1, 2, 0)
 
 

@@ -49,9 +49,9 @@ def warp(
         down_taps: the same filter for the way back down.
 
     Returns:
-        ``[N, C, H, W]``. With the wavelet both ways, up and down again changes nothing; so a sample whose
-        transform is the identity at this resolution is left out of the work and comes out bit for bit. With
-        bilinear interpolation every sample is softened alike, moved or not.
+        ``[N, C, H, W]``. With the wavelet, going up and down changes nothing, so a sample that does not move
+        at this resolution is left out and comes out bit for bit. Bilinear interpolation softens every sample,
+        moved or not.
     """
     height, width = x.shape[2:]
     matrices = inverse_matrix(params, width, height)
@@ -59,7 +59,7 @@ def warp(
     def move(rows: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
         if params.reach is None:
             margin = required_margin(matrices, width, height)
-        else:  # the matrices are on a device that the host does not wait for
+        else:  # the host would have to wait for the matrices
             margin = sufficient_margin(params.reach, width, height)
         return _warp(rows, matrices, margin, up_taps, down_taps)
 
@@ -154,7 +154,8 @@ def sampling_grid(matrices: torch.Tensor, width: int, height: int, margin: Margi
 
     Args:
         matrices: from :func:`inverse_matrix`, ``[n, 2, 3]``.
-        width: of the image, not extended, in pixels. ``height`` likewise.
+        width: of the image, not extended, in pixels.
+        height: of it, likewise.
         margin: pixels by which the original was extended.
 
     Returns:

@@ -16,14 +16,13 @@ def apply_to_rows(
 ) -> torch.Tensor:
     """Apply ``transform(rows, settings)`` to the rows of ``x`` where ``chosen`` (``[N]``, bool) is true.
 
-    The other rows come out bit for bit. On a CPU they cost next to nothing, and ``transform`` is not called
-    without rows; elsewhere all rows are transformed, since to pick some the host would have to wait for the
-    device.
+    The other rows come out bit for bit. On a CPU only the chosen rows are transformed. Elsewhere all are,
+    since the host would have to wait for the device to pick some.
 
     Args:
-        x: see above.
+        x: ``[N, ...]``.
         chosen: on the device of ``x``.
-        transform: see above.
+        transform: from rows and their settings to rows. It is not called without rows.
         settings: ``[N, ...]``, what ``transform`` needs to know about each row.
     """
     if not devices.host_sees(x):

@@ -270,9 +270,9 @@ class MappingNetwork(nn.Module):
 
         Without ``num_ws`` there is no dimension of copies.
 
-        The truncation trick (Karras et al. 2019, section 3.1) moves the first ``truncation_cutoff`` copies (all
-        if None) towards the average: ``w_avg + psi · (w − w_avg)``. ``update_emas`` moves the average towards
-        this batch's mean.
+        The truncation trick (Karras et al. 2019, section 3.1) moves the first ``truncation_cutoff`` copies
+        (all if None) towards the average: ``w_avg + psi · (w − w_avg)``. ``update_emas`` moves the average
+        towards this batch's mean.
 
         Raises:
             ValueError: z or c is missing or of the wrong shape, or truncation without a tracked average.
