@@ -64,7 +64,7 @@ def write_network(path: Path, /, c_dim: int = 0, diverged: bool = False, **train
         z_dim=8, c_dim=c_dim, w_dim=8, **shape, synthesis_kwargs=dict(channel_base=128, channel_max=8)
     )
     if diverged:
-        G.synthesis.b16.torgb.bias.data.fill_(torch.nan)
+        G.get_parameter("synthesis.b16.torgb.bias").data.fill_(torch.nan)
     D = Discriminator(c_dim=c_dim, **shape, channel_base=128, channel_max=8)
     save_network_pkl(path, G=G, D=D, G_ema=G, training_set_kwargs=training_set_kwargs)
     return path
@@ -285,9 +285,8 @@ def test_a_network_by_address(world: Path, cache: Path) -> None:
 
 def test_seed_and_batch(world: Path) -> None:
     def value(*arguments: str) -> float:
-        return lines(invoke(world, "--metrics=fid20_full", f"--data={world / 'data'}", *arguments))[0][
-            "results"
-        ]["fid20_full"]
+        (line,) = lines(invoke(world, "--metrics=fid20_full", f"--data={world / 'data'}", *arguments))
+        return float(line["results"]["fid20_full"])
 
     first = value("--batch=3")
     assert value("--batch=64", "--verbose=0") == first

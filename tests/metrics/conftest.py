@@ -52,6 +52,7 @@ class ToyGenerator(nn.Module):
         weight = torch.randn(
             z_dim + c_dim, channels * resolution**2, generator=torch.Generator().manual_seed(0)
         )
+        self.weight: torch.Tensor
         self.register_buffer("weight", weight)
         self.rendered = 0
         self.labels: list[torch.Tensor] = []
@@ -83,7 +84,8 @@ class LinearGenerator(nn.Module):
         return z.flip(1).unsqueeze(1).repeat(1, 2, 1)
 
     def forward(self, z: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-        return self.synthesis(self.mapping(z, c), noise_mode="random", force_fp32=False)
+        rendered: torch.Tensor = self.synthesis(self.mapping(z, c), noise_mode="random", force_fp32=False)
+        return rendered
 
 
 class LinearSynthesis(nn.Module):
@@ -91,6 +93,8 @@ class LinearSynthesis(nn.Module):
         super().__init__()
         self.shape = (channels, resolution, resolution)
         random = torch.randn(channels * resolution**2, w_dim, generator=torch.Generator().manual_seed(0))
+        self.weight: torch.Tensor
+        self.noise_const: torch.Tensor
         self.register_buffer("weight", torch.linalg.qr(random).Q.T * scale)
         self.register_buffer("noise_const", torch.zeros(resolution, resolution))
         self.given: list[torch.Tensor] = []
@@ -105,7 +109,8 @@ class LinearSynthesis(nn.Module):
             noise = self.noise_const
         else:
             noise = torch.randn_like(self.noise_const)
-        return (ws[:, 0] @ self.weight).unflatten(1, self.shape) + 0.1 * noise
+        flat: torch.Tensor = ws[:, 0] @ self.weight
+        return flat.reshape(-1, *self.shape) + 0.1 * noise
 
 
 class PooledPixels(nn.Module):

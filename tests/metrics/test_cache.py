@@ -2,6 +2,7 @@ import errno
 import multiprocessing
 import os
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from tests.support.runs import make_images
 from training.data.dataset import ImageFolderDataset
 
 ROOT = Path(__file__).resolve().parents[2]
-KEY = {"dataset": "d", "detector": "e", "statistic": "features", "count": 4}
+KEY: dict[str, str | int] = {"dataset": "d", "detector": "e", "statistic": "features", "count": 4}
 FEATURES = FeatureSet(np.arange(8, dtype=np.float32).reshape(4, 2))
 
 
@@ -102,7 +103,7 @@ def test_no_single_damaged_byte_goes_through(
     assert len(capsys.readouterr().err.splitlines()) > len(content) / 2
 
 
-@pytest.mark.parametrize(("owner", "name"), [(os, "listdir"), (module.tempfile, "TemporaryFile")])
+@pytest.mark.parametrize(("owner", "name"), [(os, "listdir"), (tempfile, "TemporaryFile")])
 def test_a_folder_that_may_not_be_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
 ) -> None:

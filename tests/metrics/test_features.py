@@ -277,7 +277,7 @@ def test_perceptual_features_have_gradients_and_images_keep_their_size(
     found.square().sum().backward()
     assert x.grad is not None
     torch.testing.assert_close(x.grad, x.detach() / 2 * (3 if channels == 1 else 1))
-    assert not any(parameter.requires_grad for parameter in detector._outputs.perceptual.func.parameters())  # type: ignore[union-attr]
+    assert not any(parameter.requires_grad for parameter in detector._outputs.perceptual.func.parameters())
 
 
 def test_perceptual_features_that_are_none(scripted: Script) -> None:
@@ -424,7 +424,7 @@ def test_perceptual_distance_of_efficientnet_is_lpips_without_weights() -> None:
         rows = detector.perceptual(x)
         taps = efficientnet_taps(x)
         assert [tap.shape[2] for tap in taps] == [32, 16, 8, 4, 2]
-        expected = 0
+        expected = torch.zeros([])
         for tap in taps:
             unit = tap / tap.square().sum(1, keepdim=True).sqrt()
             expected = expected + (unit[0] - unit[1]).square().sum(0).mean()

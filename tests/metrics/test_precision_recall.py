@@ -8,7 +8,7 @@ from metrics.precision_recall import precision_recall
 
 def by_definition(real: np.ndarray, gen: np.ndarray, k: int) -> tuple[float, float]:
     def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.linalg.norm(a[:, None] - b[None], axis=2)
+        return np.asarray(np.linalg.norm(a[:, None] - b[None], axis=2))
 
     def covered(probes: np.ndarray, manifold: np.ndarray) -> float:
         radii = np.sort(distance(manifold, manifold), axis=1)[:, k]

@@ -14,9 +14,11 @@ from metrics.features import Detector, open_detector
 from metrics.frechet_inception_distance import frechet_distance
 from metrics.inception_score import inception_score
 from metrics.kernel_inception_distance import kernel_distance
+from metrics.overlap import Overlap, overlaps
 from metrics.perceptual_path_length import PathSampling, path_distances, path_length
 from metrics.precision_recall import precision_recall
-from metrics.results import append_result
+from metrics.registry import parse_metrics
+from metrics.results import MetricResult, append_result
 from metrics.runner import evaluate, preflight
 from metrics.sampling import fake_images, microbatches
 
@@ -36,7 +38,7 @@ EVERYTHING = [
 ]
 
 
-def values(results: list[module.MetricResult]) -> dict[str, float]:
+def values(results: list[MetricResult]) -> dict[str, float]:
     return {key: value for result in results for key, value in result.values.items()}
 
 
@@ -68,7 +70,7 @@ def test_tf32_is_off_whatever_training_allows(
 
     monkeypatch.setattr(Detector, "__call__", looking)
     before = [getattr(where, name) for where, name in flags]
-    try:
+    try:  # monkeypatch would delete these flags in the end
         for where, name in flags:
             setattr(where, name, True)
         evaluate(
@@ -80,8 +82,8 @@ def test_tf32_is_off_whatever_training_allows(
         )
         assert all(getattr(where, name) for where, name in flags)
     finally:
-        for (where, name), value in zip(flags, before, strict=True):
-            setattr(where, name, value)
+        for (where, name), flag in zip(flags, before, strict=True):
+            setattr(where, name, flag)
     assert found == {(False, False)}
 
 
@@ -419,11 +421,9 @@ def test_metrics_of_the_same_images_share_their_distances(
     make_dataset: Any, make_generator: Any, detector_file: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[int, list[int], bool]] = []
-    plain = module.overlaps
+    plain = overlaps
 
-    def counting(
-        real: torch.Tensor, fake: torch.Tensor, ks: set[int], recall: bool
-    ) -> dict[int, module.Overlap]:
+    def counting(real: torch.Tensor, fake: torch.Tensor, ks: set[int], recall: bool) -> dict[int, Overlap]:
         asked.append((len(fake), sorted(ks), recall))
         return plain(real, fake, ks, recall=recall)
 
@@ -450,7 +450,7 @@ def test_mirrored_copies_follow_the_images_for_the_older_metrics_alone(
 ) -> None:
     dataset, path, names = make_dataset(count=25), detector_file("pooled"), ["fid40", "fid20", "fid40_full"]
 
-    def run(mirror: bool) -> list[module.MetricResult]:
+    def run(mirror: bool) -> list[MetricResult]:
         return evaluate(
             names, generator=make_generator(), dataset=dataset, mirror=mirror, detector=path, progress=False
         )
@@ -490,7 +490,7 @@ def test_images_in_place_of_a_generator(
     assert [result.count for result in results] == [40, 50, 20]
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Note")]
     assert notes == ["Note: pr50k3_full measures all 50 images of 'arrays', not 50000"]
-    assert module._limited(module.parse_metrics("fid2_full")[0], make_dataset(count=1)).count == 1
+    assert module._limited(parse_metrics("fid2_full")[0], make_dataset(count=1)).count == 1
     assert "fid2_full measures the one image of 'arrays'" in capsys.readouterr().err
     same = values(evaluate("fid30_full,pr303_full", images=make_dataset(count=30), **options))
     assert same == {

@@ -37,7 +37,7 @@ def tiny_generator() -> Any:
     )
 
 
-def sweep(*arguments: Any) -> dict:
+def sweep(*arguments: Any) -> dict[str, Any]:
     """What hostile.py prints, its limits held."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [
@@ -50,7 +50,7 @@ def sweep(*arguments: Any) -> dict:
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    result = json.loads(done.stdout)
+    result: dict[str, Any] = json.loads(done.stdout)
     assert max(result["slowest"].values()) < 10, result["slowest"]
     assert result["peak"] < GIGABYTE
     for name, error in result["errors"].items():
@@ -211,7 +211,8 @@ def tensor(offset: object, shape: object, stride: object, payload: bytes | None 
 def stored(values: torch.Tensor) -> bytes:
     """What stands for a tensor's elements in a pickle."""
     storage = values.__reduce_ex__(4)[1][0]
-    return storage.__reduce__()[1][0]
+    data: bytes = storage.__reduce__()[1][0]
+    return data
 
 
 def much_before(payload: bytes) -> bytes:
@@ -232,7 +233,7 @@ def doubled(depth: int, combine: bytes) -> bytes:
 
 def nested_modules(depth: int) -> ReferenceObject:
     """A tree of 9^depth modules, nine of which are in the file at each level."""
-    state: dict = {}
+    state: dict[str, Any] = {}
     for _ in range(depth):
         module = ReferenceObject("Layer", state)
         state = {"_modules": {str(i): module for i in range(9)}}
@@ -280,8 +281,8 @@ def wide_network(width: int) -> bytes:
     return reference_pickle(G_ema=G)
 
 
-def itself() -> list:
-    values: list = []
+def itself() -> list[Any]:
+    values: list[Any] = []
     values.append(values)
     return values
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.support.runs import resolved_config
+from torch_utils.ops import upfirdn2d
 from training.augment import PRESETS, AugmentPipe, preset
 from training.augment import resample as resampling
 from training.augment.geometric import SYM6
@@ -71,7 +72,8 @@ def test_nothing_happens_without_transforms() -> None:
 
 
 def test_a_companion_map_changes_nothing_for_the_images() -> None:
-    x, features, results = images(8), torch.randn(8, 5, 4, 4), []
+    x, features = images(8), torch.randn(8, 5, 4, 4)
+    results: list[Any] = []
     for companion in (False, True):
         torch.manual_seed(3)
         pipe = make_pipe(0.6, **EVERYTHING)
@@ -186,7 +188,7 @@ def test_first_use_in_inference_mode_does_not_spoil_training() -> None:
 
 @pytest.mark.parametrize("bilinear", [False, True])
 def test_dense_resampling_equals_the_reference(bilinear: Any) -> None:
-    taps = resampling.upfirdn2d.setup_filter(SYM6)
+    taps = upfirdn2d.setup_filter(SYM6)
     x = torch.randn([2, 3, 10, 7], generator=seeded(), dtype=torch.float64, requires_grad=True)
     z = torch.randn([2, 3, 32, 26], generator=seeded(1), dtype=torch.float64, requires_grad=True)
     for margin in ((0, 0, 0, 0), (2, 5, 3, 0), (6, 6, 9, 9)):
