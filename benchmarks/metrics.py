@@ -364,7 +364,7 @@ def compare_extraction(name: str, count: int, rounds: int) -> Report:
 
 
 class NoLabels:
-    """The data set of an unconditional generator, which is never asked."""
+    """The data set of an unconditional generator, whose items are never read."""
 
     name, resolution, num_channels, label_dim = "none", 32, 3, 0
 

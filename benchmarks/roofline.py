@@ -21,7 +21,7 @@ def convolutions(batch: int) -> dict[str, Callable[[], object]]:
 
 
 def rate(batch: int, seconds: float) -> float:
-    """Operations a second, where all of :data:`LARGE` took so long together."""
+    """Operations a second, where one pass over :data:`LARGE` took ``seconds``."""
     return sum(2 * batch * channels**2 * size**2 * 9 for channels, size in LARGE) / seconds
 
 

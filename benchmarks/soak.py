@@ -118,7 +118,7 @@ class Training:
         return self.process.poll() is None
 
     def resident(self) -> float:
-        """GiB of all its processes together."""
+        """GiB of resident memory of all its processes."""
         total = 0
         for process in self._family():
             try:

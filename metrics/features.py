@@ -105,9 +105,13 @@ class Detector:
     def perceptual(self, images: Tensor) -> Tensor:
         """Images to ``[N, K]``, differentiable: the squared L2 distance of two rows is a perceptual distance.
 
-        Args: images float32 ``[N, C, H, W]``, C 1 (repeated) or 3, in 0..255, all of one size: nothing is
-        resized. Raises :class:`UserError` on other images, when the network has no such output, and when it
-        gives anything but finite ``[N, K]``. Distances of different detectors are not comparable.
+        Distances of different detectors are not comparable.
+
+        Args:
+            images: float32 ``[N, C, H, W]``, C 1 (repeated) or 3, in 0..255, of one size. Nothing is resized.
+
+        Raises:
+            UserError: other images, a network without this output, or anything but finite ``[N, K]``.
         """
         if self._outputs.perceptual is None:
             raise UserError(

@@ -13,11 +13,17 @@ def inception_score(probs: ArrayLike, num_splits: int) -> tuple[float, float]:
     """``exp(E_x KL(p(y|x) || p(y)))`` on each of ``num_splits`` consecutive parts: mean, standard deviation.
 
     ``p(y)`` is the mean within the part (Salimans et al. 2016, section 4). Parts differ by at most one row
-    when the rows do not divide evenly. The standard deviation is the population one, over parts. A
-    probability of 0 contributes 0.
+    when the rows do not divide evenly. A probability of 0 contributes 0.
 
-    Args: ``probs [N, classes]``, rows summing to 1; computed in float64.
-    Raises :class:`ValueError` on another shape, and when there are fewer rows than parts.
+    Args:
+        probs: ``[N, classes]``, rows summing to 1; computed in float64.
+        num_splits: number of parts.
+
+    Returns:
+        (mean, population standard deviation) over parts.
+
+    Raises:
+        ValueError: another shape, or fewer rows than parts.
     """
     p = np.asarray(probs, np.float64)
     if p.ndim != 2 or not 1 <= num_splits <= len(p):

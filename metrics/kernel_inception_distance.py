@@ -30,8 +30,15 @@ def kernel_distance(
     Each of ``num_subsets`` rounds draws ``m = min(len(real), len(gen), max_subset_size)`` rows of each set
     without replacement, from ``seed``.
 
-    Args: features ``[N, F]`` and ``[M, F]``; computed in float64.
-    Raises :class:`ValueError` on shapes that do not belong together and on subsets of fewer than two rows.
+    Args:
+        real: features ``[N, F]``; all is computed in float64.
+        gen: features ``[M, F]``.
+        num_subsets: number of rounds.
+        max_subset_size: most rows of each set in a round.
+        seed: of the subsets.
+
+    Raises:
+        ValueError: shapes that do not fit each other, or subsets of fewer than two rows.
     """
     r, g = np.asarray(real), np.asarray(gen)
     if r.ndim != 2 or g.ndim != 2 or r.shape[1] != g.shape[1]:

@@ -121,7 +121,7 @@ class PooledPixels(nn.Module):
 
 
 class LikeReference(nn.Module):
-    """Gives features only when asked to, as the reference's files do."""
+    """Gives features only with ``return_features``, as the reference's files do."""
 
     def forward(self, images: torch.Tensor, return_features: bool = False) -> torch.Tensor:
         if return_features:

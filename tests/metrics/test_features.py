@@ -129,10 +129,10 @@ def test_a_file_of_another_kind(tmp_path: Path) -> None:
 def test_reference_detectors_come_by_address(
     name: str, file: str, detector_file: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
+    fetched: list[str] = []
 
     def fetch(url: str) -> Path:
-        asked.append(url)
+        fetched.append(url)
         return Path(detector_file("reference"))
 
     monkeypatch.setattr(module, "fetch", fetch)
@@ -141,7 +141,7 @@ def test_reference_detectors_come_by_address(
         assert open_detector(name, "cpu")(images(2)).shape == (2, 3)
     finally:
         module._open.cache_clear()
-    assert asked == [f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{file}"]
+    assert fetched == [f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{file}"]
 
 
 def test_a_damaged_download_says_where_the_file_belongs(
@@ -326,16 +326,16 @@ def test_another_detector_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_detector_by_address(scripted: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = "https://example.org/detectors/stand.pt"
-    asked: list[str] = []
+    fetched: list[str] = []
 
     def fetch(address: str) -> Path:
-        asked.append(address)
+        fetched.append(address)
         return Path(scripted(Stand()))
 
     monkeypatch.setattr(module, "fetch", fetch)
     detector = open_detector(url, "cpu")
     assert detector.name == url
-    assert asked == [url]
+    assert fetched == [url]
     assert detector(images(2)).shape == (2, 3)
     monkeypatch.setattr(module, "fetch", lambda address: tmp_path / "none.pt")
     (tmp_path / "none.pt").write_text("no network")

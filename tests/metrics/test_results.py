@@ -188,11 +188,11 @@ def test_lines_that_are_no_results(tmp_path: Path, torn: bytes, capsys: pytest.C
     append(tmp_path, 2, 6.0)
     assert marks(tmp_path) == [True, True, False]
     assert path.read_bytes().count(b"\n") == 4
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     if torn == b"\n":
-        assert said == ""
+        assert printed == ""
     else:
-        assert set(said.splitlines()) == {f"Warning: line 2 of {path} is no result and is left out"}
+        assert set(printed.splitlines()) == {f"Warning: line 2 of {path} is no result and is left out"}
 
 
 def test_files_of_the_reference_are_read(tmp_path: Path) -> None:

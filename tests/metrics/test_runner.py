@@ -60,7 +60,10 @@ def test_tf32_is_off_whatever_training_allows(
     make_dataset: Any, make_generator: Any, detector_file: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Statistics of the reals are shared through the cache, so they have to be made alike."""
-    flags = ((torch.backends.cuda.matmul, "allow_tf32"), (torch.backends.cudnn, "allow_tf32"))
+    flags: list[tuple[Any, str]] = [
+        (torch.backends.cuda.matmul, "allow_tf32"),
+        (torch.backends.cudnn, "allow_tf32"),
+    ]
     found = set()
     plain = Detector.__call__
 
@@ -202,17 +205,17 @@ def test_two_detectors_see_the_same_images_rendered_once(
     files = {"inception": detector_file("pooled"), "vgg16": detector_file("reference")}
     monkeypatch.setattr(module, "open_detector", lambda name, device: open_detector(files[name], device))
     generator, dataset = make_generator(), make_dataset()
-    together = evaluate(
+    shared = evaluate(
         "fid40_full,pr103_full", generator=generator, dataset=dataset, batch_size=16, progress=False
     )
     assert generator.rendered == 48
     assert sum(seen) == 2 * len(dataset) + 40 + 10
-    assert [result.detector for result in together] == ["inception", "vgg16"]
+    assert [result.detector for result in shared] == ["inception", "vgg16"]
     alone = [
         evaluate(name, generator=generator, dataset=dataset, progress=False)[0]
         for name in ("fid40_full", "pr103_full")
     ]
-    assert values(together) == values(alone)
+    assert values(shared) == values(alone)
 
 
 def test_the_training_images_measured_against_themselves(
@@ -420,11 +423,11 @@ def test_every_metric_is_that_of_the_maths(
 def test_metrics_of_the_same_images_share_their_distances(
     make_dataset: Any, make_generator: Any, detector_file: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[int, list[int], bool]] = []
+    calls: list[tuple[int, list[int], bool]] = []
     plain = overlaps
 
     def counting(real: torch.Tensor, fake: torch.Tensor, ks: set[int], recall: bool) -> dict[int, Overlap]:
-        asked.append((len(fake), sorted(ks), recall))
+        calls.append((len(fake), sorted(ks), recall))
         return plain(real, fake, ks, recall=recall)
 
     monkeypatch.setattr(module, "overlaps", counting)
@@ -433,12 +436,12 @@ def test_metrics_of_the_same_images_share_their_distances(
         options = {"dataset": make_dataset(), "detector": detector_file("pooled"), "progress": False}
         return values(evaluate(names, generator=make_generator(), **options))
 
-    together = run("dc305_full,fid30_full,pr303_full,dc205_full")
-    assert asked == [(30, [3, 5], True), (20, [5], False)]
-    asked.clear()
+    shared = run("dc305_full,fid30_full,pr303_full,dc205_full")
+    assert calls == [(30, [3, 5], True), (20, [5], False)]
+    calls.clear()
     alone = {**run("dc305_full"), **run("fid30_full"), **run("pr303_full"), **run("dc205_full")}
-    assert asked == [(30, [5], False), (30, [3], True), (20, [5], False)]
-    assert together == alone
+    assert calls == [(30, [5], False), (30, [3], True), (20, [5], False)]
+    assert shared == alone
 
 
 def moments(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -107,14 +107,14 @@ def test_draws_depend_neither_on_resolution_nor_on_other_groups() -> None:
 def test_a_sample_is_augmented_the_same_alone_and_in_a_batch() -> None:
     pipe, x = make_pipe(**preset("bg")), torch.nn.functional.avg_pool2d(images(16, size=34), 3, 1)
     params = pipe.sample(x, generator=seeded(4))
-    together = pipe.apply(x, params)
+    whole = pipe.apply(x, params)
     for i in range(16):
         one = type(params.geometric)(
             *(getattr(params.geometric, name)[i : i + 1] for name in ("blit", "shift", "linear", "offset"))
         )
         alone = pipe.apply(x[i : i + 1], type(params)(batch_size=1, geometric=one))
         assert torch.allclose(
-            alone, together[i : i + 1], atol=2e-4
+            alone, whole[i : i + 1], atol=2e-4
         )  # the padding is the batch's, the filter's tails see it
 
 
