@@ -75,8 +75,8 @@ def evaluate(  # noqa: PLR0913 - the Python interface; all but the first two hav
 ) -> list[MetricResult]:
     """Evaluate ``metrics`` of a generator, or of image files, against a data set, in the order given.
 
-    All metrics of one detector share one pass over the images; a metric with a smaller count takes the first
-    ones. TF32 is off, as in the reference's metrics.
+    Metrics of one detector share one pass; smaller counts take the first images. TF32 is off, as in the
+    reference's metrics.
 
     In a group of processes every rank calls this with the same arguments, each on its device, and gets the
     same results. The ranks share the images. What fails on one rank fails on all.
@@ -86,12 +86,11 @@ def evaluate(  # noqa: PLR0913 - the Python interface; all but the first two hav
         dataset: the reals, all of them and not mirrored; with labels if the generator is conditional.
         generator: a :class:`training.networks.Generator` on ``device``, or anything with its calls and
             attributes. Either this or ``images`` is given.
-        images: image files, the first ones in order. Where there are fewer than a metric's count, all are
-            taken, a line on standard error says so, and the result's ``count`` is their number.
-        mirror: whether the training saw mirrored copies. Only the reference's older metrics (``fid50k``,
-            ``kid50k``, ``pr50k3``) use them: they take the images in order, then the copies.
-        detector: ``auto`` for each metric's reference detector, or what
-            :func:`metrics.features.open_detector` takes.
+        images: image files, in order. Where there are fewer than a metric's count, a note says so and the
+            result's ``count`` is their number.
+        mirror: whether mirrored copies follow the images for the reference's older metrics (``fid50k``,
+            ``kid50k``, ``pr50k3``).
+        detector: ``auto`` (the metric's own) or what :func:`metrics.features.open_detector` takes.
         device: where the detectors run.
         batch_size: images that a detector is given at a time; values do not depend on it.
         seed: of latents, labels and noise (see :func:`metrics.sampling.fake_images`).
@@ -113,9 +112,10 @@ def evaluate(  # noqa: PLR0913 - the Python interface; all but the first two hav
     jobs = [_job(metric, detector, dataset, mirror=mirror) for metric in parsed]
     reals = collector.reals((job.real for job in jobs if job.real is not None), dataset, cache)
     keys = [job.fake for job in jobs]
-    fakes = (
-        collector.fakes(keys, generator, dataset, seed) if images is None else collector.images(keys, images)
-    )
+    if images is None:
+        fakes = collector.fakes(keys, generator, dataset, seed)
+    else:
+        fakes = collector.images(keys, images)
     values = on_rank0(lambda: _all_values(jobs, reals, fakes, collector.device), "computing the metrics")
     results = [_result(job, found, dataset, seed) for job, found in zip(jobs, values, strict=True)]
     return [replace(result, total_time=time.time() - started) for result in results]
