@@ -117,8 +117,7 @@ def evaluate(  # noqa: PLR0913 - the Python interface; all but the first two hav
     else:
         fakes = collector.images(keys, images)
     values = on_rank0(lambda: _all_values(jobs, reals, fakes, collector.device), "computing the metrics")
-    results = [_result(job, found, dataset, seed) for job, found in zip(jobs, values, strict=True)]
-    return [replace(result, total_time=time.time() - started) for result in results]
+    return [_result(job, found, dataset, seed, started) for job, found in zip(jobs, values, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,9 @@ def _job(metric: Metric, detector: str, dataset: ImageDataset, *, mirror: bool) 
     return _Job(metric, real, StatisticKey(detector, statistic, metric.count))
 
 
-def _result(job: _Job, values: dict[str, float], dataset: ImageDataset, seed: int) -> MetricResult:
+def _result(
+    job: _Job, values: dict[str, float], dataset: ImageDataset, seed: int, started: float
+) -> MetricResult:
     return MetricResult(
         metric=job.metric.name,
         values=values,
@@ -148,7 +149,7 @@ def _result(job: _Job, values: dict[str, float], dataset: ImageDataset, seed: in
         dataset=dataset.name,
         mirror=job.real is not None and job.real.mirrored,
         resolution=dataset.resolution,
-        total_time=0,
+        total_time=time.time() - started,
         num_gpus=world_size(),
         timestamp=time.time(),
     )
