@@ -1,16 +1,12 @@
-"""Measure a network pickle, or image files: Fréchet and kernel distances, precision and recall, and the other
-metrics."""
+"""Measure a network pickle or image files: Fréchet and kernel distance, precision, recall and more."""
 
-import json
-import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
 from dnnlib import torchrun
-from dnnlib.cli import PATH, PATH_OR_URL, Command, friendly_errors, ops_option, plural
+from dnnlib.cli import PATH, PATH_OR_URL, Command, friendly_errors, ops_option
 from dnnlib.errors import UserError
 
 
@@ -85,8 +81,7 @@ from dnnlib.errors import UserError
 @ops_option
 @friendly_errors
 def main(gpus: int | None, device: str, **given: Any) -> None:
-    """Measure a network pickle or image files against real images, and print one line of JSON for each
-    metric.
+    r"""Measure a network pickle or image files against real images. Prints one line of JSON a metric.
 
     When the pickle lies in a run directory, the lines are also appended to its metric-NAME.jsonl. Detectors
     by name: inception and vgg16 (the reference's, downloaded once; auto picks them) and efficientnet-lite0
@@ -94,7 +89,7 @@ def main(gpus: int | None, device: str, **given: Any) -> None:
 
     \b
     python calc_metrics.py --network=RUN/network-snapshot-000100.pkl --metrics=fid50k_full,pr50k3_full
-    python calc_metrics.py --network=net.pkl --data=images.zip --metrics=fid2k_full --detector=efficientnet-lite0
+    python calc_metrics.py --network=net.pkl --metrics=fid2k_full --data=my.zip --detector=efficientnet-lite0
     python calc_metrics.py --images=generated/ --data=images.zip --metrics=fid50k_full
     """
     from training import launch
@@ -115,36 +110,23 @@ def main(gpus: int | None, device: str, **given: Any) -> None:
 
 
 def measure(
-    *,
-    network: str | None,
-    images: str | None,
-    metrics: str,
-    data: str | None,
-    mirror: bool | None,
-    verbose: bool,
-    detector: str,
-    device: str,
-    batch: int,
-    seed: int,
-    offline: bool,
-    no_cache: bool,
+    metrics: str, *, device: str, verbose: bool, offline: bool, no_cache: bool, batch: int, **given: Any
 ) -> None:
     """Evaluate, print and record, as the options of the same names say. Raises :class:`UserError`."""
-    if (network is None) == (images is None):
+    if (given["network"] is None) == (given["images"] is None):
         raise UserError("give either --network or --images")
-    if images is not None and data is None:
-        raise UserError(f"--images={images} is measured against real images; say where they are with --data")
+    if given["images"] is not None and given["data"] is None:
+        raise UserError(
+            f"--images={given['images']} is measured against real images; say where they are with --data"
+        )
 
     from dnnlib.download import forbid_downloads
     from metrics.registry import known_names, parse_metrics
-    from metrics.results import append_result
     from metrics.runner import evaluate
     from torch_utils.device import announce_device
-    from torch_utils.distributed import is_rank0, main_first
-    from training.build import compute_as_trained
-    from training.config.run_directory import OPTIONS_FILE
-    from training.data.reals import open_images, open_reals
-    from training.inference.files import load_networks
+    from torch_utils.distributed import is_rank0, world_size
+    from training.inference.measuring import open_measured
+    from training.run.replicas import check_same_content
 
     parsed = parse_metrics(metrics)
     if not parsed:
@@ -152,41 +134,25 @@ def measure(
     if offline:
         forbid_downloads()
     where = announce_device(device)
-    generator, run_dir = None, None
-    if network is not None:
-        with main_first("opening the network"):
-            networks = load_networks(network, need=["G_ema"])
-        generator, trained_on = networks["G_ema"].to(where), networks["training_set_kwargs"]
-        note = compute_as_trained(generator, networks["info"], where)
-        if note is not None and is_rank0():
-            print(f"Note: {note}", file=sys.stderr)
-        dataset = open_reals(trained_on, data, generator)
-        if mirror is None and data is None:
-            mirror = trained_on.get("xflip", False)
-        folder = Path(network).parent
-        run_dir = folder if (folder / OPTIONS_FILE).is_file() else None
-    else:
-        assert data is not None
-        dataset = open_images(data)
-    if mirror and is_rank0() and not any(metric.family.reals == "as trained" for metric in parsed):
+    seed, detector = given.pop("seed"), given.pop("detector")
+    measured = open_measured(**given, device=where)
+    if measured.mirror and is_rank0() and not any(metric.family.reals == "as trained" for metric in parsed):
         print(
             "Note: --mirror=1 has no effect: these metrics compare with the images as they are, as in the "
             "reference",
             file=sys.stderr,
         )
     if verbose and is_rank0():
-        print(
-            f"Measuring {network or images} against {len(dataset)} images of {dataset.path} on {where}",
-            file=sys.stderr,
-        )
-    measured = None if images is None else open_images(images)
-    compare_contents(generator, dataset, measured)
+        reals = f"{len(measured.dataset)} images of {measured.dataset.path}"
+        print(f"Measuring {measured.source} against {reals} on {where}", file=sys.stderr)
+    if world_size() > 1:
+        check_same_content(measured.content())
     results = evaluate(
         metrics,
-        generator=generator,
-        images=measured,
-        dataset=dataset,
-        mirror=bool(mirror),
+        generator=measured.generator,
+        images=measured.images,
+        dataset=measured.dataset,
+        mirror=measured.mirror,
         detector=detector,
         device=where,
         batch_size=batch,
@@ -194,37 +160,8 @@ def measure(
         progress=verbose,
         use_cache=not no_cache,
     )
-    unrecorded: list[UserError] = []
-    for result in results if is_rank0() else []:
-        if network is None or run_dir is None:
-            print(json.dumps({**result.record(network), **({} if images is None else {"images": images})}))
-            continue
-        try:
-            print(append_result(result, run_dir, network))
-        except UserError as error:  # what was measured is not lost for that
-            print(result.json_line(os.path.relpath(network, run_dir)))
-            unrecorded.append(error)
-    if unrecorded:
-        raise UserError(
-            f"{plural(len(unrecorded), 'result')} could only be printed, not recorded in the run: "
-            f"{unrecorded[0]}"
-        )
-
-
-def compare_contents(generator: Any, dataset: Any, measured: Any) -> None:
-    """Raises :class:`UserError` unless all ranks opened the same network and images; ``generator`` or
-    ``measured`` is None."""
-    from torch_utils.distributed import world_size
-    from training.inference.files import weights_sha256
-    from training.run.replicas import check_same_content
-
-    if world_size() > 1:
-        content = {"real images (--data) by SHA-256": dataset.identity()}
-        if generator is not None:
-            content["weights (--network) by SHA-256"] = weights_sha256(generator)
-        if measured is not None:
-            content["images (--images) by SHA-256"] = measured.identity()
-        check_same_content(content)
+    if is_rank0():
+        measured.print_results(results)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ multiplied by 1 ± 6e-8 at random.
 """
 
 import contextlib
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,14 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.options import json_option  # noqa: E402
-from dnnlib.cli import PATH, Command, friendly_errors  # noqa: E402
-from dnnlib.files import atomic_write  # noqa: E402
+from benchmarks.options import data_option, json_option, write_json  # noqa: E402
+from dnnlib.cli import Command, friendly_errors  # noqa: E402
 from torch_utils.native_build import prepare_native_ops  # noqa: E402
 from training.config.options import overrides  # noqa: E402
 from training.config.resolve import resolve  # noqa: E402
 from training.data.batches import image_batches  # noqa: E402
 from training.data.opening import inspect_data, open_dataset  # noqa: E402
-from training.phases import build_phases  # noqa: E402
+from training.phases import Reals, build_phases  # noqa: E402
 from training.run.state import RunState  # noqa: E402
 from training.training_loop import step  # noqa: E402
 
@@ -38,13 +36,7 @@ LOSSES = ("Loss/G/loss", "Loss/D/loss", "Loss/D/loss_gen_reg")
 
 
 @click.command(cls=Command)
-@click.option(
-    "--data",
-    default=str(ROOT / "data" / "emoji32.zip"),
-    type=PATH,
-    metavar="PATH",
-    help="images  [default: the bundled ones]",
-)
+@data_option
 @click.option("--steps", type=click.IntRange(min=1), default=200, show_default=True)
 @click.option("--batch", type=int, default=8, show_default=True)
 @click.option("--cbase", type=int, default=1024, show_default=True)
@@ -80,17 +72,8 @@ def main(data: str, steps: int, batch: int, cbase: int, seed: int, json_file: st
             )
     for path, values in found.items():
         print(f"{f'mean, {path}':<28}" + "".join(f"{sum(values[name]) / steps:>22.4f}" for name in LOSSES))
-    if json_file:
-        with atomic_write(json_file, "w", encoding="utf-8") as stream:
-            json.dump(
-                {
-                    "losses": found,
-                    "differences": apart,
-                    "settings": {**options, "data": data, "steps": steps},
-                },
-                stream,
-                indent=1,
-            )
+    settings = {**options, "data": data, "steps": steps}
+    write_json(json_file, {"losses": found, "differences": apart, "settings": settings})
 
 
 def windows(steps: int) -> list[tuple[int, int]]:
@@ -117,7 +100,7 @@ def losses(run: str, data: str, steps: int, options: dict[str, Any]) -> dict[str
         click.progressbar(range(steps), label=run, file=sys.stderr) as progress,
     ):
         for _ in progress:
-            step(state, phases, next(batches), dataset)
+            step(state, phases, Reals.of(next(batches), dataset, state.device))
             summaries = state.stats.flush()
             for name in LOSSES:
                 found[name].append(summaries[name].mean)

@@ -9,7 +9,6 @@ Training waits while a state is written, so the quotient is the part of the time
 includes the checksum and waiting for the disk (fsync).
 """
 
-import json
 import os
 import statistics
 import sys
@@ -24,9 +23,8 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.options import json_option  # noqa: E402
+from benchmarks.options import json_option, write_json  # noqa: E402
 from dnnlib.cli import PATH, Command, FiniteFloat, friendly_errors  # noqa: E402
-from dnnlib.files import atomic_write  # noqa: E402
 from torch_utils.device import pick_device  # noqa: E402
 from training.config.options import overrides  # noqa: E402
 from training.config.presets import PRESETS  # noqa: E402
@@ -43,7 +41,7 @@ from training.run.state_file import read_state, write_state  # noqa: E402
     type=click.Choice(list(PRESETS)),
     default="paper256",
     show_default=True,
-    help="recipe, which decides the size",
+    help="preset, which decides the size",
 )
 @click.option("--resolution", type=int, default=256, show_default=True, help="of the images")
 @click.option(
@@ -103,17 +101,14 @@ def main(
     times = f"{result['median_seconds']:.2f} s ({min(seconds):.2f} to {max(seconds):.2f})"
     print(f"writing {times}, {result['median_cpu_seconds']:.2f} s of it computing; reading {reading:.2f} s")
     print(f"every {interval:g} minutes: {result['share']:.2%} of the time")
-    if json_file:
-        with atomic_write(json_file, "w", encoding="utf-8") as stream:
-            json.dump(result, stream, indent=1)
+    write_json(json_file, result)
 
 
 def worn_in(cfg: str, resolution: int, device: str) -> RunState:
-    """A state as it is in the middle of a run, with the moments of both optimisers, without having
-    trained."""
+    """A state as in the middle of a run, with the moments of both optimisers, made without training."""
     data = DataConfig(
-        path="none", resolution=resolution, num_channels=3, label_dim=0, num_images=1, use_labels=False, max_size=None, xflip=False,
-        random_seed=0,
+        path="none", resolution=resolution, num_channels=3, label_dim=0, num_images=1, use_labels=False,
+        max_size=None, xflip=False, random_seed=0,
     )  # fmt: skip
     state = RunState.fresh(resolve(overrides(cfg=cfg, reg_type="ggdr"), data), pick_device(device))
     for module, optimizer in ((state.G, state.G_opt), (state.D, state.D_opt)):

@@ -1,5 +1,4 @@
-"""Speed of loading training images: from a zip and from a folder, by so many worker processes, and decoded in
-memory.
+"""Speed of loading training images: from a zip, from a folder and from memory, by number of workers.
 
 Usage:
 
@@ -10,7 +9,6 @@ The images are those of ``--data``, resized to ``--resolution`` and written as P
 """
 
 import contextlib
-import json
 import os
 import sys
 import tempfile
@@ -25,21 +23,14 @@ import PIL.Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.options import json_option  # noqa: E402
-from dnnlib.cli import PATH, Command, FiniteFloat, friendly_errors, parse_int_list  # noqa: E402
-from dnnlib.files import atomic_write  # noqa: E402
+from benchmarks.options import data_option, json_option, write_json  # noqa: E402
+from dnnlib.cli import Command, FiniteFloat, friendly_errors, parse_int_list  # noqa: E402
 from training.data.batches import image_batches  # noqa: E402
 from training.data.dataset import ImageFolderDataset  # noqa: E402
 
 
 @click.command(cls=Command)
-@click.option(
-    "--data",
-    default=str(ROOT / "data" / "emoji32.zip"),
-    type=PATH,
-    metavar="PATH",
-    help="images  [default: the bundled ones]",
-)
+@data_option
 @click.option("--resolution", type=int, default=64, show_default=True)
 @click.option(
     "--images", "count", type=click.IntRange(min=1), default=1024, show_default=True, help="how many of them"
@@ -85,18 +76,13 @@ def main(
             f"{name:<20}{rate:>10.0f} images/s"
             + (f"{rate / train_rate:>10.0f} x training" if train_rate else "")
         )
-    if json_file:
-        with atomic_write(json_file, "w", encoding="utf-8") as stream:
-            json.dump(result, stream, indent=1)
+    write_json(json_file, result)
 
 
 def prepare(data: str, resolution: int, count: int, scratch: Path) -> tuple[str, str]:
     """The first images of ``data`` at ``resolution``, as a folder and as a zip of PNG files."""
-    source, folder, archive = (
-        ImageFolderDataset(data, memory_budget_mb=0),
-        scratch / "images",
-        scratch / "images.zip",
-    )
+    source = ImageFolderDataset(data, memory_budget_mb=0)
+    folder, archive = scratch / "images", scratch / "images.zip"
     folder.mkdir()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as stream:
         for i in range(min(count, len(source))):
@@ -110,7 +96,7 @@ def prepare(data: str, resolution: int, count: int, scratch: Path) -> tuple[str,
 
 
 def loading_rate(path: str, batch: int, workers: int, seconds: float, **options: Any) -> float:
-    """Images a second over so many seconds, after the first batches."""
+    """Images a second, measured over ``seconds`` after the first batches."""
     dataset = ImageFolderDataset(path, **options)
     with contextlib.closing(
         image_batches(dataset, batch_size=batch, seed=0, start=0, workers=workers)

@@ -8,7 +8,6 @@ Latents to images, in float32 with compiled ops, with plain PyTorch, and in bflo
 process, and the fastest repeat counts. The roofline is that of ``train_step.py``.
 """
 
-import json
 import os
 import sys
 import time
@@ -22,10 +21,9 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.options import json_option, network_options  # noqa: E402
+from benchmarks.options import json_option, network_options, write_json  # noqa: E402
 from benchmarks.roofline import ConvolutionWork, convolutions, rate  # noqa: E402
 from dnnlib.cli import Command, friendly_errors, host_memory_option  # noqa: E402
-from dnnlib.files import atomic_write  # noqa: E402
 from torch_utils.device import announce_device, has_bfloat16  # noqa: E402
 from torch_utils.ops.dispatch import plain_ops  # noqa: E402
 from training.networks import Generator  # noqa: E402
@@ -39,28 +37,13 @@ from training.networks.layers import use_bfloat16  # noqa: E402
 @json_option
 @host_memory_option
 @friendly_errors
-def main(
-    resolution: int,
-    cbase: int,
-    cmax: int,
-    map_depth: int,
-    batch: int,
-    repeats: int,
-    threads: int,
-    json_file: str | None,
-) -> None:
+def main(batch: int, repeats: int, threads: int, json_file: str | None, **network: Any) -> None:
     """Measure generation on the CPU and print a table."""
     torch.set_num_threads(threads)
     os.environ["GGDR_OPS"] = "native"
     announce_device("cpu")
 
-    def generator() -> Generator:
-        torch.manual_seed(0)
-        synthesis = {"channel_base": cbase, "channel_max": cmax, "num_fp16_res": 4, "conv_clamp": 256}
-        G = Generator(512, 0, 512, resolution, 3, {"num_layers": map_depth}, synthesis)
-        return G.eval().requires_grad_(False)
-
-    float32, half = generator(), generator()
+    float32, half = small_generator(**network), small_generator(**network)
     use_bfloat16(half)
     z = torch.randn([batch, float32.z_dim])
 
@@ -77,22 +60,12 @@ def main(
     if has_bfloat16(torch.device("cpu")):
         calls["bfloat16"] = lambda: half(z, None)
     with ConvolutionWork() as work, plain_ops():
-        generator().to("meta")(z.to("meta"), None)
+        small_generator(**network).to("meta")(z.to("meta"), None)
     with torch.inference_mode():
         seconds = fastest(calls, repeats)
     result = evaluate(seconds, large, batch, work.operations / batch)
-    result["settings"] = {
-        **dict(
-            resolution=resolution,
-            cbase=cbase,
-            cmax=cmax,
-            map_depth=map_depth,
-            batch=batch,
-            repeats=repeats,
-            threads=threads,
-        ),
-        "torch": torch.__version__,
-    }
+    settings = dict(**network, batch=batch, repeats=repeats, threads=threads)
+    result["settings"] = {**settings, "torch": torch.__version__}
     print(
         f"convolutions {work.operations / batch / 1e9:.2f} GFLOP an image, large ones alone "
         f"{result['roofline_gflops']:.0f} GFLOP/s"
@@ -100,9 +73,15 @@ def main(
     print(f"{'':<16}{'images/s':>10}{'roofline':>10}")
     for name, found in result["variants"].items():
         print(f"{name:<16}{found['images_per_second']:>10.2f}{found['roofline']:>10.1%}")
-    if json_file:
-        with atomic_write(json_file, "w", encoding="utf-8") as stream:
-            json.dump(result, stream, indent=1)
+    write_json(json_file, result)
+
+
+def small_generator(*, resolution: int, cbase: int, cmax: int, map_depth: int) -> Generator:
+    """An untrained generator, the same every time."""
+    torch.manual_seed(0)
+    synthesis = {"channel_base": cbase, "channel_max": cmax, "num_fp16_res": 4, "conv_clamp": 256}
+    G = Generator(512, 0, 512, resolution, 3, {"num_layers": map_depth}, synthesis)
+    return G.eval().requires_grad_(requires_grad=False)
 
 
 def fastest(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:

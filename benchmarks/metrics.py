@@ -1,9 +1,8 @@
-"""How fast the metrics are, and how much memory they take, as ratios to other implementations, measured in
-turns in one run.
+"""Speed and memory of the metrics, as ratios to other implementations measured in turns in one run.
 
 Usage:
 
-    python benchmarks/metrics.py                       # the sizes that docs/metrics.md reports: about 15 minutes on two cores
+    python benchmarks/metrics.py            # the sizes of docs/metrics.md: about 15 minutes on two cores
     python benchmarks/metrics.py --only=frechet --json=frechet.json
     python benchmarks/metrics.py --only=large --large=50000x50000x4096
 
@@ -11,6 +10,7 @@ Needs the ``compare`` extra (prdc), and the ``efficientnet`` extra for one of th
 what OMP_NUM_THREADS says, or the number of cores.
 """
 
+import functools
 import json
 import os
 import statistics
@@ -27,7 +27,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.options import json_option  # noqa: E402
+from benchmarks.options import json_option, write_json  # noqa: E402
 from dnnlib.cli import Command, friendly_errors  # noqa: E402
 from dnnlib.errors import UserError  # noqa: E402
 
@@ -91,11 +91,11 @@ def main(
         report["extraction"] = [compare_extraction(name, count, rounds) for name, count in counts.items()]
     if "large" in parts:
         report["large"] = measure_large(sizes(large))
-    if json_file:
-        Path(json_file).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(json_file, report)
 
 
 def sizes(text: str) -> tuple[int, int, int]:
+    """``NxMxF`` as three numbers. Raises :class:`UserError`."""
     try:
         n, m, width = (int(part) for part in text.split("x"))
     except ValueError as error:
@@ -104,6 +104,7 @@ def sizes(text: str) -> tuple[int, int, int]:
 
 
 def machine() -> Report:
+    """Processor, cores, threads and versions."""
     import torch
 
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -116,6 +117,7 @@ def machine() -> Report:
 
 
 def summary(seconds: Sequence[float]) -> str:
+    """Median, least and most, for the table."""
     return f"{statistics.median(seconds):9.2f} s  ({min(seconds):.2f} to {max(seconds):.2f})"
 
 
@@ -135,7 +137,7 @@ def in_turns(work: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[
 def compare_neighbours(shape: tuple[int, int, int], rounds: int) -> Report:
     """All four values with neighbourhood 5, as prdc computes them, and precision and recall alone."""
     kinds = ("prdc", "precision and recall", "all four")
-    runs = in_turns({kind: lambda kind=kind: apart(kind, shape) for kind in kinds}, rounds)  # type: ignore[misc]
+    runs = in_turns({kind: functools.partial(apart, kind, shape) for kind in kinds}, rounds)
     print(f"\nNearest neighbours, {'x'.join(map(str, shape))}, float32 features")
     medians: dict[str, Report] = {}
     for kind in kinds:
@@ -150,8 +152,7 @@ def compare_neighbours(shape: tuple[int, int, int], rounds: int) -> Report:
         ratios[kind] = ratio
         print(
             f"  {kind}: {ratio['seconds']:.1f} times as fast as prdc, {ratio['cpu_seconds']:.1f} times by "
-            "CPU time (which other "
-            f"processes matter less to), 1/{ratio['peak_mib']:.1f} of its peak memory"
+            f"CPU time (less dependent on other processes), 1/{ratio['peak_mib']:.1f} of its peak memory"
         )
     values = {kind: runs[kind][0]["values"] for kind in kinds}
     for name, value in values["all four"].items():
@@ -161,6 +162,7 @@ def compare_neighbours(shape: tuple[int, int, int], rounds: int) -> Report:
 
 
 def measure_large(shape: tuple[int, int, int]) -> Report:
+    """Precision and recall alone: time and peak memory. Raises :class:`UserError` above :func:`formula`."""
     run = apart("precision and recall", shape)
     n, m, width = shape
     base, peak, features = run["base_mib"], run["peak_mib"], 8 * width * (n + m) / 2**20
@@ -184,8 +186,10 @@ def measure_large(shape: tuple[int, int, int]) -> Report:
 
 
 def formula(shape: tuple[int, int, int]) -> float:
-    """MiB beside interpreter and libraries: features, their shifted copies, 600 bytes a sample for candidates
-    and radii, and tiles."""
+    """MiB beside interpreter and libraries.
+
+    Features, their shifted copies, 600 bytes a sample for candidates and radii, and tiles.
+    """
     n, m, width = shape
     return (8 * width * (n + m) + 600 * (n + m)) / 2**20 + 100
 
@@ -225,8 +229,7 @@ def neighbours_once(kind: str, shape: tuple[int, int, int]) -> Report:
 
 
 def clouds(n: int, width: int, seed: int) -> np.ndarray:
-    """Features that vary mostly in few directions, as those of images do: float32 ``[n, width]``, not
-    negative."""
+    """Non-negative features, float32 ``[n, width]``, that vary mostly in few directions, as images' do."""
     shared = np.random.default_rng(9).standard_normal((64, width), dtype=np.float32)
     rng = np.random.default_rng(seed)
     rows = np.empty((n, width), np.float32)
@@ -238,6 +241,7 @@ def clouds(n: int, width: int, seed: int) -> np.ndarray:
 
 
 def with_prdc() -> Callable[[np.ndarray, np.ndarray], dict[str, float]]:
+    """All four values, by prdc."""
     try:
         from prdc import compute_prdc
     except ImportError as error:
@@ -248,12 +252,14 @@ def with_prdc() -> Callable[[np.ndarray, np.ndarray], dict[str, float]]:
 
 
 def with_ours() -> Callable[[np.ndarray, np.ndarray], dict[str, float]]:
+    """Precision and recall."""
     from metrics.precision_recall import precision_recall
 
     return lambda real, gen: dict(zip(("precision", "recall"), precision_recall(real, gen, 5), strict=True))
 
 
 def with_ours_all() -> Callable[[np.ndarray, np.ndarray], dict[str, float]]:
+    """All four values."""
     from dataclasses import asdict
 
     from metrics.overlap import overlaps
@@ -278,6 +284,7 @@ def peak_mib() -> float:
 
 
 def compare_frechet(dimensions: int, rounds: int) -> Report:
+    """Our Fréchet distance beside that by ``scipy.linalg.sqrtm``."""
     import scipy.linalg
 
     from metrics.frechet_inception_distance import frechet_distance
@@ -295,9 +302,7 @@ def compare_frechet(dimensions: int, rounds: int) -> Report:
         return time.perf_counter() - start, value
 
     work = {"scipy.linalg.sqrtm": by_sqrtm, "ours": lambda: frechet_distance(mean, one, mean, other)}
-    runs = in_turns(
-        {name: lambda function=function: timed(function) for name, function in work.items()}, rounds
-    )  # type: ignore[misc]
+    runs = in_turns({name: functools.partial(timed, function) for name, function in work.items()}, rounds)
     print(f"\nFréchet distance, {dimensions} dimensions")
     seconds = {name: [run[0] for run in of] for name, of in runs.items()}
     for name, of in seconds.items():
@@ -311,8 +316,7 @@ def compare_frechet(dimensions: int, rounds: int) -> Report:
 
 
 def compare_extraction(name: str, count: int, rounds: int) -> Report:
-    """A pass over generated images beside a loop that shows the same number of ready images to the same
-    detector."""
+    """A pass over generated images, beside a loop that shows as many ready images to the same detector."""
     import torch
 
     from metrics.collecting import Collector, StatisticKey
@@ -353,19 +357,14 @@ def compare_extraction(name: str, count: int, rounds: int) -> Report:
     print(f"\n{count} images of the demo's network (32x32) to moments of {name}")
     for kind, of in seconds.items():
         print(f"  {kind:22s}{summary(of)}")
-    added = (
-        statistics.median(
-            whole / alone
-            for whole, alone in zip(seconds["whole pass"], seconds["detector alone"], strict=True)
-        )
-        - 1
-    )
+    pairs = zip(seconds["whole pass"], seconds["detector alone"], strict=True)
+    added = statistics.median(whole / alone for whole, alone in pairs) - 1
     print(f"  all that is not the detector adds {added:.1%}")
     return {"detector": name, "images": count, "seconds": seconds, "added": added}
 
 
 class NoLabels:
-    """The data set of an unconditional generator, which is never asked."""
+    """The data set of an unconditional generator, whose items are never read."""
 
     name, resolution, num_channels, label_dim = "none", 32, 3, 0
 
@@ -376,6 +375,7 @@ class NoLabels:
         raise IndexError(index)
 
     def get_label(self, index: int, /) -> np.ndarray:
+        """None: there are no items."""
         raise IndexError(index)
 
 
@@ -395,6 +395,7 @@ def small_generator() -> Any:
 
 
 def efficientnet() -> Any:
+    """The detector that works offline."""
     from metrics.features import open_detector
 
     return open_detector("efficientnet-lite0", "cpu")
@@ -408,9 +409,8 @@ def inception_layers() -> Any:
     from metrics.features import Detector, Outputs
 
     torch.manual_seed(0)
-    network: Any = (
-        inception_v3(weights=None, init_weights=False, aux_logits=False).eval().requires_grad_(False)
-    )
+    network: Any = inception_v3(weights=None, init_weights=False, aux_logits=False).eval()
+    network.requires_grad_(requires_grad=False)
     network.fc = torch.nn.Identity()
 
     def features(images: torch.Tensor) -> torch.Tensor:

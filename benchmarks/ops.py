@@ -9,7 +9,6 @@ forward pass kept. The copy is of a tensor that moves as many bytes. Times are t
 after the other in turn, so that all paths see the same machine.
 """
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -20,9 +19,8 @@ import click
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.options import json_option
+from benchmarks.options import json_option, write_json
 from dnnlib.cli import Command, friendly_errors
-from dnnlib.files import atomic_write
 from torch_utils.device import pick_device
 from torch_utils.host_memory import keep_freed_memory
 from torch_utils.native_build import prepare_native_ops
@@ -61,7 +59,7 @@ def resampling_cases(x: torch.Tensor, taps: str) -> list[Case]:
 def activation_cases(x: torch.Tensor, act: str) -> list[Case]:
     """bias_act with gain and clamp: forward, and the gradients of input and bias."""
     b = torch.zeros(x.shape[1], device=x.device, dtype=x.dtype, requires_grad=True)
-    leaf = x.detach().requires_grad_(True)
+    leaf = x.detach().requires_grad_()
     results = {impl: bias_act.bias_act(leaf, b, act=act, clamp=256, impl=impl) for impl in PATHS}
 
     def forward(impl: Impl) -> torch.Tensor:
@@ -125,7 +123,7 @@ def measure(case: Case, device: torch.device, rounds: int) -> dict[str, object]:
 @json_option
 @friendly_errors
 def main(
-    device: str, dtype: str, channels_last: bool, threads: int | None, rounds: int, json_file: str | None
+    *, device: str, dtype: str, channels_last: bool, threads: int | None, rounds: int, json_file: str | None
 ) -> None:
     """Measure the ops on each path, in bytes per second against a copy."""
     where = pick_device(device)
@@ -158,19 +156,8 @@ def main(
                 f"| {row['op']} | {row['size']} | " + " | ".join(f"{value:.2f}" for value in values) + " |",
                 flush=True,
             )
-    if json_file is not None:
-        with atomic_write(json_file, "w", encoding="utf-8") as stream:
-            json.dump(
-                {
-                    "device": str(where),
-                    "dtype": dtype,
-                    "channels_last": channels_last,
-                    "threads": torch.get_num_threads(),
-                    "rows": rows,
-                },
-                stream,
-                indent=1,
-            )
+    settings = {"device": str(where), "dtype": dtype, "channels_last": channels_last}
+    write_json(json_file, {**settings, "threads": torch.get_num_threads(), "rows": rows})
 
 
 if __name__ == "__main__":

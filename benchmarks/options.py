@@ -1,14 +1,19 @@
-"""The options that say which networks and which step the benchmarks of speed measure. Defaults:
-docs/performance.md."""
+"""What the benchmarks share: options that choose networks and step, ``--json``, and writing the result.
+
+Defaults: docs/performance.md.
+"""
 
 import functools
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from dnnlib.cli import PATH, FiniteFloat, output_file, overwrite_option
 from dnnlib.errors import UserError
+from dnnlib.files import atomic_write
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,6 +33,21 @@ def json_option(command: F) -> F:
         "--json", "json_file", type=PATH, metavar="FILE", callback=_writable, help="write everything measured"
     )
     return option(overwrite_option(command))
+
+
+def write_json(path: str | None, result: dict[str, Any]) -> None:
+    """Write what was measured to the file of :func:`json_option`, if there is one."""
+    if path is not None:
+        with atomic_write(path, "w", encoding="utf-8") as stream:
+            json.dump(result, stream, indent=1)
+
+
+def data_option(command: F) -> F:
+    """``data``, the bundled images by default."""
+    bundled = Path(__file__).resolve().parent.parent / "data" / "emoji32.zip"
+    return click.option(
+        "--data", default=str(bundled), type=PATH, metavar="PATH", help="images  [default: the bundled ones]"
+    )(command)
 
 
 _NETWORKS = (

@@ -9,7 +9,6 @@ sum of tensors alive at the same time, above what was there before it. Memory is
 tensors, which is slow.
 """
 
-import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -22,10 +21,9 @@ from torch.profiler import ProfilerActivity, profile
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.options import json_option, step_options  # noqa: E402
+from benchmarks.options import json_option, step_options, write_json  # noqa: E402
 from benchmarks.train_step import described, images, no_labels  # noqa: E402
 from dnnlib.cli import Command, friendly_errors, host_memory_option, ops_option  # noqa: E402
-from dnnlib.files import atomic_write  # noqa: E402
 from torch_utils.device import announce_device  # noqa: E402
 from training.phases import Reals, build_phases  # noqa: E402
 from training.run.state import RunState  # noqa: E402
@@ -102,9 +100,7 @@ def main(threads: int, json_file: str | None, **options: Any) -> None:
         print(f"{name:<28}{share / total:>8.1%}")
     for name, peak in memory.items():
         print(f"{f'tensors of {name} at once':<28}{peak:>8.0f} MiB")
-    if json_file:
-        with atomic_write(json_file, "w", encoding="utf-8") as stream:
-            json.dump(result, stream, indent=1)
+    write_json(json_file, result)
 
 
 if __name__ == "__main__":

@@ -21,13 +21,15 @@ def convolutions(batch: int) -> dict[str, Callable[[], object]]:
 
 
 def rate(batch: int, seconds: float) -> float:
-    """Operations a second, where all of :data:`LARGE` took so long together."""
+    """Operations a second, where one pass over :data:`LARGE` took ``seconds``."""
     return sum(2 * batch * channels**2 * size**2 * 9 for channels, size in LARGE) / seconds
 
 
 class ConvolutionWork(TorchDispatchMode):
-    """Counts the operations of full convolutions, forward and backward; depthwise ones are filters and do not
-    count."""
+    """Counts the operations of full convolutions, forward and backward.
+
+    Depthwise convolutions are filters and do not count.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 Usage:
 
     python benchmarks/same_losses.py record before.json     # on the code as it was
-    python benchmarks/same_losses.py compare before.json    # on the code as it is; exit status 1 where anything differs
+    python benchmarks/same_losses.py compare before.json    # on the code as it is; fails if they differ
 
 Five small trainings of 60 steps run as command lines: without a regulariser, with GGDR, with segmentation,
 with GGDR, ADA and labels, and in two processes. Recorded are the losses of each step, a hash of all weights
@@ -35,8 +35,9 @@ STEPS, BATCH = 60, 8
 
 #: Options of all trainings: small networks, a status line after every step.
 COMMON = (
-    f"--batch={BATCH}", f"--kimg={STEPS * BATCH / 1000}", f"--tick={BATCH / 1000}", "--snap=1000", "--metrics=none",
-    "--cbase=512", "--cmax=16", "--map-depth=2", "--device=cpu", "--ops=ref", "--workers=0", "--seed=3",
+    f"--batch={BATCH}", f"--kimg={STEPS * BATCH / 1000}", f"--tick={BATCH / 1000}", "--snap=1000",
+    "--metrics=none", "--cbase=512", "--cmax=16", "--map-depth=2", "--device=cpu", "--ops=ref",
+    "--workers=0", "--seed=3",
 )  # fmt: skip
 
 #: Trainings by name: the data set, and the options of each.
@@ -85,8 +86,10 @@ def weights_hash(network_pkl: Path) -> str:
 
 
 def run_command(arguments: list[str]) -> str:
-    """Standard output of a command line of ours. Raises :class:`UserError` with its last line where it
-    fails."""
+    """Run one of our command lines and return its standard output.
+
+    Raises :class:`UserError` with its last line where it fails.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, env=environment, check=False

@@ -118,7 +118,7 @@ class Training:
         return self.process.poll() is None
 
     def resident(self) -> float:
-        """GiB of all its processes together."""
+        """GiB of resident memory of all its processes."""
         total = 0
         for process in self._family():
             try:
@@ -128,8 +128,10 @@ class Training:
         return total / 2**30
 
     def kill(self) -> None:
-        """All of its processes at once, as when a machine goes down; the ranks of a launcher have sessions of
-        their own."""
+        """Kill all of its processes at once, as when a machine goes down.
+
+        The ranks of a launcher have sessions of their own.
+        """
         for process in self._family():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -309,8 +311,7 @@ def inflict(kind: str, training: Training, run_dir: Path, processes: int, minute
 
 
 def undisturbed(train: list[str], root: Path, faults: list[Fault]) -> Path:
-    """Train to the last step that was kept, in as many processes at every step as with faults; gives the run
-    directory."""
+    """Train undisturbed to the last kept step, in as many processes at each; return the run directory."""
     folder = root / "undisturbed"
     begin = [*train, f"--outdir={folder}"]
     for step, processes in stretches_of(faults):
@@ -330,8 +331,10 @@ def stretches_of(faults: list[Fault]) -> list[tuple[int, int]]:
 
 
 def wait_for_progress(training: Training, folder: Path, began_at: int, log: Path) -> Path:
-    """Until the training has written a state beyond where it began; gives the run directory. Raises
-    :class:`UserError`."""
+    """Train until a state beyond the first one is written, and return the run directory.
+
+    Raises :class:`UserError`.
+    """
     deadline = time.monotonic() + PATIENCE
     while training.running and time.monotonic() < deadline:
         for run_dir in folder.glob("0*"):
@@ -372,8 +375,10 @@ def finish(arguments: list[str], log: Path) -> None:
 
 
 def differences(run_dir: Path, other: Path) -> dict[str, float]:
-    """For each part of the two last states the norm of the difference, relative to the norm; 0 where all bits
-    are the same."""
+    """For each part of the two last states the norm of their difference, relative to the norm.
+
+    0 where all bits are the same.
+    """
     ours, theirs = (newest_state(path)[1]["parts"] for path in (run_dir, other))
     found = {}
     for name in COMPARED:
@@ -391,8 +396,10 @@ def tensors(value: Any) -> list[torch.Tensor]:
 
 
 def memory_growth(run_dir: Path, faults: list[Fault]) -> float:
-    """Resident memory over the last half of the longest stretch in one process: largest above smallest, as a
-    fraction."""
+    """Growth of resident memory over the last half of the longest stretch in one process.
+
+    The largest value above the smallest, as a fraction.
+    """
     stretches: dict[int, list[float]] = {}
     for tick in tick_means(run_dir):
         ended = sum(step * BATCH / 1000 < tick["Progress/kimg"] for step, _ in stretches_of(faults))

@@ -35,10 +35,9 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.options import json_option, step_options  # noqa: E402
+from benchmarks.options import json_option, step_options, write_json  # noqa: E402
 from benchmarks.roofline import ConvolutionWork, convolutions, rate  # noqa: E402
 from dnnlib.cli import Command, friendly_errors  # noqa: E402
-from dnnlib.files import atomic_write  # noqa: E402
 from torch_utils.device import has_bfloat16, prepare_device  # noqa: E402
 from torch_utils.ops.dispatch import plain_ops  # noqa: E402
 from training.config.options import overrides  # noqa: E402
@@ -53,15 +52,14 @@ PLAIN = {"GGDR_OPS": "ref", "GGDR_HOST_MEMORY": "system"}
 
 
 def convolution_work(config: TrainConfig) -> float:
-    """Operations an image of a step's convolutions, found out without computing any (on the ``meta``
-    device)."""
+    """Count the operations an image of a step's convolutions, on the ``meta`` device, which computes none."""
     state = RunState.build(config, torch.device("meta"))
     batch, total = config.schedule.batch_size, 0.0
     for phase in build_phases(state):
-        phase.module.requires_grad_(True)
+        phase.module.requires_grad_(requires_grad=True)
         with ConvolutionWork() as work, plain_ops():
             run_terms(state, phase.name, torch.device("meta"))
-        phase.module.requires_grad_(False)
+        phase.module.requires_grad_(requires_grad=False)
         total += work.operations / phase.interval / batch
     return total
 
@@ -78,9 +76,8 @@ def run_terms(state: RunState, phase: str, device: torch.device) -> None:
 def images(config: TrainConfig, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """A batch of noise, and empty labels."""
     n, size = config.schedule.batch_size, config.data.resolution
-    return torch.rand([n, config.data.num_channels, size, size], device=device) * 2 - 1, torch.zeros(
-        [n, 0], device=device
-    )
+    noise = torch.rand([n, config.data.num_channels, size, size], device=device) * 2 - 1
+    return noise, torch.zeros([n, 0], device=device)
 
 
 def no_labels() -> Any:
@@ -89,8 +86,7 @@ def no_labels() -> Any:
 
 
 def answer_requests(config: dict[str, Any]) -> None:
-    """What a variant's process does: one phase (or the roofline's convolutions) for each line that it
-    reads."""
+    """Run one phase, or the roofline's convolutions, for each line read: what a variant's process does."""
     torch.set_num_threads(config["threads"])
     device, lines = prepare_device("cpu")
     calls: dict[str, Callable[[], object]]
@@ -120,8 +116,8 @@ def memory(field: str) -> float:
 def described(**options: Any) -> TrainConfig:
     """The configuration for images of ``resolution``; other options as on the command line."""
     data = DataConfig(
-        path="noise", resolution=options.pop("resolution"), num_channels=3, label_dim=0, num_images=1, use_labels=False, max_size=None,
-        xflip=False, random_seed=0,
+        path="noise", resolution=options.pop("resolution"), num_channels=3, label_dim=0, num_images=1,
+        use_labels=False, max_size=None, xflip=False, random_seed=0,
     )  # fmt: skip
     return resolve(overrides(**options, metrics=(), device="cpu"), data)
 
@@ -153,7 +149,7 @@ class Variant:
         self.process.kill()
         self.process.communicate()
 
-    def run(self, call: str, counts: bool) -> None:
+    def run(self, call: str, *, counts: bool) -> None:
         """Run a phase once more; its time is kept if it ``counts`` and is the shortest so far."""
         assert self.process.stdin is not None
         self.process.stdin.write(call + "\n")
@@ -224,16 +220,14 @@ def main(repeats: int, threads: int, json_file: str | None, serve: str | None, *
     work = convolution_work(config)
     with ExitStack() as stack:
         variants = {
-            name: stack.enter_context(Variant(name, threads, options["batch"], said, env))
-            for name, said, env in specs
+            name: stack.enter_context(Variant(name, threads, options["batch"], trained, env))
+            for name, trained, env in specs
         }
         measure(list(variants.values()), repeats)
     result = evaluate(variants, config, work)
     result["settings"] = {**options, "threads": threads, "repeats": repeats, "torch": torch.__version__}
     print(report(result))
-    if json_file:
-        with atomic_write(json_file, "w", encoding="utf-8") as stream:
-            json.dump(result, stream, indent=1)
+    write_json(json_file, result)
 
 
 def evaluate(variants: dict[str, Variant], config: TrainConfig, work: float) -> dict[str, Any]:
@@ -280,7 +274,8 @@ def report(result: dict[str, Any]) -> str:
     for name, found in result["variants"].items():
         times = "".join(f"{found['seconds'][phase]:>12.3f}" for phase in phases)
         lines.append(
-            f"{name:<8}{times}{found['seconds_of_step']:>12.3f}{found['images_per_second']:>10.3f}{found['roofline']:>10.1%}{found['peak_mib']:>12.0f}"
+            f"{name:<8}{times}{found['seconds_of_step']:>12.3f}{found['images_per_second']:>10.3f}"
+            f"{found['roofline']:>10.1%}{found['peak_mib']:>12.0f}"
         )
     keys = (
         "train_fp32_roofline",

@@ -28,11 +28,10 @@ Statistics = Moments | FeatureSet
 
 
 def fingerprint(dataset: ImageDataset) -> str:
-    """SHA-256 of all pixels in order, mirrored copies included: the content of a data set, not its path or
-    its time.
+    """SHA-256 of a data set's content: of all pixels in order, mirrored copies included.
 
-    Reads every image. A data set with a method ``fingerprint()`` of its own (a digest of all that decides its
-    pixels: file contents, choice, order, mirroring) is asked instead.
+    Reads every image. A data set may have a method ``fingerprint()`` instead: a digest of all that decides
+    its pixels (file contents, choice, order, mirroring).
     """
     own = getattr(dataset, "fingerprint", None)
     if own is not None:
@@ -45,8 +44,9 @@ def fingerprint(dataset: ImageDataset) -> str:
 
 
 class StatisticsCache:
-    """A folder of ``.npz`` files, one for each key. Files are written atomically, so that processes may share
-    it.
+    """A folder of ``.npz`` files, one for each key.
+
+    Files are written atomically, so processes may share the folder.
 
     Raises :class:`UserError` at construction when the folder can't be made, read or written.
     """
@@ -65,12 +65,15 @@ class StatisticsCache:
             ) from error
 
     def path(self, key: Key) -> Path:
+        """The file of a key."""
         text = json.dumps({**key, "code_version": CODE_VERSION}, sort_keys=True)
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
 
     def load(self, key: Key) -> Statistics | None:
-        """What :meth:`store` was given for the key; None when there is nothing, or (with a line to stderr) a
-        damaged file."""
+        """What :meth:`store` was given for the key; None where there is no file.
+
+        A damaged file gives None too, with a warning on standard error.
+        """
         path = self.path(key)
         if not path.exists():
             return None
@@ -83,8 +86,7 @@ class StatisticsCache:
             return None
 
     def store(self, key: Key, value: Statistics) -> None:
-        """Keep a value. Where the disk is full, a line to stderr says that it is not kept; the value itself
-        is not lost by that."""
+        """Keep a value. A file that cannot be written is only warned about, on standard error."""
         if isinstance(value, Moments):
             arrays = {"count": np.int64(value.count), "mean": value.mean, "covariance": value.covariance}
         else:

@@ -1,5 +1,7 @@
-"""From images to statistics: one pass over the reals (unless cached), one over the fakes, shared by all ranks
-of a group."""
+"""From images to statistics: one pass over the reals (unless cached) and one over the fakes.
+
+The ranks of a group share both.
+"""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,8 +29,14 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class StatisticKey:
-    """A statistic of the first ``count`` images as one detector sees them; ``mirrored``: copies follow the
-    images."""
+    """A statistic of the first ``count`` images as one detector sees them.
+
+    Attributes:
+        detector: its name.
+        statistic: what is collected.
+        count: of images.
+        mirrored: whether mirrored copies follow the images.
+    """
 
     detector: str
     statistic: Statistic
@@ -37,22 +45,23 @@ class StatisticKey:
 
     @property
     def output(self) -> "Output":
-        """What of the detector it is made from."""
+        """The detector's output that it is made from."""
         return self.detector, "probabilities" if self.statistic == "probabilities" else "features"
 
 
-Output = tuple[str, str]  # a detector's name; features or probabilities
-Found = dict[
-    StatisticKey, Any
-]  # Moments, FeatureSet, or for PathSampling distances float64 [count]; empty but on rank 0
+#: A detector's name, and "features" or "probabilities".
+Output = tuple[str, str]
+
+#: Moments, FeatureSet or, for PathSampling, distances float64 ``[count]``. Rank 0 has them; others have none.
+Statistics = dict[StatisticKey, Any]
 
 
 @dataclass(frozen=True)
 class Collector:
-    """How images are gone through.
+    """Collects statistics of images.
 
     Attributes:
-        detectors: by the names that needs have.
+        detectors: by name.
         device: where networks are.
         batch_size: images that a detector is given at a time, rounded up to whole chunks.
         progress: bars on a terminal.
@@ -64,115 +73,116 @@ class Collector:
     progress: bool
 
     def reals(
-        self, needs: Iterable[StatisticKey], dataset: ImageDataset, cache: StatisticsCache | NoCache
-    ) -> Found:
-        """From the cache, and the rest in one pass over the data set (one more over its mirrored copy)."""
-        needs = dict.fromkeys(needs)
-        if not needs:
+        self, wanted: Iterable[StatisticKey], dataset: ImageDataset, cache: StatisticsCache | NoCache
+    ) -> Statistics:
+        """Statistics of real images, from the cache or from a pass (two where some are mirrored)."""
+        wanted = dict.fromkeys(wanted)
+        if not wanted:
             return {}
-        keys: dict[StatisticKey, Key] = {}
-        found: Found = {}
+        cache_keys: dict[StatisticKey, Key] = {}
+        found: Statistics = {}
 
         def look_up() -> list[StatisticKey]:
             content = fingerprint(dataset)
-            for need in needs:
-                keys[need] = self._key(need, content, dataset)
-                cached = cache.load(keys[need])
+            for key in wanted:
+                cache_keys[key] = self._cache_key(key, content, dataset)
+                cached = cache.load(cache_keys[key])
                 if cached is not None:
-                    found[need] = cached
-            return [need for need in needs if need not in found]
+                    found[key] = cached
+            return [key for key in wanted if key not in found]
 
         missing = on_rank0(look_up, "the statistics of real images kept from before")
         for mirrored in (False, True):
-            part = [need for need in missing if need.mirrored is mirrored]
+            part = [key for key in missing if key.mirrored is mirrored]
             if part:
                 found.update(self._files(part, Mirrored(dataset) if mirrored else dataset, "real images"))
         on_rank0(
-            lambda: [cache.store(keys[need], found[need]) for need in missing],
+            lambda: [cache.store(cache_keys[key], found[key]) for key in missing],
             "keeping the statistics of real images",
         )
         return found
 
-    def images(self, needs: Iterable[StatisticKey], images: ImageDataset) -> Found:
-        """Of image files in place of a generator."""
-        return self._files(list(dict.fromkeys(needs)), images, "images")
+    def images(self, wanted: Iterable[StatisticKey], images: ImageDataset) -> Statistics:
+        """Statistics of image files that are measured in place of a generator."""
+        return self._files(list(dict.fromkeys(wanted)), images, "images")
 
-    def fakes(self, needs: Iterable[StatisticKey], generator: Any, labels: ImageDataset, seed: int) -> Found:
-        """Of generated images and, where needs say so, of paths through the generator's latent space."""
-        needs = list(dict.fromkeys(needs))
-        plain = [need for need in needs if not isinstance(need.statistic, PathSampling)]
-        found: Found = {}
+    def fakes(
+        self, wanted: Iterable[StatisticKey], generator: Any, labels: ImageDataset, seed: int
+    ) -> Statistics:
+        """Statistics of generated images, and distances along paths through the generator's latent space."""
+        wanted = list(dict.fromkeys(wanted))
+        plain = [key for key in wanted if not isinstance(key.statistic, PathSampling)]
+        found: Statistics = {}
         if plain:
-            count = max(need.count for need in plain)
+            count = max(key.count for key in plain)
             batches = fake_images(generator, labels, count, seed=seed, device=self.device, **self._share())
             found.update(self._collect(plain, batches, "generated images"))
-        for need in needs:
-            if isinstance(need.statistic, PathSampling):
-                found.update(self._paths(need, need.statistic, generator, labels, seed))
+        for key in wanted:
+            if isinstance(key.statistic, PathSampling):
+                found.update(self._paths(key, key.statistic, generator, labels, seed))
         return found
 
     def _share(self) -> dict[str, int]:
         return {"batch_size": self.batch_size, "rank": rank(), "world_size": world_size()}
 
-    def _key(self, need: StatisticKey, content: str, dataset: ImageDataset) -> Key:
+    def _cache_key(self, key: StatisticKey, content: str, dataset: ImageDataset) -> Key:
         return {
             "dataset": content,
-            "mirrored": int(need.mirrored),
+            "mirrored": int(key.mirrored),
             "resolution": dataset.resolution,
-            "count": need.count,
-            "detector": self.detectors[need.detector].digest,
-            "statistic": str(need.statistic),
+            "count": key.count,
+            "detector": self.detectors[key.detector].digest,
+            "statistic": str(key.statistic),
         }
 
-    def _files(self, needs: list[StatisticKey], images: ImageDataset, title: str) -> Found:
-        return self._collect(
-            needs, real_images(images, max(need.count for need in needs), **self._share()), title
-        )
+    def _files(self, wanted: list[StatisticKey], images: ImageDataset, title: str) -> Statistics:
+        count = max(key.count for key in wanted)
+        return self._collect(wanted, real_images(images, count, **self._share()), title)
 
-    def _collect(self, needs: list[StatisticKey], batches: Iterator[Tensor], title: str) -> Found:
-        """Show the images to the detectors, each as far as it is needed, and gather the statistics on rank 0,
-        in order."""
-        kinds = {
-            need: MomentsCollector if need.statistic == "moments" else FeatureCollector for need in needs
-        }
-        collectors = {need: kind(need.count) for need, kind in kinds.items() if is_rank0()}
-        enough = {
-            need.output: max(other.count for other in needs if other.output == need.output) for need in needs
-        }
+    def _collect(self, wanted: list[StatisticKey], batches: Iterator[Tensor], title: str) -> Statistics:
+        """Show each detector as many images as it needs, and gather statistics on rank 0, in order."""
+        collectors: dict[StatisticKey, MomentsCollector | FeatureCollector] = {}
+        counts: dict[Output, int] = {}
+        for key in wanted:
+            counts[key.output] = max(key.count, counts.get(key.output, 0))
+            if is_rank0():
+                kind = MomentsCollector if key.statistic == "moments" else FeatureCollector
+                collectors[key] = kind(key.count)
 
-        def look(images: Tensor, place: range) -> dict[Output, NDArray[np.float32]]:
-            seen = {output: images[: max(0, count - place.start)] for output, count in enough.items()}
-            return {output: self._output(output, part) for output, part in seen.items() if len(part)}
+        def detect(images: Tensor, place: range) -> dict[Output, NDArray[np.float32]]:
+            parts = {output: images[: max(0, count - place.start)] for output, count in counts.items()}
+            return {output: self._output(output, part) for output, part in parts.items() if len(part)}
 
-        for seen in self._rounds(batches, look, max(enough.values()), title):
-            for need, collector in collectors.items():
-                if need.output in seen and not collector.full:
-                    collector.append(seen[need.output])
-        return {need: collector.result() for need, collector in collectors.items()}
+        for outputs in self._rounds(batches, detect, max(counts.values()), title):
+            for key, collector in collectors.items():
+                if key.output in outputs and not collector.full:
+                    collector.append(outputs[key.output])
+        return {key: collector.result() for key, collector in collectors.items()}
 
     def _output(self, output: Output, images: Tensor) -> NDArray[np.float32]:
         detector = self.detectors[output[0]]
         return detector.probabilities(images) if output[1] == "probabilities" else detector(images)
 
     def _paths(
-        self, need: StatisticKey, paths: PathSampling, generator: Any, labels: ImageDataset, seed: int
-    ) -> Found:
-        detector = self.detectors[need.detector]
-        distances = path_distances(
-            generator, labels, detector, paths, need.count, seed=seed, device=self.device, **self._share()
-        )
-        parts = list(self._rounds(distances, lambda part, place: part, need.count, "paths"))
-        return {need: np.concatenate(parts)} if is_rank0() else {}
+        self, key: StatisticKey, paths: PathSampling, generator: Any, labels: ImageDataset, seed: int
+    ) -> Statistics:
+        shares = microbatches(key.count, **self._share())
+        detector = self.detectors[key.detector]
+        distances = path_distances(generator, labels, detector, paths, shares, seed=seed, device=self.device)
+        parts = list(self._rounds(distances, lambda part, place: part, key.count, "paths"))
+        return {key: np.concatenate(parts)} if is_rank0() else {}
 
     @staticmethod
-    def _turn(items: Iterator[T], places: list[range], look: Callable[[T, range], R]) -> list[R]:
-        return [look(next(items), place) for place in places]
+    def _turn(items: Iterator[T], places: list[range], work: Callable[[T, range], R]) -> list[R]:
+        return [work(next(items), place) for place in places]
 
     def _rounds(
-        self, items: Iterator[T], look: Callable[[T, range], R], count: int, title: str
+        self, items: Iterator[T], work: Callable[[T, range], R], count: int, title: str
     ) -> Iterator[R]:
-        """What ``look`` makes of the items and places of all ranks' microbatches, in the order of
-        microbatches; on every rank."""
+        """Apply ``work`` to the items and places of all ranks' microbatches.
+
+        Every rank gets all results, in the order of microbatches.
+        """
         shares = [microbatches(count, self.batch_size, r, world_size()) for r in range(world_size())]
         mine = shares[rank()]
         with tqdm(
@@ -184,6 +194,6 @@ class Collector:
         ) as bar:
             for turn in range(len(shares[0])):
                 place = mine[turn : turn + 1]
-                for part in all_ranks(functools.partial(self._turn, items, place, look), title):
+                for part in all_ranks(functools.partial(self._turn, items, place, work), title):
                     yield from part
                 bar.update(sum(len(place) for share in shares for place in share[turn : turn + 1]))

@@ -5,18 +5,26 @@ from metrics.overlap import FromOverlap, overlaps
 
 
 def density_coverage(real: Features, gen: Features, nhood_size: int = 5) -> tuple[float, float]:
-    """Density: how many balls about reals a generated sample is in, on average, over ``nhood_size`` (Naeem et
-    al. 2020, eq. 4). Coverage: the fraction of reals whose ball holds a generated sample (eq. 5).
+    """Density and coverage of generated samples (Naeem et al. 2020).
 
-    A ball is as large as the distance to the sample's ``nhood_size``-th nearest neighbour among the reals,
-    itself not counted; duplicates are neighbours. Its surface is inside, as in
-    :func:`metrics.precision_recall.precision_recall`, so that a real that has many duplicates is covered by
-    one more; the authors' prdc leaves the surface out. Density may be above 1; coverage depends on ``gen``'s
-    size. Exactness and memory are those of precision and recall.
+    Density (eq. 4): how many balls about reals a generated sample is in, on average, over ``nhood_size``.
+    Coverage (eq. 5): the fraction of reals whose ball holds a generated sample.
 
-    Args: arrays or tensors ``[N, F]`` and ``[M, F]`` with N and M above ``nhood_size``.
-    Returns: (density, coverage).
-    Raises :class:`ValueError` on other shapes, too few samples, and features that are not finite.
+    The radius is the distance to the ``nhood_size``-th nearest other real; duplicates are neighbours. Its
+    surface is inside, as in :func:`metrics.precision_recall.precision_recall`; the authors' prdc leaves the
+    surface out. Density may be above 1. Coverage depends on the size of ``gen``. Exactness and memory are
+    those of precision and recall.
+
+    Args:
+        real: array or tensor ``[N, F]``, N above ``nhood_size``.
+        gen: array or tensor ``[M, F]``, M above ``nhood_size``.
+        nhood_size: which nearest neighbour makes a ball's radius.
+
+    Returns:
+        (density, coverage).
+
+    Raises:
+        ValueError: other shapes, too few samples, or features that are not finite.
     """
     found = overlaps(real, gen, [nhood_size], recall=False)[nhood_size]
     return found.density, found.coverage

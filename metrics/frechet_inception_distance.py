@@ -13,13 +13,18 @@ def frechet_distance(mu1: ArrayLike, sigma1: ArrayLike, mu2: ArrayLike, sigma2: 
     ``|mu1 - mu2|^2 + tr(sigma1) + tr(sigma2) - 2 tr((sigma1 sigma2)^(1/2))``   (Heusel et al. 2017, eq. 6)
 
     With ``sigma1 = F F^T``, the eigenvalues of ``sigma1 sigma2`` are those of the symmetric positive
-    semi-definite ``F^T sigma2 F``, so that the last trace is a sum of square roots of real numbers that are
-    not negative: the value is never complex and never NaN. ``F`` has one column for each eigenvalue of sigma1
-    above rounding error, which keeps singular covariances (fewer samples than features) exact and makes them
-    cheaper.
+    semi-definite ``F^T sigma2 F``. The last trace is a sum of real square roots, so the value is neither
+    complex nor NaN. ``F`` has one column for each eigenvalue of sigma1 above rounding error, which keeps
+    singular covariances (fewer samples than features) exact.
 
-    Args: means ``[F]`` and covariances ``[F, F]``; computed in float64.
-    Raises :class:`ValueError` on shapes that do not belong together and on values that are not finite.
+    Args:
+        mu1: mean ``[F]``; all is computed in float64.
+        sigma1: covariance ``[F, F]``.
+        mu2: mean ``[F]``.
+        sigma2: covariance ``[F, F]``.
+
+    Raises:
+        ValueError: shapes that do not fit each other, or values that are not finite.
     """
     m1, m2 = np.asarray(mu1, np.float64), np.asarray(mu2, np.float64)
     s1, s2 = np.asarray(sigma1, np.float64), np.asarray(sigma2, np.float64)

@@ -64,8 +64,7 @@ def fit_gaussian(moments: Moments) -> Gaussian:
 
 
 def oas_shrinkage(covariance: Array, count: int) -> float:
-    """The weight ρ of the identity in the oracle approximating shrinkage estimator (Chen et al. 2010,
-    equation 23).
+    """Weight ρ of the identity in oracle approximating shrinkage (Chen et al. 2010, equation 23).
 
     Args:
         covariance: ``[F, F]``, the maximum likelihood estimate S (divided by the number of samples).

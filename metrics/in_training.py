@@ -12,7 +12,6 @@ import torch
 from dnnlib.errors import Unavailable, UserError
 from metrics.results import MetricResult, append_result
 from metrics.runner import evaluate
-from metrics.sampling import ImageDataset
 from torch_utils.distributed import RankLost, is_rank0
 
 
@@ -21,13 +20,9 @@ def measure_snapshot(
     *,
     snapshot: str | os.PathLike[str],
     run_dir: str | os.PathLike[str],
-    generator: Any,
-    dataset: ImageDataset,
-    mirror: bool = False,
-    detector: str = "auto",
-    device: torch.device | str = "cpu",
     images_seen: int | None = None,
-    told: set[str] | None = None,
+    reported: set[str] | None = None,
+    **evaluation: Any,
 ) -> dict[str, float]:
     """Evaluate metrics of a snapshot, print and record the results, and give their values.
 
@@ -35,24 +30,26 @@ def measure_snapshot(
     again are reported with the reason and left out. A result that can't be written is printed all the same.
     In a group of processes every rank calls this, and rank 0 alone prints and writes.
 
-    Args: ``snapshot`` and ``images_seen`` as for :func:`metrics.results.append_result`, the others as for
-    :func:`metrics.runner.evaluate`. ``told`` has what the user was told of things that cannot be downloaded,
-    and takes more: the same is not said at every snapshot.
+    Args:
+        metrics: names.
+        snapshot: as for :func:`metrics.results.append_result`, like the next two.
+        run_dir: the run directory.
+        images_seen: by the network in training.
+        reported: messages about downloads that failed. They are reported once, and added here.
+        evaluation: further arguments of :func:`metrics.runner.evaluate`.
     """
-    told = set() if told is None else told
+    reported = set() if reported is None else reported
 
     def attempt(names: Sequence[str]) -> list[MetricResult] | None:
         try:
-            return evaluate(
-                names, generator=generator, dataset=dataset, mirror=mirror, detector=detector, device=device
-            )
+            return evaluate(names, **evaluation)
         except RankLost:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the training is worth more
-            if is_rank0() and str(error) not in told:
+            if is_rank0() and str(error) not in reported:
                 print(_report(names, Path(snapshot).name, error), flush=True)
             if isinstance(error, Unavailable):
-                told.add(str(error))
+                reported.add(str(error))
             return None
 
     results = attempt(metrics)
@@ -76,7 +73,8 @@ def _record(
     try:
         return append_result(result, run_dir, snapshot, images_seen)
     except UserError as error:
-        return f"{result.json_line(os.path.relpath(snapshot, run_dir))}\nThis result is not recorded, training goes on: {error}"
+        line = result.json_line(os.path.relpath(snapshot, run_dir))
+        return f"{line}\nThis result is not recorded, training goes on: {error}"
 
 
 def _report(names: Sequence[str], snapshot: str, error: Exception) -> str:

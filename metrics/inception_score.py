@@ -10,15 +10,20 @@ from metrics.statistics import FeatureSet
 
 
 def inception_score(probs: ArrayLike, num_splits: int) -> tuple[float, float]:
-    """``exp(E_x KL(p(y|x) || p(y)))`` on each of ``num_splits`` consecutive parts: mean and standard
-    deviation.
+    """``exp(E_x KL(p(y|x) || p(y)))`` on each of ``num_splits`` consecutive parts: mean, standard deviation.
 
     ``p(y)`` is the mean within the part (Salimans et al. 2016, section 4). Parts differ by at most one row
-    when the rows do not divide evenly. The standard deviation is the population one, over parts. A
-    probability of 0 contributes 0.
+    when the rows do not divide evenly. A probability of 0 contributes 0.
 
-    Args: ``probs [N, classes]``, rows summing to 1; computed in float64.
-    Raises :class:`ValueError` on another shape, and when there are fewer rows than parts.
+    Args:
+        probs: ``[N, classes]``, rows summing to 1; computed in float64.
+        num_splits: number of parts.
+
+    Returns:
+        (mean, population standard deviation) over parts.
+
+    Raises:
+        ValueError: another shape, or fewer rows than parts.
     """
     p = np.asarray(probs, np.float64)
     if p.ndim != 2 or not 1 <= num_splits <= len(p):
@@ -36,7 +41,6 @@ def inception_score(probs: ArrayLike, num_splits: int) -> tuple[float, float]:
 
 
 def is10(real: None, fake: FeatureSet) -> dict[str, float]:
-    """The metric on class probabilities, over 10 parts. The keys are what follows the metric's name in the
-    results."""
+    """The metric on class probabilities, over 10 parts. The keys follow the metric's name in the results."""
     mean, std = inception_score(fake.features, num_splits=10)
     return {"_mean": mean, "_std": std}

@@ -7,13 +7,12 @@ from metrics.statistics import FeatureSet
 
 
 def _kernel(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """k(x, y) = (x·y / F + 1)^3 for all pairs: ``[N, F], [M, F] -> [N, M]`` (Bińkowski et al. 2018, section
-    4)."""
+    """k(x, y) = (x·y / F + 1)³ of pairs: ``[N, F], [M, F] -> [N, M]`` (Bińkowski et al. 2018, section 4)."""
     return np.asarray((a @ b.T / a.shape[1] + 1) ** 3)
 
 
 def _unbiased_mmd2(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    """Unbiased estimate of MMD² from m samples each (Bińkowski et al. 2018, eq. 4, with m = n)::
+    """Unbiased estimate of MMD² from m samples each (Bińkowski et al. 2018, eq. 4, with m = n).
 
     1/(m(m-1)) Σ_{i≠j} [k(x_i, x_j) + k(y_i, y_j)] - 2/m² Σ_{i,j} k(x_i, y_j)
     """
@@ -31,8 +30,15 @@ def kernel_distance(
     Each of ``num_subsets`` rounds draws ``m = min(len(real), len(gen), max_subset_size)`` rows of each set
     without replacement, from ``seed``.
 
-    Args: features ``[N, F]`` and ``[M, F]``; computed in float64.
-    Raises :class:`ValueError` on shapes that do not belong together and on subsets of fewer than two rows.
+    Args:
+        real: features ``[N, F]``; all is computed in float64.
+        gen: features ``[M, F]``.
+        num_subsets: number of rounds.
+        max_subset_size: most rows of each set in a round.
+        seed: of the subsets.
+
+    Raises:
+        ValueError: shapes that do not fit each other, or subsets of fewer than two rows.
     """
     r, g = np.asarray(real), np.asarray(gen)
     if r.ndim != 2 or g.ndim != 2 or r.shape[1] != g.shape[1]:
@@ -49,6 +55,5 @@ def kernel_distance(
 
 
 def kid(real: FeatureSet, fake: FeatureSet) -> dict[str, float]:
-    """The metric with the reference's 100 subsets of at most 1,000. The key is what follows the metric's name
-    in the results."""
+    """The metric, over the reference's 100 subsets of at most 1,000. The key follows the metric's name."""
     return {"": kernel_distance(real.features, fake.features, num_subsets=100, max_subset_size=1000)}

@@ -1,5 +1,4 @@
-"""Nearest neighbours and balls among many feature vectors: exact, in bounded memory, at the speed of float32
-matrix products.
+"""Nearest neighbours and balls among many feature vectors: exact, in bounded memory, mostly in float32.
 
 For rows x and y, shifted to a common centre and rounded to float32, ``|x|² + |y|² - 2 x·y`` misses their true
 squared distance by no more than ``η (|x|² + |y|²)``, in whatever order a matrix product sums (Higham 2002,
@@ -67,6 +66,7 @@ class Points:
 
     @property
     def blocks(self) -> list[range]:
+        """The rows, in ranges of at most TILE."""
         return [range(start, min(start + TILE, len(self))) for start in range(0, len(self), TILE)]
 
     def exact(self, rows: Tensor | slice) -> Tensor:
@@ -119,8 +119,7 @@ def _rows_at_work(rows: Tensor) -> int:
 
 
 def squared_radii(a: Points, ks: Sequence[int]) -> Tensor:
-    """Squared distance of every row to its ``k``-th nearest other row, for each of ``ks``: ``[len(ks), N]``
-    float64.
+    """Squared distance of each row to its k-th nearest other row, for each of ``ks``: float64 ``[K, N]``.
 
     Each pair is looked at once. Duplicates count as neighbours, at distance 0.
     """
@@ -169,19 +168,16 @@ def pairs_within(
     """
     if radii_b is None:
         radii_b = radii_a.new_full((len(radii_a), len(b)), -torch.inf)
-    most_a, most_b = (
-        radii_a.amax(0).float(),
-        radii_b.amax(0).float(),
-    )  # rounding loses no pair: the bounds leave more room than that
+    # Rounding loses no pair: the bounds leave more room than that.
+    most_a, most_b = radii_a.amax(0).float(), radii_b.amax(0).float()
     for rows in a.blocks:
         for columns in b.blocks:
             bounds = _lower_bounds(a, rows, b, columns)
             r, c = _pairs_below(bounds, most_a[rows.start : rows.stop], most_b[columns.start : columns.stop])
             i, j = r + rows.start, c + columns.start
             low, sizes = bounds[r, c].double(), a.norms[i] + b.norms[j]
-            squared = (
-                low + 2 * a.error * sizes + 2 * UNDERFLOW
-            )  # an upper bound, which decides wherever both agree
+            # An upper bound, which decides wherever it agrees with the lower one.
+            squared = low + 2 * a.error * sizes + 2 * UNDERFLOW
             limits_a, limits_b = radii_a[:, i], radii_b[:, j]
             unsure = (
                 ((low <= limits_a) & (squared > limits_a)) | ((low <= limits_b) & (squared > limits_b))
@@ -194,8 +190,7 @@ def pairs_within(
 
 
 def _lower_bounds(a: Points, rows: range, b: Points, columns: range) -> Tensor:
-    """For all pairs of two blocks, a number that squared distance less TIE can't be below: float32 ``[R,
-    C]``."""
+    """Lower bounds of squared distance less TIE, for all pairs of two blocks: float32 ``[R, C]``."""
     x, y = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
     ours, theirs = (((1 - a.error) * norms - UNDERFLOW / 2).float() for norms in (a.norms[x], b.norms[y]))
     with full_float32():
@@ -203,8 +198,10 @@ def _lower_bounds(a: Points, rows: range, b: Points, columns: range) -> Tensor:
 
 
 def _pairs_below(bounds: Tensor, most_rows: Tensor, most_columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns, sorted by row, of the entries of a tile ``[R, C]`` that are at most the threshold of
-    their row ``[R]`` or of their column ``[C]``."""
+    """Rows and columns of the entries of a tile ``[R, C]`` at most their row's or their column's threshold.
+
+    Thresholds are ``[R]`` and ``[C]``. The entries are sorted by row.
+    """
     places = (
         (bounds <= torch.maximum(most_rows[:, None], most_columns[None, :])).flatten().nonzero().squeeze(1)
     )
@@ -213,8 +210,10 @@ def _pairs_below(bounds: Tensor, most_rows: Tensor, most_columns: Tensor) -> tup
 
 
 def _keep_nearest_of_tile(low: Tensor, who: Tensor, bounds: Tensor, rows: range, columns: range) -> None:
-    """Merge a whole tile ``[R, C]`` into the candidates of its rows, which are sorted by ``low`` (``[N, K]``,
-    in place)."""
+    """Merge a whole tile ``[R, C]`` into the candidates of its rows.
+
+    Candidates are sorted by ``low`` (``[N, K]``, in place).
+    """
     kept = slice(rows.start, rows.stop)
     new = bounds.topk(min(low.shape[1], bounds.shape[1]), dim=1, largest=False)
     low[kept], who[kept] = _nearest(low[kept], who[kept], new.values, new.indices + columns.start)

@@ -1,5 +1,4 @@
-"""How two sets of features lie in each other's k-nearest-neighbour balls: precision, recall, density and
-coverage together."""
+"""How two sets of features overlap: precision, recall, density and coverage from one pass over all pairs."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -11,8 +10,10 @@ from metrics.neighbours import Features, pairs_within, points, squared_radii
 
 @dataclass(frozen=True)
 class Overlap:
-    """Fractions of generated samples (precision) and of reals (recall, coverage), and a mean number of balls
-    over k (density).
+    """How far generated samples and reals lie in each other's k-nearest-neighbour balls.
+
+    ``precision`` is a fraction of generated samples, ``recall`` and ``coverage`` are fractions of reals,
+    and ``density`` is a mean number of balls over k.
 
     ``recall`` is None where balls about the generated samples were not looked at. For definitions and
     conventions see
@@ -27,8 +28,13 @@ class Overlap:
 
 @dataclass(frozen=True)
 class FromOverlap:
-    """How a metric's values come from an :class:`Overlap`: of which neighbourhood, whether with recall, and
-    which of its numbers."""
+    """How a metric's values come from an :class:`Overlap`.
+
+    Attributes:
+        nhood_size: of the neighbourhood.
+        recall: whether the metric has recall.
+        values: its numbers, by what follows the metric's name.
+    """
 
     nhood_size: int
     recall: bool
@@ -36,15 +42,21 @@ class FromOverlap:
 
 
 def overlaps(
-    real: Features, gen: Features, nhood_sizes: Collection[int], recall: bool = True
+    real: Features, gen: Features, nhood_sizes: Collection[int], *, recall: bool = True
 ) -> dict[int, Overlap]:
-    """One :class:`Overlap` for each neighbourhood; every pair of samples is looked at once for all of them.
+    """One :class:`Overlap` for each neighbourhood, from one pass over all pairs of samples.
 
     Comparisons are exact (see :mod:`metrics.neighbours`) and made on the features' device. Beside the
     features, memory is ``4 F (N + M)`` bytes and 0.1 to 0.4 GiB for tiles.
 
-    Args: arrays or tensors ``[N, F]`` and ``[M, F]`` with N and M above every neighbourhood.
-    Raises :class:`ValueError` on other shapes, too few samples, and features that are not finite.
+    Args:
+        real: array or tensor ``[N, F]``, N above every neighbourhood.
+        gen: array or tensor ``[M, F]``, M above every neighbourhood.
+        nhood_sizes: numbers of neighbours.
+        recall: whether recall is computed too, which needs the balls about the generated samples.
+
+    Raises:
+        ValueError: other shapes, too few samples, or features that are not finite.
     """
     ks = sorted(set(nhood_sizes))
     if ks[0] < 1:

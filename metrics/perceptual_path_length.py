@@ -1,7 +1,9 @@
-"""Perceptual path length: how far images move, as LPIPS sees it, for a small step in latent space (Karras et
-al. 2019, section 4.1)."""
+"""Perceptual path length (Karras et al. 2019, section 4.1).
 
-from collections.abc import Iterator
+How far images move, as LPIPS sees it, for a small step in latent space.
+"""
+
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 
@@ -10,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from metrics.sampling import CHUNK, ImageDataset, draw_labels, evaluating, finite, microbatches
+from metrics.sampling import CHUNK, ImageDataset, draw_labels, evaluating, finite
 from torch_utils.seeding import derive_seed
 
 # Pairs of images rendered at a time; fixed, so that the detector's batch size changes no bit.
@@ -37,12 +39,13 @@ class PathSampling:
 class PerceptualDetector(Protocol):
     """What :func:`path_distances` needs of a detector."""
 
-    def perceptual(self, images: Tensor, /) -> Tensor: ...
+    def perceptual(self, images: Tensor, /) -> Tensor:
+        """See :meth:`metrics.features.Detector.perceptual`."""
+        ...
 
 
 def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    """Points at fraction ``t`` of the great circles from ``a`` to ``b``, on the unit sphere: ``[N, F], [N,
-    F], [N, 1] -> [N, F]``.
+    """Points at fraction ``t`` of the great circles from a to b: ``[N, F], [N, F], [N, 1] -> [N, F]``.
 
     ``(sin((1-t)θ) a + sin(tθ) b) / sin θ`` for the unit vectors a and b with angle θ (Shoemake 1985).
     """
@@ -52,8 +55,9 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 
 
 def path_length(distances: ArrayLike) -> float:
-    """Mean of the distances ``[N]`` from the 1st percentile (rounded down to a sample) to the 99th (rounded
-    up), as in the reference.
+    """Mean of the distances ``[N]`` between their 1st and 99th percentile, as in the reference.
+
+    The 1st is rounded down to a sample, the 99th up.
 
     Raises :class:`ValueError` unless there are distances and all are finite.
     """
@@ -75,31 +79,28 @@ def path_distances(
     labels: ImageDataset,
     detector: PerceptualDetector,
     paths: PathSampling,
-    count: int,
+    places: Iterable[range],
     *,
     seed: int,
     device: torch.device,
-    batch_size: int = CHUNK,
-    rank: int = 0,
-    world_size: int = 1,
 ) -> Iterator[NDArray[np.float64]]:
-    """``|f(G(t)) - f(G(t + ε))|² / ε²`` of ``count`` random paths, float64 ``[N]`` for each microbatch of
-    this rank.
+    """``|f(G(t)) - f(G(t + ε))|² / ε²`` of random paths, float64 ``[N]`` for each of ``places``.
 
-    Both ends of a step have the same label and the same noise images, drawn anew for every CHUNK of paths as
-    in the reference; ``G`` renders in float32. f is the detector's perceptual embedding, of the image (of its
-    crop: rows 3/8 to 7/8, columns 2/8 to 6/8), averaged over squares down to 256 pixels where the network
-    renders more, in 0 to 255. Everything random for paths ``16 k`` to ``16 k + 15`` comes from ``(seed, k)``.
-    Raises :class:`UserError` when the generator renders values that are not finite, and as the detector does.
+    ``places`` are :func:`metrics.sampling.microbatches` of paths. Both ends of a step have the same label and
+    the same noise images, drawn anew for every CHUNK of paths as in the reference; ``G`` renders in float32.
+    f is the detector's perceptual embedding of the image in 0 to 255, averaged over squares down to 256
+    pixels where the network renders more. A crop is rows 3/8 to 7/8, columns 2/8 to 6/8. Everything random
+    for paths ``16 k`` to ``16 k + 15`` comes from ``(seed, k)``.
+
+    Raises:
+        UserError: the generator renders values that are not finite, or the detector raises it.
     """
-    for microbatch in microbatches(count, batch_size, rank, world_size):
+    for place in places:
         chunks = [
-            _chunk(generator, labels, detector, paths, k, seed=seed, device=device)[
-                : microbatch.stop - k * CHUNK
-            ]
-            for k in range(microbatch.start // CHUNK, -(-microbatch.stop // CHUNK))
+            _chunk(generator, labels, detector, paths, k, seed=seed, device=device)
+            for k in range(place.start // CHUNK, -(-place.stop // CHUNK))
         ]
-        yield np.concatenate(chunks)
+        yield np.concatenate(chunks)[: len(place)]
 
 
 def _chunk(
@@ -123,7 +124,9 @@ def _chunk(
         for pairs in ws.split(PAIRS):
             arguments = {"noise_mode": "const", "force_fp32": True}
             images = torch.func.functional_call(generator.synthesis, noise, (pairs.flatten(0, 1),), arguments)
-            embedded = detector.perceptual(_framed(finite(images), paths.crop)).double().unflatten(0, (-1, 2))
+            embedded = (
+                detector.perceptual(_framed(finite(images), crop=paths.crop)).double().unflatten(0, (-1, 2))
+            )
             distances.append((embedded[:, 0] - embedded[:, 1]).square().sum(1) / paths.epsilon**2)
     return cast(NDArray[np.float64], torch.cat(distances).cpu().numpy())
 
@@ -131,8 +134,10 @@ def _chunk(
 def _both_ends(
     generator: Any, start: Tensor, end: Tensor, t: Tensor, c: Tensor, paths: PathSampling
 ) -> tuple[Tensor, Tensor]:
-    """The intermediate latents at ``t`` and at ``t + ε``. Interpolation is in float64: ε is close to
-    float32's resolution."""
+    """The intermediate latents at ``t`` and at ``t + ε``.
+
+    Interpolation is in float64: ε is close to float32's resolution.
+    """
     both = torch.cat([c, c])
     if paths.space == "z":
         z = torch.cat([slerp(start, end, t), slerp(start, end, t + paths.epsilon)])
@@ -140,13 +145,16 @@ def _both_ends(
         return at_t, after
     w = generator.mapping(torch.cat([start, end]).float(), both)
     w_start, w_end = w.double().chunk(2)
-    fraction = t.unsqueeze(2)
-    return tuple(torch.lerp(w_start, w_end, f).to(w.dtype) for f in (fraction, fraction + paths.epsilon))  # type: ignore[return-value]
+    t = t.unsqueeze(2)
+    at_t, after = (torch.lerp(w_start, w_end, f).to(w.dtype) for f in (t, t + paths.epsilon))
+    return at_t, after
 
 
 def _noise_images(synthesis: Any, seed: int) -> dict[str, Tensor]:
-    """Fresh values for the buffers that ``noise_mode='const'`` shows, drawn on the CPU, so that they do not
-    depend on the device."""
+    """Fresh values for the buffers that ``noise_mode='const'`` shows.
+
+    They are drawn on the CPU, so they do not depend on the device.
+    """
     source = torch.Generator().manual_seed(seed)
     return {
         name: torch.randn(buffer.shape, generator=source).to(buffer)
@@ -155,8 +163,8 @@ def _noise_images(synthesis: Any, seed: int) -> dict[str, Tensor]:
     }
 
 
-def _framed(images: Tensor, crop: bool) -> Tensor:
-    """Images -1..1 ``[N, C, H, W]`` as the detector is shown them, 0..255."""
+def _framed(images: Tensor, *, crop: bool) -> Tensor:
+    """Images -1..1 ``[N, C, H, W]`` as the detector takes them, 0..255."""
     factor = images.shape[2] // 256
     if crop:
         eighth = images.shape[2] // 8

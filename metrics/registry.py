@@ -83,7 +83,9 @@ FID = MetricFamily(
 )
 KID = MetricFamily(
     template="kid{count}_full",
-    description="kernel inception distance to all training images (at most 1,000,000), 100 subsets of at most 1,000",
+    description=(
+        "kernel inception distance to all training images (at most 1,000,000), 100 subsets of at most 1,000"
+    ),
     reference_detector="inception",
     statistic="features",
     reals="all",
@@ -165,8 +167,7 @@ FAMILIES: tuple[MetricFamily, ...] = (
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric as it was asked for: ``name`` as typed, ``count`` generated images (pairs of them for path
-    lengths)."""
+    """One metric of a list: ``name`` as typed, ``count`` of generated images (of pairs for path lengths)."""
 
     name: str
     family: MetricFamily
@@ -189,8 +190,7 @@ def known_names() -> str:
 
 
 def parse_metric(name: str) -> Metric:
-    """``fid5k_full`` to its family and count. Raises :class:`UserError` on an unknown name or too small a
-    count."""
+    """``fid5k_full`` to its family and count. Raises :class:`UserError` on unknown names and small counts."""
     for family in FAMILIES:
         count = family.match(name)
         if count is not None:
@@ -201,8 +201,9 @@ def parse_metric(name: str) -> Metric:
 
 
 def parse_metrics(names: str | Sequence[str]) -> list[Metric]:
-    """A comma-separated text or a list of names to metrics, in order, each once; ``none`` (in any case) and
-    nothing give an empty list.
+    """Names, as a list or separated by commas, to metrics, in order, each once.
+
+    ``none`` (in any case) and nothing give an empty list.
 
     Raises :class:`UserError` as :func:`parse_metric` does.
     """

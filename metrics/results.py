@@ -1,5 +1,4 @@
-"""Results of metrics and the files that keep them: ``metric-<name>.jsonl`` in a run directory, a line for
-each evaluation."""
+"""Results of metrics, and the files that keep them: ``metric-<name>.jsonl`` in a run directory."""
 
 import json
 import math
@@ -29,8 +28,7 @@ ValueName = Annotated[str, form(r"[A-Za-z0-9_./+-]{1,100}", "the name of a value
 
 
 class Recorded(TypedDict):
-    """What a line of ``metric-<name>.jsonl`` must be for this program to use it; :meth:`MetricResult.record`
-    has more."""
+    """What this program needs of a line of ``metric-<name>.jsonl``; :meth:`MetricResult.record` has more."""
 
     results: dict[ValueName, Real]
     snapshot_pkl: NotRequired[PathText | None]
@@ -142,15 +140,13 @@ def results_paths(run_dir: str | os.PathLike[str]) -> list[Path]:
 
 
 def snapshot_kimg(record: Record) -> int | None:
-    """Thousands of images after which the network of a record was taken; None where it was no snapshot of a
-    run."""
+    """Thousands of images that the network of a record had seen; None where it was no snapshot of a run."""
     found = re.search(r"network-snapshot-([0-9]{1,12})(?![0-9])", str(record.get("snapshot_pkl")))
     return None if found is None else int(found[1])
 
 
 def snapshot_values(run_dir: str | os.PathLike[str]) -> Iterator[tuple[float, dict[str, float]]]:
-    """Kimg and values of every record of a snapshot in a run directory's ``metric-*.jsonl``, file by file,
-    oldest first.
+    """Kimg and values of each record of a snapshot in a run directory, file by file, oldest first.
 
     What is no record is left out with a warning, and other networks' records silently.
     Raises :class:`UserError` as :func:`read_results` does.
@@ -163,8 +159,7 @@ def snapshot_values(run_dir: str | os.PathLike[str]) -> Iterator[tuple[float, di
 
 
 def best_snapshot(run_dir: str | os.PathLike[str], metric: str) -> Path | None:
-    """The path of the snapshot with the best value of a metric in a run directory; None if there is no such
-    value.
+    """The path of the snapshot with the best value of a metric in a run directory; None without such a value.
 
     Compared are the records of the same CONDITIONS as the last one's; of equal values the first counts. Where
     a metric has several values, the first that can be ranked decides (precision of ``pr50k3_full``). Only
@@ -181,8 +176,10 @@ def best_snapshot(run_dir: str | os.PathLike[str], metric: str) -> Path | None:
 
 
 def ranked(record: Record) -> dict[str, float]:
-    """The values of a record in which more or less is better: not the standard deviation of an inception
-    score."""
+    """The values of a record in which more or less is better.
+
+    The standard deviation of an inception score is none.
+    """
     return {
         key: value
         for key, value in record["results"].items()

@@ -1,5 +1,4 @@
-"""The images that metrics look at: those of a data set, and a generator's, each a pure function of (seed,
-index).
+"""The images that metrics look at: those of a data set, and a generator's as a function of (seed, index).
 
 Both come in microbatches of whole chunks, which the ranks of a group take in turns, so that neither the batch
 size nor the number of processes decides which images a detector sees together.
@@ -26,31 +25,42 @@ CHUNK = 16
 
 
 class ImageDataset(Protocol):
-    """What metrics need of a data set (``training.data.dataset.ImageFolderDataset`` has it). Items are read
-    from threads."""
+    """What metrics need of a data set, such as ``training.data.dataset.ImageFolderDataset``.
+
+    Items are read from threads.
+    """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """For messages and results."""
+        ...
 
     @property
-    def resolution(self) -> int: ...
+    def resolution(self) -> int:
+        """Height and width of the images, in pixels."""
+        ...
 
     @property
-    def num_channels(self) -> int: ...
+    def num_channels(self) -> int:
+        """Of the images."""
+        ...
 
     @property
-    def label_dim(self) -> int: ...
+    def label_dim(self) -> int:
+        """Width of the labels, 0 without any."""
+        ...
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> tuple[np.ndarray, np.ndarray]: ...
 
-    def get_label(self, index: int, /) -> np.ndarray: ...
+    def get_label(self, index: int, /) -> np.ndarray:
+        """The label of an item, float32 ``[label_dim]``."""
+        ...
 
 
 class Mirrored:
-    """A data set followed by a mirrored copy of everything: item ``len + i`` is item ``i``, flipped from left
-    to right."""
+    """A data set, then a mirrored copy of it: item ``len + i`` is item ``i``, flipped from left to right."""
 
     def __init__(self, plain: ImageDataset) -> None:
         self._plain = plain
@@ -70,6 +80,7 @@ class Mirrored:
         return (image if index < len(self._plain) else image[:, :, ::-1]), label
 
     def get_label(self, index: int, /) -> np.ndarray:
+        """The label of an item, float32 ``[label_dim]``."""
         return self._plain.get_label(index % len(self._plain))
 
 
@@ -88,8 +99,7 @@ def microbatches(count: int, batch_size: int, rank: int = 0, world_size: int = 1
 def real_images(
     dataset: ImageDataset, count: int, batch_size: int, *, rank: int = 0, world_size: int = 1
 ) -> Iterator[Tensor]:
-    """This rank's :func:`microbatches` of the first ``count`` images, in order: uint8 ``[N, C, H, W]`` on the
-    CPU.
+    """This rank's :func:`microbatches` of the first ``count`` images: uint8 ``[N, C, H, W]`` on the CPU.
 
     A data set that says it is ``in_memory`` is indexed directly; any other is decoded by a few threads, two
     microbatches ahead. Raises whatever the data set raises, and :class:`UserError` when it has fewer images.
@@ -134,8 +144,7 @@ def fake_images(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Tensor]:
-    """This rank's :func:`microbatches` of ``count`` images of the generator: uint8 ``[N, C, H, W]`` on
-    ``device``.
+    """This rank's :func:`microbatches` of ``count`` generated images: uint8 ``[N, C, H, W]`` on ``device``.
 
     Latents, labels (of uniformly drawn items of ``labels``, when the generator is conditional) and the
     generator's noise inputs for images ``16 k`` to ``16 k + 15`` come from ``(seed, k)``. Global random
@@ -145,9 +154,8 @@ def fake_images(
     for microbatch in microbatches(count, batch_size, rank, world_size):
         chunks = []
         for k in range(microbatch.start // CHUNK, -(-microbatch.stop // CHUNK)):
-            rng = np.random.RandomState(
-                derive_seed(seed, "metrics", k) % 2**32
-            )  # NumPy promises never to change its streams
+            # NumPy promises never to change the streams of RandomState.
+            rng = np.random.RandomState(derive_seed(seed, "metrics", k) % 2**32)
             z = torch.from_numpy(rng.randn(CHUNK, generator.z_dim).astype(np.float32))
             c = draw_labels(labels, rng, CHUNK, generator.c_dim)
             chunks.append(
@@ -158,8 +166,7 @@ def fake_images(
 
 
 def draw_labels(dataset: ImageDataset, rng: np.random.RandomState, n: int, c_dim: int) -> Tensor:
-    """Labels float32 ``[n, c_dim]`` of uniformly drawn items; nothing is drawn for an unconditional
-    generator."""
+    """Labels float32 ``[n, c_dim]`` of uniformly drawn items. An unconditional generator draws none."""
     if c_dim == 0:
         return torch.zeros(n, 0)
     return torch.from_numpy(np.stack([dataset.get_label(int(i)) for i in rng.randint(len(dataset), size=n)]))

@@ -24,6 +24,7 @@ class FeatureSet:
 
     @property
     def count(self) -> int:
+        """Number of samples."""
         return len(self.features)
 
     def on(self, device: torch.device) -> torch.Tensor:
@@ -43,11 +44,11 @@ class _Collector:
 
     @property
     def full(self) -> bool:
+        """Whether all rows have come."""
         return self.count >= self.max_count
 
     def append(self, features: ArrayLike) -> None:
-        """Take a batch ``[N, F]``. Raises :class:`ValueError` when it is no matrix or of another width than
-        the first."""
+        """Take a batch ``[N, F]``. Raises :class:`ValueError` on other shapes and where F changes."""
         batch = np.asarray(features, np.float32)
         if batch.ndim != 2 or (self.width is not None and batch.shape[1] != self.width):
             raise ValueError(f"features must be [N, {self.width or 'F'}], not {list(batch.shape)}")

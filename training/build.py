@@ -102,7 +102,7 @@ def build_augment_pipe(config: TrainConfig) -> AugmentPipe | None:
         return None
     pipe = AugmentPipe(**preset(config.augment.pipe))
     pipe.p.fill_(config.augment.initial_p)
-    pipe.p_at_most = config.augment.initial_p
+    pipe.p_bound = config.augment.initial_p
     return pipe
 
 

@@ -1,5 +1,4 @@
-"""The benchmarks of training, generation and loading run, at sizes that mean nothing, and count what they
-say."""
+"""The benchmarks of training, generation and loading run at tiny sizes and report what they measure."""
 
 import json
 import subprocess
@@ -12,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
 
-from benchmarks import dataloader, generate, profile_step, train_step
+from benchmarks import agreement, checkpoint, dataloader, generate, profile_step, train_step
 from benchmarks.roofline import LARGE, ConvolutionWork, convolutions, rate
 from torch_utils.ops.convolution import conv2d, conv_transpose2d
 
@@ -113,6 +112,26 @@ def test_loading(tmp_path: Any) -> None:
     } | {"in memory"}
     for name, speed in found["images_per_second"].items():
         assert found["times_train_rate"][name] == pytest.approx(speed / 2)
+
+
+def test_the_cost_of_a_checkpoint(tmp_path: Any) -> None:
+    file = tmp_path / "found.json"
+    options = ["--cfg=cifar", "--resolution=16", "--rounds=1", "--device=cpu", f"--folder={tmp_path}"]
+    result = CliRunner().invoke(checkpoint.main, [*options, f"--json={file}"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    found = json.loads(file.read_text())
+    assert found["share"] == found["median_seconds"] / (found["interval_minutes"] * 60)
+    assert found["megabytes"] > 1
+
+
+def test_plain_ops_train_like_themselves() -> None:
+    options = dict(reg_type="ggdr", ggdr_res=8, batch=4, batch_gpu=4, cbase=64, cmax=8, seed=0, device="cpu")
+    data = str(agreement.ROOT / "data" / "emoji32.zip")
+    first, second = (
+        agreement.losses("ref", data, 2, {**options, "metrics": (), "workers": 0}) for _ in range(2)
+    )
+    assert first == second
+    assert {len(values) for values in first.values()} == {2}
 
 
 @pytest.mark.slow

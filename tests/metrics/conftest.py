@@ -52,6 +52,7 @@ class ToyGenerator(nn.Module):
         weight = torch.randn(
             z_dim + c_dim, channels * resolution**2, generator=torch.Generator().manual_seed(0)
         )
+        self.weight: torch.Tensor
         self.register_buffer("weight", weight)
         self.rendered = 0
         self.labels: list[torch.Tensor] = []
@@ -66,8 +67,7 @@ class ToyGenerator(nn.Module):
 
 
 class LinearGenerator(nn.Module):
-    """Latents to w and w to images by an isometry each, times ``scale``, plus noise images; remembers what it
-    was given."""
+    """Maps latents to w and w to images by scaled isometries, adds noise images, and remembers its inputs."""
 
     def __init__(
         self, channels: int = 3, resolution: int = 8, z_dim: int = 3, c_dim: int = 0, scale: float = 0.1
@@ -84,7 +84,8 @@ class LinearGenerator(nn.Module):
         return z.flip(1).unsqueeze(1).repeat(1, 2, 1)
 
     def forward(self, z: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-        return self.synthesis(self.mapping(z, c), noise_mode="random", force_fp32=False)
+        rendered: torch.Tensor = self.synthesis(self.mapping(z, c), noise_mode="random", force_fp32=False)
+        return rendered
 
 
 class LinearSynthesis(nn.Module):
@@ -92,6 +93,8 @@ class LinearSynthesis(nn.Module):
         super().__init__()
         self.shape = (channels, resolution, resolution)
         random = torch.randn(channels * resolution**2, w_dim, generator=torch.Generator().manual_seed(0))
+        self.weight: torch.Tensor
+        self.noise_const: torch.Tensor
         self.register_buffer("weight", torch.linalg.qr(random).Q.T * scale)
         self.register_buffer("noise_const", torch.zeros(resolution, resolution))
         self.given: list[torch.Tensor] = []
@@ -106,7 +109,8 @@ class LinearSynthesis(nn.Module):
             noise = self.noise_const
         else:
             noise = torch.randn_like(self.noise_const)
-        return (ws[:, 0] @ self.weight).unflatten(1, self.shape) + 0.1 * noise
+        flat: torch.Tensor = ws[:, 0] @ self.weight
+        return flat.reshape(-1, *self.shape) + 0.1 * noise
 
 
 class PooledPixels(nn.Module):
@@ -117,7 +121,7 @@ class PooledPixels(nn.Module):
 
 
 class LikeReference(nn.Module):
-    """Gives features only when asked to, as the reference's files do."""
+    """Gives features only with ``return_features``, as the reference's files do."""
 
     def forward(self, images: torch.Tensor, return_features: bool = False) -> torch.Tensor:
         if return_features:
@@ -126,8 +130,7 @@ class LikeReference(nn.Module):
 
 
 class AllOutputs(nn.Module):
-    """Features, class probabilities and a perceptual distance, chosen by the arguments of the reference's
-    files."""
+    """Features, class probabilities or a perceptual distance, chosen by the reference's arguments."""
 
     def forward(
         self,

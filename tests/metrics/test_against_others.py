@@ -1,5 +1,4 @@
-"""The same numbers as torch-fidelity 0.4.0, torchmetrics 1.9 and prdc 0.2 on the same features, or a reason
-why not.
+"""The same numbers as torch-fidelity 0.4.0, torchmetrics 1.9 and prdc 0.2, or a reason why not.
 
 Where the packages differ from each other, this is what ours do, and why:
 
@@ -17,6 +16,7 @@ given float64. Even
 
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,7 +67,7 @@ class Identity(torch.nn.Module):
         return images
 
 
-def updated(metric: torch.nn.Module, real: np.ndarray, gen: np.ndarray) -> float:
+def updated(metric: Any, real: np.ndarray, gen: np.ndarray) -> float:
     metric = metric.set_dtype(torch.float64)
     metric.update(torch.from_numpy(real), real=True)
     metric.update(torch.from_numpy(gen), real=False)
@@ -123,8 +123,7 @@ def test_inception_score(count: int) -> None:
 
 
 def test_inception_score_of_torchmetrics(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its parts are of equal size only where they divide the number, and its deviation is the sample's (over
-    parts less one)."""
+    """Torchmetrics needs parts of equal size, and takes the sample's deviation (over parts less one)."""
     image = pytest.importorskip("torchmetrics.image.inception")
     logits = torch.from_numpy(np.random.RandomState(0).randn(500, WIDTH) * 3)
     metric = image.InceptionScore(feature=Identity(), splits=10).set_dtype(torch.float64)
@@ -166,8 +165,7 @@ def test_with_prdc(nhood_size: int) -> None:
 @pytest.mark.parametrize("nhood_size", [1, 3])
 @pytest.mark.parametrize("kind", ["duplicates", "ties"])
 def test_with_prdc_where_points_lie_on_surfaces(kind: str, nhood_size: int) -> None:
-    """Our closed balls are prdc's open ones with radii a little larger; its own are open, and its values
-    lower."""
+    """Our closed balls are prdc's open ones with slightly larger radii. Its own values are lower."""
     prdc = pytest.importorskip("prdc.prdc")
     real, gen = sets(kind)
     open_balls = prdc.compute_prdc(real, gen, nearest_k=nhood_size)

@@ -31,8 +31,7 @@ def test_by_hand() -> None:
 
 
 def test_a_set_against_itself() -> None:
-    """Every sample is in its own ball and, where there are no ties, in as many others as it is a near
-    neighbour of: k."""
+    """Without ties a sample is in its own ball and in those of the samples it is a near neighbour of: k."""
     rows = np.random.RandomState(0).randn(200, 8)
     density, coverage = density_coverage(rows, rows)
     assert density == pytest.approx((5 + 1) / 5)

@@ -129,10 +129,10 @@ def test_a_file_of_another_kind(tmp_path: Path) -> None:
 def test_reference_detectors_come_by_address(
     name: str, file: str, detector_file: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
+    fetched: list[str] = []
 
     def fetch(url: str) -> Path:
-        asked.append(url)
+        fetched.append(url)
         return Path(detector_file("reference"))
 
     monkeypatch.setattr(module, "fetch", fetch)
@@ -141,7 +141,7 @@ def test_reference_detectors_come_by_address(
         assert open_detector(name, "cpu")(images(2)).shape == (2, 3)
     finally:
         module._open.cache_clear()
-    assert asked == [f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{file}"]
+    assert fetched == [f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{file}"]
 
 
 def test_a_damaged_download_says_where_the_file_belongs(
@@ -167,8 +167,7 @@ def test_every_entry_describes_itself() -> None:
 
 
 class Stand(torch.nn.Module):
-    """Like the reference's Inception: features, or probabilities with or without the bias that the last layer
-    has."""
+    """Like the reference's Inception: features, or probabilities with or without the last layer's bias."""
 
     def forward(
         self,
@@ -278,7 +277,7 @@ def test_perceptual_features_have_gradients_and_images_keep_their_size(
     found.square().sum().backward()
     assert x.grad is not None
     torch.testing.assert_close(x.grad, x.detach() / 2 * (3 if channels == 1 else 1))
-    assert not any(parameter.requires_grad for parameter in detector._outputs.perceptual.func.parameters())  # type: ignore[union-attr]
+    assert not any(parameter.requires_grad for parameter in detector._outputs.perceptual.func.parameters())
 
 
 def test_perceptual_features_that_are_none(scripted: Script) -> None:
@@ -327,16 +326,16 @@ def test_another_detector_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_detector_by_address(scripted: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = "https://example.org/detectors/stand.pt"
-    asked: list[str] = []
+    fetched: list[str] = []
 
     def fetch(address: str) -> Path:
-        asked.append(address)
+        fetched.append(address)
         return Path(scripted(Stand()))
 
     monkeypatch.setattr(module, "fetch", fetch)
     detector = open_detector(url, "cpu")
     assert detector.name == url
-    assert asked == [url]
+    assert fetched == [url]
     assert detector(images(2)).shape == (2, 3)
     monkeypatch.setattr(module, "fetch", lambda address: tmp_path / "none.pt")
     (tmp_path / "none.pt").write_text("no network")
@@ -367,8 +366,7 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_efficientnet_is_the_packages_network() -> None:
-    """Folded normalisation and padding change nothing but rounding, and the preprocessing is the documented
-    one."""
+    """Folding changes nothing but rounding, and the preprocessing is the documented one."""
     package = pytest.importorskip("efficientnet_lite_pytorch")
     from metrics.efficientnet import EfficientNetLite0, weights_path
 
@@ -418,8 +416,7 @@ def test_opened_where_gradients_are_off_a_detector_still_has_them(scripted: Scri
 
 
 def test_perceptual_distance_of_efficientnet_is_lpips_without_weights() -> None:
-    """Zhang et al. 2018, equation 1: unit length in channels, squared difference, mean over space, sum over
-    layers."""
+    """Zhang et al. 2018, equation 1: unit length, squared difference, mean over space, sum of layers."""
     pytest.importorskip("efficientnet_lite_pytorch")
     detector = open_detector("efficientnet-lite0", "cpu")
     x = images(3, resolution=64).float()
@@ -427,7 +424,7 @@ def test_perceptual_distance_of_efficientnet_is_lpips_without_weights() -> None:
         rows = detector.perceptual(x)
         taps = efficientnet_taps(x)
         assert [tap.shape[2] for tap in taps] == [32, 16, 8, 4, 2]
-        expected = 0
+        expected = torch.zeros([])
         for tap in taps:
             unit = tap / tap.square().sum(1, keepdim=True).sqrt()
             expected = expected + (unit[0] - unit[1]).square().sum(0).mean()

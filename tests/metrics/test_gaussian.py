@@ -18,7 +18,8 @@ def samples(count: int, width: int, seed: int = 0) -> np.ndarray:
     """Rows whose features have standard deviations 1 to 3 about a mean far from 0, and are mixed."""
     rng = np.random.default_rng(seed)
     mixing = np.linalg.qr(rng.standard_normal([width, width]))[0]
-    return ((rng.standard_normal([count, width]) * np.linspace(1, 3, width)) @ mixing + 50).astype(np.float32)
+    rows = (rng.standard_normal([count, width]) * np.linspace(1, 3, width)) @ mixing + 50
+    return np.asarray(rows, np.float32)
 
 
 def test_log_likelihood_is_that_of_the_shrunk_covariance() -> None:

@@ -103,14 +103,14 @@ def test_one_failing_metric(
     failing(monkeypatch, error)
     capsys.readouterr()
     assert measure() == expected
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert (
         "The metrics pr303_full, fid40_full, fid20_full of network-snapshot-000003.pkl failed together, each "
-        "is tried alone" in said
+        "is tried alone" in printed
     )
-    assert "The metric pr303_full of network-snapshot-000003.pkl failed, training goes on: " in said
-    assert str(error) in said
-    assert ("Traceback" in said) == (
+    assert "The metric pr303_full of network-snapshot-000003.pkl failed, training goes on: " in printed
+    assert str(error) in printed
+    assert ("Traceback" in printed) == (
         not isinstance(error, UserError | ValueError)
     )  # a ValueError of the maths becomes a UserError
     assert [len(read_results(tmp_path, name)) for name in METRICS] == [1, 2, 2]
@@ -135,9 +135,9 @@ def test_a_diverged_generator(
     generator = make_generator()
     generator.weight.fill_(torch.nan)
     assert measure(generator=generator) == {}
-    said = capsys.readouterr().out.splitlines()
-    assert len(said) == 4
-    assert all("values that are not finite" in line for line in said)
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 4
+    assert all("values that are not finite" in line for line in printed)
     assert not list(tmp_path.glob("metric-*"))
 
 

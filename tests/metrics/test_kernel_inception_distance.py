@@ -38,7 +38,7 @@ def test_wrong_input() -> None:
 
 
 def test_the_metric_takes_the_references_subsets(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[dict[str, int]] = []
-    monkeypatch.setattr(module, "kernel_distance", lambda real, gen, **options: asked.append(options) or 0.0)
+    calls: list[dict[str, int]] = []
+    monkeypatch.setattr(module, "kernel_distance", lambda real, gen, **options: calls.append(options) or 0.0)
     module.kid(FeatureSet(np.zeros((4, 2), np.float32)), FeatureSet(np.zeros((4, 2), np.float32)))
-    assert asked == [{"num_subsets": 100, "max_subset_size": 1000}]
+    assert calls == [{"num_subsets": 100, "max_subset_size": 1000}]

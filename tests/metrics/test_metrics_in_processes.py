@@ -30,8 +30,7 @@ ALL = [
 
 
 def run_on(ranks: int, work: Callable[[int], Any]) -> list[Any]:
-    """What ``work(rank)`` gives, or the exception it raises, in each of several forked processes that form a
-    group."""
+    """What ``work(rank)`` returns or raises in each of several forked processes that form a group."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

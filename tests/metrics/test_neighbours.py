@@ -1,5 +1,4 @@
-"""Exactness of what decides with float32: against distances written out in float64, in friendly and in
-hostile cases."""
+"""Neighbours and balls are exact: against distances written out in float64, in hostile cases too."""
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ def by_definition(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def features(kind: str, n: int, seed: int) -> np.ndarray:
     rng = np.random.RandomState(seed)
-    rows = rng.randn(n, 24)
+    rows: np.ndarray = rng.randn(n, 24)
     if kind == "integers":  # few distances, ties everywhere
         rows = rng.randint(0, 2, (n, 6))
     elif kind == "copies":
@@ -98,7 +97,8 @@ def test_pairs(kind: str, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_lower_bounds_hold_and_are_close(width: int, dtype: type) -> None:
     rng = np.random.RandomState(0)
-    real, gen = (rng.lognormal(sigma=3, size=(200, width)).astype(dtype) for _ in range(2))
+    sets: list[np.ndarray] = [rng.lognormal(sigma=3, size=(200, width)).astype(dtype) for _ in range(2)]
+    real, gen = sets
     a, b = points(real, gen, 1)
     low = neighbours._lower_bounds(a, range(200), b, range(200)).double().numpy()
     distances = by_definition((real.astype(np.float64)) / a.scale, gen.astype(np.float64) / a.scale)

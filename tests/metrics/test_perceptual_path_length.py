@@ -6,7 +6,7 @@ import torch
 
 from dnnlib.errors import UserError
 from metrics.perceptual_path_length import PAIRS, PathSampling, path_distances, path_length, slerp
-from metrics.sampling import CHUNK
+from metrics.sampling import CHUNK, microbatches
 
 PATHS = [PathSampling(space, sampling, crop=False) for space in ("z", "w") for sampling in ("full", "end")]
 GREY = 127.5  # what a step of 1 in the generator's output is in 0..255
@@ -31,8 +31,11 @@ def measure(
     detector: Flat | None = None,
     **options: int,
 ) -> np.ndarray:
-    where: dict[str, Any] = {"seed": 0, "device": torch.device("cpu"), **options}
-    return np.concatenate(list(path_distances(generator, dataset, detector or Flat(), paths, count, **where)))
+    where: dict[str, Any] = {"seed": options.pop("seed", 0), "device": torch.device("cpu")}
+    places = microbatches(count, **{"batch_size": CHUNK, **options})
+    return np.concatenate(
+        list(path_distances(generator, dataset, detector or Flat(), paths, places, **where))
+    )
 
 
 def test_w_closed_form(make_linear_generator: Any, make_dataset: Any) -> None:
@@ -49,8 +52,7 @@ def test_w_closed_form(make_linear_generator: Any, make_dataset: Any) -> None:
 
 
 def test_z_closed_form(make_linear_generator: Any, make_dataset: Any) -> None:
-    """On the unit sphere of three dimensions angles θ have density sin(θ)/2, so that the length is s² E[θ²] =
-    s² (π² - 4)/2."""
+    """Angles θ on the sphere have density sin(θ)/2, so the length is s² E[θ²] = s² (π² - 4)/2."""
     distances = measure(
         make_linear_generator(z_dim=3, scale=0.1), make_dataset(), PathSampling("z", "full", crop=False), 3200
     )

@@ -8,7 +8,7 @@ from metrics.precision_recall import precision_recall
 
 def by_definition(real: np.ndarray, gen: np.ndarray, k: int) -> tuple[float, float]:
     def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.linalg.norm(a[:, None] - b[None], axis=2)
+        return np.asarray(np.linalg.norm(a[:, None] - b[None], axis=2))
 
     def covered(probes: np.ndarray, manifold: np.ndarray) -> float:
         radii = np.sort(distance(manifold, manifold), axis=1)[:, k]
@@ -45,8 +45,7 @@ def test_all_alike() -> None:
 
 
 def test_rounding_of_the_matrix_product_does_not_decide_a_tie() -> None:
-    """Five copies of each sample: every radius is 0, whatever the shapes of the blocks that the copies meet
-    in."""
+    """Five copies of each sample: every radius is 0, in whichever blocks the copies meet."""
     rows = np.concatenate([np.random.RandomState(0).randn(100, 1280) * 50 + 1] * 5)
     shuffled = rows[np.random.RandomState(1).permutation(len(rows))]
     assert precision_recall(rows, shuffled[:-3]) == (1, 1)

@@ -179,8 +179,7 @@ def test_nothing_was_measured(tmp_path: Path) -> None:
     ],
 )
 def test_lines_that_are_no_results(tmp_path: Path, torn: bytes, capsys: pytest.CaptureFixture[str]) -> None:
-    """A killed process leaves half a line: it is named, left out, and the next result begins on a line of its
-    own."""
+    """A killed process leaves half a line. It is named and left out; the next result begins a new line."""
     append(tmp_path, 0, 5.0)
     path = results_path(tmp_path, "fid50k_full")
     path.write_bytes(path.read_bytes() + torn)
@@ -189,11 +188,11 @@ def test_lines_that_are_no_results(tmp_path: Path, torn: bytes, capsys: pytest.C
     append(tmp_path, 2, 6.0)
     assert marks(tmp_path) == [True, True, False]
     assert path.read_bytes().count(b"\n") == 4
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     if torn == b"\n":
-        assert said == ""
+        assert printed == ""
     else:
-        assert set(said.splitlines()) == {f"Warning: line 2 of {path} is no result and is left out"}
+        assert set(printed.splitlines()) == {f"Warning: line 2 of {path} is no result and is left out"}
 
 
 def test_files_of_the_reference_are_read(tmp_path: Path) -> None:

@@ -14,11 +14,13 @@ from metrics.features import Detector, open_detector
 from metrics.frechet_inception_distance import frechet_distance
 from metrics.inception_score import inception_score
 from metrics.kernel_inception_distance import kernel_distance
+from metrics.overlap import Overlap, overlaps
 from metrics.perceptual_path_length import PathSampling, path_distances, path_length
 from metrics.precision_recall import precision_recall
-from metrics.results import append_result
+from metrics.registry import parse_metrics
+from metrics.results import MetricResult, append_result
 from metrics.runner import evaluate, preflight
-from metrics.sampling import fake_images
+from metrics.sampling import fake_images, microbatches
 
 Write = Callable[[str], str]
 METRICS = ["pr303_full", "fid40_full", "fid20_full"]
@@ -36,7 +38,7 @@ EVERYTHING = [
 ]
 
 
-def values(results: list[module.MetricResult]) -> dict[str, float]:
+def values(results: list[MetricResult]) -> dict[str, float]:
     return {key: value for result in results for key, value in result.values.items()}
 
 
@@ -58,7 +60,10 @@ def test_tf32_is_off_whatever_training_allows(
     make_dataset: Any, make_generator: Any, detector_file: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Statistics of the reals are shared through the cache, so they have to be made alike."""
-    flags = ((torch.backends.cuda.matmul, "allow_tf32"), (torch.backends.cudnn, "allow_tf32"))
+    flags: list[tuple[Any, str]] = [
+        (torch.backends.cuda.matmul, "allow_tf32"),
+        (torch.backends.cudnn, "allow_tf32"),
+    ]
     found = set()
     plain = Detector.__call__
 
@@ -68,7 +73,7 @@ def test_tf32_is_off_whatever_training_allows(
 
     monkeypatch.setattr(Detector, "__call__", looking)
     before = [getattr(where, name) for where, name in flags]
-    try:
+    try:  # monkeypatch would delete these flags in the end
         for where, name in flags:
             setattr(where, name, True)
         evaluate(
@@ -80,8 +85,8 @@ def test_tf32_is_off_whatever_training_allows(
         )
         assert all(getattr(where, name) for where, name in flags)
     finally:
-        for (where, name), value in zip(flags, before, strict=True):
-            setattr(where, name, value)
+        for (where, name), flag in zip(flags, before, strict=True):
+            setattr(where, name, flag)
     assert found == {(False, False)}
 
 
@@ -200,17 +205,17 @@ def test_two_detectors_see_the_same_images_rendered_once(
     files = {"inception": detector_file("pooled"), "vgg16": detector_file("reference")}
     monkeypatch.setattr(module, "open_detector", lambda name, device: open_detector(files[name], device))
     generator, dataset = make_generator(), make_dataset()
-    together = evaluate(
+    shared = evaluate(
         "fid40_full,pr103_full", generator=generator, dataset=dataset, batch_size=16, progress=False
     )
     assert generator.rendered == 48
     assert sum(seen) == 2 * len(dataset) + 40 + 10
-    assert [result.detector for result in together] == ["inception", "vgg16"]
+    assert [result.detector for result in shared] == ["inception", "vgg16"]
     alone = [
         evaluate(name, generator=generator, dataset=dataset, progress=False)[0]
         for name in ("fid40_full", "pr103_full")
     ]
-    assert values(together) == values(alone)
+    assert values(shared) == values(alone)
 
 
 def test_the_training_images_measured_against_themselves(
@@ -387,7 +392,13 @@ def test_every_metric_is_that_of_the_maths(
         ("ppl_20_zfull", PathSampling("z", "full", crop=True)),
     ]:
         parts = path_distances(
-            make_linear_generator(), dataset, detector, paths, 20, seed=3, device=torch.device("cpu")
+            make_linear_generator(),
+            dataset,
+            detector,
+            paths,
+            microbatches(20, 16),
+            seed=3,
+            device=torch.device("cpu"),
         )
         assert found[name] == path_length(np.concatenate(list(parts)))
     assert list(found) == [
@@ -412,14 +423,12 @@ def test_every_metric_is_that_of_the_maths(
 def test_metrics_of_the_same_images_share_their_distances(
     make_dataset: Any, make_generator: Any, detector_file: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[int, list[int], bool]] = []
-    plain = module.overlaps
+    calls: list[tuple[int, list[int], bool]] = []
+    plain = overlaps
 
-    def counting(
-        real: torch.Tensor, fake: torch.Tensor, ks: set[int], recall: bool
-    ) -> dict[int, module.Overlap]:
-        asked.append((len(fake), sorted(ks), recall))
-        return plain(real, fake, ks, recall)
+    def counting(real: torch.Tensor, fake: torch.Tensor, ks: set[int], recall: bool) -> dict[int, Overlap]:
+        calls.append((len(fake), sorted(ks), recall))
+        return plain(real, fake, ks, recall=recall)
 
     monkeypatch.setattr(module, "overlaps", counting)
 
@@ -427,12 +436,12 @@ def test_metrics_of_the_same_images_share_their_distances(
         options = {"dataset": make_dataset(), "detector": detector_file("pooled"), "progress": False}
         return values(evaluate(names, generator=make_generator(), **options))
 
-    together = run("dc305_full,fid30_full,pr303_full,dc205_full")
-    assert asked == [(30, [3, 5], True), (20, [5], False)]
-    asked.clear()
+    shared = run("dc305_full,fid30_full,pr303_full,dc205_full")
+    assert calls == [(30, [3, 5], True), (20, [5], False)]
+    calls.clear()
     alone = {**run("dc305_full"), **run("fid30_full"), **run("pr303_full"), **run("dc205_full")}
-    assert asked == [(30, [5], False), (30, [3], True), (20, [5], False)]
-    assert together == alone
+    assert calls == [(30, [5], False), (30, [3], True), (20, [5], False)]
+    assert shared == alone
 
 
 def moments(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -444,7 +453,7 @@ def test_mirrored_copies_follow_the_images_for_the_older_metrics_alone(
 ) -> None:
     dataset, path, names = make_dataset(count=25), detector_file("pooled"), ["fid40", "fid20", "fid40_full"]
 
-    def run(mirror: bool) -> list[module.MetricResult]:
+    def run(mirror: bool) -> list[MetricResult]:
         return evaluate(
             names, generator=make_generator(), dataset=dataset, mirror=mirror, detector=path, progress=False
         )
@@ -484,7 +493,7 @@ def test_images_in_place_of_a_generator(
     assert [result.count for result in results] == [40, 50, 20]
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Note")]
     assert notes == ["Note: pr50k3_full measures all 50 images of 'arrays', not 50000"]
-    assert module._limited(module.parse_metrics("fid2_full")[0], make_dataset(count=1)).count == 1
+    assert module._limited(parse_metrics("fid2_full")[0], make_dataset(count=1)).count == 1
     assert "fid2_full measures the one image of 'arrays'" in capsys.readouterr().err
     same = values(evaluate("fid30_full,pr303_full", images=make_dataset(count=30), **options))
     assert same == {
@@ -553,7 +562,7 @@ def test_without_a_cache(
 def test_too_few_samples_for_a_covariance_are_pointed_out_once(
     make_dataset: Any, make_generator: Any, detector_file: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module._say_once.cache_clear()
+    module._warn_once.cache_clear()
     options = {
         "generator": make_generator(),
         "dataset": make_dataset(),

@@ -1,5 +1,4 @@
-"""Augmentation of images and of feature maps against reference values, at fixed percentiles of every random
-quantity."""
+"""Augmentation of images and feature maps against recorded values, at percentiles of the random values."""
 
 from typing import Any
 

@@ -1,5 +1,4 @@
-"""The 34 command lines of data/options.json resolve to the reference's numbers, through the real command
-line."""
+"""The 34 command lines of data/options.json resolve to the reference's numbers."""
 
 import json
 from pathlib import Path
@@ -37,8 +36,7 @@ def dry_run(data_root: Path, row: dict[str, Any]) -> Any:
 
 
 def reference_view(config: dict[str, Any]) -> dict[str, Any]:
-    """A resolved configuration under the names of options.json. What G and D share is checked to be
-    shared."""
+    """A resolved configuration under the names of options.json. Values that G and D share are checked."""
     generator, discriminator, augment = config["generator"], config["discriminator"], config["augment"]
     for name in ("channel_base", "channel_max", "conv_clamp"):
         assert generator[name] == discriminator[name]
@@ -64,8 +62,7 @@ def reference_view(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def expected(row: dict[str, Any]) -> dict[str, Any]:
-    """The row, but for the one deliberate difference: a default ``ggdr_res`` that small images cannot
-    have."""
+    """The row, with the one deliberate difference: a default ``ggdr_res`` that small images cannot have."""
     values = {name: value for name, value in row.items() if name not in ("res", "args")}
     if values["ggdr_res"] == 64 and row["res"] <= 64 and "ggdr_res" not in row["args"]:
         values["ggdr_res"] = row["res"] // 4

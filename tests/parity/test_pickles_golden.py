@@ -1,5 +1,4 @@
-"""The recorded pickles in the reference's format load, without running their text, and make the recorded
-images."""
+"""Recorded pickles in the reference's format load without running their text and give recorded images."""
 
 import json
 from pathlib import Path

@@ -37,7 +37,7 @@ def tiny_generator() -> Any:
     )
 
 
-def sweep(*arguments: Any) -> dict:
+def sweep(*arguments: Any) -> dict[str, Any]:
     """What hostile.py prints, its limits held."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [
@@ -50,7 +50,7 @@ def sweep(*arguments: Any) -> dict:
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    result = json.loads(done.stdout)
+    result: dict[str, Any] = json.loads(done.stdout)
     assert max(result["slowest"].values()) < 10, result["slowest"]
     assert result["peak"] < GIGABYTE
     for name, error in result["errors"].items():
@@ -74,8 +74,7 @@ class Call:
 
 
 def calls(trace: str) -> dict[str, object]:
-    """Values whose pickles run something that leaves the file ``trace``; the keys are what an unpickler would
-    meet first."""
+    """Values whose pickles run something that leaves the file ``trace``, by the first name in them."""
     code = f"open({trace!r}, 'w').close()"
     module = Call(builtins.__import__, "os")
     return {
@@ -203,8 +202,7 @@ def blob(data: bytes) -> bytes:
 
 
 def tensor(offset: object, shape: object, stride: object, payload: bytes | None = None) -> ReferenceObject:
-    """A generator with a tensor of these numbers over four stored elements, or over what ``payload``
-    holds."""
+    """A generator with a tensor of these numbers over four stored elements, or over those of ``payload``."""
     storage = Call(torch.storage._load_from_bytes, payload or stored(torch.zeros(4)))
     view = Call(torch._utils._rebuild_tensor_v2, storage, offset, shape, stride, False, None)
     return ReferenceObject("Generator", {"_buffers": {"a": view}})
@@ -213,7 +211,8 @@ def tensor(offset: object, shape: object, stride: object, payload: bytes | None 
 def stored(values: torch.Tensor) -> bytes:
     """What stands for a tensor's elements in a pickle."""
     storage = values.__reduce_ex__(4)[1][0]
-    return storage.__reduce__()[1][0]
+    data: bytes = storage.__reduce__()[1][0]
+    return data
 
 
 def much_before(payload: bytes) -> bytes:
@@ -224,15 +223,17 @@ def much_before(payload: bytes) -> bytes:
 
 
 def doubled(depth: int, combine: bytes) -> bytes:
-    """Opcodes of a value that contains its predecessor twice, ``depth`` times over; ``combine`` takes two
-    from the stack."""
+    """Opcodes of a value that contains its predecessor twice, ``depth`` times over.
+
+    ``combine`` takes two values from the stack.
+    """
     steps = (b"h" + bytes([i]) + b"h" + bytes([i]) + combine + b"\x94" for i in range(depth))
     return b"K\x01\x94" + b"".join(steps)
 
 
 def nested_modules(depth: int) -> ReferenceObject:
     """A tree of 9^depth modules, nine of which are in the file at each level."""
-    state: dict = {}
+    state: dict[str, Any] = {}
     for _ in range(depth):
         module = ReferenceObject("Layer", state)
         state = {"_modules": {str(i): module for i in range(9)}}
@@ -280,16 +281,30 @@ def wide_network(width: int) -> bytes:
     return reference_pickle(G_ema=G)
 
 
-def itself() -> list:
-    values: list = []
+def itself() -> list[Any]:
+    values: list[Any] = []
     values.append(values)
     return values
 
 
-def bombs() -> dict[str, tuple[bytes, str]]:
-    """Files that ask for much, and what is said about them."""
-    plain = dict(G_ema=tiny_generator())
+def opcode_bombs() -> dict[str, tuple[bytes, str]]:
+    """Lengths and repetitions that are only claimed, or that are many opcodes."""
     many, length = 400_000, struct.pack("<Q", 1 << 40)
+    return {
+        "length of bytes": (b"\x80\x04\x8e" + length + b"x", "it ends too early"),
+        "length of text": (b"\x80\x04\x8d" + length + b"x", "it ends too early"),
+        "length of a bytearray": (b"\x80\x05\x96" + length + b"x", "it ends too early"),
+        "length of an integer": (b"\x80\x04\x8b\xff\xff\xff\x7f" + bytes(9), "not allowed"),
+        "an integer": (b"\x80\x04\x8a\xff" + bytes(255) + b".", "an integer of 255 bytes"),
+        "memo index": (b"\x80\x04Nr\xff\xff\xff\xff.", "not a network pickle"),
+        "repeated list": (b"\x80\x04" + b"]" * many + b".", "more than 300000 opcodes"),
+        "repeated set": (b"\x80\x04" + b"\x8f\x94" * many + b".", "more than 300000 opcodes"),
+        "repeated mark": (b"\x80\x04" + b"(" * many + b".", "more than 300000 opcodes"),
+    }
+
+
+def call_bombs() -> dict[str, tuple[bytes, str]]:
+    """Many calls, and calls with much to them."""
     storage = (
         b"ctorch.storage\n_load_from_bytes\n\x94"
         + blob(stored(torch.zeros(4))[:300] + bytes(1 << 20))
@@ -303,20 +318,7 @@ def bombs() -> dict[str, tuple[bytes, str]]:
         + blob(bytes(1 << 20))
         + b"t\x94"
     )
-    collide = b"".join(
-        b"\x8a\x09" + (k * ((1 << 61) - 1)).to_bytes(9, "little") + b"N" for k in range(1, 1000)
-    )
-    head = reference_pickle(**plain)
     return {
-        "length of bytes": (b"\x80\x04\x8e" + length + b"x", "it ends too early"),
-        "length of text": (b"\x80\x04\x8d" + length + b"x", "it ends too early"),
-        "length of a bytearray": (b"\x80\x05\x96" + length + b"x", "it ends too early"),
-        "length of an integer": (b"\x80\x04\x8b\xff\xff\xff\x7f" + bytes(9), "not allowed"),
-        "an integer": (b"\x80\x04\x8a\xff" + bytes(255) + b".", "an integer of 255 bytes"),
-        "memo index": (b"\x80\x04Nr\xff\xff\xff\xff.", "not a network pickle"),
-        "repeated list": (b"\x80\x04" + b"]" * many + b".", "more than 300000 opcodes"),
-        "repeated set": (b"\x80\x04" + b"\x8f\x94" * many + b".", "more than 300000 opcodes"),
-        "repeated mark": (b"\x80\x04" + b"(" * many + b".", "more than 300000 opcodes"),
         "many calls": (
             b"\x80\x04ccollections\nOrderedDict\n\x94" + b"h\x00)R" * 50_000 + b".",
             "more than 20000 calls",
@@ -334,6 +336,17 @@ def bombs() -> dict[str, tuple[bytes, str]]:
         "a long name": (b"\x80\x04c" + b"a" * 30_000_000, "a name without an end"),
         "a name too long": (b"\x80\x04c" + b"a" * 1000 + b"\nb\n.", "a name without an end"),
         "attributes of a dictionary": (b"\x80\x04}}" + text("keys") + b"Nsb.", "a state for a dict"),
+    }
+
+
+def nesting_bombs() -> dict[str, tuple[bytes, str]]:
+    """Values deep in each other, or in themselves."""
+    plain = dict(G_ema=tiny_generator())
+    head = reference_pickle(**plain)
+    collide = b"".join(
+        b"\x8a\x09" + (k * ((1 << 61) - 1)).to_bytes(9, "little") + b"N" for k in range(1, 1000)
+    )
+    return {
         "deep list": (b"\x80\x04" + b"]" * 140_000 + b"a" * 139_999 + b".", "not a network pickle"),
         "deep tuple": (b"\x80\x04)" + b"\x85" * 200_000 + b".", "not a network pickle"),
         "deep key": (b"\x80\x04})" + b"\x85" * 200_000 + b"Ns.", "a tuple as key"),
@@ -384,9 +397,21 @@ def bombs() -> dict[str, tuple[bytes, str]]:
             reference_pickle(**plain, training_set_kwargs={"a": itself()}),
             "contains itself",
         ),
+    }
+
+
+def module_bombs() -> dict[str, tuple[bytes, str]]:
+    """Modules deep in each other."""
+    return {
         "nested modules": (reference_pickle(G_ema=nested_modules(9)), "too many modules"),
         "deep modules": (reference_pickle(G_ema=nested_modules(60)), "too many modules"),
         "a chain of modules": (chain_of_modules(2000), "too many modules"),
+    }
+
+
+def tensor_bombs() -> dict[str, tuple[bytes, str]]:
+    """Tensors whose numbers do not fit what is stored."""
+    return {
         "one element expanded": (
             pickle.dumps({"G_ema": tensor(0, (1 << 40,), (0,))}),
             "4 stored elements for",
@@ -440,6 +465,11 @@ def bombs() -> dict[str, tuple[bytes, str]]:
     }
 
 
+def bombs() -> dict[str, tuple[bytes, str]]:
+    """Files that ask for much, and what the message says of them."""
+    return {**opcode_bombs(), **call_bombs(), **nesting_bombs(), **module_bombs(), **tensor_bombs()}
+
+
 def zipped(size: int) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -463,8 +493,7 @@ def test_nothing_takes_long_or_much_memory(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """One network as this project stores it, and as the reference does; small, so that a few bytes are most
-    of it."""
+    """One small network as this project stores it, and as the reference does."""
     folder = tmp_path_factory.mktemp("tiny")
     G = tiny_generator()
     save_network_pkl(folder / "ours", G=None, D=None, G_ema=G, info={"kimg": 1})

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.support.runs import resolved_config
+from torch_utils.ops import upfirdn2d
 from training.augment import PRESETS, AugmentPipe, preset
 from training.augment import resample as resampling
 from training.augment.geometric import SYM6
@@ -71,7 +72,8 @@ def test_nothing_happens_without_transforms() -> None:
 
 
 def test_a_companion_map_changes_nothing_for_the_images() -> None:
-    x, features, results = images(8), torch.randn(8, 5, 4, 4), []
+    x, features = images(8), torch.randn(8, 5, 4, 4)
+    results: list[Any] = []
     for companion in (False, True):
         torch.manual_seed(3)
         pipe = make_pipe(0.6, **EVERYTHING)
@@ -105,14 +107,14 @@ def test_draws_depend_neither_on_resolution_nor_on_other_groups() -> None:
 def test_a_sample_is_augmented_the_same_alone_and_in_a_batch() -> None:
     pipe, x = make_pipe(**preset("bg")), torch.nn.functional.avg_pool2d(images(16, size=34), 3, 1)
     params = pipe.sample(x, generator=seeded(4))
-    together = pipe.apply(x, params)
+    whole = pipe.apply(x, params)
     for i in range(16):
         one = type(params.geometric)(
             *(getattr(params.geometric, name)[i : i + 1] for name in ("blit", "shift", "linear", "offset"))
         )
         alone = pipe.apply(x[i : i + 1], type(params)(batch_size=1, geometric=one))
         assert torch.allclose(
-            alone, together[i : i + 1], atol=2e-4
+            alone, whole[i : i + 1], atol=2e-4
         )  # the padding is the batch's, the filter's tails see it
 
 
@@ -186,7 +188,7 @@ def test_first_use_in_inference_mode_does_not_spoil_training() -> None:
 
 @pytest.mark.parametrize("bilinear", [False, True])
 def test_dense_resampling_equals_the_reference(bilinear: Any) -> None:
-    taps = resampling.upfirdn2d.setup_filter(SYM6)
+    taps = upfirdn2d.setup_filter(SYM6)
     x = torch.randn([2, 3, 10, 7], generator=seeded(), dtype=torch.float64, requires_grad=True)
     z = torch.randn([2, 3, 32, 26], generator=seeded(1), dtype=torch.float64, requires_grad=True)
     for margin in ((0, 0, 0, 0), (2, 5, 3, 0), (6, 6, 9, 9)):
@@ -458,8 +460,7 @@ def test_class_maps_move_with_their_images(spec: Any) -> None:
 
 
 def test_class_maps_from_beyond_the_border_are_outside() -> None:
-    """Shifted by an eighth to the right and down, at the 100th percentile (nearly): a strip at the left and
-    top is unknown."""
+    """Shifted right and down by an eighth, near the 100th percentile: strips at left and top are unknown."""
     pipe, classes = make_pipe(xint=1), torch.full([1, 64, 64], 3)
     moved = pipe.warp_classes(classes, pipe.sample(torch.zeros([1, 3, 64, 64]), 0.9999), 7)
     expected = torch.full([1, 64, 64], 3)

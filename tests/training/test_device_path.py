@@ -158,7 +158,7 @@ def test_a_bound_of_p_makes_the_margin_smaller_and_it_stays_large_enough(
     smaller, generator = 0, torch.Generator()
     for seed in range(60):
         found = []
-        for pipe.p_at_most in (math.inf, bound):
+        for pipe.p_bound in (math.inf, bound):
             found.append(
                 pipe.sample(torch.empty([8, 3, 64, 64]), generator=generator.manual_seed(seed)).geometric
             )

@@ -13,9 +13,8 @@ class AdaController:
     reference; a transform whose probability exceeds 1 is always applied. Everything happens on ``device``
     without the host waiting for it.
 
-    ``pending`` holds what this rank has observed in the current phase. With several ranks, whoever runs the
-    phase sums it over them and calls :meth:`settle`, so that ``totals``, and with them p, are the same on
-    all.
+    ``pending`` holds what this rank has observed in the current phase. At its end the phase sums
+    ``pending`` over all ranks and calls :meth:`settle`, so that ``totals`` and p are the same on all.
 
     p itself lives in the pipe (its buffer ``p``) and is saved with it; :meth:`state_dict` holds the rest, so
     that a continued run moves p at the same batches by the same amounts.
@@ -79,8 +78,10 @@ class AdaController:
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """Batches so far, and the totals (zeros just after a move), the same on all ranks. Nothing may be
-        pending."""
+        """Batches so far, and the totals (zeros just after a move), the same on all ranks.
+
+        Nothing may be pending.
+        """
         return {"batches": self.batches, "totals": self.totals.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,5 +1,7 @@
-"""Spoil pixels: band-wise filtering, noise, cutout (ADA, appendix B, "image-space filtering" and "additional
-corruptions")."""
+"""Corrupt pixels: filter bands, add noise, cut out (ADA, appendix B).
+
+The paper's groups are "image-space filtering" and "additional corruptions".
+"""
 
 import numpy as np
 import torch
@@ -13,8 +15,7 @@ SYM2 = (-0.12940952255092145, 0.22414386804185735, 0.836516303737469, 0.48296291
 
 
 def band_filters() -> torch.Tensor:
-    """``[4, 43]`` zero-phase filters for the bands [0, π/8], [π/8, π/4], [π/4, π/2], [π/2, π]; they sum to
-    the unit pulse.
+    """Zero-phase filters ``[4, 43]`` for [0, π/8], [π/8, π/4], [π/4, π/2], [π/2, π]; they sum to a pulse.
 
     With the half-band pair L(z) = H(z) H(1/z) / 2 and its complement K(z) = 1 − L(z) of the symlet H, the
     highest band is K(z), the next L(z) K(z²), then L(z) L(z²) K(z⁴), and the lowest L(z) L(z²) L(z⁴).
@@ -57,13 +58,11 @@ def filter_bands(images: torch.Tensor, gains: torch.Tensor, filters: torch.Tenso
 
 
 def band_matrices(filters: torch.Tensor, size: int) -> torch.Tensor:
-    """``[bands, taps]`` to ``[bands, size, size]``: the filters as matrices on ``size`` pixels with
-    reflection at both ends."""
+    """Filters ``[bands, taps]`` as matrices ``[bands, size, size]`` on pixels reflected at both ends."""
     reach = filters.shape[1] // 2
     pulses = torch.eye(size, device=filters.device, dtype=filters.dtype)[:, None, None, :]
-    responses = F.conv2d(
-        reflect_pad(pulses, (reach, reach, 0, 0)), filters[:, None, None, :]
-    )  # [pulse, band, 1, pixel]
+    padded = reflect_pad(pulses, (reach, reach, 0, 0))
+    responses = F.conv2d(padded, filters[:, None, None, :])  # [pulse, band, 1, pixel]
     return responses[:, :, 0].permute(1, 2, 0)
 
 
@@ -77,8 +76,10 @@ def add_noise(images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
 
 
 def cut_out(images: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
-    """Set a square of ``[N, C, H, W]`` to 0; ``holes`` is ``[N, 3]``: centre x, y and side as fractions of
-    the size."""
+    """Set a square of ``[N, C, H, W]`` to 0.
+
+    ``holes`` is ``[N, 3]``: centre x, centre y and side, as fractions of the size.
+    """
     height, width = images.shape[2:]
     x, y = ((torch.arange(size, device=images.device) + 0.5) / size for size in (width, height))
     half = holes[:, 2:] / 2

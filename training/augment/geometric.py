@@ -1,5 +1,7 @@
-"""Move pixels: pad, upsample, warp, downsample (ADA, appendix B, "pixel blitting" and "general geometric
-transformations")."""
+"""Move pixels: pad, upsample, warp, downsample (ADA, appendix B).
+
+The paper's groups are "pixel blitting" and "general geometric transformations".
+"""
 
 import math
 
@@ -47,9 +49,9 @@ def warp(
         down_taps: the same filter for the way back down.
 
     Returns:
-        ``[N, C, H, W]``. With the wavelet both ways, up and down again changes nothing; so a sample whose
-        transform is the identity at this resolution is left out of the work and comes out bit for bit. With
-        bilinear interpolation every sample is softened alike, moved or not.
+        ``[N, C, H, W]``. With the wavelet, going up and down changes nothing, so a sample that does not move
+        at this resolution is left out and comes out bit for bit. Bilinear interpolation softens every sample,
+        moved or not.
     """
     height, width = x.shape[2:]
     matrices = inverse_matrix(params, width, height)
@@ -57,7 +59,7 @@ def warp(
     def move(rows: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
         if params.reach is None:
             margin = required_margin(matrices, width, height)
-        else:  # the matrices are on a device that the host does not wait for
+        else:  # the host would have to wait for the matrices
             margin = sufficient_margin(params.reach, width, height)
         return _warp(rows, matrices, margin, up_taps, down_taps)
 
@@ -68,15 +70,16 @@ def warp(
 
 
 def sufficient_margin(reach: float, width: int, height: int) -> Margin:
-    """At least :func:`required_margin`, from :attr:`GeometricParams.reach`; a pixel more for the rounding of
-    shifts."""
+    """At least :func:`required_margin`, from :attr:`GeometricParams.reach`.
+
+    A pixel more allows for the rounding of shifts.
+    """
     x, y = (min(max(math.ceil(reach * size + 1 + 2 * SUPPORT), 0), size - 1) for size in (width, height))
     return x, x, y, y
 
 
 def warp_nearest(x: torch.Tensor, params: GeometricParams, outside: int) -> torch.Tensor:
-    """Move the pixels of ``x`` as :func:`warp` does, each value being that of the nearest pixel, without
-    mixing any two.
+    """Move the pixels of ``x`` as :func:`warp` does. Each value is that of the nearest pixel; none are mixed.
 
     Args:
         x: of any type, ``[N, H, W]``, on the parameters' device.
@@ -99,8 +102,7 @@ def warp_nearest(x: torch.Tensor, params: GeometricParams, outside: int) -> torc
 
 
 def required_margin(matrices: torch.Tensor, width: int, height: int) -> Margin:
-    """Pixels of reflection outside the image that any of ``matrices`` (``[n, 2, 3]``) shows, at most the size
-    less one.
+    """Pixels beyond the edges that any of ``matrices`` (``[n, 2, 3]``) shows, at most the size less one.
 
     To the corners' reach comes the support of the two filters.
     """
@@ -145,15 +147,15 @@ def _warp(
 
 
 def sampling_grid(matrices: torch.Tensor, width: int, height: int, margin: Margin) -> torch.Tensor:
-    """Where each pixel of the augmented image at twice the resolution looks in the extended original at that
-    resolution.
+    """Where each pixel of the augmented image looks in the extended original, both at twice the resolution.
 
     Sample 2i of an upsampled image shows pixel i: the wavelet's energy is centred there, not half-way between
     two samples as that of a symmetric filter of even length would be. Hence the quarters of a pixel below.
 
     Args:
         matrices: from :func:`inverse_matrix`, ``[n, 2, 3]``.
-        width: of the image, not extended, in pixels. ``height`` likewise.
+        width: of the image, not extended, in pixels.
+        height: of it, likewise.
         margin: pixels by which the original was extended.
 
     Returns:

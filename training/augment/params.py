@@ -1,14 +1,12 @@
-"""What an augmentation is: its strengths, and the parameters drawn for one batch. Nothing here touches a
-pixel.
+"""What an augmentation is: its strengths, and the parameters drawn for one batch. No pixel is touched here.
 
 Source: Karras et al. 2020, "Training Generative Adversarial Networks with Limited Data" (ADA), appendix B and
 figure 19.
 
-Randomness. One call of :func:`draw` takes, in this order, one uniform table, one normal table and, only if
-the noise group is on, one normal field of the images' shape. The tables have one row a sample and one column
-a random quantity, for *every* transform whether it is on or off. So the parameters depend neither on the
-resolution nor on which other transforms are on, and the same generator state gives the same flips and angles
-to an image at any size.
+Randomness. One call of :func:`draw` takes, in this order, one uniform table, one normal table and, if noise
+is on, one normal field of the images' shape. The tables have a row for each sample and a column for each
+random quantity of *every* transform, on or off. So the parameters depend neither on the resolution nor on
+which other transforms are on.
 """
 
 import math
@@ -28,16 +26,8 @@ _GATES = (
     *("noise", "cutout"),
 )
 _UNIFORMS = (
-    "xflip",
-    "rotate90",
-    "xint_x",
-    "xint_y",
-    "pre_rotate",
-    "post_rotate",
-    "lumaflip",
-    "hue",
-    "cutout_x",
-    "cutout_y",
+    *("xflip", "rotate90", "xint_x", "xint_y", "pre_rotate", "post_rotate"),
+    *("lumaflip", "hue", "cutout_x", "cutout_y"),
 )
 _NORMALS = (
     *("scale", "aniso", "xfrac_x", "xfrac_y", "brightness", "contrast", "saturation"),
@@ -45,14 +35,15 @@ _NORMALS = (
     "noise",
 )
 
-
-P_SLACK = 1e-4  # more than float32 rounds p and its products with multipliers by
+#: More than float32 rounds p and its products with multipliers by.
+P_SLACK = 1e-4
 
 
 @dataclass(frozen=True)
 class AugmentSpec:
-    """Which transforms are on, and how strong they are. Names, meanings and defaults are those of the
-    reference.
+    """Which transforms are on, and how strong they are.
+
+    Names, meanings and defaults are the reference's.
 
     A multiplier of 0 turns a transform off; 1 applies it with probability p, other values with multiplier ·
     p.
@@ -132,41 +123,55 @@ class AugmentSpec:
 
 @dataclass(frozen=True)
 class GeometricParams:
-    """Inverse of the geometric transform, resolution-free. See
-    :func:`training.augment.geometric.inverse_matrix`."""
+    """Inverse of the geometric transform, for any resolution.
 
-    blit: torch.Tensor  # [N, 2, 2] inverse of flip and quarter turns
-    shift: (
-        torch.Tensor
-    )  # [N, 2] integer translation (x, y) before rounding to pixels, as a fraction of the size
-    linear: torch.Tensor  # [N, 2, 2] inverse of scale, rotations and anisotropic scale
-    offset: torch.Tensor  # [N, 2] sub-pixel translation (x, y) as a fraction of the size
-    reach: float | None = (
-        None  # bound, see :func:`_reach`; None where the host can look at the matrices without waiting
-    )
+    See :func:`training.augment.geometric.inverse_matrix`. Translations are fractions of the image's size.
+
+    Attributes:
+        blit: ``[N, 2, 2]``, inverse of flip and quarter turns.
+        shift: ``[N, 2]``, integer translation (x, y) before rounding to pixels.
+        linear: ``[N, 2, 2]``, inverse of scale, rotations and anisotropic scale.
+        offset: ``[N, 2]``, sub-pixel translation (x, y).
+        reach: how far beyond the edge the images can look, at most (:func:`_reach`); None where the host can
+            read the matrices without waiting for a device.
+    """
+
+    blit: torch.Tensor
+    shift: torch.Tensor
+    linear: torch.Tensor
+    offset: torch.Tensor
+    reach: float | None = None
 
 
 @dataclass(frozen=True)
 class AugmentParams:
     """Everything drawn for one batch of N images; a group that is off is None.
 
-    All fields but ``noise`` are free of the resolution. ``noise`` is the ready-made noise image: it is drawn
-    here and not on application, so that applying the same parameters twice gives the same result.
+    Only ``noise`` depends on the resolution. It is drawn here and not on application, so that applying the
+    same parameters twice gives the same result.
+
+    Attributes:
+        batch_size: N.
+        geometric: what moves pixels.
+        color: ``[N, 3, 4]``, affine map of RGB.
+        band_gains: ``[N, 4]``, amplification of the frequency bands, low to high.
+        noise: ``[N, C, H, W]``, added to the images.
+        cutout: ``[N, 3]``, centre x, centre y and side of the hole, as fractions of the size.
     """
 
     batch_size: int
     geometric: GeometricParams | None = None
-    color: torch.Tensor | None = None  # [N, 3, 4] affine map of RGB
-    band_gains: torch.Tensor | None = None  # [N, 4] amplification of the frequency bands, low to high
-    noise: torch.Tensor | None = None  # [N, C, H, W] added to the images
-    cutout: torch.Tensor | None = (
-        None  # [N, 3] centre x, centre y and side of the hole as fractions of the size
-    )
+    color: torch.Tensor | None = None
+    band_gains: torch.Tensor | None = None
+    noise: torch.Tensor | None = None
+    cutout: torch.Tensor | None = None
 
 
 class _Draws:
-    """Named columns of the random tables; with ``percentile`` every gate is open and every quantity at that
-    percentile."""
+    """Named columns of the random tables.
+
+    With ``percentile`` every gate is open and every quantity is at that percentile.
+    """
 
     def __init__(
         self, uniform: torch.Tensor, normal: torch.Tensor, p: torch.Tensor, percentile: float | None
@@ -179,11 +184,9 @@ class _Draws:
 
     def uniform(self, name: str) -> torch.Tensor:
         """``[N]`` in [0, 1)."""
-        return (
-            self.uniforms[name]
-            if self.percentile is None
-            else torch.full(self.shape, self.percentile, device=self.device)
-        )
+        if self.percentile is None:
+            return self.uniforms[name]
+        return torch.full(self.shape, self.percentile, device=self.device)
 
     def symmetric(self, name: str) -> torch.Tensor:
         """``[N]`` in [-1, 1)."""
@@ -204,8 +207,7 @@ class _Draws:
     def gated(
         self, name: str, multiplier: float, value: torch.Tensor, probability: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """``value`` where the transform is applied; elsewhere 0, which has no effect by each caller's
-        parametrisation.
+        """``value`` where the transform is applied, else 0, which every caller takes as no effect.
 
         The probability is ``multiplier`` · p unless given. ``multiplier`` 0 means off, also under a
         percentile.
@@ -214,9 +216,8 @@ class _Draws:
             return torch.zeros_like(value)
         if self.percentile is not None:
             return value
-        return torch.where(
-            self.gates[name] < (multiplier * self.p if probability is None else probability), value, 0
-        )
+        threshold = multiplier * self.p if probability is None else probability
+        return torch.where(self.gates[name] < threshold, value, 0)
 
 
 def _tables(n: int, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -233,21 +234,17 @@ def rotation(theta: torch.Tensor) -> torch.Tensor:
 
 
 def compose(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Matrix product of ``[..., i, j]`` and ``[..., j, k]``, in full precision also where TF32 is allowed for
-    ``@``."""
+    """Matrix product of ``[..., i, j]`` and ``[..., j, k]``, in full precision where ``@`` may use TF32."""
     return (a[..., :, :, None] * b[..., None, :, :]).sum(dim=-2)
 
 
 def _draw_geometric(spec: AugmentSpec, d: _Draws) -> GeometricParams:
-    """Flip, quarter turns, integer shift; scale, two rotations around anisotropic scale, shift. Each as its
-    inverse."""
+    """Inverses of flip, quarter turns, integer shift, scale, rotations around anisotropic scale, shift."""
     zero, one = torch.zeros(d.shape, device=d.device), torch.ones(d.shape, device=d.device)
     mirror = 1 - 2 * d.gated("xflip", spec.xflip, (d.uniform("xflip") * 2).floor())
     turns = d.gated("rotate90", spec.rotate90, (d.uniform("rotate90") * 4).floor())
-    cos, sin = (
-        (turns == 0).float() - (turns == 2).float(),
-        (turns == 1).float() - (turns == 3).float(),
-    )  # exact integers
+    # Exact integers.
+    cos, sin = (turns == 0).float() - (turns == 2).float(), (turns == 1).float() - (turns == 3).float()
     unflip = torch.stack([mirror, zero, zero, one], dim=-1).unflatten(-1, (2, 2))
     unturn = torch.stack([cos, -sin, sin, cos], dim=-1).unflatten(-1, (2, 2))
     shift = [d.gated("xint", spec.xint, d.symmetric(f"xint_{axis}") * spec.xint_max) for axis in "xy"]
@@ -278,9 +275,8 @@ def _rotation_probability(spec: AugmentSpec, p: torch.Tensor) -> torch.Tensor:
 def _reach(spec: AugmentSpec, d: _Draws) -> float:
     """How far beyond the edge the transformed images can look, at most, as a fraction of their size.
 
-    It is computed from the draws on the host and an upper bound of p. A transform that this bound could
-    switch on counts as on where it reaches further, and as off where it reaches less far. So the host knows
-    how much to extend images by without waiting for the device that has p.
+    It comes from the draws on the host and an upper bound of p, so the host need not wait for the device that
+    has p. A transform that the bound could switch on counts as on where that reaches further.
     """
     shrink = d.gated("scale", spec.scale, (-d.normal("scale") * spec.scale_std).clamp(min=0))
     stretch = torch.exp2(shrink + d.gated("aniso", spec.aniso, (d.normal("aniso") * spec.aniso_std).abs()))
@@ -295,12 +291,10 @@ def _reach(spec: AugmentSpec, d: _Draws) -> float:
 
 
 def _draw_color(spec: AugmentSpec, d: _Draws) -> torch.Tensor:
-    """``[N, 3, 4]``: brightness, contrast, luma flip, hue, saturation, each an affine map after the previous
-    one."""
+    """Brightness, contrast, luma flip, hue, saturation, in this order, as one affine map ``[N, 3, 4]``."""
     eye = torch.eye(3, device=d.device)
-    luma = torch.full(
-        [3, 3], 1 / 3, device=d.device
-    )  # projection onto the grey axis v = (1, 1, 1) / sqrt 3: v v^T
+    # Projection onto the grey axis v = (1, 1, 1) / sqrt 3: v v^T.
+    luma = torch.full([3, 3], 1 / 3, device=d.device)
     shifted = eye.roll(1, dims=1)
     cross = (shifted.T - shifted) / math.sqrt(3)  # x -> v × x
 
@@ -324,8 +318,7 @@ def _draw_color(spec: AugmentSpec, d: _Draws) -> torch.Tensor:
 
 
 def _draw_band_gains(spec: AugmentSpec, d: _Draws) -> torch.Tensor:
-    """``[N, 4]``: each band in turn is amplified, then all are scaled to keep the expected power of a 1/f
-    spectrum."""
+    """Amplify each band in turn, then scale all to keep the expected power of a 1/f spectrum: ``[N, 4]``."""
     power = torch.ones([WAVELET_BANDS], device=d.device)
     power[0] = 10
     power = power / power.sum()
@@ -344,7 +337,7 @@ def draw(
     images: torch.Tensor,
     generator: torch.Generator | None = None,
     debug_percentile: float | None = None,
-    p_at_most: float = math.inf,
+    p_bound: float = math.inf,
 ) -> AugmentParams:
     """Draw the parameters for ``images`` (``[N, C, H, W]``, of which only shape, type and device are used).
 
@@ -352,13 +345,12 @@ def draw(
         spec: the transforms.
         p: scalar tensor on the images' device; probability of each transform.
         images: see above.
-        generator: source of randomness on any device; the default generators if None, the host's for all but
-            the noise field. (What is drawn on the host, it knows without waiting for a GPU.)
-        debug_percentile: for tests. Every transform that is on is applied and every quantity takes its value
-            at this percentile, where normal ones count as erfinv(2 · percentile − 1), without the factor √2,
-            and the second rotation is left out: the reference's conventions. The noise field is random
-            nevertheless.
-        p_at_most: what the host knows of ``p`` where that is on a device: a bound.
+        generator: source of randomness on any device. None takes the default generators: the device's for
+            the noise field, the host's for all else, so that the host need not wait for a GPU.
+        debug_percentile: for tests. Every transform that is on is applied, and every quantity takes its value
+            at this percentile. As in the reference, normal ones are erfinv(2 · percentile − 1), without the
+            factor √2, and the second rotation is left out. The noise field stays random.
+        p_bound: at least ``p``; for a host that would have to wait for the device that has ``p``.
 
     Raises:
         ValueError: ``debug_percentile`` outside [0, 1).
@@ -370,7 +362,7 @@ def draw(
     d = _Draws(devices.to_device(uniform, device), devices.to_device(normal, device), p, debug_percentile)
     geometric = _draw_geometric(spec, d) if spec.has_geometric else None
     if geometric is not None and not devices.host_sees(p):
-        bound = torch.tensor(min(p_at_most, 1 / P_SLACK) * (1 + P_SLACK) + P_SLACK)
+        bound = torch.tensor(min(p_bound, 1 / P_SLACK) * (1 + P_SLACK) + P_SLACK)
         geometric = replace(
             geometric, reach=_reach(spec, _Draws(uniform.cpu(), normal.cpu(), bound, debug_percentile))
         )

@@ -1,5 +1,4 @@
-"""The order of the transforms. Parameters are drawn once and then applied to images and feature maps
-alike."""
+"""The order of the transforms. Parameters are drawn once and applied to images and feature maps alike."""
 
 import math
 from typing import Any
@@ -21,9 +20,8 @@ class AugmentPipe(torch.nn.Module):
     Buffers, with the reference's names: ``p``, scalar, 1 at first; ``Hz_geom`` ``[12]`` and ``Hz_fbank``
     ``[4, 43]``, the wavelet filters.
 
-    ``p_at_most`` is a bound of ``p``, for whoever knows one: with ``p`` on a GPU, which nobody waits for,
-    images are extended by as much as the transforms could need, and a smaller bound makes that less. It
-    changes no result beyond rounding.
+    ``p_bound`` is at least ``p``. With ``p`` on a GPU, which nobody waits for, images are extended by as much
+    as the transforms could need under this bound. It changes no result beyond rounding.
 
     Raises:
         TypeError: unknown keyword.
@@ -39,7 +37,7 @@ class AugmentPipe(torch.nn.Module):
         self.spec = AugmentSpec(**spec)
         self.init_kwargs: dict[str, Any] = dict(spec)
         self.register_buffer("p", torch.ones([]))
-        self.p_at_most = math.inf
+        self.p_bound = math.inf
         self.register_buffer("Hz_geom", upfirdn2d.setup_filter(geometric.SYM6))
         self.register_buffer("Hz_fbank", corrupt.band_filters())
 
@@ -63,10 +61,12 @@ class AugmentPipe(torch.nn.Module):
         """Draw parameters for ``images``, ``[N, C, H, W]``; see :func:`training.augment.params.draw`."""
         self._check_channels(images)
         with torch.no_grad():
-            return draw(self.spec, self.p, images, generator, debug_percentile, self.p_at_most)
+            return draw(self.spec, self.p, images, generator, debug_percentile, self.p_bound)
 
     def apply(self, images: torch.Tensor, params: AugmentParams) -> torch.Tensor:  # type: ignore[override]
-        """Augment images. (This takes the name of :meth:`torch.nn.Module.apply`, which is of no use here.)
+        """Augment images.
+
+        This takes the name of :meth:`torch.nn.Module.apply`, which is of no use here.
 
         Args:
             images: ``[N, C, H, W]``, values in [-1, 1] nominally; C is 1 or 3 where there are colour
@@ -96,11 +96,10 @@ class AugmentPipe(torch.nn.Module):
     def warp(self, features: torch.Tensor, params: AugmentParams) -> torch.Tensor:
         """Move a feature map as :meth:`apply` moves the images, and do nothing else to it (GGDR).
 
-        Two differences from the images' path: the map is upsampled bilinearly before it is warped, and
-        integer shifts are rounded at the map's own resolution. The former softens every map a little and
-        displaces it, before the transform, by a quarter of its own pixels to the right and down, whether or
-        not it moves otherwise and also at p = 0; the reference does so and ``tests/parity/data/augment.npz``
-        holds it. Without geometric transforms in the pipe the map is returned as it is.
+        Two things differ from images. Integer shifts are rounded at the map's own resolution. And the map is
+        upsampled bilinearly before it is warped, as in the reference: this softens every map a little and
+        displaces it by a quarter of its own pixels to the right and down, also at p = 0. Without geometric
+        transforms in the pipe the map is returned as it is.
 
         Args:
             features: ``[N, C, H, W]``, any C, H and W.

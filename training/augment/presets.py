@@ -23,8 +23,7 @@ PRESETS: dict[str, dict[str, float]] = {
 
 
 def preset(name: str) -> dict[str, float]:
-    """Keywords of :class:`training.augment.AugmentPipe` for the named pipeline. Raises :class:`ValueError`
-    for other names."""
+    """Keywords of :class:`training.augment.AugmentPipe` for a named pipeline. Raises :class:`ValueError`."""
     if name not in PRESETS:
         raise ValueError(f"unknown augmentation pipeline '{name}'; choose from {', '.join(PRESETS)}")
     return dict(PRESETS[name])

@@ -14,17 +14,15 @@ def apply_to_rows(
     transform: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     settings: torch.Tensor,
 ) -> torch.Tensor:
-    """``x`` (``[N, ...]``) with ``transform(rows, settings)`` in place of the rows where ``chosen`` (``[N]``,
-    bool) is true.
+    """Apply ``transform(rows, settings)`` to the rows of ``x`` where ``chosen`` (``[N]``, bool) is true.
 
-    The other rows come out bit for bit. On a CPU they cost next to nothing, and ``transform`` is not called
-    without rows; elsewhere all rows are transformed, since to pick some the host would have to wait for the
-    device.
+    The other rows come out bit for bit. On a CPU only the chosen rows are transformed. Elsewhere all are,
+    since the host would have to wait for the device to pick some.
 
     Args:
-        x: see above.
+        x: ``[N, ...]``.
         chosen: on the device of ``x``.
-        transform: see above.
+        transform: from rows and their settings to rows. It is not called without rows.
         settings: ``[N, ...]``, what ``transform`` needs to know about each row.
     """
     if not devices.host_sees(x):
@@ -38,8 +36,7 @@ def apply_to_rows(
 
 
 def reflect_pad(x: torch.Tensor, padding: tuple[int, int, int, int]) -> torch.Tensor:
-    """Pad ``[N, C, H, W]`` by ``(left, right, top, bottom)`` pixels by reflection about the outermost pixels'
-    centres.
+    """Pad ``[N, C, H, W]`` by ``(left, right, top, bottom)``, reflected about the outermost pixels' centres.
 
     Wider padding than the size less one, which PyTorch refuses, reflects again and again.
     """

@@ -94,8 +94,7 @@ class DiscriminatorBlock(nn.Module, HalfPrecision):
     def forward(
         self, x: torch.Tensor | None, img: torch.Tensor | None, force_fp32: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """``x [N, in_channels, resolution, resolution]`` and the image at ``resolution`` to both at half of
-        it.
+        """Halve ``x [N, in_channels, resolution, resolution]`` and the image at ``resolution``.
 
         ``x`` is None in the first block; the returned image is None where no later block reads it.
         """
@@ -116,8 +115,7 @@ class DiscriminatorBlock(nn.Module, HalfPrecision):
 
 
 class MinibatchStdLayer(nn.Module):
-    """Appends the mean standard deviation over groups of samples as feature maps (Karras et al. 2018, section
-    3).
+    """Appends the mean standard deviation over groups of samples (Karras et al. 2018, section 3).
 
     Args:
         group_size: samples a group; None groups the whole batch. A smaller batch is one group.
@@ -130,17 +128,18 @@ class MinibatchStdLayer(nn.Module):
         self.num_channels = num_channels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``[N, C, H, W]`` to ``[N, C + num_channels, H, W]``. Raises :class:`ValueError` if groups do not
-        divide N."""
+        """``[N, C, H, W]`` to ``[N, C + num_channels, H, W]``.
+
+        Raises :class:`ValueError` where groups do not divide N.
+        """
         n, c, h, w = x.shape
         group = n if self.group_size is None else min(self.group_size, n)
         if n % group:
             raise ValueError(
                 f"minibatch standard deviation: a batch of {n} does not divide into groups of {group}"
             )
-        y = x.reshape(
-            group, n // group, self.num_channels, c // self.num_channels, h, w
-        )  # members of a group are n/group apart
+        # Members of a group are n/group apart.
+        y = x.reshape(group, n // group, self.num_channels, c // self.num_channels, h, w)
         std = (y.var(dim=0, correction=0) + 1e-8).sqrt().mean(dim=[2, 3, 4])  # [N / group, num_channels]
         return torch.cat([x, std[:, :, None, None].repeat(group, 1, h, w).to(x.dtype)], dim=1)
 
@@ -261,29 +260,14 @@ class Discriminator(nn.Module):
         )
         if decoder_kwargs:  # the reference's decoder has none
             self.init_kwargs["decoder_kwargs"] = dict(decoder_kwargs)
-        self.c_dim = c_dim
-        self.img_resolution = img_resolution
-        self.img_channels = img_channels
-        self.decoder_res = decoder_res
+        self.c_dim, self.decoder_res = c_dim, decoder_res
+        self.img_resolution, self.img_channels = img_resolution, img_channels
         channels = channel_table(img_resolution, channel_base, channel_max)
         self.block_resolutions = [res for res in reversed(channels) if res > 4]
-        fp16_from = half_precision_resolution(img_resolution, num_fp16_res)
         cmap_dim = (channels[4] if cmap_dim is None else cmap_dim) if c_dim > 0 else 0
 
-        num_layers = 0
-        for res in self.block_resolutions:
-            block = DiscriminatorBlock(
-                channels[res] if res < img_resolution else 0,
-                channels[res],
-                channels[res // 2],
-                resolution=res,
-                first_layer_idx=num_layers,
-                use_fp16=res >= fp16_from,
-                **common,
-                **block_kwargs,
-            )
-            num_layers += block.num_layers
-            self.add_module(f"b{res}", block)
+        fp16_from = half_precision_resolution(img_resolution, num_fp16_res)
+        self._add_blocks(channels, fp16_from, **common, **block_kwargs)
         if c_dim > 0:
             self.mapping = MappingNetwork(0, c_dim, cmap_dim, num_ws=None, w_avg_beta=None, **mapping_kwargs)
         self.b4 = DiscriminatorEpilogue(
@@ -293,6 +277,22 @@ class Discriminator(nn.Module):
             for name, layer in build_decoder(channels, decoder_res, **(decoder_kwargs or {})).items():
                 self.add_module(name, layer)
 
+    def _add_blocks(self, channels: Mapping[int, int], fp16_from: int, **block_kwargs: Any) -> None:
+        """Build the blocks, from the image's resolution down to 8."""
+        num_layers = 0
+        for res in self.block_resolutions:
+            block = DiscriminatorBlock(
+                channels[res] if res < self.img_resolution else 0,
+                channels[res],
+                channels[res // 2],
+                resolution=res,
+                first_layer_idx=num_layers,
+                use_fp16=res >= fp16_from,
+                **block_kwargs,
+            )
+            num_layers += block.num_layers
+            self.add_module(f"b{res}", block)
+
     def forward(
         self,
         img: torch.Tensor,
@@ -301,8 +301,7 @@ class Discriminator(nn.Module):
         force_fp32: bool = False,
         return_encoder: bool = False,
     ) -> Any:
-        """Discriminate images ``[N, img_channels, img_resolution, img_resolution]`` with labels ``[N,
-        c_dim]``.
+        """Discriminate images ``[N, img_channels, img_resolution, img_resolution]``, labels ``[N, c_dim]``.
 
         Returns:
             logits ``[N, 1]``, or a tuple that begins with them: with ``return_features`` the decoder's maps

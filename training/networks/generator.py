@@ -17,6 +17,7 @@ from training.networks.layers import (
     MappingNetwork,
     channel_table,
     half_precision_resolution,
+    initial_values,
 )
 
 NoiseMode = Literal["random", "const", "none"]
@@ -48,36 +49,31 @@ def modulated_conv2d(
         weight: ``[out, in, kh, kw]``.
         styles: ``[N, in]``.
         noise: added to the result; broadcasts to ``[N, out, H', W']``.
-        up, down, padding, resample_filter, flip_weight: see
-            :func:`torch_utils.ops.conv2d_resample.conv2d_resample`.
+        up: as the next four, see :func:`torch_utils.ops.conv2d_resample.conv2d_resample`.
+        down: integer factor.
+        padding: of the input, in pixels.
+        resample_filter: low-pass filter.
         demodulate: whether to normalise each output channel of each sample.
+        flip_weight: False convolves, True correlates.
         fused_modconv: form the N modulated weights and run one grouped convolution. The default scales
             activations instead: the same result, and N weight tensors less memory.
 
     Returns:
         ``[N, out, H·up/down, W·up/down]``.
     """
-    n = x.shape[0]
-    if (
-        x.dtype in (torch.float16, torch.bfloat16) and demodulate
-    ):  # equal after demodulation, and far from overflow
-        weight = weight * (weight[0].numel() ** -0.5 / weight.norm(float("inf"), dim=[1, 2, 3], keepdim=True))
-        styles = styles / styles.norm(float("inf"), dim=1, keepdim=True)
     dcoefs = None
     if demodulate:
-        energy = weight.square().sum(dim=[2, 3])  # [out, in]
-        dcoefs = (styles.square() @ energy.t() + 1e-8).rsqrt()  # [N, out]
+        weight, styles, dcoefs = _demodulation(weight, styles, x.dtype)
     resampling: dict[str, Any] = dict(
         f=resample_filter, up=up, down=down, padding=padding, flip_weight=flip_weight
     )
-
     if fused_modconv:
         w = weight[None] * styles[:, None, :, None, None]
         if dcoefs is not None:
             w = w * dcoefs[:, :, None, None, None]
         x = x.reshape(1, -1, *x.shape[2:])
-        x = conv2d_resample(x, w.flatten(0, 1).to(x.dtype), groups=n, **resampling)
-        x = x.reshape(n, -1, *x.shape[2:])
+        x = conv2d_resample(x, w.flatten(0, 1).to(x.dtype), groups=len(w), **resampling)
+        x = x.reshape(len(w), -1, *x.shape[2:])
     else:
         x = x * styles.to(x.dtype)[:, :, None, None]
         x = conv2d_resample(x, weight.to(x.dtype), **resampling)
@@ -86,6 +82,20 @@ def modulated_conv2d(
                 return torch.addcmul(noise.to(x.dtype), x, dcoefs.to(x.dtype)[:, :, None, None])
             x = x * dcoefs.to(x.dtype)[:, :, None, None]
     return x if noise is None else x + noise.to(x.dtype)
+
+
+def _demodulation(
+    weight: torch.Tensor, styles: torch.Tensor, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Weights, styles and demodulation factors ``[N, out]`` for a convolution in ``dtype``.
+
+    For half precision, weights and styles are scaled away from overflow; demodulation cancels the scale.
+    """
+    if dtype in (torch.float16, torch.bfloat16):
+        weight = weight * (weight[0].numel() ** -0.5 / weight.norm(float("inf"), dim=[1, 2, 3], keepdim=True))
+        styles = styles / styles.norm(float("inf"), dim=1, keepdim=True)
+    energy = weight.square().sum(dim=[2, 3])  # [out, in]
+    return weight, styles, (styles.square() @ energy.t() + 1e-8).rsqrt()
 
 
 class SynthesisLayer(nn.Module):
@@ -126,11 +136,10 @@ class SynthesisLayer(nn.Module):
         self.act_gain = ACTIVATIONS[activation].gain
         self.register_buffer("resample_filter", setup_filter(resample_filter))
         self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1)
-        memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        weight = torch.randn([out_channels, in_channels, kernel_size, kernel_size])
-        self.weight = nn.Parameter(weight.to(memory_format=memory_format))
+        shape = out_channels, in_channels, kernel_size, kernel_size
+        self.weight = nn.Parameter(initial_values(*shape, channels_last=channels_last))
         if use_noise:
-            self.register_buffer("noise_const", torch.randn([resolution, resolution]))
+            self.register_buffer("noise_const", initial_values(resolution, resolution))
             self.noise_strength = nn.Parameter(torch.zeros([]))
         self.bias = nn.Parameter(torch.zeros([out_channels]))
 
@@ -181,9 +190,8 @@ class ToRGBLayer(nn.Module):
         super().__init__()
         self.conv_clamp = conv_clamp
         self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1)
-        memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        weight = torch.randn([out_channels, in_channels, kernel_size, kernel_size])
-        self.weight = nn.Parameter(weight.to(memory_format=memory_format))
+        shape = out_channels, in_channels, kernel_size, kernel_size
+        self.weight = nn.Parameter(initial_values(*shape, channels_last=channels_last))
         self.bias = nn.Parameter(torch.zeros([out_channels]))
         self.weight_gain = 1 / (in_channels * kernel_size**2) ** 0.5
 
@@ -244,7 +252,7 @@ class SynthesisBlock(nn.Module, HalfPrecision):
         common: dict[str, Any] = dict(conv_clamp=conv_clamp, channels_last=self.channels_last)
         layer: dict[str, Any] = dict(w_dim=w_dim, resolution=resolution, **common, **layer_kwargs)
         if in_channels == 0:
-            self.const = nn.Parameter(torch.randn([out_channels, resolution, resolution]))
+            self.const = nn.Parameter(initial_values(out_channels, resolution, resolution))
         else:
             self.conv0 = SynthesisLayer(
                 in_channels, out_channels, up=2, resample_filter=resample_filter, **layer
@@ -278,6 +286,9 @@ class SynthesisBlock(nn.Module, HalfPrecision):
             x: ``[N, in_channels, resolution / 2, resolution / 2]``; None in the first block.
             img: ``[N, img_channels, resolution / 2, resolution / 2]`` float32, or None.
             ws: ``[N, num_conv + num_torgb, w_dim]``.
+            noise_mode: see :meth:`SynthesisNetwork.forward`.
+            force_fp32: no half precision.
+            fused_modconv: see :func:`modulated_conv2d`.
 
         Returns:
             features ``[N, out_channels, resolution, resolution]`` and the image so far at ``resolution``, or
@@ -359,17 +370,18 @@ class SynthesisNetwork(nn.Module):
         force_fp32: bool = False,
         fused_modconv: bool = False,
     ) -> Any:
-        """``ws [N, num_ws, w_dim]`` to images ``[N, img_channels, img_resolution, img_resolution]``, about
-        [-1, 1].
+        """Intermediate latents to images.
 
         Args:
+            ws: ``[N, num_ws, w_dim]``.
             capture: resolutions whose block outputs are wanted too.
             noise_mode: ``random`` draws fresh noise, ``const`` uses the stored noise, ``none`` adds none.
             force_fp32: no half precision.
             fused_modconv: see :func:`modulated_conv2d`.
 
         Returns:
-            the images; with ``capture``, ``(images, {resolution: float32 [N, C, resolution, resolution]})``.
+            images ``[N, img_channels, img_resolution, img_resolution]``, about [-1, 1]; with ``capture``,
+            ``(images, {resolution: float32 [N, C, resolution, resolution]})``.
 
         Raises:
             ValueError: ``ws`` of the wrong shape, an unknown noise mode, or a resolution that has no block.
@@ -389,9 +401,8 @@ class SynthesisNetwork(nn.Module):
         for res in self.channels:
             block = self.get_submodule(f"b{res}")
             assert isinstance(block, SynthesisBlock)
-            block_ws = ws[
-                :, first : first + block.num_conv + block.num_torgb
-            ]  # ToRGB shares its w with the next block
+            # ToRGB shares its w with the next block.
+            block_ws = ws[:, first : first + block.num_conv + block.num_torgb]
             x, img = block(x, img, block_ws, noise_mode, force_fp32, fused_modconv)
             first += block.num_conv
             if res in capture:

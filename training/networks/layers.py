@@ -1,8 +1,7 @@
 """Layers of StyleGAN2 (Karras et al. 2020), with equalised learning rate (Karras et al. 2018).
 
-Weights are drawn from N(0, 1) and scaled at run time by ``1 / sqrt(fan_in)``; that is the one place where
-they are initialised. A *frozen* layer keeps its weights as buffers under the same names, so no optimiser can
-reach them.
+:func:`initial_values` is the one place where weights are drawn. A *frozen* layer keeps its weights as buffers
+under the same names, so no optimiser can reach them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,9 +15,20 @@ from torch_utils.ops.conv2d_resample import conv2d_resample
 from torch_utils.ops.upfirdn2d import setup_filter
 
 DEFAULT_FILTER = (1, 3, 3, 1)
-CPU_CHANNELS_LAST_FROM = (
-    16  # resolution; below it, convolutions on a CPU are no faster with channels-last memory
-)
+
+#: Resolution from which convolutions on a CPU are faster with channels-last memory.
+CPU_CHANNELS_LAST_FROM = 16
+
+
+def initial_values(*shape: int, channels_last: bool = False) -> torch.Tensor:
+    """What all weights, learned constants and stored noise of both networks start as: drawn from N(0, 1).
+
+    Layers scale their weights by ``1 / sqrt(fan_in)`` at run time (equalised learning rate), and those with a
+    learning rate of their own also start at ``1 / lr_multiplier`` times these values. Biases start at 0, but
+    at 1 where they are of styles; noise strengths and the average of w start at 0.
+    """
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.randn(shape).to(memory_format=memory_format)
 
 
 def normalize_2nd_moment(x: torch.Tensor, dim: int = 1, eps: float = 1e-8) -> torch.Tensor:
@@ -29,16 +39,15 @@ def normalize_2nd_moment(x: torch.Tensor, dim: int = 1, eps: float = 1e-8) -> to
 class HalfPrecision:
     """The data type and memory format in which a block computes; a mix-in of :class:`torch.nn.Module`.
 
-    At the resolutions that may run in half precision, float16 on a GPU and float32 elsewhere, until
-    :func:`use_bfloat16` says otherwise. It belongs to how a network is run, not to what it is: neither
-    weights nor constructor arguments know of it.
+    Blocks that may run in half precision use float16 on a GPU and float32 elsewhere, unless
+    :func:`use_bfloat16` was called. Weights and constructor arguments do not depend on it.
 
     Attributes:
         resolution: of the block.
         use_fp16: whether it may run in half precision.
-        channels_last: whether it then takes channels-last memory on a GPU. On a CPU all blocks from 16×16 up
-            take it, in any precision (oneDNN's transposed convolutions are faster, docs/performance.md), and
-            those in half precision.
+        channels_last: whether it then takes channels-last memory on a GPU. On a CPU, blocks in half
+            precision take it, and all from 16×16 up (oneDNN's transposed convolutions are faster,
+            docs/performance.md).
         half_types: the data type by type of device.
     """
 
@@ -115,12 +124,13 @@ class FullyConnectedLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.activation = activation
-        self.weight = nn.Parameter(torch.randn([out_features, in_features]) / lr_multiplier)
+        self.weight = nn.Parameter(initial_values(out_features, in_features) / lr_multiplier)
         self.bias = nn.Parameter(torch.full([out_features], float(bias_init))) if bias else None
         self.weight_gain = lr_multiplier / in_features**0.5
         self.bias_gain = lr_multiplier
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[N, in_features]`` to ``[N, out_features]``."""
         w = self.weight.to(x.dtype) * self.weight_gain
         b = None if self.bias is None else self.bias.to(x.dtype) * self.bias_gain
         if self.activation == "linear":
@@ -129,8 +139,7 @@ class FullyConnectedLayer(nn.Module):
 
 
 class Conv2dLayer(nn.Module):
-    """Convolution with optional resampling, bias and activation: ``[N, in, H, W]`` to ``[N, out, H·up/down,
-    W·up/down]``.
+    """Convolution, resampling, bias and activation: ``[N, in, H, W]`` to ``[N, out, H·up/down, W·up/down]``.
 
     Args:
         in_channels, out_channels, kernel_size: of the convolution; its padding keeps the size.
@@ -169,9 +178,8 @@ class Conv2dLayer(nn.Module):
         self.act_gain = ACTIVATIONS[activation].gain
         self.register_buffer("resample_filter", setup_filter(resample_filter))
 
-        memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        weight = torch.randn([out_channels, in_channels, kernel_size, kernel_size]).to(
-            memory_format=memory_format
+        weight = initial_values(
+            out_channels, in_channels, kernel_size, kernel_size, channels_last=channels_last
         )
         initial_bias = torch.zeros([out_channels]) if bias else None
         if trainable:
@@ -182,6 +190,7 @@ class Conv2dLayer(nn.Module):
             self.register_buffer("bias", initial_bias)
 
     def forward(self, x: torch.Tensor, gain: float = 1) -> torch.Tensor:
+        """``[N, in, H, W]`` to ``[N, out, H·up/down, W·up/down]``; ``gain`` scales the activation."""
         x = conv2d_resample(
             x,
             (self.weight * self.weight_gain).to(x.dtype),
@@ -257,11 +266,12 @@ class MappingNetwork(nn.Module):
         truncation_cutoff: int | None = None,
         update_emas: bool = False,
     ) -> torch.Tensor:
-        """``z [N, z_dim]`` and ``c [N, c_dim]`` to ``[N, num_ws, w_dim]`` (``[N, w_dim]`` where ``num_ws`` is
-        None).
+        """Latents ``[N, z_dim]`` and labels ``[N, c_dim]`` to ``[N, num_ws, w_dim]``, or ``[N, w_dim]``.
 
-        The truncation trick (Karras et al. 2019, section 3.1) moves the first ``truncation_cutoff`` (None:
-        all) copies towards the average: ``w_avg + psi · (w − w_avg)``. ``update_emas`` moves the average
+        Without ``num_ws`` there is no dimension of copies.
+
+        The truncation trick (Karras et al. 2019, section 3.1) moves the first ``truncation_cutoff`` copies
+        (all if None) towards the average: ``w_avg + psi · (w − w_avg)``. ``update_emas`` moves the average
         towards this batch's mean.
 
         Raises:

@@ -260,13 +260,13 @@ class RunState:
 
     @property
     def p_at_most(self) -> float:
-        """:attr:`training.augment.AugmentPipe.p_at_most`; 0 without augmentation."""
-        return 0.0 if self.pipe is None else self.pipe.p_at_most
+        """:attr:`training.augment.AugmentPipe.p_bound`; 0 without augmentation."""
+        return 0.0 if self.pipe is None else self.pipe.p_bound
 
     @p_at_most.setter
     def p_at_most(self, bound: float) -> None:
         if self.pipe is not None:
-            self.pipe.p_at_most = bound
+            self.pipe.p_bound = bound
 
     @property
     def finished(self) -> bool:
@@ -302,7 +302,7 @@ class RunState:
     def adapt_augmentation(self) -> None:
         """Move the augmentation's probability where that is due (ADA)."""
         if self.pipe is not None and self.ada is not None and self.ada.update(self.pipe.p):
-            self.pipe.p_at_most += self.ada.step_size
+            self.pipe.p_bound += self.ada.step_size
 
     @property
     def snapshot_name(self) -> str:

@@ -108,7 +108,7 @@ class Ticks:
                     detector=config.detector,
                     device=state.device,
                     images_seen=state.images_seen,
-                    told=self.unavailable,
+                    reported=self.unavailable,
                 )
         except Interrupted:
             return
@@ -119,7 +119,7 @@ class Ticks:
         state = self.state
         p = None
         if state.pipe is not None:
-            p = state.pipe.p_at_most = float(state.pipe.p)
+            p = state.pipe.p_bound = float(state.pipe.p)
         state.stats.gather()
         summaries = state.stats.flush()
         values = {
