@@ -37,8 +37,9 @@ from training.data.opening import inspect_data, open_dataset
 from training.data.paired import MAX_CLASSES
 from training.data.pictures import from_uint8, save_png
 from training.phases import Phase, Reals, build_phases
+from training.run.session import set_up_gpu
 from training.run.state import RunState
-from training.training_loop import run_phase, set_up_gpu
+from training.training_loop import run_phase
 
 FACTS = """\
 The paper (table 4c: StyleGAN2, 256x256, eight V100): 4.87M -> 5.05M parameters (+3.7 %), 5.60 s -> 6.05 s (+8.0 %).
@@ -73,7 +74,8 @@ class Candidate:
     def fastest(self) -> dict[str, float]:
         """Seconds of each phase's fastest repeat, which other work on the machine disturbs least, and of a
         step: the phases in proportion to how often they run (lazy regularisation: Karras et al. 2020,
-        StyleGAN2, section 3.1)."""
+        StyleGAN2, section 3.1).
+        """
         phases = {
             phase.name: (min(self.seconds[phase.name]), phase.interval) for phase in build_phases(self.state)
         }
@@ -90,7 +92,8 @@ def count_parameters(module: nn.Module) -> int:
 
 def stand_in_data(folder: Path, resolution: int, channels: int) -> DataConfig:
     """A data set of one grey image in ``folder``, described as for training. Neither parameters nor time
-    depend on what is in it."""
+    depend on what is in it.
+    """
     folder.mkdir()
     save_png(torch.full([channels, resolution, resolution], 127, dtype=torch.uint8), folder / "grey.png")
     return inspect_data(str(folder), cond=False, subset=None, mirror=False, seed=0)[0]
@@ -100,7 +103,8 @@ def measure(
     candidates: list[Candidate], dataset: ImageFolderDataset, repeats: int, device: torch.device, clock: Clock
 ) -> None:
     """Time every phase ``repeats`` times after one that does not count, the candidates taking turns, the
-    first one alternating."""
+    first one alternating.
+    """
     for repeat in range(repeats + 1):
         order = candidates if repeat % 2 == 0 else candidates[::-1]
         for number in range(len(build_phases(candidates[0].state))):

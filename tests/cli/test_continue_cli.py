@@ -75,7 +75,7 @@ def test_a_scheduler_ends_a_run_and_starts_it_again(images: Any, tmp_path: Path,
     assert f"{number.name}: finishing the current step" in errors
     (run_dir,) = tmp_path.iterdir()
     assert (
-        f"by {number.name}; the run state is {state_paths(run_dir)[0].name}, go on with --continue={run_dir}"
+        f"by {number.name}; the checkpoint is {state_paths(run_dir)[0].name}, go on with --continue={run_dir}"
         in output
     )
     steps = newest_state(run_dir)[1]["counters"]["steps"]

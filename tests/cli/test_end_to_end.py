@@ -160,7 +160,7 @@ def test_ctrl_c(tmp_path: Path, presses: Any) -> None:
         process.kill()
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert ("by SIGINT; the run state is" in output, "Interrupted" in errors) == (
+    assert ("by SIGINT; the checkpoint is" in output, "Interrupted" in errors) == (
         (True, False) if presses == 1 else (False, True)
     )
     (run_dir,) = (tmp_path / "runs").iterdir()

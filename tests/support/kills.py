@@ -21,22 +21,22 @@ from dnnlib import files
 from tests.support.runs import open_small
 from torch_utils import persistence
 from training import training_loop
-from training.run import checkpoints as state_keeper
-from training.run import state_file as run_state_file
+from training.run import checkpoints, state_file
 
 #: Where a run can be killed: (owner, attribute). Those that write are killed when half of it is written.
 PLACES: dict[str, tuple[Any, str]] = {
-    "state": (run_state_file._HashingWriter, "write"),
+    "state": (state_file._HashingWriter, "write"),
     "statistics": (files.AppendFile, "_append"),
     "snapshot": (persistence.pickle, "dump"),
     "rename": (files.os, "replace"),
-    "prune": (state_keeper, "prune_states"),
+    "prune": (checkpoints, "prune_states"),
 }
 
 
 def kill_in(place: str, count: int) -> None:
     """Replace a function so that its n-th call does half its work, if it is one that writes, and then kills
-    this process."""
+    this process.
+    """
     owner, name = PLACES[place]
     original, left = getattr(owner, name), [count]
 

@@ -159,7 +159,8 @@ with open(sys.argv[3], "wb") as stream:
 
 def make_program(folder: Path, kind: str) -> Path:
     """A tree with ``torch_utils.persistence`` and ``training.networks`` (or as the program has it); returns
-    the main file."""
+    the main file.
+    """
     shutil.copytree(
         ROOT / "torch_utils" / "ops",
         folder / "torch_utils" / "ops",

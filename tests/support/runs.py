@@ -99,7 +99,8 @@ def open_small(
     folder: Path, *, cond: bool = False, mirror: bool = False, subset: int | None = None, **options: Any
 ) -> tuple[TrainConfig, ImageFolderDataset]:
     """Configuration and data set of a folder made by :func:`make_images`, or of pairs with
-    ``reg_type=seg``."""
+    ``reg_type=seg``.
+    """
     annotated = options.get("reg_type") == "seg"
     data, _ = inspect_data(str(folder), cond=cond, subset=subset, mirror=mirror, seed=0, annotated=annotated)
     return small_config(data, **options), open_dataset(data)

@@ -459,7 +459,8 @@ def test_class_maps_move_with_their_images(spec: Any) -> None:
 
 def test_class_maps_from_beyond_the_border_are_outside() -> None:
     """Shifted by an eighth to the right and down, at the 100th percentile (nearly): a strip at the left and
-    top is unknown."""
+    top is unknown.
+    """
     pipe, classes = make_pipe(xint=1), torch.full([1, 64, 64], 3)
     moved = pipe.warp_classes(classes, pipe.sample(torch.zeros([1, 3, 64, 64]), 0.9999), 7)
     expected = torch.full([1, 64, 64], 3)

@@ -158,7 +158,7 @@ def test_a_bound_of_p_makes_the_margin_smaller_and_it_stays_large_enough(
     smaller, generator = 0, torch.Generator()
     for seed in range(60):
         found = []
-        for pipe.p_at_most in (math.inf, bound):
+        for pipe.p_bound in (math.inf, bound):
             found.append(
                 pipe.sample(torch.empty([8, 3, 64, 64]), generator=generator.manual_seed(seed)).geometric
             )
@@ -179,13 +179,13 @@ def test_the_bound_follows_p(monkeypatch: pytest.MonkeyPatch) -> None:
     """It moves with each step of ADA, is exact at a tick, and a state has it."""
     config = small_config(plain_data(), aug="ada")
     state = RunState.fresh(config, torch.device("cpu"))
-    assert state.p_at_most == 0
+    assert state.p_bound == 0
     monkeypatch.setattr(training_loop, "run_phase", lambda *args: None)
     real, labels = torch.zeros([4, 3, 32, 32], dtype=torch.uint8), torch.zeros([4, 0])
     for _ in range(8):
         state.ada.totals = torch.tensor([-4.0, 4.0])
         training_loop.step(state, build_phases(state), Reals.of((real, labels), None, torch.device("cpu")))
-    assert (float(state.pipe.p), state.p_at_most) == (0, pytest.approx(2 * state.ada.step_size))
+    assert (float(state.pipe.p), state.p_bound) == (0, pytest.approx(2 * state.ada.step_size))
     other = RunState.fresh(config, torch.device("cpu"))
     other.load_state_dict(state.state_dict())
-    assert other.p_at_most == state.p_at_most
+    assert other.p_bound == state.p_bound

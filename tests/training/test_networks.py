@@ -218,7 +218,8 @@ def test_wrong_arguments_are_refused(call: Any, message: Any) -> None:
 @pytest.fixture
 def half_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half precision as it is chosen on a GPU, carried out on the CPU: the same casts, formats and
-    safeguards."""
+    safeguards.
+    """
     monkeypatch.setattr(HalfPrecision, "half_types", {"cpu": torch.float16})
 
 
@@ -336,7 +337,8 @@ def test_activations_are_clamped() -> None:
 @pytest.mark.parametrize(("kernel", "activation"), [(1, "linear"), (1, "lrelu"), (3, "linear"), (3, "lrelu")])
 def test_decoder_variants(kernel: Any, activation: Any) -> None:
     """Shapes stay; weights grow with the kernel's area; an activation bends what was linear in the features
-    (table 4b)."""
+    (table 4b).
+    """
     D = small_discriminator(decoder_res=16, decoder_kwargs={"kernel_size": kernel, "activation": activation})
     plain = small_discriminator(decoder_res=16)
     _, maps = D(torch.randn([2, 3, 32, 32]), None, return_features=True)
@@ -401,7 +403,8 @@ def test_the_log_says_the_precision(options: Any, device: Any, line: Any) -> Non
 
 def test_only_layers_that_resample_have_another_filter() -> None:
     """As in the reference, whose pickles the shapes have to fit; the other layers keep the default, which
-    they do not use."""
+    they do not use.
+    """
     other = {"resample_filter": [1, 2, 1]}
     networks = (
         small_generator(architecture="resnet", **other),

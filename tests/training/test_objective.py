@@ -12,6 +12,7 @@ from tests.support.terms import decoded
 from torch_utils.training_stats import StatsCollector
 from training import loss
 from training.augment import AugmentPipe, preset
+from training.config.schema import LossConfig
 from training.ggdr import GuidedRegularizer, cosine_distance
 from training.networks import Discriminator, Generator
 from training.objective import Augmentation, Microbatch, Objective
@@ -42,6 +43,11 @@ def accumulate(state: Any, name: Any, images_seen: Any = 0, seed: Any = 0) -> No
     torch.manual_seed(seed)
     state.objective.phases[name](make_batch(state), 1.0, images_seen)
     module.requires_grad_(False)
+
+
+def mix_styles(state: Any, probability: float) -> None:
+    objective = state.objective
+    objective.weights = dataclasses.replace(objective.weights, style_mixing_prob=probability)
 
 
 def gradients(module: Any) -> Any:
@@ -112,7 +118,8 @@ def test_ggdr_waits_for_its_start() -> None:
 
 def test_the_target_moves_with_its_image() -> None:
     """A decoder that predicts the warped map exactly is at distance 0; the unwarped one is not what it is
-    held against."""
+    held against.
+    """
     pipe = AugmentPipe(xflip=1, rotate90=1, scale=1)
     features = {8: torch.randn([8, 6, 8, 8])}
     params = pipe.sample(torch.zeros([8, 3, 32, 32]))
@@ -132,7 +139,8 @@ def test_path_length_takes_half_the_batch() -> None:
 @pytest.mark.parametrize("aug", ["noaug", "ada"])
 def test_with_weight_zero_training_is_the_baseline_bit_for_bit(aug: Any) -> None:
     """Same draws, same losses, same weights of everything but the decoder, over steps that include every
-    phase."""
+    phase.
+    """
     results = []
     for options in ({"reg_type": "none"}, {"reg_type": "ggdr", "ggdr_weight": 0}):
         state = small_state(aug=aug, **options)
@@ -196,7 +204,11 @@ def test_gradient_penalties_against_finite_differences(phase: Any, augmented: An
     G.requires_grad_(False)
     D.requires_grad_(False)
     objective = Objective(
-        G, D, pipe, StatsCollector(), r1_gamma=10, pl_weight=2, style_mixing_prob=0.9, pl_decay=0.3
+        G,
+        D,
+        pipe,
+        StatsCollector(),
+        LossConfig(r1_gamma=10, pl_weight=2, style_mixing_prob=0.9, pl_decay=0.3),
     )
     (G if phase == "G_reg" else D).requires_grad_(True)
     weight = (G.synthesis.b16 if phase == "G_reg" else D.b16).conv0.weight
@@ -252,13 +264,13 @@ def test_style_mixing_takes_later_layers_from_another_latent() -> None:
     state = small_state()
     batch = make_batch(state)
     base = state.G.mapping(batch.z, None)
-    state.objective.style_mixing_prob = 1.0
+    mix_styles(state, 1.0)
     _, ws = state.objective.generate(batch.z, None)
     changed = (ws != base).any(dim=2).all(dim=0)
     assert not changed[0]
     assert changed[-1]
     assert changed.tolist() == sorted(changed.tolist())
-    state.objective.style_mixing_prob = 0.0
+    mix_styles(state, 0.0)
     assert torch.equal(state.objective.generate(batch.z, None)[1], base)
 
 
@@ -376,7 +388,7 @@ def test_r1_counts_for_ada_and_the_statistics() -> None:
 def test_style_mixing_follows_its_probability_and_leaves_the_first_layer() -> None:
     state = small_state()
     batch = make_batch(state)
-    state.objective.style_mixing_prob = 0.5
+    mix_styles(state, 0.5)
     base, mixed = state.G.mapping(batch.z, None), []
     for seed in range(100):
         torch.manual_seed(seed)

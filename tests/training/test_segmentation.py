@@ -1,5 +1,6 @@
 """Segmentation of real images by D: the loss, what it reaches, the data behind it, and that it can be
-learned."""
+learned.
+"""
 
 import dataclasses
 import shutil
@@ -26,9 +27,10 @@ from training.data.pictures import from_uint8
 from training.data.reals import open_reals
 from training.objective import Augmentation, Microbatch
 from training.phases import Reals, build_phases
+from training.run.session import measured_images
 from training.run.state import RunState, training_set_kwargs
 from training.segmentation import SegmentationRegularizer, pixel_cross_entropy
-from training.training_loop import measured_images, step
+from training.training_loop import step
 
 
 def paired_batch(n: Any = 4, classes: Any = 2, resolution: Any = 32) -> Any:
@@ -81,7 +83,8 @@ def test_the_value_is_weight_times_cross_entropy_of_reals() -> None:
 @pytest.mark.parametrize("aug", ["noaug", "ada"])
 def test_fakes_never_reach_the_decoder(aug: Any) -> None:
     """The decoder runs once in D_main, on the real images, and in no other phase; its gradient is the real
-    images' alone."""
+    images' alone.
+    """
     state = small_state(reg_type="seg", aug=aug)
     seen = []
     state.D.b8_dec.register_forward_hook(lambda *_: seen.append("decoder"))
@@ -113,7 +116,8 @@ def test_fakes_never_reach_the_decoder(aug: Any) -> None:
 @pytest.mark.parametrize("spec", [{"xflip": 1}, {"rotate90": 1}, {"xint": 1}])
 def test_the_annotation_moves_with_its_image(spec: Any) -> None:
     """Scores that are the moved image's own classes are right everywhere; the unmoved annotation would make
-    them wrong."""
+    them wrong.
+    """
     pipe = AugmentPipe(**spec)
     classes = torch.zeros([6, 32, 32], dtype=torch.uint8)
     classes[:, 4:12, 2:20] = 1
@@ -172,7 +176,8 @@ def opened(
 )
 def test_a_handful_of_pairs_is_learned_by_heart(tmp_path: Path, p: Any, steps: Any, least: Any) -> None:
     """Discs on ground: nearly every pixel of the real images gets its class, mirrored and augmented or
-    not."""
+    not.
+    """
     aug = {"aug": "noaug"} if p is None else {"aug": "fixed", "p": p}
     config, dataset = opened(
         make_pairs(tmp_path / "pairs", count=4, resolution=16), mirror=True, dlr=0.02, batch=8, **aug
@@ -234,7 +239,8 @@ def test_items_of_folder_and_zip(tmp_path: Path, kind: Any, budget: Any) -> None
 
 def test_what_a_run_records_and_measures(tmp_path: Path) -> None:
     """The path is the pairs'; snapshots and metrics have the images alone; the annotations are part of the
-    data's identity."""
+    data's identity.
+    """
     root = make_pairs(tmp_path / "pairs", count=6)
     config, dataset = opened(root, mirror=True, metrics=("fid5_full",))
     assert (config.data.path, config.data.annotation_classes, config.data.image_path) == (

@@ -344,7 +344,7 @@ def draw(
     images: torch.Tensor,
     generator: torch.Generator | None = None,
     debug_percentile: float | None = None,
-    p_at_most: float = math.inf,
+    p_bound: float = math.inf,
 ) -> AugmentParams:
     """Draw the parameters for ``images`` (``[N, C, H, W]``, of which only shape, type and device are used).
 
@@ -358,7 +358,7 @@ def draw(
             at this percentile, where normal ones count as erfinv(2 · percentile − 1), without the factor √2,
             and the second rotation is left out: the reference's conventions. The noise field is random
             nevertheless.
-        p_at_most: what the host knows of ``p`` where that is on a device: a bound.
+        p_bound: what the host knows of ``p`` where that is on a device: a bound.
 
     Raises:
         ValueError: ``debug_percentile`` outside [0, 1).
@@ -370,7 +370,7 @@ def draw(
     d = _Draws(devices.to_device(uniform, device), devices.to_device(normal, device), p, debug_percentile)
     geometric = _draw_geometric(spec, d) if spec.has_geometric else None
     if geometric is not None and not devices.host_sees(p):
-        bound = torch.tensor(min(p_at_most, 1 / P_SLACK) * (1 + P_SLACK) + P_SLACK)
+        bound = torch.tensor(min(p_bound, 1 / P_SLACK) * (1 + P_SLACK) + P_SLACK)
         geometric = replace(
             geometric, reach=_reach(spec, _Draws(uniform.cpu(), normal.cpu(), bound, debug_percentile))
         )

@@ -21,7 +21,7 @@ class AugmentPipe(torch.nn.Module):
     Buffers, with the reference's names: ``p``, scalar, 1 at first; ``Hz_geom`` ``[12]`` and ``Hz_fbank``
     ``[4, 43]``, the wavelet filters.
 
-    ``p_at_most`` is a bound of ``p``, for whoever knows one: with ``p`` on a GPU, which nobody waits for,
+    ``p_bound`` is a bound of ``p``, for whoever knows one: with ``p`` on a GPU, which nobody waits for,
     images are extended by as much as the transforms could need, and a smaller bound makes that less. It
     changes no result beyond rounding.
 
@@ -39,7 +39,7 @@ class AugmentPipe(torch.nn.Module):
         self.spec = AugmentSpec(**spec)
         self.init_kwargs: dict[str, Any] = dict(spec)
         self.register_buffer("p", torch.ones([]))
-        self.p_at_most = math.inf
+        self.p_bound = math.inf
         self.register_buffer("Hz_geom", upfirdn2d.setup_filter(geometric.SYM6))
         self.register_buffer("Hz_fbank", corrupt.band_filters())
 
@@ -63,7 +63,7 @@ class AugmentPipe(torch.nn.Module):
         """Draw parameters for ``images``, ``[N, C, H, W]``; see :func:`training.augment.params.draw`."""
         self._check_channels(images)
         with torch.no_grad():
-            return draw(self.spec, self.p, images, generator, debug_percentile, self.p_at_most)
+            return draw(self.spec, self.p, images, generator, debug_percentile, self.p_bound)
 
     def apply(self, images: torch.Tensor, params: AugmentParams) -> torch.Tensor:  # type: ignore[override]
         """Augment images. (This takes the name of :meth:`torch.nn.Module.apply`, which is of no use here.)

@@ -31,9 +31,8 @@ from training.config.run_directory import state_paths
 from training.data.dataset import ImageFolderDataset
 from training.data.paired import PairedDataset
 from training.phases import Reals
-from training.run import checkpoints as state_keeper
-from training.run import ticks as maintenance
-from training.run.state import COUNTERS, RunState
+from training.run import checkpoints, session, ticks
+from training.run.state import HELD, RunState
 from training.run.state_file import newest_state, read_state
 
 STEPS = 10
@@ -369,7 +368,8 @@ def test_a_state_that_knows_its_data_as_before_goes_on(
     images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Zips and large folders were known by names, sizes and checksums; the next state knows them by their
-    contents."""
+    contents.
+    """
     monkeypatch.setattr("training.data.dataset.READ_BEFORE", 0)
     with monkeypatch.context() as context:
         context.setattr(ImageFolderDataset, "identity", ImageFolderDataset.earlier_identity)
@@ -398,7 +398,7 @@ def test_transfer_learning_goes_on_without_its_source(
 
 
 def test_one_process_at_a_time(images: Any, undisturbed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_loop, "LogTee", lambda path: LogTee(path, patience=0))
+    monkeypatch.setattr(session, "LogTee", lambda path: LogTee(path, patience=0))
     (undisturbed / "log.txt").rename(undisturbed / "log.old")  # a lock on the log itself would go with it
     with FolderLock(undisturbed), pytest.raises(UserError, match="another process is writing"):
         train(images, undisturbed)
@@ -406,7 +406,6 @@ def test_one_process_at_a_time(images: Any, undisturbed: Any, monkeypatch: pytes
 
 def fake_metric(monkeypatch: pytest.MonkeyPatch, seen: Any, during: Any = lambda: None) -> None:
     """A metric that looks at one number of G."""
-
     rest = dict(
         detector="d",
         count=1,
@@ -432,7 +431,7 @@ def fake_metric(monkeypatch: pytest.MonkeyPatch, seen: Any, during: Any = lambda
             )
         return results
 
-    monkeypatch.setattr(training_loop, "preflight", lambda *args, **kwargs: None)
+    monkeypatch.setattr(session, "preflight", lambda *args, **kwargs: None)
     monkeypatch.setattr(in_training, "evaluate", evaluate)
 
 
@@ -480,7 +479,7 @@ def test_snapshots_are_pruned(images: Any, tmp_path: Path, monkeypatch: pytest.M
     fake_metric(monkeypatch, [])
     best = []
     second = tmp_path / "run" / "network-snapshot-000001.pkl"
-    monkeypatch.setattr(maintenance, "best_snapshot", lambda run_dir, metric: best.append(metric) or second)
+    monkeypatch.setattr(ticks, "best_snapshot", lambda run_dir, metric: best.append(metric) or second)
     options = {
         "batch": 500,
         "kimg": 5,
@@ -524,18 +523,18 @@ def test_a_disk_that_is_full_for_a_while(
 ) -> None:
     calls = []
     with monkeypatch.context() as context:
-        FullFor(context, state_keeper, "write_state", lambda: calls.append(1) or len(calls) == 2)
+        FullFor(context, checkpoints, "write_state", lambda: calls.append(1) or len(calls) == 2)
         FullFor(context, RunState, "save_snapshot", lambda: len(calls) == 1)
         train(images, tmp_path / "run")
     errors = capsys.readouterr().err
-    assert errors.count("Warning: cannot write the training state") == 1
+    assert errors.count("Warning: cannot write the checkpoint") == 1
     assert errors.count("Warning: cannot write the snapshot") == 1
     assert (tmp_path / "run" / "network-snapshot-000000.pkl").exists()
     ours, theirs = (newest_state(run_dir)[1]["parts"] for run_dir in (tmp_path / "run", undisturbed))
     assert_same({**ours, "timer": 0}, {**theirs, "timer": 0})
 
 
-@pytest.mark.parametrize(("owner", "name"), [(state_keeper, "write_state"), (RunState, "save_snapshot")])
+@pytest.mark.parametrize(("owner", "name"), [(checkpoints, "write_state"), (RunState, "save_snapshot")])
 def test_a_disk_that_is_full_at_the_end(
     images: Any, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: Any
 ) -> None:
@@ -555,14 +554,15 @@ def test_a_disk_that_is_full_at_the_end(
 def test_a_folder_that_cannot_be_written(
     images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    FullFor(monkeypatch, training_loop, "atomic_write", lambda: True)
+    FullFor(monkeypatch, session, "atomic_write", lambda: True)
     with pytest.raises(UserError, match=rf"cannot write {tmp_path / 'run'} \(No space left on device\)"):
         train(images, tmp_path / "run")
 
 
 def test_everything_that_a_step_changes_is_saved() -> None:
     """No attribute is forgotten: a state that is restored equals the one that was saved, in all its
-    fields."""
+    fields.
+    """
     state = small_state(reg_type="ggdr", kimg=1)
     real = torch.randint(256, [4, 3, 32, 32], dtype=torch.uint8)
     phases = training_loop.build_phases(state)
@@ -572,7 +572,7 @@ def test_everything_that_a_step_changes_is_saved() -> None:
     other.load_state_dict(copy.deepcopy(state.state_dict()))
     for name in {field.name for field in dataclasses.fields(RunState)} - {"config", "device", "timer"}:
         ours, theirs = getattr(state, name), getattr(other, name)
-        assert name in (*COUNTERS, *state.parts())
+        assert name in HELD
         if name in state.parts():
             ours, theirs = ours.state_dict(), theirs.state_dict()
         assert_same(ours, theirs, name)
@@ -598,7 +598,7 @@ def test_a_state_that_does_not_fit() -> None:
     saved = state.state_dict()
     del saved["parts"]["ada"]
     with pytest.raises(
-        UserError, match=r"the training state lacks ada; it is of another program or another version"
+        UserError, match=r"the checkpoint lacks ada; another program or another version wrote it"
     ):
         small_state().load_state_dict(saved)
 
@@ -609,7 +609,7 @@ def test_a_disk_that_is_full_when_asked_to_stop(
     """The scheduler has to hear that what was done since the last state is lost."""
     StopAt(monkeypatch, 2)
     calls = []
-    FullFor(monkeypatch, state_keeper, "write_state", lambda: calls.append(1) or len(calls) > 1)
+    FullFor(monkeypatch, checkpoints, "write_state", lambda: calls.append(1) or len(calls) > 1)
     with pytest.raises(UserError, match="No space left on device"):
         train(images, tmp_path / "run")
     assert newest_state(tmp_path / "run")[1]["counters"]["steps"] == 1

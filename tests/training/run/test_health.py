@@ -16,9 +16,9 @@ from training import training_loop
 from training.config.run_directory import state_paths
 from training.phases import Reals
 from training.run import health
-from training.run import ticks as maintenance
 from training.run.health import LIMIT, GradientHealth, MemoryMeter, health_statistics
 from training.run.state_file import newest_state
+from training.run.ticks import Ticks
 
 GOOD = [torch.ones(3), torch.zeros(2, 2)]
 
@@ -179,9 +179,9 @@ def test_a_few_in_a_row_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_snapshot_that_is_left_out_is_made_up_for_at_the_next_tick(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    taken, take = [], maintenance.Ticks._take_snapshot
+    taken, take = [], Ticks._take_snapshot
     monkeypatch.setattr(
-        maintenance.Ticks,
+        Ticks,
         "_take_snapshot",
         lambda self, required: (taken.append(self.state.steps), take(self, required=required)),
     )

@@ -1,5 +1,6 @@
 """What the ranks compare, and how a difference is named. In several processes:
-tests/torch_utils/test_distributed.py."""
+tests/torch_utils/test_distributed.py.
+"""
 
 from pathlib import Path
 from typing import Any

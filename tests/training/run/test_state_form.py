@@ -1,5 +1,6 @@
 """Training states that somebody else made: whatever stands in them is taken over as it must be, or refused in
-one line."""
+one line.
+"""
 
 import copy
 import pickle
@@ -12,7 +13,7 @@ import torch
 
 from dnnlib.errors import UserError
 from tests.support.runs import small_state
-from training.run.state import RunState
+from training.run.state import COUNTERS, RunState
 from training.run.state_file import DamagedState, read_state, write_state
 from training.run.state_form import check_document
 
@@ -34,7 +35,7 @@ def original() -> tuple[RunState, dict[str, Any]]:
 
 
 def take(state: RunState, saved: Any) -> None:
-    state.load_state_dict(check_document(saved, "state.pt:"))
+    state.load_state_dict(check_document(saved, COUNTERS, "state.pt:"))
 
 
 def test_an_honest_state_passes(original: tuple[RunState, dict[str, Any]]) -> None:
@@ -229,7 +230,7 @@ def test_what_pytorch_cannot_unpack(
     with monkeypatch.context() as context:
         context.setattr(torch, "save", save)
         write_state(tmp_path / "a.pt", {})
-    with pytest.raises((DamagedState, UserError), match=r"cannot be unpacked|is not a training state"):
+    with pytest.raises((DamagedState, UserError), match=r"cannot be unpacked|is not a checkpoint"):
         read_state(tmp_path / "a.pt")
 
 

@@ -1,5 +1,6 @@
 """Where transfer learning starts: names, addresses and paths; networks of the reference family; what is
-copied."""
+copied.
+"""
 
 import http.server
 import threading
@@ -22,7 +23,8 @@ from training.config.options import overrides
 from training.config.resolve import ADA_KIMG_RESUME, resolve
 from training.config.schema import TrainConfig
 from training.inference.files import load_networks
-from training.run.state import RunState, transfer_weights
+from training.run.state import RunState
+from training.run.transfer import transfer_weights
 
 
 @pytest.fixture
@@ -138,6 +140,8 @@ def test_networks_that_are_missing_or_of_another_size(tmp_path: Path) -> None:
         RunState.fresh(small_config(plain_data(), resume=str(tmp_path / "average.pkl")), torch.device("cpu"))
     with pytest.raises(UserError, match="does not fit this run"):
         transfer_weights(base.G, small_state(cmax=4).G, "G")
+    with pytest.raises(UserError, match="no weights in common"):
+        transfer_weights(torch.nn.Linear(1, 1), base.G, "G")
 
 
 def test_layers_that_the_source_lacks_are_named_and_never_frozen(
@@ -194,7 +198,8 @@ def test_other_labels_and_other_channels(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, there: Any, here: Any, words: Any
 ) -> None:
     """What fits goes over, what depends on the labels or channels starts afresh, and both are said in those
-    words."""
+    words.
+    """
     source = small_state(seed=1, **there)
     save_network_pkl(tmp_path / "net.pkl", G=source.G, D=source.D, G_ema=source.G_ema)
     state = small_state(resume=str(tmp_path / "net.pkl"), **here)
@@ -226,7 +231,8 @@ def test_other_channels_are_never_frozen(tmp_path: Path) -> None:
 
 def test_credentials_of_an_address_stay_in_the_process(cache: Any, server: Any, tmp_path: Path) -> None:
     """Neither options nor states nor network pickles nor the cache have them, and the run can go on without
-    them."""
+    them.
+    """
     address, served = server
     base = small_state(seed=1)
     save_network_pkl(served / "net.pkl", G=base.G, D=base.D, G_ema=base.G_ema)
