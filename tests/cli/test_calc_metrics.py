@@ -64,7 +64,7 @@ def write_network(path: Path, /, c_dim: int = 0, diverged: bool = False, **train
         z_dim=8, c_dim=c_dim, w_dim=8, **shape, synthesis_kwargs=dict(channel_base=128, channel_max=8)
     )
     if diverged:
-        G.synthesis.b16.torgb.bias.data.fill_(torch.nan)
+        G.get_parameter("synthesis.b16.torgb.bias").data.fill_(torch.nan)
     D = Discriminator(c_dim=c_dim, **shape, channel_base=128, channel_max=8)
     save_network_pkl(path, G=G, D=D, G_ema=G, training_set_kwargs=training_set_kwargs)
     return path
@@ -118,8 +118,7 @@ def refused(result: Any, message: str) -> None:
 
 
 def test_in_a_run_directory(world: Path) -> None:
-    """By default, against the whole training set, neither subset nor mirrored; results are also appended
-    there."""
+    """Metrics compare with the whole training set, not mirrored, and results are appended there too."""
     found = lines(invoke(world, "--metrics=fid20_full,pr203_full", network="run/net.pkl"))
     assert [set(line["results"]) for line in found] == [
         {"fid20_full"},
@@ -286,9 +285,8 @@ def test_a_network_by_address(world: Path, cache: Path) -> None:
 
 def test_seed_and_batch(world: Path) -> None:
     def value(*arguments: str) -> float:
-        return lines(invoke(world, "--metrics=fid20_full", f"--data={world / 'data'}", *arguments))[0][
-            "results"
-        ]["fid20_full"]
+        (line,) = lines(invoke(world, "--metrics=fid20_full", f"--data={world / 'data'}", *arguments))
+        return float(line["results"]["fid20_full"])
 
     first = value("--batch=3")
     assert value("--batch=64", "--verbose=0") == first
@@ -380,8 +378,7 @@ def test_nothing_is_recorded_when_one_metric_is_refused(world: Path, tmp_path: P
 def test_nothing_is_left_of_what_fails(
     world: Path, tmp_path: Path, cache: Path, broken: str, metrics: str, message: str
 ) -> None:
-    """Neither on standard output nor in the run directory, nor statistics that a detector's faults went
-    into."""
+    """Neither results nor statistics from a faulty detector are kept or printed."""
     (tmp_path / "training_options.json").write_text("{}")
     write_network(tmp_path / "net.pkl", diverged=broken == "network", path=str(world / "data"))
     detector = world / "detector.pt"
@@ -423,7 +420,10 @@ def test_as_a_program(world: Path) -> None:
 
 
 def test_help_does_not_wait_for_torch() -> None:
-    source = "import sys, calc_metrics; calc_metrics.main(['--help'], standalone_mode=False); assert 'torch' not in sys.modules"
+    source = (
+        "import sys, calc_metrics; calc_metrics.main(['--help'], standalone_mode=False); "
+        "assert 'torch' not in sys.modules"
+    )
     result = subprocess.run(
         [sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )

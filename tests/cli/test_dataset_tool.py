@@ -52,8 +52,8 @@ def test_folder_to_zip(work: Path) -> None:
     done = run(*options, "--max-images=11", "--resize_filter=box", "--background=#00ff00", cwd=work)
     assert (done.returncode, done.stderr) == (0, "")
     assert (
-        done.stdout
-        == "out.zip: 11 RGB images of 8x8, labels of 2\n  class 0 ('a'): 6 images\n  class 1 ('b'): 5 images\n"
+        done.stdout == "out.zip: 11 RGB images of 8x8, labels of 2\n"
+        "  class 0 ('a'): 6 images\n  class 1 ('b'): 5 images\n"
     )
     with zipfile.ZipFile(work / "out.zip") as archive:
         labels = json.loads(archive.read("dataset.json"))["labels"]
@@ -95,7 +95,7 @@ WRONG = {
     "bad colour": (["--source=in", "--dest=out.zip", "--background=whiteish"], 2, "is no colour"),
     "bad resolution": (["--source=in", "--dest=out.zip", "--resolution=256"], 2, "not of the form WxH"),
     "no workers": (["--source=in", "--dest=out.zip", "--workers=0"], 2, "--workers"),
-    "size said twice": (
+    "size given twice": (
         ["--source=in", "--dest=out.zip", "--resolution=8x8", "--width=8"],
         1,
         "one or the other",
@@ -142,8 +142,10 @@ def test_wrong_options_get_one_clear_line(work: Path, case: str) -> None:
 def stop_in_the_middle(
     tmp_path: Path, dest: str, number: signal.Signals, whole_group: bool
 ) -> tuple[int, str, str]:
-    """Status, output and errors of an import that is sent a signal; the output ends when the last process
-    that holds it ends."""
+    """Status, output and errors of an import that is sent a signal.
+
+    The output ends when the last process that holds it ends.
+    """
     images = struct.pack(">IIII", 0x803, 60000, 28, 28) + bytes(60000 * 28 * 28)
     (tmp_path / "t-images-idx3-ubyte.gz").write_bytes(gzip.compress(images, 1))
     process = subprocess.Popen(
@@ -178,11 +180,11 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, dest: str) -> None:
 
 @pytest.mark.parametrize("whole_group", [False, True])
 def test_nor_does_sigterm(tmp_path: Path, whole_group: bool) -> None:
-    said = "Stopped by SIGTERM; what was not finished is removed"
+    line = "Stopped by SIGTERM; what was not finished is removed"
     assert stop_in_the_middle(tmp_path, "out.zip", signal.SIGTERM, whole_group) == (
         128 + signal.SIGTERM,
         "",
-        said,
+        line,
     )
     assert [p.name for p in tmp_path.iterdir()] == ["t-images-idx3-ubyte.gz"]
 
@@ -206,12 +208,12 @@ def test_workers_end_with_a_process_that_was_killed(tmp_path: Path) -> None:
     ],
 )
 def test_options_reach_the_import(monkeypatch: pytest.MonkeyPatch, options: Any, expected: Any) -> None:
-    asked = {}
+    found: dict[str, Any] = {}
     monkeypatch.setattr(
-        dataset_tool, "import_dataset", lambda **given: asked.update(given) or ImportReport(1, 8, 3, 0, [])
+        dataset_tool, "import_dataset", lambda **given: found.update(given) or ImportReport(1, 8, 3, 0, [])
     )
     assert CliRunner().invoke(dataset_tool.main, ["--source=in", "--dest=out", *options]).exit_code == 0
-    assert (asked["transform"].resize_filter, asked["background"]) == expected
+    assert (found["transform"].resize_filter, found["background"]) == expected
 
 
 def test_options_of_deep_and_of_large_images(tmp_path: Path) -> None:

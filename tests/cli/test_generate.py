@@ -1,5 +1,4 @@
-"""generate.py as a subprocess and in process: pictures from seeds and from projected latents, every format,
-wrong options."""
+"""generate.py: pictures from seeds and from projected latents, every format, wrong options."""
 
 import os
 import signal
@@ -15,7 +14,6 @@ import torch
 from click.testing import CliRunner
 
 import generate
-from dnnlib import cli
 from tests.support.small_networks import pixels, small_generator, write_network
 from torch_utils.persistence import load_network_pkl, save_network_pkl
 from torch_utils.pixels import to_uint8
@@ -90,7 +88,7 @@ def test_a_seed_gives_the_same_picture_whatever_the_batch(pkl: Any, tmp_path: Pa
 
 def test_a_diverged_network_gives_no_black_pictures(tmp_path: Path) -> None:
     G = small_generator()
-    G.synthesis.b8.conv1.weight.data.fill_(float("nan"))
+    G.get_parameter("synthesis.b8.conv1.weight").data.fill_(float("nan"))
     save_network_pkl(tmp_path / "net.pkl", G=None, D=None, G_ema=G)
     np.savez(tmp_path / "w.npz", w=np.zeros([1, G.num_ws, G.w_dim], np.float32))
     for source in ("--seeds=1-3", f"--projected-w={tmp_path / 'w.npz'}"):
@@ -247,9 +245,9 @@ def test_wrong_options_get_one_line_and_leave_nothing(
         empty="empty.npz",
         nan="nan.npz",
     )
-    files = {name: tmp_path / file for name, file in files.items()}
+    paths = {name: tmp_path / file for name, file in files.items()}
     result = invoke(
-        *[arg.format(pkl=pkl, conditional=conditional, **files) for arg in args], "--outdir", tmp_path / "out"
+        *[arg.format(pkl=pkl, conditional=conditional, **paths) for arg in args], "--outdir", tmp_path / "out"
     )
     assert result.exit_code != 0
     error = [line for line in result.output.splitlines() if line.startswith("Error:")]
@@ -272,7 +270,7 @@ def test_an_outdir_that_cannot_be_written(pkl: Any, tmp_path: Path, monkeypatch:
     def refuse(**kwargs: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(cli.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     result = invoke("--network", pkl, "--seeds=0", "--outdir", tmp_path)
     assert result.exit_code == 1
     assert f"cannot write to the folder --outdir={tmp_path}: Permission denied" in result.output

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.support.runs import resolved_config
+from torch_utils.ops import upfirdn2d
 from training.augment import PRESETS, AugmentPipe, preset
 from training.augment import resample as resampling
 from training.augment.geometric import SYM6
@@ -71,7 +72,8 @@ def test_nothing_happens_without_transforms() -> None:
 
 
 def test_a_companion_map_changes_nothing_for_the_images() -> None:
-    x, features, results = images(8), torch.randn(8, 5, 4, 4), []
+    x, features = images(8), torch.randn(8, 5, 4, 4)
+    results: list[Any] = []
     for companion in (False, True):
         torch.manual_seed(3)
         pipe = make_pipe(0.6, **EVERYTHING)
@@ -186,7 +188,7 @@ def test_first_use_in_inference_mode_does_not_spoil_training() -> None:
 
 @pytest.mark.parametrize("bilinear", [False, True])
 def test_dense_resampling_equals_the_reference(bilinear: Any) -> None:
-    taps = resampling.upfirdn2d.setup_filter(SYM6)
+    taps = upfirdn2d.setup_filter(SYM6)
     x = torch.randn([2, 3, 10, 7], generator=seeded(), dtype=torch.float64, requires_grad=True)
     z = torch.randn([2, 3, 32, 26], generator=seeded(1), dtype=torch.float64, requires_grad=True)
     for margin in ((0, 0, 0, 0), (2, 5, 3, 0), (6, 6, 9, 9)):
@@ -199,7 +201,7 @@ def test_dense_resampling_equals_the_reference(bilinear: Any) -> None:
             ),
             (z, lambda z, dense: resampling.downsample(z, taps, dense=dense)),
         ):
-            results = []
+            results: list[Any] = []
             for dense in (False, True):
                 y = function(source, dense)
                 (dx,) = torch.autograd.grad(y.pow(3).sum(), source, create_graph=True)
@@ -458,9 +460,7 @@ def test_class_maps_move_with_their_images(spec: Any) -> None:
 
 
 def test_class_maps_from_beyond_the_border_are_outside() -> None:
-    """Shifted by an eighth to the right and down, at the 100th percentile (nearly): a strip at the left and
-    top is unknown.
-    """
+    """Shifted by nearly an eighth to the right and down, a strip at the left and top is unknown."""
     pipe, classes = make_pipe(xint=1), torch.full([1, 64, 64], 3)
     moved = pipe.warp_classes(classes, pipe.sample(torch.zeros([1, 3, 64, 64]), 0.9999), 7)
     expected = torch.full([1, 64, 64], 3)

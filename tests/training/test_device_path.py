@@ -31,7 +31,7 @@ class FromHost(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.shapes = []
+        self.shapes: list[Any] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -101,7 +101,7 @@ def test_generator_architectures(architecture: Any, channels: Any) -> None:
 
 def test_a_residual_generator_block_is_the_scaled_sum_of_its_branches() -> None:
     """Each is scaled by √½, so that their sum has the variance of one."""
-    block = small_generator(architecture="resnet").synthesis.b16
+    block: Any = small_generator(architecture="resnet").synthesis.b16
     x, ws = torch.randn([2, 8, 8, 8]), torch.randn([2, 2, 8])
     quiet = {"noise_mode": "none"}
     branch = block.conv1(block.conv0(x, ws[:, 0], **quiet), ws[:, 1], **quiet)
@@ -217,9 +217,7 @@ def test_wrong_arguments_are_refused(call: Any, message: Any) -> None:
 
 @pytest.fixture
 def half_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half precision as it is chosen on a GPU, carried out on the CPU: the same casts, formats and
-    safeguards.
-    """
+    """Half precision as on a GPU, computed on the CPU: the same casts, formats and safeguards."""
     monkeypatch.setattr(HalfPrecision, "half_types", {"cpu": torch.float16})
 
 
@@ -336,9 +334,7 @@ def test_activations_are_clamped() -> None:
 
 @pytest.mark.parametrize(("kernel", "activation"), [(1, "linear"), (1, "lrelu"), (3, "linear"), (3, "lrelu")])
 def test_decoder_variants(kernel: Any, activation: Any) -> None:
-    """Shapes stay; weights grow with the kernel's area; an activation bends what was linear in the features
-    (table 4b).
-    """
+    """Shapes stay, weights grow with the kernel's area, and an activation is not linear (table 4b)."""
     D = small_discriminator(decoder_res=16, decoder_kwargs={"kernel_size": kernel, "activation": activation})
     plain = small_discriminator(decoder_res=16)
     _, maps = D(torch.randn([2, 3, 32, 32]), None, return_features=True)
@@ -402,8 +398,9 @@ def test_the_log_says_the_precision(options: Any, device: Any, line: Any) -> Non
 
 
 def test_only_layers_that_resample_have_another_filter() -> None:
-    """As in the reference, whose pickles the shapes have to fit; the other layers keep the default, which
-    they do not use.
+    """As in the reference, whose pickles the shapes have to fit.
+
+    The other layers keep the default, which they do not use.
     """
     other = {"resample_filter": [1, 2, 1]}
     networks = (
@@ -431,7 +428,8 @@ def test_an_opened_network_computes_as_it_was_trained(monkeypatch: pytest.Monkey
         monkeypatch.setattr(build, "has_bfloat16", lambda device: there)
         G = small_generator(num_fp16_res=2)
         note = compute_as_trained(G, {"config": {"runtime": {"precision": precision}}}, torch.device("cpu"))
-        return G.synthesis.b32.compute_as(torch.device("cpu"), force_fp32=False)[0], note
+        block: Any = G.synthesis.b32
+        return block.compute_as(torch.device("cpu"), force_fp32=False)[0], note
 
     assert computes_in("auto") == (torch.float32, None)
     assert computes_in("bf16") == (torch.bfloat16, None)
@@ -470,7 +468,7 @@ def test_activations_of_g_are_clamped() -> None:
     )
     found = {}
     for name in ("b8.conv0", "b32.conv1", "b32.torgb"):
-        G.synthesis.get_submodule(name).bias.data.fill_(10)
+        G.synthesis.get_parameter(f"{name}.bias").data.fill_(10)
         G.synthesis.get_submodule(name).register_forward_hook(
             lambda _m, _i, out, name=name: found.update({name: out.abs().max().item()})
         )
@@ -487,4 +485,4 @@ def test_initial_values() -> None:
             assert (p == 1).all(), name
         elif name.endswith(("bias", "noise_strength")):
             assert not p.any(), name
-    assert G.mapping.fc0.weight.detach().std().item() == pytest.approx(100, rel=0.3)
+    assert G.get_parameter("mapping.fc0.weight").detach().std().item() == pytest.approx(100, rel=0.3)

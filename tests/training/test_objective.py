@@ -117,9 +117,7 @@ def test_ggdr_waits_for_its_start() -> None:
 
 
 def test_the_target_moves_with_its_image() -> None:
-    """A decoder that predicts the warped map exactly is at distance 0; the unwarped one is not what it is
-    held against.
-    """
+    """A decoder that predicts the warped map exactly is at distance 0."""
     pipe = AugmentPipe(xflip=1, rotate90=1, scale=1)
     features = {8: torch.randn([8, 6, 8, 8])}
     params = pipe.sample(torch.zeros([8, 3, 32, 32]))
@@ -138,9 +136,7 @@ def test_path_length_takes_half_the_batch() -> None:
 
 @pytest.mark.parametrize("aug", ["noaug", "ada"])
 def test_with_weight_zero_training_is_the_baseline_bit_for_bit(aug: Any) -> None:
-    """Same draws, same losses, same weights of everything but the decoder, over steps that include every
-    phase.
-    """
+    """Draws, losses and all weights but the decoder's are equal, over steps that include every phase."""
     results = []
     for options in ({"reg_type": "none"}, {"reg_type": "ggdr", "ggdr_weight": 0}):
         state = small_state(aug=aug, **options)
@@ -187,8 +183,7 @@ def test_d_loss_is_the_true_sum_of_both_terms() -> None:
 @pytest.mark.parametrize("augmented", [False, True])
 @pytest.mark.parametrize("phase", ["G_reg", "D_reg"])
 def test_gradient_penalties_against_finite_differences(phase: Any, augmented: Any) -> None:
-    """R1 and path length, differentiated a second time through networks and augmentation, along one
-    direction.
+    """R1 and path length, differentiated twice through networks and augmentation, along one direction.
 
     Activations are smooth here: with leaky ReLU the penalties themselves jump where a unit changes sides. The
     running mean of path lengths follows the batch, and gradients pass through its share.
@@ -211,7 +206,11 @@ def test_gradient_penalties_against_finite_differences(phase: Any, augmented: An
         LossConfig(r1_gamma=10, pl_weight=2, style_mixing_prob=0.9, pl_decay=0.3),
     )
     (G if phase == "G_reg" else D).requires_grad_(True)
-    weight = (G.synthesis.b16 if phase == "G_reg" else D.b16).conv0.weight
+    weight = (
+        G.get_parameter("synthesis.b16.conv0.weight")
+        if phase == "G_reg"
+        else D.get_parameter("b16.conv0.weight")
+    )
     original, direction = weight.detach().clone(), torch.randn(weight.shape)
     values, slopes = [], []
     for shift in (-1e-2, 0.0, 1e-2):
@@ -321,7 +320,7 @@ def test_all_that_d_sees_is_augmented(name: Any, count: Any, reg_type: Any) -> N
     assert all(a is b for a, b in zip(made, seen, strict=True))
 
 
-def test_the_target_moves_as_the_fakes_that_d_judges() -> None:
+def test_the_target_moves_as_the_fakes_that_d_gets() -> None:
     state = small_state(reg_type="ggdr", aug="fixed", p=1, augpipe="blit")
     applied, warped, apply, warp = [], [], state.pipe.apply, state.pipe.warp
     state.pipe.apply = lambda x, params: (applied.append(params), apply(x, params))[1]
@@ -331,7 +330,7 @@ def test_the_target_moves_as_the_fakes_that_d_judges() -> None:
     assert [params is fakes for params in warped] == [True]
 
 
-def test_annotations_move_as_the_reals_that_d_judges() -> None:
+def test_annotations_move_as_the_reals_that_d_gets() -> None:
     state = small_state(reg_type="seg", aug="fixed", p=1, augpipe="blit")
     applied, given, apply = [], [], state.pipe.apply
     state.pipe.apply = lambda x, params: (applied.append(params), apply(x, params))[1]
@@ -347,19 +346,19 @@ def test_annotations_move_as_the_reals_that_d_judges() -> None:
 
 
 @pytest.mark.parametrize("reg_type", ["none", "ggdr"])
-def test_images_are_judged_by_their_own_labels(reg_type: Any) -> None:
+def test_images_are_discriminated_by_their_own_labels(reg_type: Any) -> None:
     state = small_state(label_dim=3, reg_type=reg_type, gamma=10)
     batch = make_batch(state)
     batch = dataclasses.replace(batch, gen_labels=batch.real_labels.roll(1, dims=1))
-    judged = []
+    seen = []
     state.D.register_forward_pre_hook(
-        lambda _module, args: judged.append("gen" if torch.equal(args[1], batch.gen_labels) else "real")
+        lambda _module, args: seen.append("gen" if torch.equal(args[1], batch.gen_labels) else "real")
     )
     for name, expected in {"G_main": ["gen"], "D_main": ["gen", "real"], "D_reg": ["real"]}.items():
         (state.G if name == "G_main" else state.D).requires_grad_(True)
         state.objective.phases[name](batch, 1.0, 0)
-        assert judged == expected, name
-        judged.clear()
+        assert seen == expected, name
+        seen.clear()
 
 
 def test_the_loss_of_g_falls_as_d_is_fooled() -> None:

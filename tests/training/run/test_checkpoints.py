@@ -95,12 +95,15 @@ def test_a_state_with_gradients_that_are_not_finite_is_not_kept(
         assert checkpoints.unsound() is None
         state.health.observe("D_main", [torch.tensor([float("nan")])])
     checkpoints.save(required=True)
-    warning = "Warning: no checkpoint is kept here: the last 3 gradients of D_main were not finite; the one before stays\n"
+    warning = (
+        "Warning: no checkpoint is kept here: the last 3 gradients of D_main were not finite; the one before "
+        "stays\n"
+    )
     assert (checkpoints.unsound() is not None, capsys.readouterr().err) == (
         (True, warning) if mode == "stop" else (False, "")
     )
     assert counts(tmp_path) == ([] if mode == "stop" else [0])
-    assert not checkpoints.due, "nor is the device asked at every step"
+    assert not checkpoints.due, "the device is not waited for at every step"
     state.health.observe("D_main", [torch.tensor([1.0])])
     clock.now += RETRY
     assert checkpoints.due == (mode == "stop"), "made up for soon"

@@ -30,7 +30,7 @@ from training import training_loop
 from training.config.run_directory import state_paths
 from training.data.dataset import ImageFolderDataset
 from training.data.paired import PairedDataset
-from training.phases import Reals
+from training.phases import Reals, build_phases
 from training.run import checkpoints, session, ticks
 from training.run.state import HELD, RunState
 from training.run.state_file import newest_state, read_state
@@ -367,9 +367,7 @@ def test_other_data_and_other_options_are_refused(images: Any, undisturbed: Any,
 def test_a_state_that_knows_its_data_as_before_goes_on(
     images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Zips and large folders were known by names, sizes and checksums; the next state knows them by their
-    contents.
-    """
+    """Older checkpoints know zips and large folders by names, sizes and checksums, newer ones by content."""
     monkeypatch.setattr("training.data.dataset.READ_BEFORE", 0)
     with monkeypatch.context() as context:
         context.setattr(ImageFolderDataset, "identity", ImageFolderDataset.earlier_identity)
@@ -441,7 +439,7 @@ METRICS = ("fid5_full", "kid5_full")
 def test_a_signal_during_a_measurement_leaves_it_for_later(
     images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    seen: list[str] = []
     fake_metric(monkeypatch, seen)
     train(images, tmp_path / "a", metrics=METRICS)
     assert seen == [*METRICS] * 3
@@ -463,7 +461,8 @@ def test_a_signal_during_a_measurement_leaves_it_for_later(
 def test_a_signal_while_a_measurement_is_made_up_for_leaves_it_again_for_later(
     images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen, at = [], {2, 4}
+    seen: list[str] = []
+    at = {2, 4}
     fake_metric(monkeypatch, seen, lambda: os.kill(os.getpid(), signal.SIGTERM) if len(seen) in at else None)
     for _ in range(2):
         train(images, tmp_path / "run", metrics=METRICS)
@@ -560,14 +559,13 @@ def test_a_folder_that_cannot_be_written(
 
 
 def test_everything_that_a_step_changes_is_saved() -> None:
-    """No attribute is forgotten: a state that is restored equals the one that was saved, in all its
-    fields.
-    """
+    """A restored state equals the saved one in all its fields, and goes on as it does."""
     state = small_state(reg_type="ggdr", kimg=1)
     real = torch.randint(256, [4, 3, 32, 32], dtype=torch.uint8)
-    phases = training_loop.build_phases(state)
+    reals = Reals.of((real, torch.zeros([4, 0])), None, torch.device("cpu"))
+    phases = build_phases(state)
     for _ in range(2):
-        training_loop.step(state, phases, Reals.of((real, torch.zeros([4, 0])), None, torch.device("cpu")))
+        training_loop.step(state, phases, reals)
     other = RunState.build(state.config, state.device)
     other.load_state_dict(copy.deepcopy(state.state_dict()))
     for name in {field.name for field in dataclasses.fields(RunState)} - {"config", "device", "timer"}:
@@ -577,16 +575,8 @@ def test_everything_that_a_step_changes_is_saved() -> None:
             ours, theirs = ours.state_dict(), theirs.state_dict()
         assert_same(ours, theirs, name)
     for _ in range(2):
-        training_loop.step(
-            state,
-            training_loop.build_phases(state),
-            Reals.of((real, torch.zeros([4, 0])), None, torch.device("cpu")),
-        )
-        training_loop.step(
-            other,
-            training_loop.build_phases(other),
-            Reals.of((real, torch.zeros([4, 0])), None, torch.device("cpu")),
-        )
+        for continued in (state, other):
+            training_loop.step(continued, build_phases(continued), reals)
     first, second = state.state_dict(), other.state_dict()
     for saved in (first, second):
         del saved["parts"]["timer"]

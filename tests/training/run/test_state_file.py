@@ -14,7 +14,7 @@ from training.config.run_directory import images_in_state, state_path, state_pat
 from training.run import state_file
 from training.run.state_file import DamagedState, newest_state, prune_states, read_state, write_state
 
-CONTENT = {
+CONTENT: dict[str, Any] = {
     "weights": {"a": torch.arange(12.0).reshape(3, 4), "b": torch.tensor(True)},
     "options": {"resume": None, "names": ["x"], "t": (0.5, 2)},
 }

@@ -1,6 +1,4 @@
-"""Training states that somebody else made: whatever stands in them is taken over as it must be, or refused in
-one line.
-"""
+"""Checkpoints that somebody else made: what is in them is valid, or refused in one line."""
 
 import copy
 import pickle
@@ -64,7 +62,7 @@ def edited(saved: Any, path: tuple[Any, ...], value: Any) -> Any:
     return copied
 
 
-ODD = [
+ODD: list[Any] = [
     None,
     "x",
     -1,
@@ -169,7 +167,7 @@ def grown(tensor: torch.Tensor) -> torch.Tensor:
         (("parts", "stats", "last", "Loss/G/loss"), [0.0, 1.0, 1.0, 0.0], "moments of at least one value"),
         (("parts", "stats", "last", "a\nb"), [1.0, 1.0, 1.0, 0.0], "the name of a value"),
         (("parts", "stats", "moments", "a"), torch.full([4], float("inf"), dtype=torch.float64), "moments"),
-        (("parts", "G_opt", "state", 10**6), {}, "a parameter that this run has not"),
+        (("parts", "G_opt", "state", 10**6), {}, "belongs to no parameter of this run"),
         (("parts", "G_opt", "state", 0, "step"), torch.tensor(-1.0), "step must be a number from 0"),
     ],
 )
