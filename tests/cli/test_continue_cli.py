@@ -99,7 +99,7 @@ def test_a_scheduler_ends_a_run_and_starts_it_again(images: Any, tmp_path: Path,
 
 @pytest.fixture
 def runs(images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """An --outdir with one run, and what the loop is called with; a checkpoint appears with the first call."""
+    """An --outdir with one run, and the calls of the loop. The first call leaves a checkpoint."""
     calls = []
 
     def run(config: Any, run_dir: Any, dataset: Any, **options: Any) -> None:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from dnnlib.errors import UserError
 from tests.support.analysis import make_pairs
+from tests.support.phases import accumulate, gradients
 from tests.support.runs import open_small, small_state
 from tests.support.terms import decoded
 from training.augment import AugmentPipe
@@ -38,18 +39,6 @@ def paired_batch(n: Any = 4, classes: Any = 2, resolution: Any = 32) -> Any:
     return Microbatch(
         real, torch.zeros([n, 0]), torch.randn([n, 8], generator=generator), torch.zeros([n, 0]), annotations
     )
-
-
-def accumulate(state: Any, name: Any, batch: Any) -> None:
-    module = state.G if name.startswith("G") else state.D
-    module.requires_grad_(True)
-    torch.manual_seed(0)
-    state.objective.phases[name](batch, 1.0, 0)
-    module.requires_grad_(False)
-
-
-def gradients(module: Any) -> Any:
-    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
 
 
 def test_cross_entropy_is_the_mean_over_the_labelled_pixels() -> None:

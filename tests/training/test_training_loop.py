@@ -321,22 +321,6 @@ def test_metrics_compare_with_all_images_as_they_are(tmp_path: Path, monkeypatch
     assert set(seen) == {16}
 
 
-def test_the_average_starts_as_a_copy() -> None:
-    state = small_state()
-    ours, average = state.G.state_dict(), state.G_ema.state_dict()
-    assert all(torch.equal(ours[key], average[key]) for key in ours)
-
-
-def test_optimizers_are_scaled_for_lazy_regularization() -> None:
-    """Learning rate times, and betas to the power of, 4 / 5 for G and 16 / 17 for D (StyleGAN2, B)."""
-    state = small_state(glr=0.002, dlr=0.003)
-    for optimizer, lr, ratio in ((state.G_opt, 0.002, 4 / 5), (state.D_opt, 0.003, 16 / 17)):
-        (group,) = optimizer.param_groups
-        assert group["lr"] == pytest.approx(lr * ratio)
-        assert group["betas"] == (0.0, pytest.approx(0.99**ratio))
-        assert group["eps"] == 1e-8
-
-
 @pytest.mark.parametrize("on", [False, True])
 def test_switches_of_a_gpu_are_set(on: Any) -> None:
     """They are plain flags, which exist without a GPU too."""
