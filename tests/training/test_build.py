@@ -44,10 +44,9 @@ def test_an_opened_network_computes_as_it_was_trained(monkeypatch: pytest.Monkey
     dtype, note = computes_in("bf16", there=False)
     assert dtype == torch.float32
     assert "the run computed in bfloat16, which cpu has not" in note
+    G = build_generator(small_config(plain_data()))
     for info in (None, {}, {"config": None}):
-        assert (
-            compute_as_trained(build_generator(small_config(plain_data())), info, torch.device("cpu")) is None
-        )
+        assert compute_as_trained(G, info, torch.device("cpu")) is None
 
 
 def test_options_reach_what_they_are_for() -> None:

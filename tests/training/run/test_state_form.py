@@ -12,7 +12,7 @@ import torch
 from dnnlib.errors import UserError
 from tests.support.runs import small_state
 from training.run.state import COUNTERS, RunState
-from training.run.state_file import DamagedState, read_state, write_state
+from training.run.state_file import VERSION, DamagedState, read_state, write_state
 from training.run.state_form import check_document
 
 
@@ -34,6 +34,19 @@ def original() -> tuple[RunState, dict[str, Any]]:
 
 def take(state: RunState, saved: Any) -> None:
     state.load_state_dict(check_document(saved, COUNTERS, "state.pt:"))
+
+
+def test_the_names_in_the_file_are_those_of_its_format(original: tuple[RunState, dict[str, Any]]) -> None:
+    """So checkpoints that an earlier version wrote go on: other names need another format version."""
+    _, saved = original
+    assert VERSION == 1
+    assert sorted(saved) == ["config", "counters", "data", "parts"]
+    assert " ".join(saved["counters"]) == (
+        "steps images_seen tick tick_start snapshots pending snapshot_at p_at_most"
+    )
+    assert " ".join(saved["parts"]) == "G D G_ema pipe ada G_opt D_opt objective stats health timer"
+    assert sorted(saved["parts"]["objective"]) == ["pl_mean"]
+    assert sorted(saved["parts"]["ada"]) == ["batches", "totals"]
 
 
 def test_an_honest_state_passes(original: tuple[RunState, dict[str, Any]]) -> None:
