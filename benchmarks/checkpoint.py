@@ -29,7 +29,7 @@ from dnnlib.cli import PATH, Command, FiniteFloat, friendly_errors  # noqa: E402
 from dnnlib.files import atomic_write  # noqa: E402
 from torch_utils.device import pick_device  # noqa: E402
 from training.config.options import overrides  # noqa: E402
-from training.config.presets import RECIPES  # noqa: E402
+from training.config.presets import PRESETS  # noqa: E402
 from training.config.resolve import resolve  # noqa: E402
 from training.config.run_directory import state_path  # noqa: E402
 from training.config.schema import DataConfig  # noqa: E402
@@ -40,7 +40,7 @@ from training.run.state_file import read_state, write_state  # noqa: E402
 @click.command(cls=Command)
 @click.option(
     "--cfg",
-    type=click.Choice(list(RECIPES)),
+    type=click.Choice(list(PRESETS)),
     default="paper256",
     show_default=True,
     help="recipe, which decides the size",

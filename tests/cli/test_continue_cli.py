@@ -153,7 +153,7 @@ def test_what_must_stay_is_refused(images: Any, runs: Any, tmp_path: Path) -> No
         invoke(f"--continue={run_dir}", "--batch=8", "--reg_type=ggdr"),
         "--batch: 4 → 8",
         "--reg_type: none → ggdr",
-        "--kimg --snap",
+        "Changeable are --gpus --snap",
     )
     refused(invoke(f"--continue={run_dir}", f"--outdir={tmp_path}"), "is not where --continue=")
     refused(invoke(f"--continue={tmp_path / 'nothing'}"), "is not a folder")
