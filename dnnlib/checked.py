@@ -124,7 +124,7 @@ class Checked:
 
     The types of the fields are checked at construction, then :meth:`_validate`; :meth:`from_dict` is as
     strict. Types may be int, float, bool, str, ``Literal`` of strings, tuples of strings or of whole numbers,
-    another part, and unions of these with each other or None.
+    another part, unions of these with each other or None, and dictionaries of these by name.
     """
 
     #: The name under which messages speak of this part.
@@ -271,6 +271,8 @@ def _describe(hint: Any) -> str:
 def _to_plain(value: Any) -> Any:
     if isinstance(value, Checked):
         return value.to_dict()
+    if isinstance(value, dict):
+        return {name: _to_plain(item) for name, item in value.items()}
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -289,7 +291,9 @@ def _from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
             f"({one_line(', '.join(unknown), 200)}); remove them"
         )
     missing = [
-        name for name, field in fields.items() if name not in values and field.default is dataclasses.MISSING
+        name
+        for name, field in fields.items()
+        if name not in values and field.default is field.default_factory is dataclasses.MISSING
     ]
     if missing:
         raise UserError(f"the section '{cls._part}' of the configuration lacks {', '.join(missing)}")

@@ -41,8 +41,9 @@ from training.data.opening import inspect_data, open_dataset
 from training.data.paired import MAX_CLASSES
 from training.data.pictures import from_uint8, save_png
 from training.phases import Phase, Reals, build_phases
+from training.run.session import set_up_gpu
 from training.run.state import RunState
-from training.training_loop import run_phase, set_up_gpu
+from training.training_loop import run_phase
 
 FACTS = (
     "The paper (table 4c: StyleGAN2, 256x256, eight V100): 4.87M -> 5.05M parameters (+3.7 %), "

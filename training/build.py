@@ -1,5 +1,4 @@
-"""Where configuration meets constructors; of what trains, the only place that knows GGDR and segmentation as
-options."""
+"""Where configuration meets constructors, GGDR and segmentation among them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -42,7 +41,7 @@ def build_generator(config: TrainConfig) -> Generator:
 
 
 def build_discriminator(config: TrainConfig) -> Discriminator:
-    """D, with freshly drawn weights, and with a decoder where the regulariser needs one."""
+    """D, with freshly drawn weights, and a decoder where a term needs one."""
     d: DiscriminatorConfig = config.discriminator
     decoder: dict[str, Any] = {}
     if config.ggdr is not None:
@@ -78,26 +77,32 @@ def build_discriminator(config: TrainConfig) -> Discriminator:
 def compute_as_trained(
     network: nn.Module, info: Mapping[str, Any] | None, device: torch.device
 ) -> str | None:
-    """Let the network of a run with ``--precision=bf16`` compute in bfloat16 again, as in the run; one that
-    was opened does not.
+    """Let the network of a run with ``--precision=bf16`` compute in bfloat16, as it did in the run.
 
     Args:
-        info: what the network's file says of the run.
+        network: from a file. It computes in float32 or float16 until then.
+        info: what the file says of the run.
+        device: where the network computes.
 
     Returns:
-        a note, where the run did and ``device`` cannot.
+        a note where ``device`` has no bfloat16, or None.
     """
     if ((info or {}).get("config") or {}).get("runtime", {}).get("precision") != "bf16":
         return None
     if not has_bfloat16(device):
-        return f"the run computed in bfloat16, which {device} has not; values may differ a little from those measured in training"
+        return (
+            f"the run computed in bfloat16, which {device} has not; values may differ a little from those "
+            "measured in training"
+        )
     use_bfloat16(network)
     return None
 
 
 def build_augment_pipe(config: TrainConfig) -> AugmentPipe | None:
-    """The augmentation pipe at its initial probability; None without augmentation, a fixed probability of 0
-    included (as in the reference: a pipe would displace GGDR's targets a little even then)."""
+    """The augmentation pipe at its initial probability; None without augmentation.
+
+    A fixed probability of 0 is none, as in the reference: a pipe would displace GGDR's targets even then.
+    """
     if config.augment.mode == "noaug" or (config.augment.mode == "fixed" and config.augment.initial_p == 0):
         return None
     pipe = AugmentPipe(**preset(config.augment.pipe))
@@ -107,7 +112,7 @@ def build_augment_pipe(config: TrainConfig) -> AugmentPipe | None:
 
 
 def build_ada(config: TrainConfig, device: torch.device) -> AdaController | None:
-    """What adapts the augmentation's probability; None unless the run has a target for it."""
+    """The controller of the augmentation's probability; None unless the run has a target for it."""
     augment = config.augment
     if augment.target is None:
         return None
@@ -115,7 +120,7 @@ def build_ada(config: TrainConfig, device: torch.device) -> AdaController | None
 
 
 def build_terms(config: TrainConfig) -> list[Term]:
-    """The loss terms that the options ask for, beside the GAN's own."""
+    """The further loss terms that the options turn on."""
     terms: list[Term] = []
     if config.ggdr is not None:
         terms.append(GuidedRegularizer(config.ggdr.resolutions, config.ggdr.weight, config.ggdr.start_kimg))
@@ -132,17 +137,13 @@ def build_objective(
     ada: AdaController | None,
     stats: StatsCollector,
 ) -> Objective:
-    """The objective of the run's loss and terms."""
+    """The objective with the run's weights and terms."""
     return Objective(
         G,
         D,
         pipe,
         stats,
-        r1_gamma=config.loss.r1_gamma,
-        pl_weight=config.loss.pl_weight,
-        style_mixing_prob=config.loss.style_mixing_prob,
-        pl_batch_shrink=config.loss.pl_batch_shrink,
-        pl_decay=config.loss.pl_decay,
+        config.loss,
         terms=build_terms(config),
         observe_real=None if ada is None else ada.observe,
     )
@@ -151,9 +152,9 @@ def build_objective(
 def build_optimizer(module: nn.Module, lr: float, reg_interval: int, optim: OptimConfig) -> torch.optim.Adam:
     """Adam for the main and the lazy regularisation phase of one network.
 
-    The regularisation phase adds one step to every ``interval`` steps, so learning rate and decays are scaled
-    by ``interval / (interval + 1)`` (also where that phase is off, as in the reference) to keep the speed per
-    image (Karras et al. 2020, appendix B).
+    The regularisation phase adds one step to every ``reg_interval`` steps. The learning rate is multiplied by
+    ``reg_interval / (reg_interval + 1)``, and the decays take it as exponent, to keep the speed per image
+    (Karras et al. 2020, appendix B). As in the reference, this is so where the phase is off too.
     """
     ratio = reg_interval / (reg_interval + 1)
     betas = (float(optim.beta1**ratio), float(optim.beta2**ratio))
@@ -161,7 +162,7 @@ def build_optimizer(module: nn.Module, lr: float, reg_interval: int, optim: Opti
 
 
 def describe_precision(config: TrainConfig, device: torch.device) -> str:
-    """One line: what the layers compute in on ``device``."""
+    """One line: the precision of the layers on ``device``."""
     half = "bfloat16" if config.runtime.precision == "bf16" else "float16" if device.type == "cuda" else None
     if half is None or config.generator.num_fp16_res == 0:
         return "Precision: float32"

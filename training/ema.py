@@ -1,13 +1,13 @@
-"""The generator's exponential moving average, which is what generates images after training."""
+"""The generator's exponential moving average, which generates the images after training."""
 
 import torch
 from torch import nn
 
 
 def average_decay(batch_size: int, ema_kimg: float, rampup: float | None, images_seen: int) -> float:
-    """Decay per batch for a half-life of ``ema_kimg`` thousand images; 0 copies.
+    """Decay per batch for a half-life of ``ema_kimg`` thousand images; a decay of 0 copies.
 
-    With ``rampup``, the half-life is at most that fraction of the images seen, so that the average follows
+    With ``rampup``, the half-life is at most that fraction of ``images_seen``, so that the average follows
     the fast changes of early training (Karras et al. 2020, ADA, appendix C).
     """
     half_life = ema_kimg * 1000

@@ -27,12 +27,12 @@ def cosine_distance(prediction: torch.Tensor, target: torch.Tensor) -> torch.Ten
 
 @dataclass(frozen=True)
 class GuidedRegularizer(Term):
-    """D's term on generated images: its decoder predicts the generator's feature map, or several of them.
+    """D's term on generated images: its decoder predicts one or several of the generator's feature maps.
 
     Attributes:
         captures: resolutions of the maps.
         weight: λ.
-        start_kimg: the term is off before this many thousand images.
+        start_kimg: thousands of images before the term applies.
     """
 
     name = "Loss/D/loss_gen_reg"
@@ -50,9 +50,9 @@ class GuidedRegularizer(Term):
     def __call__(self, outputs: PassOutputs) -> torch.Tensor:
         """``λ · (1 − cos)`` for each sample, ``[N]``.
 
-        Of several maps the distances are averaged, so that λ keeps its meaning (equation 2 has one map). The
-        targets are detached: the generator never learns from this term (it would collapse its features,
-        section 3). They are moved as their images were.
+        The distances of several maps are averaged, so that λ keeps its meaning (equation 2 has one map).
+        Targets move as their images did. They are detached: G would otherwise collapse its features
+        (section 3).
         """
         distances = []
         for resolution in self.captures:

@@ -1,5 +1,4 @@
-"""From options to a running training: look at the data, check what can be checked, make the run directory,
-go.
+"""From options to a running training: look at the data, check, make the run directory, train.
 
 torch is imported inside the functions, so that ``train.py --help`` need not wait for it.
 """
@@ -38,14 +37,13 @@ from training.config.resolve import resolve
 from training.config.schema import MetricsConfig, TrainConfig
 from training.data.opening import inspect_data, open_dataset
 
-#: Under this name a run directory is remembered across restarts.
+#: The name under which a run directory is remembered across restarts.
 RUN_DIR = "run directory"
 
-#: Processes for each core of a machine without GPU, at most.
+#: Most processes per core of a machine without GPU.
 CPU_PROCESSES = 4
 
-#: Fields of the configuration, and options, in which the ranks may differ: where the data lie, and how many
-#: processes read them.
+#: Fields and options in which ranks may differ: where the data lie, and how many processes read them.
 OF_EACH_RANK = ("data.path", "data", "runtime.workers", "workers", "description")
 
 if TYPE_CHECKING:
@@ -56,7 +54,7 @@ def command(options: Mapping[str, Any]) -> None:
     """Run the command line of ``train.py``: resolve the options, print what they mean, train.
 
     Args:
-        options: all options by name (:data:`training.config.options.OPTIONS`); None where nothing was given.
+        options: all options by name (:data:`training.config.options.OPTIONS`); None where one was not given.
 
     Raises:
         UserError: something that the user can mend.
@@ -112,7 +110,7 @@ def metric_names(text: str) -> tuple[str, ...]:
 
 
 def check_metrics(metrics: MetricsConfig) -> None:
-    """Raises :class:`UserError` where there cannot be such a detector."""
+    """Raise :class:`UserError` where there cannot be such a detector."""
     from metrics.features import check_detector
 
     if metrics.names and metrics.detector != "auto":
@@ -120,8 +118,10 @@ def check_metrics(metrics: MetricsConfig) -> None:
 
 
 def resolve_run(options: Mapping[str, Any]) -> tuple[TrainConfig, Path | None, list[str]]:
-    """The configuration, the run directory to go on in (None for a new one), and notes. Raises
-    :class:`UserError`."""
+    """The configuration, the run directory to go on in (None for a new one), and notes.
+
+    Raises :class:`UserError`.
+    """
     source, outdir, trust = options.get("continue_"), options.get("outdir"), options["trust"]
     named = Path(source) if source not in (None, "auto") else None
     restarted = interrupted_run(outdir) if named is None else None
@@ -132,7 +132,7 @@ def resolve_run(options: Mapping[str, Any]) -> tuple[TrainConfig, Path | None, l
             run_dir, found = find_run(Path(outdir), config, trust=trust)
             notes += found
         if run_dir is None:
-            if config.resume is not None:  # a run that goes on needs its source no more
+            if config.resume is not None:  # a continued run no longer needs its source
                 check_source(config.resume)
             return config, None, notes
     before = read_options(run_dir)
@@ -146,7 +146,7 @@ def resolve_run(options: Mapping[str, Any]) -> tuple[TrainConfig, Path | None, l
 
 
 def new_run(options: Mapping[str, Any]) -> tuple[TrainConfig, list[str]]:
-    """What options mean for a run of its own, and what to note about it. Raises :class:`UserError`."""
+    """The configuration of a new run, and notes about it. Raises :class:`UserError`."""
     if "data" not in options:
         raise click.MissingParameter(param_hint="'--data'", param_type="option")
     if "outdir" not in options and not options["dry_run"]:
@@ -169,7 +169,7 @@ def new_run(options: Mapping[str, Any]) -> tuple[TrainConfig, list[str]]:
 
 
 def device_of(options: Mapping[str, Any]) -> str | None:
-    """The device, as given or of the run that goes on; None where neither says."""
+    """The device that is given, or that of the run to continue; None where neither says."""
     if "device" in options:
         return options["device"]
     if options.get("continue_", "auto") != "auto":
@@ -179,8 +179,10 @@ def device_of(options: Mapping[str, Any]) -> str | None:
 
 
 def in_run(options: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
-    """The options as they compare with those of a run. Raises :class:`UserError` for an ``--outdir`` that it
-    is not in."""
+    """The options in the form of a run's own.
+
+    Raises :class:`UserError` for an ``--outdir`` that the run is not in.
+    """
     outdir = options.get("outdir")
     if outdir is not None and Path(outdir).resolve() not in (
         run_dir.parent.resolve(),
@@ -198,7 +200,8 @@ def among_workers(
 
     Args:
         device: as in the configuration, None for ``auto``.
-        timeout, prepare_timeout: seconds, None for the defaults; see :func:`torch_utils.distributed.joined`.
+        timeout: seconds, None for the default, as for :func:`torch_utils.distributed.joined`.
+        prepare_timeout: likewise.
     """
     if not torchrun.is_worker():
         yield
@@ -217,7 +220,7 @@ def among_workers(
 
 
 def process_count(gpus: int | None) -> int | None:
-    """``--gpus``, or how many processes torchrun started. Raises :class:`UserError` where they differ."""
+    """``--gpus``, or the number of processes under torchrun. Raises :class:`UserError` where they differ."""
     if not torchrun.is_worker():
         return gpus
     if gpus not in (None, torchrun.world_size()):
@@ -234,7 +237,7 @@ def needs_launcher(config: TrainConfig, max_restarts: int) -> bool:
 
 
 def in_processes(count: int, device: str, max_restarts: int = 0, timeout: float | None = None) -> int:
-    """Run this command line in so many processes, and return their exit status. Raises :class:`UserError`."""
+    """Run this command line in ``count`` processes; their exit status. Raises :class:`UserError`."""
     check_machine(count, device)
 
     from torch_utils import distributed, elastic
@@ -243,10 +246,9 @@ def in_processes(count: int, device: str, max_restarts: int = 0, timeout: float 
 
 
 def interrupted_run(outdir: str | None) -> Path | None:
-    """The run directory of the processes before, where these were started again after a failure; None if it
-    has no state yet.
+    """The run directory to go on in after a failure and a restart; None before its first checkpoint.
 
-    Raises :class:`UserError` for one that is not in ``outdir``: it is none that :func:`start` made.
+    Raises :class:`UserError` for one that is not in ``outdir``: :func:`start` did not make it.
     """
     if not torchrun.is_worker():
         return None
@@ -265,7 +267,7 @@ def interrupted_run(outdir: str | None) -> Path | None:
 
 
 def compare_ranks(config: TrainConfig, run_dir: Path | None, *, dry_run: bool) -> None:
-    """Where torchrun started this process, see that all ranks have the same program and options.
+    """Where torchrun started this process, check that all ranks have the same program and options.
 
     Raises :class:`UserError`, which names the rank and the option, before anything is written.
     """
@@ -287,7 +289,7 @@ def compare_ranks(config: TrainConfig, run_dir: Path | None, *, dry_run: bool) -
 
 
 def check_same_data(dataset: ImageFolderDataset) -> None:
-    """Raises :class:`UserError` unless all ranks have the same images and labels."""
+    """Raise :class:`UserError` unless all ranks have the same images and labels."""
     from torch_utils import distributed
     from training.run.replicas import check_same_content
 
@@ -296,11 +298,21 @@ def check_same_data(dataset: ImageFolderDataset) -> None:
 
 
 def start(config: TrainConfig, outdir: str, *, metrics_required: bool = True) -> Path:
-    """Train, in a new run directory under ``outdir``; returns that directory when the training is over.
+    """Train in a new run directory under ``outdir``.
 
-    ``metrics_required`` as in :func:`training.training_loop.run`. Raises :class:`UserError` for whatever is
-    wrong with the configuration on this machine. A run directory that nothing was written to by then, because
-    a detector or a network pickle proved unusable, is removed again.
+    The directory is removed again where nothing was written to it, because a detector or a network pickle
+    proved unusable.
+
+    Args:
+        config: of the run.
+        outdir: made if need be.
+        metrics_required: as in :func:`training.training_loop.run`.
+
+    Returns:
+        the run directory, when the training is over.
+
+    Raises:
+        UserError: something is wrong with the configuration on this machine.
     """
     check_machine(config.runtime.gpus, config.runtime.device)
     if config.resume is not None:
@@ -328,8 +340,10 @@ def start(config: TrainConfig, outdir: str, *, metrics_required: bool = True) ->
 
 
 def go_on(config: TrainConfig, run_dir: Path) -> Path:
-    """Train on in a run directory, from its newest run state; returns it when the training is over. Raises
-    :class:`UserError`."""
+    """Continue the run in ``run_dir`` from its newest checkpoint; returns ``run_dir`` when it is over.
+
+    Raises :class:`UserError`.
+    """
     check_has_state(run_dir)
     check_machine(config.runtime.gpus, config.runtime.device)
     from training.data.file_tree import check_apart
@@ -345,8 +359,12 @@ def go_on(config: TrainConfig, run_dir: Path) -> Path:
 
 
 def check_machine(gpus: int, device: str) -> None:
-    """Raises :class:`UserError` where this machine has not the device, or cannot run its part of so many
-    processes."""
+    """Raise :class:`UserError` where this machine lacks the device, or cannot run its part of the processes.
+
+    Args:
+        gpus: processes on all machines.
+        device: as in the configuration.
+    """
     import torch
 
     from torch_utils.device import pick_device
@@ -357,16 +375,18 @@ def check_machine(gpus: int, device: str) -> None:
     else:
         limit, what = max(CPU_PROCESSES * (os.cpu_count() or 1), 8), f"at most, {CPU_PROCESSES} a core"
     if here > limit:
-        asked = f"--gpus={gpus}" if here == gpus else f"{here} processes on this machine"
+        count = f"--gpus={gpus}" if here == gpus else f"{here} processes on this machine"
         raise UserError(
-            f"{asked}, but this machine takes {limit} {what}; use fewer, or several machines "
+            f"{count}, but this machine takes {limit} {what}; use fewer, or several machines "
             "(docs/distributed.md)"
         )
 
 
 def make_run_dir(outdir: str, description: str) -> Path:
-    """Make ``outdir/NNNNN-description`` with the next free number, and ``outdir`` if need be. Raises
-    :class:`UserError`."""
+    """Make ``outdir/NNNNN-description`` with the next free number, and ``outdir`` if need be.
+
+    Raises :class:`UserError`.
+    """
     root = Path(outdir)
     try:
         root.mkdir(parents=True, exist_ok=True)

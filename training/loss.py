@@ -1,5 +1,4 @@
-"""The terms of the GAN objective as pure functions. Each gives one value a sample, ``[N]``; none knows a
-network.
+"""The losses of the GAN objective: pure functions of tensors, with one value a sample, ``[N]``.
 
 Non-saturating logistic loss: Goodfellow et al. 2014. R1: Mescheder et al. 2018. Path lengths: Karras et al.
 2020, section 3.2.
@@ -36,8 +35,7 @@ def r1_penalty(logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
 
 
 def path_lengths(images: torch.Tensor, ws: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """``‖Jᵀ_w y‖₂`` for image noise y: root mean square over the layers' copies of w of the gradient's
-    length.
+    """``‖Jᵀ_w y‖₂`` for image noise y, as root mean square over the layers' copies of w.
 
     Args:
         images: ``[N, C, H, W]``, computed from ``ws``.
@@ -49,8 +47,10 @@ def path_lengths(images: torch.Tensor, ws: torch.Tensor, noise: torch.Tensor) ->
 
 
 def path_noise(images: torch.Tensor) -> torch.Tensor:
-    """Noise for :func:`path_lengths`: standard normal over ``sqrt(H·W)``, so that lengths do not grow with
-    resolution."""
+    """Noise for :func:`path_lengths`, shaped as ``images``: standard normal over ``sqrt(H·W)``.
+
+    So lengths do not grow with resolution.
+    """
     return torch.randn_like(images) / (images.shape[2] * images.shape[3]) ** 0.5
 
 

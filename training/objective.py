@@ -1,4 +1,4 @@
-"""Which terms make up each training phase, and the seam at which further ones plug in.
+"""The losses of each training phase, and the seam for further loss terms.
 
 A step consists of up to four phases. ``G_main`` and ``D_main`` run in every step, ``G_reg`` (path length) and
 ``D_reg`` (R1) every few steps ("lazy regularisation", Karras et al. 2020, section 3.1). Each phase
@@ -18,6 +18,7 @@ import torch
 from torch_utils.training_stats import StatsCollector
 from training import loss
 from training.augment import AugmentParams, AugmentPipe
+from training.config.schema import LossConfig
 from training.networks import Discriminator, Generator
 
 #: The passes of D that a term can add to: ``G_main`` on generated images, ``D_main`` on generated, and on
@@ -27,7 +28,7 @@ Pass = Literal["G_fake", "D_fake", "D_real"]
 
 @dataclass(frozen=True)
 class Microbatch:
-    """What one accumulation round of one phase consumes.
+    """The inputs of one phase for one microbatch.
 
     Attributes:
         real_images: ``[N, C, H, W]``, float32 in [-1, 1].
@@ -46,7 +47,7 @@ class Microbatch:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How the images of one pass were augmented, for what has to be moved with them.
+    """How the images of one pass were augmented, for maps that move with them.
 
     Attributes:
         pipe, params: None where images are not augmented.
@@ -60,8 +61,7 @@ class Augmentation:
         return maps if self.pipe is None or self.params is None else self.pipe.warp(maps, self.params)
 
     def warp_classes(self, classes: torch.Tensor, outside: int) -> torch.Tensor:
-        """Move class maps ``[N, H, W]`` of the images likewise; what comes from beyond the border is
-        ``outside``."""
+        """Move class maps ``[N, H, W]`` likewise. Pixels from beyond the border become ``outside``."""
         if self.pipe is None or self.params is None:
             return classes
         return self.pipe.warp_classes(classes, self.params, outside)
@@ -69,13 +69,13 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class PassOutputs:
-    """What one pass of D gives to the terms that belong to it.
+    """One pass of D, for the terms that belong to it.
 
     Attributes:
-        batch: what the phase works on.
-        images: ``[N, C, H, W]``, what D sees: augmented.
+        batch: the inputs of the phase.
+        images: ``[N, C, H, W]``, D's input: augmented.
         logits: ``[N, 1]``.
-        augmentation: how the images came to be from those of the batch or of the generator.
+        augmentation: of the images.
         D: the discriminator.
         encoder_maps: D's features ``{resolution: [N, C, resolution, resolution]}``, from half the images'
             resolution down to 4.
@@ -99,8 +99,8 @@ class Term(ABC):
     Attributes:
         name: its key in ``stats.jsonl``.
         where: the pass that it belongs to. In ``D_fake`` the generator's maps carry no gradient.
-        captures: resolutions of the generator's maps that it needs.
-        reads_decoder: whether it needs the maps of D's decoder.
+        captures: resolutions of the generator's maps that it reads.
+        reads_decoder: whether it reads the maps of D's decoder.
     """
 
     name: ClassVar[str]
@@ -117,7 +117,7 @@ class Term(ABC):
         """One value a sample, ``[N]``, its weight included."""
 
 
-#: The statistics in which the loss of each phase shows, without those of terms.
+#: The statistics of each phase's loss, without those of terms.
 PHASE_LOSSES = {
     "G_main": ("Loss/G/loss",),
     "G_reg": ("Loss/G/reg",),
@@ -131,15 +131,11 @@ class Objective:
 
     Args:
         G, D: the networks.
-        pipe: augmentation of everything that D sees; None for none.
+        pipe: augmentation of D's input, or None.
         stats: where losses and scores are reported.
-        r1_gamma: weight γ of the R1 penalty (γ/2 · ‖∇D‖²).
-        pl_weight: weight of the path length penalty.
-        style_mixing_prob: probability that an image's styles come from two latents.
-        pl_batch_shrink: path lengths are taken on the batch divided by this.
-        pl_decay: decay of the running mean of path lengths.
+        weights: of the regularisers.
         terms: further loss terms.
-        observe_real: is given D's logits of augmented real images, for what adapts the augmentation.
+        observe_real: called with D's logits of augmented real images, for ADA.
     """
 
     def __init__(
@@ -148,12 +144,8 @@ class Objective:
         D: Discriminator,
         pipe: AugmentPipe | None,
         stats: StatsCollector,
+        weights: LossConfig,
         *,
-        r1_gamma: float,
-        pl_weight: float,
-        style_mixing_prob: float,
-        pl_batch_shrink: int = 2,
-        pl_decay: float = 0.01,
         terms: Sequence[Term] = (),
         observe_real: Callable[[torch.Tensor], None] | None = None,
     ) -> None:
@@ -161,20 +153,16 @@ class Objective:
         self.D = D
         self.pipe = pipe
         self.stats = stats
-        self.r1_gamma = r1_gamma
-        self.pl_weight = pl_weight
-        self.style_mixing_prob = style_mixing_prob
-        self.pl_batch_shrink = pl_batch_shrink
-        self.pl_decay = pl_decay
+        self.weights = weights
         self.terms = tuple(terms)
         self.observe_real = observe_real
         self.pl_mean = torch.zeros([], device=next(G.parameters()).device)
 
     @property
     def phases(self) -> dict[str, Callable[[Microbatch, float, int], None]]:
-        """The phases that do something, in the order in which they run: ``phase(batch, gain, images_seen)``.
+        """The phases that are on, in the order in which they run: ``phase(batch, gain, images_seen)``.
 
-        ``gain`` multiplies the loss before its gradients are accumulated; ``images_seen`` is the run's
+        ``gain`` multiplies the loss before its gradients are accumulated. ``images_seen`` is the run's
         progress.
         """
         phases = {
@@ -183,12 +171,12 @@ class Objective:
             "D_main": self.d_main,
             "D_reg": self.d_r1,
         }
-        idle = {"G_reg": self.pl_weight == 0, "D_reg": self.r1_gamma == 0}
+        idle = {"G_reg": self.weights.pl_weight == 0, "D_reg": self.weights.r1_gamma == 0}
         return {name: phase for name, phase in phases.items() if not idle.get(name, False)}
 
     @property
     def losses(self) -> dict[str, tuple[str, ...]]:
-        """For each phase, the statistics in which its losses show, those of its terms included."""
+        """The statistics of each phase's losses, those of its terms included."""
         names: dict[str, tuple[str, ...]] = {phase: PHASE_LOSSES[phase] for phase in self.phases}
         for term in self.terms:
             phase = "G_main" if term.where == "G_fake" else "D_main"
@@ -202,12 +190,11 @@ class Objective:
 
     @property
     def running_means(self) -> list[torch.Tensor]:
-        """What the terms move in place besides gradients: the mean path length, and the mapping network's
-        mean of w."""
+        """What phases change in place: the mean path length, and the mapping network's mean of w."""
         return [self.pl_mean, self.G.mapping.w_avg]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The running mean of path lengths; the networks are saved by themselves."""
+        """The running mean of path lengths. The networks are saved apart."""
         return {"pl_mean": self.pl_mean.clone()}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
@@ -217,10 +204,10 @@ class Objective:
     def generate(self, z: torch.Tensor, c: torch.Tensor, **synthesis_kwargs: Any) -> tuple[Any, torch.Tensor]:
         """``(G.synthesis's result, ws)`` with style mixing (Karras et al. 2019, section 3.1)."""
         ws = self.G.mapping(z, c, update_emas=True)
-        if self.style_mixing_prob > 0:
+        if self.weights.style_mixing_prob > 0:
             num_ws = ws.shape[1]
             cutoff = torch.randint(1, num_ws, [], device=ws.device)
-            mixed = torch.rand([], device=ws.device) < self.style_mixing_prob
+            mixed = torch.rand([], device=ws.device) < self.weights.style_mixing_prob
             second = self.G.mapping(torch.randn_like(z), c)
             from_second = (torch.arange(num_ws, device=ws.device) >= cutoff) & mixed
             ws = torch.where(from_second[None, :, None], second, ws)
@@ -243,7 +230,7 @@ class Objective:
     def _generate(
         self, batch: Microbatch, terms: Sequence[Term]
     ) -> tuple[torch.Tensor, Mapping[int, torch.Tensor]]:
-        """Images, and the maps that terms capture."""
+        """Images, and the generator's maps that terms capture."""
         capture = tuple(sorted({resolution for term in terms for resolution in term.captures}))
         if not capture:
             return self.generate(batch.z, batch.gen_labels)[0], {}
@@ -259,7 +246,7 @@ class Objective:
         terms: Sequence[Term],
         generator_maps: Mapping[int, torch.Tensor],
     ) -> PassOutputs:
-        """One pass of D over augmented images; its decoder runs where a term reads it."""
+        """One pass of D over augmented images. Its decoder runs where a term reads it."""
         if not terms:
             return PassOutputs(batch, images, self.D(images, c), augmentation, self.D)
         decode = any(term.reads_decoder for term in terms)
@@ -268,7 +255,7 @@ class Objective:
         return PassOutputs(batch, images, logits, augmentation, self.D, *maps)
 
     def _add_terms(self, value: torch.Tensor, terms: Sequence[Term], outputs: PassOutputs) -> torch.Tensor:
-        """A pass's loss ``[N]`` with those of its terms, which are reported."""
+        """Add the terms of a pass to its loss ``[N]``, and report them."""
         for term in terms:
             further = term(outputs)
             self.stats.report(term.name, further)
@@ -287,22 +274,20 @@ class Objective:
 
     def g_path_length(self, batch: Microbatch, gain: float, images_seen: int) -> None:
         """Path length regularisation of G, on a part of the batch."""
-        n = batch.z.shape[0] // self.pl_batch_shrink
+        n = batch.z.shape[0] // self.weights.pl_batch_shrink
         images, ws = self.generate(batch.z[:n], batch.gen_labels[:n])
         lengths = loss.path_lengths(images, ws, loss.path_noise(images))
-        mean = self.pl_mean.lerp(
-            lengths.mean(), self.pl_decay
-        )  # gradients pass through this batch's share, as in the reference
+        # Gradients pass through this batch's share of the mean, as in the reference.
+        mean = self.pl_mean.lerp(lengths.mean(), self.weights.pl_decay)
         self.pl_mean.copy_(mean.detach())
         penalty = loss.path_length_penalty(lengths, mean)
         self.stats.report("Loss/pl_penalty", penalty)
-        value = penalty * self.pl_weight
+        value = penalty * self.weights.pl_weight
         self.stats.report("Loss/G/reg", value)
         value.mean().mul(gain).backward()
 
     def d_main(self, batch: Microbatch, gain: float, images_seen: int) -> None:
-        """Logistic loss of D on generated and on real images, and the further terms on either where there are
-        any."""
+        """Logistic loss of D on generated and on real images, with the terms of both."""
         fake_value = self._d_fake(batch, gain, images_seen)
         real_value = self._d_real(batch, gain, images_seen)
         self.stats.report("Loss/D/loss", fake_value + real_value)
@@ -330,12 +315,12 @@ class Objective:
 
     def d_r1(self, batch: Microbatch, gain: float, images_seen: int) -> None:
         """R1 regularisation of D on real images."""
-        images = batch.real_images.detach().requires_grad_(True)
+        images = batch.real_images.detach().requires_grad_()
         logits = self.discriminate(images, batch.real_labels)
         self._report_logits("real", logits)
         penalty = loss.r1_penalty(logits, images)
         self.stats.report("Loss/r1_penalty", penalty)
-        value = penalty * (self.r1_gamma / 2)
+        value = penalty * (self.weights.r1_gamma / 2)
         self.stats.report("Loss/D/reg", value)
         value.mean().mul(gain).backward()
 

@@ -1,5 +1,4 @@
-"""One phase of a step: gradients over all microbatches of the global batch, averaged over the ranks, and an
-optimiser step.
+"""One phase of a step: gradients over the microbatches of all ranks, and an optimiser step.
 
 The global batch is cut into microbatches (:attr:`training.config.schema.TrainConfig.microbatch`). Microbatch
 k shows the same images and makes the same random draws whichever rank works on it, so results do not depend
@@ -25,7 +24,7 @@ from training.run.state import RunState
 
 @dataclass(frozen=True)
 class Reals:
-    """This rank's part of one global batch, on its device; all phases of a step use the same.
+    """This rank's part of one global batch, on its device. All phases of a step use the same.
 
     Attributes:
         images: float32 ``[n, C, H, W]`` in [-1, 1].
@@ -59,7 +58,7 @@ class Phase:
         name: of the objective's phase.
         module: the network whose parameters move.
         optimizer: of that network.
-        interval: it runs in every ``interval``-th step, and its gradients are scaled by this.
+        interval: it runs in every ``interval``-th step, with its loss multiplied by ``interval``.
     """
 
     name: str
@@ -90,7 +89,7 @@ class Accumulated:
 
     Attributes:
         gradients: of all parameters of the phase's network, summed over this rank's microbatches.
-        means: the running means that its microbatches moved.
+        means: the running means over its microbatches.
     """
 
     gradients: list[torch.Tensor]
@@ -101,18 +100,17 @@ def accumulate(state: RunState, phase: Phase, reals: Reals) -> Accumulated:
     """Run a phase's passes forward and backward over this rank's microbatches."""
     means = MicrobatchMeans(state.objective.running_means, state.config.num_microbatches)
     run = state.objective.phases[phase.name]
-    phase.module.requires_grad_(True)
+    phase.module.requires_grad_(requires_grad=True)
     for batch in microbatches(state, phase.name, reals):
         means.rewind()
         run(batch, phase.interval, state.images_seen)
         means.collect()
-    phase.module.requires_grad_(False)
+    phase.module.requires_grad_(requires_grad=False)
     return Accumulated(filled_gradients(phase.module), means)
 
 
 def reduce(state: RunState, phase: Phase, accumulated: Accumulated) -> None:
-    """Average over the microbatches of all ranks. Everything that the ranks tell each other travels in one
-    message."""
+    """Average gradients and running means over the microbatches of all ranks, in one message."""
     observed = [] if state.ada is None else [state.ada.pending]
     gradients, means, count = accumulated.gradients, accumulated.means, state.config.num_microbatches
     distributed.sum_flat_([*gradients, *means.totals, *observed], f"the gradients of {phase.name}")
@@ -124,28 +122,27 @@ def reduce(state: RunState, phase: Phase, accumulated: Accumulated) -> None:
 
 
 def clean(state: RunState, phase: Phase, gradients: Sequence[torch.Tensor]) -> None:
-    """Count the gradients that are not finite, and replace them."""
+    """Count gradients that are not finite, and replace their values."""
     state.health.observe(phase.name, gradients)
     replace_nonfinite(gradients)
 
 
 def replace_nonfinite(gradients: Iterable[torch.Tensor]) -> None:
-    """In place: NaN to 0, ±infinity to ±1e5 (as in the reference)."""
+    """Replace in place NaN by 0, and ±infinity by ±1e5, as the reference does."""
     for gradient in gradients:
         torch.nan_to_num(gradient, nan=0, posinf=1e5, neginf=-1e5, out=gradient)
 
 
 def optimize(phase: Phase) -> None:
-    """Step the optimiser, and drop the gradients: the next phase needs the memory for another network."""
+    """Step the optimiser and free the gradients: the next phase needs the memory for the other network."""
     phase.optimizer.step()
     phase.optimizer.zero_grad(set_to_none=True)
 
 
 def microbatches(state: RunState, phase: str, reals: Reals) -> Iterator[Microbatch]:
-    """This rank's microbatches, with fresh latents and labels drawn from the data set's.
+    """This rank's microbatches, with fresh latents, and labels drawn from the data set.
 
-    Each is led by seeding the global generators for it, so it has to be used up before the next one is asked
-    for.
+    The global generators are seeded for each, so use one up before taking the next.
     """
     config, size = state.config, state.config.microbatch
     count = len(reals.images) // size
@@ -164,14 +161,14 @@ def microbatches(state: RunState, phase: str, reals: Reals) -> Iterator[Microbat
 
 
 class MicrobatchMeans:
-    """Running means that every microbatch of a phase moves from where the phase found them; the phase leaves
-    the mean of the results.
+    """Running means over the microbatches of a phase.
 
-    So it does not matter which rank works on which microbatch, and a single one moves them as the reference
-    does.
+    Each microbatch starts from the values before the phase; the phase ends with the mean of the results. So
+    the order of microbatches and their place on ranks do not matter, and with a single one the result is the
+    reference's.
 
     Args:
-        tensors: changed in place by what runs between :meth:`rewind` and :meth:`collect`.
+        tensors: the running means, which change in place between :meth:`rewind` and :meth:`collect`.
         count: microbatches of all ranks.
     """
 
@@ -182,23 +179,23 @@ class MicrobatchMeans:
         self.totals = [torch.zeros_like(tensor) for tensor in tensors]
 
     def rewind(self) -> None:
-        """Back to where the phase found them; before each microbatch."""
+        """Restore the values before the phase; call it before each microbatch."""
         torch._foreach_copy_(self._tensors, self._start)
 
     def collect(self) -> None:
-        """Take note of what a microbatch left."""
+        """Add the results of a microbatch; call it after each."""
         torch._foreach_add_(self.totals, self._tensors)
 
     def settle(self) -> None:
-        """Set the means, after ``totals`` was summed over the ranks."""
-        torch._foreach_copy_(self._tensors, torch._foreach_div(self.totals, self._count))
+        """Set the means from ``totals``, summed over the ranks."""
+        torch._foreach_div_(self.totals, self._count)
+        torch._foreach_copy_(self._tensors, self.totals)
 
 
 def filled_gradients(module: nn.Module) -> list[torch.Tensor]:
-    """The gradients of all parameters, in their order, after those that a phase did not reach have got a zero
-    gradient.
+    """The gradients of all parameters, in their order. Parameters without one get zeros.
 
-    With it, Adam's second moment decays for them too, as in the reference.
+    So Adam's second moment decays for them too, as in the reference.
     """
     for param in module.parameters():
         if param.grad is None:

@@ -17,14 +17,12 @@ def pixel_cross_entropy(scores: torch.Tensor, classes: torch.Tensor) -> torch.Te
         classes: integers ``[N, H, W]``, from 0 to K − 1, or :data:`training.data.paired.UNLABELLED`.
 
     Raises:
-        ValueError: the shapes do not go together.
+        ValueError: the shapes do not match.
     """
     if scores.ndim != 4 or (len(scores), *scores.shape[2:]) != classes.shape:
         raise ValueError(f"scores {tuple(scores.shape)} do not go with classes {tuple(classes.shape)}")
-    losses = F.cross_entropy(scores, classes.long(), ignore_index=UNLABELLED, reduction="none").sum(
-        dim=[1, 2]
-    )
-    return losses / (classes != UNLABELLED).sum(dim=[1, 2]).clamp(min=1)
+    losses = F.cross_entropy(scores, classes.long(), ignore_index=UNLABELLED, reduction="none")
+    return losses.sum(dim=[1, 2]) / (classes != UNLABELLED).sum(dim=[1, 2]).clamp(min=1)
 
 
 @dataclass(frozen=True)
@@ -46,8 +44,8 @@ class SegmentationRegularizer(Term):
     def __call__(self, outputs: PassOutputs) -> torch.Tensor:
         """``weight ·`` :func:`pixel_cross_entropy` for each sample, ``[N]``.
 
-        Annotations are moved as their images were; what that brings in from beyond the border is unlabelled.
-        Other augmentations leave them alone.
+        Annotations move as their images did. Pixels from beyond the border are unlabelled. Other
+        augmentations leave annotations alone.
 
         Raises:
             ValueError: the batch has no annotations.

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 import train
 from tests.support.runs import make_images
+from training import launch
 from training.config.run_directory import state_paths
 from training.run.state_file import newest_state
 
@@ -75,7 +76,7 @@ def test_a_scheduler_ends_a_run_and_starts_it_again(images: Any, tmp_path: Path,
     assert f"{number.name}: finishing the current step" in errors
     (run_dir,) = tmp_path.iterdir()
     assert (
-        f"by {number.name}; the run state is {state_paths(run_dir)[0].name}, go on with --continue={run_dir}"
+        f"by {number.name}; the checkpoint is {state_paths(run_dir)[0].name}, go on with --continue={run_dir}"
         in output
     )
     steps = newest_state(run_dir)[1]["counters"]["steps"]
@@ -98,7 +99,7 @@ def test_a_scheduler_ends_a_run_and_starts_it_again(images: Any, tmp_path: Path,
 
 @pytest.fixture
 def runs(images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """An --outdir with one run, and what the loop is called with; a run state appears with the first call."""
+    """An --outdir with one run, and the calls of the loop. The first call leaves a checkpoint."""
     calls = []
 
     def run(config: Any, run_dir: Any, dataset: Any, **options: Any) -> None:
@@ -107,7 +108,7 @@ def runs(images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         (run_dir / "training-state-0000000004.pt").touch()
 
     module = types.ModuleType("training.training_loop")
-    module.run = run
+    module.run = run  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "training.training_loop", module)
     assert invoke(f"--data={images}", f"--outdir={tmp_path / 'runs'}", "--kimg=2", *SMALL).exit_code == 0
     return calls
@@ -152,7 +153,7 @@ def test_what_must_stay_is_refused(images: Any, runs: Any, tmp_path: Path) -> No
         invoke(f"--continue={run_dir}", "--batch=8", "--reg_type=ggdr"),
         "--batch: 4 → 8",
         "--reg_type: none → ggdr",
-        "--kimg --snap",
+        "Changeable are --gpus --snap",
     )
     refused(invoke(f"--continue={run_dir}", f"--outdir={tmp_path}"), "is not where --continue=")
     refused(invoke(f"--continue={tmp_path / 'nothing'}"), "is not a folder")
@@ -192,12 +193,14 @@ def test_dry_run(runs: Any) -> None:
 
 
 def test_processes_compute_where_the_run_that_goes_on_does(images: Any, tmp_path: Path) -> None:
-    """They join, each with its GPU or without, before anything else; the device of the run has to be known by
-    then."""
+    """Processes join before anything else, with or without GPU, so the device must be known by then."""
     invoke(f"--data={images}", f"--outdir={tmp_path}", "--kimg=0.008", *SMALL)
     (run_dir,) = tmp_path.iterdir()
-    assert train.device_of(str(run_dir)) == "cpu"
-    assert [train.device_of(name) for name in (None, "auto", str(tmp_path))] == [None] * 3
+    assert launch.device_of({"continue_": str(run_dir)}) == "cpu"
+    assert launch.device_of({"continue_": str(run_dir), "device": "cuda"}) == "cuda"
+    for source in ("auto", str(tmp_path)):
+        assert launch.device_of({"continue_": source}) is None
+    assert launch.device_of({}) is None
 
 
 def test_auto_needs_the_source_of_a_run_that_goes_on_no_more(
@@ -246,7 +249,7 @@ def test_a_restart_into_a_run_of_other_options(
     """Such as a run whose options name another detector."""
     assert invoke(f"--data={images}", f"--outdir={tmp_path}", "--kimg=0.004", *SMALL).exit_code == 0
     (run_dir,) = tmp_path.iterdir()
-    monkeypatch.setattr(train.launch, "interrupted_run", lambda outdir: run_dir)
+    monkeypatch.setattr(launch, "interrupted_run", lambda outdir: run_dir)
     command = [f"--data={images}", f"--outdir={tmp_path}", "--kimg=0.004", "--dry-run", *SMALL]
     assert invoke(*command).exit_code == 0
     options = json.loads((run_dir / "training_options.json").read_text())

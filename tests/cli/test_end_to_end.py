@@ -1,5 +1,4 @@
-"""The whole chain as subprocesses: images → data set → training with GGDR → pictures → metrics, and Ctrl-C in
-between."""
+"""The whole chain as subprocesses: images → data set → training with GGDR → pictures → metrics; Ctrl-C."""
 
 import json
 import os
@@ -68,8 +67,9 @@ def test_from_images_to_metrics(tmp_path: Path, detector: Any) -> None:
     source = make_images(tmp_path / "images", resolution=48, classes=2)
     succeed("dataset_tool.py", f"--source={source}", f"--dest={tmp_path / 'data.zip'}", "--resolution=32x32")
     done = succeed(
-        "train.py", f"--data={tmp_path / 'data.zip'}", f"--outdir={tmp_path / 'runs'}", "--cond=1", "--reg-type=ggdr", "--kimg=0.032",
-        "--mirror=1", "--metrics=fid16_full,pr163_full", f"--detector={detector}", *SMALL, cwd=tmp_path,
+        "train.py", f"--data={tmp_path / 'data.zip'}", f"--outdir={tmp_path / 'runs'}", "--cond=1",
+        "--reg-type=ggdr", "--kimg=0.032", "--mirror=1", "--metrics=fid16_full,pr163_full",
+        f"--detector={detector}", *SMALL, cwd=tmp_path,
     )  # fmt: skip
     assert "--ggdr_res=8 was chosen" in done.stdout
     (run_dir,) = (tmp_path / "runs").iterdir()
@@ -104,8 +104,8 @@ def test_from_images_to_metrics(tmp_path: Path, detector: Any) -> None:
     assert again["results"]["fid16_full"] == pytest.approx(lines[-1]["results"]["fid16_full"], rel=1e-6)
 
     resumed = succeed(
-        "train.py", f"--data={tmp_path / 'data.zip'}", f"--outdir={tmp_path / 'runs'}", "--cond=1", f"--resume={network}", "--freezed=2",
-        "--kimg=0.004", "--metrics=none", *SMALL,
+        "train.py", f"--data={tmp_path / 'data.zip'}", f"--outdir={tmp_path / 'runs'}", "--cond=1",
+        f"--resume={network}", "--freezed=2", "--kimg=0.004", "--metrics=none", *SMALL,
     )  # fmt: skip
     assert "resumecustom" in resumed.stdout
 
@@ -160,7 +160,7 @@ def test_ctrl_c(tmp_path: Path, presses: Any) -> None:
         process.kill()
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert ("by SIGINT; the run state is" in output, "Interrupted" in errors) == (
+    assert ("by SIGINT; the checkpoint is" in output, "Interrupted" in errors) == (
         (True, False) if presses == 1 else (False, True)
     )
     (run_dir,) = (tmp_path / "runs").iterdir()

@@ -239,9 +239,9 @@ def test_wrong_options_get_one_line_and_leave_nothing(
     np.savez(tmp_path / "nan.npz", w=np.full([1, 6, 8], np.nan))
     names = dict(text="text", blank="blank.npz", wrong_name="name.npz", wrong_shape="shape.npz")
     names.update(empty="empty.npz", nan="nan.npz")
-    files = {name: tmp_path / file for name, file in names.items()}
+    paths = {name: tmp_path / file for name, file in names.items()}
     result = invoke(
-        *[arg.format(pkl=pkl, conditional=conditional, **files) for arg in args], "--outdir", tmp_path / "out"
+        *[arg.format(pkl=pkl, conditional=conditional, **paths) for arg in args], "--outdir", tmp_path / "out"
     )
     assert result.exit_code != 0
     error = [line for line in result.output.splitlines() if line.startswith("Error:")]

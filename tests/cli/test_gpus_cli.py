@@ -1,5 +1,4 @@
-"""train.py in several processes, from the command line: the result, torchrun, and what happens when a process
-goes."""
+"""train.py in several processes: the result, torchrun, and the loss of a process."""
 
 import json
 import os

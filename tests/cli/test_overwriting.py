@@ -87,10 +87,10 @@ def test_grids_of_other_seeds_stay(net: Path, tmp_path: Path) -> None:
 
 
 def test_repeated_seeds_are_made_once(net: Path, tmp_path: Path) -> None:
-    said = run(generate.main, "--network", net, "--seeds=1,2,1,1", "--class=0", "--outdir", tmp_path)
-    assert "Note: --seeds names 1 more than once; each is made once" in said
-    assert "2 images in" in said
-    said = run(
+    output = run(generate.main, "--network", net, "--seeds=1,2,1,1", "--class=0", "--outdir", tmp_path)
+    assert "Note: --seeds names 1 more than once; each is made once" in output
+    assert "2 images in" in output
+    output = run(
         generate.main,
         "--network",
         net,
@@ -100,9 +100,9 @@ def test_repeated_seeds_are_made_once(net: Path, tmp_path: Path) -> None:
         "--outdir",
         tmp_path / "grid",
     )
-    assert "2 images in" in said
-    assert "more than once" not in said
-    said = run(
+    assert "2 images in" in output
+    assert "more than once" not in output
+    output = run(
         style_mixing.main,
         "--network",
         net,
@@ -113,7 +113,7 @@ def test_repeated_seeds_are_made_once(net: Path, tmp_path: Path) -> None:
         "--outdir",
         tmp_path / "mixed",
     )
-    assert "1 rows of 1 mixed" in said
+    assert "1 rows of 1 mixed" in output
 
 
 def test_a_picture_that_somebody_else_made_stays(net: Path, tmp_path: Path) -> None:

@@ -1,5 +1,4 @@
-"""What the tests run in several processes: :func:`run` starts a function of one of these modules once for
-every rank."""
+"""What the tests run in several processes: :func:`run` starts a function of this package on every rank."""
 
 import importlib
 import json
@@ -12,20 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @contextmanager
 def running(target: str, count: int, folder: Path, **arguments: Any) -> Iterator[list[subprocess.Popen[str]]]:
-    """Start ``module:function`` of this package in ``count`` processes, as ``function(rank, folder, port,
-    **arguments)``.
+    """Start ``module:function`` of this package in ``count`` processes.
 
-    ``port`` is that of a store of this process, which the ranks may use as torchrun's. All are gone at the
-    end.
+    It is called as ``function(rank, folder, port, **arguments)``. ``port`` is that of a store of this
+    process, which the ranks may use as torchrun's. All are gone at the end.
     """
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [
         sys.executable,

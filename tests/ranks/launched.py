@@ -1,5 +1,4 @@
-"""A program for two processes, started by itself: ``python launched.py RESTARTS MODE...`` launches once for
-each mode."""
+"""A program that launches itself in two processes, once a mode: ``python launched.py RESTARTS MODE...``."""
 
 import os
 import signal

@@ -51,8 +51,7 @@ def _sum_flat(rank: int) -> list[Any]:
 
 
 def _main_first(rank: int, folder: Path) -> list[bool]:
-    """Whether what rank 0 makes was there when this rank entered the block; twice, because the second must
-    wait anew."""
+    """Whether what rank 0 makes was there when this rank entered the block; twice, to see it wait anew."""
     there = []
     for name in ("first", "second"):
         with distributed.main_first(name):
@@ -96,8 +95,10 @@ def _other_options(rank: int) -> str:
 
 
 def mishaps(rank: int, folder: Path, port: int) -> None:
-    """One after another, each in a group of its own; prints ``NAME SECONDS MESSAGE``. Rank 0 alone survives
-    them all."""
+    """Run one after another, each in a group of its own; print ``NAME SECONDS MESSAGE``.
+
+    Rank 0 alone survives them all.
+    """
     distributed.GRACE = 1.0
     for mishap, size in (
         (raises, 3),

@@ -17,7 +17,7 @@ from training.phases import Reals, build_phases, filled_gradients
 from training.run.state import RunState
 from training.training_loop import run_phase
 
-BATCH, PORTION, IMAGES = 8, 2, 24
+BATCH, MICROBATCH, IMAGES = 8, 2, 24
 
 
 class Labels:
@@ -27,14 +27,15 @@ class Labels:
         return IMAGES
 
     def get_label(self, index: int) -> np.ndarray:
-        return np.eye(3, dtype=np.float32)[index % 3]
+        label: np.ndarray = np.eye(3, dtype=np.float32)[index % 3]
+        return label
 
 
 def config(gpus: int, **options: Any) -> TrainConfig:
     classes = 3 if options.get("reg_type") == "seg" else 0
     data = plain_data(label_dim=3) if options.pop("cond", False) else plain_data(annotation_classes=classes)
     whole = small_config(data, batch=BATCH, mbstd_group=2, gamma=10, **options)
-    whole = dataclasses.replace(whole, schedule=dataclasses.replace(whole.schedule, batch_gpu=PORTION))
+    whole = dataclasses.replace(whole, schedule=dataclasses.replace(whole.schedule, batch_gpu=MICROBATCH))
     return dataclasses.replace(whole, runtime=dataclasses.replace(whole.runtime, gpus=gpus))
 
 
@@ -61,18 +62,16 @@ def train(state: RunState, steps: int) -> dict[str, torch.Tensor]:
         annotations = classes[picked] if state.config.seg else None
         for phase in build_phases(state):
             if step == -1:
-                compute_gradients(state, phase, Reals(images[picked], labels, annotations, Labels()))  # type: ignore[arg-type]
+                compute_gradients(state, phase, Reals(images[picked], labels, annotations, Labels()))
                 found.update(
                     {f"{phase.name}.{i}": g.clone() for i, g in enumerate(filled_gradients(phase.module))}
                 )
                 phase.optimizer.zero_grad(set_to_none=True)
             elif step % phase.interval == 0:
-                run_phase(state, phase, Reals(images[picked], labels, annotations, Labels()))  # type: ignore[arg-type]
+                run_phase(state, phase, Reals(images[picked], labels, annotations, Labels()))
         state.update_average()
-        state.images_seen += BATCH
-        state.steps += 1
-        if state.pipe is not None and state.ada is not None:
-            state.ada.update(state.pipe.p)
+        state.count_step()
+        state.adapt_augmentation()
     return found
 
 

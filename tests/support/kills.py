@@ -1,13 +1,14 @@
-"""A run that is killed again and again: ``python tests/support/kills.py IMAGES RUN_DIR KIMG MOMENTS`` (JSON),
-in a process of its own.
+"""A run that is killed again and again: ``python tests/support/kills.py IMAGES RUN_DIR KIMG MOMENTS``.
 
-Each moment starts the training anew, in a fork, and ends it by SIGKILL: ``{"after": seconds}`` from the first
-step on, wherever that is, or ``{"during": NAME, "count": n}``, halfway through the n-th of what
-:data:`PLACES` names. A last start is left to finish.
+Each of MOMENTS (JSON) starts the training anew, in a fork, and ends it by SIGKILL: ``{"after": seconds}``
+from the first step on, or ``{"during": NAME, "count": n}``, halfway through the n-th of what :data:`PLACES`
+names. A last start is left to finish.
 """
 
+import functools
 import json
 import os
+import pickle
 import signal
 import sys
 import time
@@ -19,24 +20,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from dnnlib import files
 from tests.support.runs import open_small
-from torch_utils import persistence
 from training import training_loop
-from training.run import checkpoints as state_keeper
-from training.run import state_file as run_state_file
+from training.run import checkpoints, state_file
 
 #: Where a run can be killed: (owner, attribute). Those that write are killed when half of it is written.
 PLACES: dict[str, tuple[Any, str]] = {
-    "state": (run_state_file._HashingWriter, "write"),
+    "state": (state_file._HashingWriter, "write"),
     "statistics": (files.AppendFile, "_append"),
-    "snapshot": (persistence.pickle, "dump"),
-    "rename": (files.os, "replace"),
-    "prune": (state_keeper, "prune_states"),
+    "snapshot": (pickle, "dump"),
+    "rename": (os, "replace"),
+    "prune": (checkpoints, "prune_states"),
 }
 
 
 def kill_in(place: str, count: int) -> None:
-    """Replace a function so that its n-th call does half its work, if it is one that writes, and then kills
-    this process."""
+    """Replace a function so that its n-th call does half its work, if it writes, and kills this process."""
     owner, name = PLACES[place]
     original, left = getattr(owner, name), [count]
 
@@ -66,7 +64,7 @@ def mark_first_step(path: Path) -> None:
         original(*args)
         path.touch()
 
-    training_loop.step = marking
+    training_loop.step = marking  # type: ignore[assignment]
 
 
 def start(work: Callable[[], None]) -> int:
@@ -94,7 +92,7 @@ def main(images: str, run_dir: str, kimg: str, moments: str) -> None:
 
     for moment in [*json.loads(moments), {}]:
         mark.unlink(missing_ok=True)
-        pid = start(lambda moment=moment: train(moment))
+        pid = start(functools.partial(train, moment))
         if "after" in moment:
             while (
                 not mark.exists() and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None

@@ -114,7 +114,8 @@ def bias_act_all(
 
 def check_bias_act(device: str, dtype: torch.dtype, act: str) -> None:
     """Values and two derivatives against plain PyTorch, over shapes, layouts, clamps and the bias's
-    dimension."""
+    dimension.
+    """
     for shape, dim in [
         ((2, 5, 6, 7), 1),
         ((3, 16, 4, 4), 1),
@@ -142,7 +143,8 @@ def check_bias_act(device: str, dtype: torch.dtype, act: str) -> None:
 
 def _assert_near(got: torch.Tensor, expected: torch.Tensor, plain: torch.Tensor) -> None:
     """Equal to rounding; in half precision, where derivatives come from rounded results, not worse than plain
-    PyTorch is."""
+    PyTorch is.
+    """
     dtype = got.dtype
     if dtype in (torch.float32, torch.float64):
         tolerance = {torch.float32: 1e-5, torch.float64: 1e-10}[dtype]

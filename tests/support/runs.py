@@ -1,6 +1,7 @@
 """Small runs for the tests: a data set of coloured shapes and a configuration that trains in seconds."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,6 @@ def make_images(
     folder: Path, *, count: int = 16, resolution: int = 32, channels: int = 3, classes: int = 0
 ) -> Path:
     """A folder of discs on coloured ground, reproducible; with classes, a ``dataset.json`` too."""
-    import json
-
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     y, x = np.mgrid[:resolution, :resolution]
@@ -40,7 +39,7 @@ def make_images(
 
 
 def small_config(data: DataConfig, **options: Any) -> TrainConfig:
-    """The ``auto`` recipe with narrow latents and few channels."""
+    """The ``auto`` preset with narrow latents and few channels."""
     defaults: dict[str, Any] = dict(
         cbase=128, cmax=8, batch=4, kimg=0.02, tick=0.008, snap=1, metrics=(), workers=0, device="cpu"
     )
@@ -78,14 +77,14 @@ def described_data(**changes: Any) -> DataConfig:
     )
 
 
-def resolved_config(images: DataConfig | None = None, **said: Any) -> TrainConfig:
+def resolved_config(images: DataConfig | None = None, **options: Any) -> TrainConfig:
     """What options mean, for :func:`described_data` unless told otherwise."""
-    return resolve(overrides(**said), images or described_data())
+    return resolve(overrides(**options), images or described_data())
 
 
-def explained(images: DataConfig | None = None, **said: Any) -> str:
+def explained(images: DataConfig | None = None, **options: Any) -> str:
     """The notes on what :func:`resolved_config` decided, a line each."""
-    return "\n".join(explain(overrides(**said), resolved_config(images, **said)))
+    return "\n".join(explain(overrides(**options), resolved_config(images, **options)))
 
 
 def small_state(channels: int = 3, label_dim: int = 0, resolution: int = 32, **options: Any) -> RunState:
@@ -98,8 +97,7 @@ def small_state(channels: int = 3, label_dim: int = 0, resolution: int = 32, **o
 def open_small(
     folder: Path, *, cond: bool = False, mirror: bool = False, subset: int | None = None, **options: Any
 ) -> tuple[TrainConfig, ImageFolderDataset]:
-    """Configuration and data set of a folder made by :func:`make_images`, or of pairs with
-    ``reg_type=seg``."""
+    """Configuration and data set of a folder of images, or of pairs with ``reg_type=seg``."""
     annotated = options.get("reg_type") == "seg"
     data, _ = inspect_data(str(folder), cond=cond, subset=subset, mirror=mirror, seed=0, annotated=annotated)
     return small_config(data, **options), open_dataset(data)

@@ -16,8 +16,10 @@ PHASES = ("G_main", "G_reg", "D_main", "D_reg")
 
 
 def gradients_of_a_step(device: torch.device, **options: Any) -> dict[str, dict[str, torch.Tensor]]:
-    """Gradients of every phase of a first step, by parameter, on the host. The draws differ between kinds of
-    devices."""
+    """Gradients of every phase of a first step, by parameter, on the host.
+
+    The draws differ between kinds of devices.
+    """
     how = {
         "reg_type": "ggdr",
         "ggdr_res": 8,

@@ -23,7 +23,7 @@ def decoded(
         images=nothing,
         logits=nothing,
         augmentation=augmentation or Augmentation(),
-        D=torch.nn.Identity(),  # type: ignore[arg-type]
+        D=torch.nn.Identity(),
         decoder_maps=decoder_maps,
         generator_maps=generator_maps or {},
     )

@@ -201,7 +201,7 @@ def test_dense_resampling_equals_the_reference(bilinear: Any) -> None:
             ),
             (z, lambda z, dense: resampling.downsample(z, taps, dense=dense)),
         ):
-            results = []
+            results: list[Any] = []
             for dense in (False, True):
                 y = function(source, dense)
                 (dx,) = torch.autograd.grad(y.pow(3).sum(), source, create_graph=True)

@@ -31,7 +31,7 @@ class FromHost(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.shapes = []
+        self.shapes: list[Any] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -179,13 +179,13 @@ def test_the_bound_follows_p(monkeypatch: pytest.MonkeyPatch) -> None:
     """It moves with each step of ADA, is exact at a tick, and a state has it."""
     config = small_config(plain_data(), aug="ada")
     state = RunState.fresh(config, torch.device("cpu"))
-    assert state.p_at_most == 0
+    assert state.p_bound == 0
     monkeypatch.setattr(training_loop, "run_phase", lambda *args: None)
     real, labels = torch.zeros([4, 3, 32, 32], dtype=torch.uint8), torch.zeros([4, 0])
     for _ in range(8):
         state.ada.totals = torch.tensor([-4.0, 4.0])
         training_loop.step(state, build_phases(state), Reals.of((real, labels), None, torch.device("cpu")))
-    assert (float(state.pipe.p), state.p_at_most) == (0, pytest.approx(2 * state.ada.step_size))
+    assert (float(state.pipe.p), state.p_bound) == (0, pytest.approx(2 * state.ada.step_size))
     other = RunState.fresh(config, torch.device("cpu"))
     other.load_state_dict(state.state_dict())
-    assert other.p_at_most == state.p_at_most
+    assert other.p_bound == state.p_bound

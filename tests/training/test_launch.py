@@ -20,6 +20,7 @@ from training import launch
 from training.config.options import overrides
 from training.config.resolve import resolve
 from training.config.schema import TrainConfig
+from training.data.opening import inspect_data, open_dataset
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def images(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def config(images: Path) -> TrainConfig:
-    described, _ = launch.inspect_data(str(images), cond=False, subset=None, mirror=False, seed=0)
+    described, _ = inspect_data(str(images), cond=False, subset=None, mirror=False, seed=0)
     return resolve(overrides(), described)
 
 
@@ -50,7 +51,7 @@ def fake_loop(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., None]]
 
 
 def test_data_is_described(images: Path) -> None:
-    described, has_labels = launch.inspect_data(str(images), cond=False, subset=3, mirror=True, seed=5)
+    described, has_labels = inspect_data(str(images), cond=False, subset=3, mirror=True, seed=5)
     assert (described.resolution, described.num_channels, described.label_dim) == (16, 1, 0)
     assert (described.max_size, described.num_images, described.xflip, described.random_seed) == (
         3,
@@ -59,22 +60,22 @@ def test_data_is_described(images: Path) -> None:
         5,
     )
     assert not has_labels
-    assert len(launch.open_dataset(described)) == 6
+    assert len(open_dataset(described)) == 6
 
 
 def test_a_subset_of_everything_is_the_same_images(images: Path) -> None:
     """The run's name says so all the same, as the reference's does."""
     described, everything = (
-        launch.inspect_data(str(images), cond=False, subset=n, mirror=False, seed=0)[0] for n in (4, None)
+        inspect_data(str(images), cond=False, subset=n, mirror=False, seed=0)[0] for n in (4, None)
     )
     assert (described.max_size, described.num_images) == (4, 4)
-    assert launch.open_dataset(described).identity() == launch.open_dataset(everything).identity()
+    assert open_dataset(described).identity() == open_dataset(everything).identity()
     assert "-subset4-" in resolve(overrides(), described).description
 
 
 def test_notes_on_the_data(images: Path) -> None:
     def notes(cond: bool = False) -> list[str]:
-        return launch.inspect_data(str(images), cond=cond, subset=None, mirror=False, seed=0)[1]
+        return inspect_data(str(images), cond=cond, subset=None, mirror=False, seed=0)[1]
 
     (images / "more.heic").write_bytes(b"")
     labels = [[f"{i}.png", 3 * (i % 2)] for i in range(4)]
@@ -101,13 +102,13 @@ def test_a_run_that_lies_in_its_own_data_does_not_go_on(
 @pytest.mark.parametrize("subset", [0, 5, -1])
 def test_impossible_subsets_are_refused(images: Path, subset: int) -> None:
     with pytest.raises(UserError, match=f"--subset={subset} must lie between 1 and 4"):
-        launch.inspect_data(str(images), cond=False, subset=subset, mirror=False, seed=0)
+        inspect_data(str(images), cond=False, subset=subset, mirror=False, seed=0)
 
 
 def test_data_that_changed_is_refused(images: Path, config: TrainConfig) -> None:
     (images / "3.png").unlink()
     with pytest.raises(UserError, match="num_images is 3, but the configuration says 4"):
-        launch.open_dataset(config.data)
+        open_dataset(config.data)
 
 
 def test_start_hands_everything_to_the_loop(tmp_path: Path, config: TrainConfig, fake_loop: Any) -> None:
@@ -150,7 +151,7 @@ def refused(config: TrainConfig, outdir: Path, message: str) -> None:
 
 
 def processes(images: Path, gpus: int) -> TrainConfig:
-    described, _ = launch.inspect_data(str(images), cond=False, subset=None, mirror=False, seed=0)
+    described, _ = inspect_data(str(images), cond=False, subset=None, mirror=False, seed=0)
     return resolve(overrides(gpus=gpus), described)
 
 
@@ -225,7 +226,7 @@ def test_a_broken_pickle_leaves_no_directory(tmp_path: Path, images: Path) -> No
     """With the real training loop, which loads the pickle before it writes anything."""
     broken = tmp_path / "broken.pkl"
     broken.write_bytes(b"\x80\x04\x95abc")
-    described, _ = launch.inspect_data(str(images), cond=False, subset=None, mirror=False, seed=0)
+    described, _ = inspect_data(str(images), cond=False, subset=None, mirror=False, seed=0)
     options = overrides(resume=str(broken), metrics=(), cbase=128, cmax=8, device="cpu")
     with pytest.raises(UserError, match=r"broken\.pkl"):
         launch.start(resolve(options, described), str(tmp_path / "runs"))
@@ -249,7 +250,7 @@ def test_metrics_that_cannot_be_had_end_the_run_before_its_first_step(
     monkeypatch.setenv("GGDR_OFFLINE", "1")
     if fault == "cache":
         (tmp_path / "cache").write_text("")
-    described, _ = launch.inspect_data(str(images), cond=False, subset=None, mirror=False, seed=0)
+    described, _ = inspect_data(str(images), cond=False, subset=None, mirror=False, seed=0)
     detector = str(tmp_path / "none.pt") if fault == "detector" else "auto"
     options = overrides(metrics=(metrics,), detector=detector, cbase=128, cmax=8, device="cpu")
     with pytest.raises(UserError, match=message):

@@ -5,17 +5,6 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support.runs import plain_data, small_config
-from training import build
-from training.augment import AugmentPipe, preset
-from training.build import (
-    build_ada,
-    build_augment_pipe,
-    build_discriminator,
-    build_generator,
-    compute_as_trained,
-    describe_precision,
-)
 from training.config.notes import layers_to_freeze
 from training.networks import Discriminator, Generator, modulated_conv2d
 from training.networks.decoder import decode
@@ -382,19 +371,6 @@ def test_the_encoder_s_first_weights_do_not_depend_on_the_decoder() -> None:
 
 def test_the_usual_decoder_is_written_as_before() -> None:
     assert "decoder_kwargs" not in small_discriminator(decoder_res=16, decoder_kwargs={}).init_kwargs
-
-
-@pytest.mark.parametrize(
-    ("options", "device", "line"),
-    [
-        ({}, "cpu", "Precision: float32"),
-        ({}, "cuda", "Precision: float16 from 8x8 up, float32 below"),
-        ({"precision": "bf16"}, "cpu", "Precision: bfloat16 from 8x8 up, float32 below"),
-        ({"fp32": True}, "cuda", "Precision: float32"),
-    ],
-)
-def test_the_log_says_the_precision(options: Any, device: Any, line: Any) -> None:
-    assert describe_precision(small_config(plain_data(), **options), torch.device(device)) == line
 
 
 def test_only_layers_that_resample_have_another_filter() -> None:

@@ -1,5 +1,4 @@
-"""Segmentation of real images by D: the loss, what it reaches, the data behind it, and that it can be
-learned."""
+"""Segmentation of real images by D: the loss, what it reaches, its data, and that it learns."""
 
 import dataclasses
 import shutil
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 
 from dnnlib.errors import UserError
 from tests.support.analysis import make_pairs
+from tests.support.phases import accumulate, gradients
 from tests.support.runs import open_small, small_state
 from tests.support.terms import decoded
 from training.augment import AugmentPipe
@@ -26,9 +26,10 @@ from training.data.pictures import from_uint8
 from training.data.reals import open_reals
 from training.objective import Augmentation, Microbatch
 from training.phases import Reals, build_phases
+from training.run.session import measured_images
 from training.run.state import RunState, training_set_kwargs
 from training.segmentation import SegmentationRegularizer, pixel_cross_entropy
-from training.training_loop import measured_images, step
+from training.training_loop import step
 
 
 def paired_batch(n: Any = 4, classes: Any = 2, resolution: Any = 32) -> Any:
@@ -38,18 +39,6 @@ def paired_batch(n: Any = 4, classes: Any = 2, resolution: Any = 32) -> Any:
     return Microbatch(
         real, torch.zeros([n, 0]), torch.randn([n, 8], generator=generator), torch.zeros([n, 0]), annotations
     )
-
-
-def accumulate(state: Any, name: Any, batch: Any) -> None:
-    module = state.G if name.startswith("G") else state.D
-    module.requires_grad_(True)
-    torch.manual_seed(0)
-    state.objective.phases[name](batch, 1.0, 0)
-    module.requires_grad_(False)
-
-
-def gradients(module: Any) -> Any:
-    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
 
 
 def test_cross_entropy_is_the_mean_over_the_labelled_pixels() -> None:
@@ -80,16 +69,15 @@ def test_the_value_is_weight_times_cross_entropy_of_reals() -> None:
 
 @pytest.mark.parametrize("aug", ["noaug", "ada"])
 def test_fakes_never_reach_the_decoder(aug: Any) -> None:
-    """The decoder runs once in D_main, on the real images, and in no other phase; its gradient is the real
-    images' alone."""
+    """The decoder runs once in D_main, on the real images, and in no other phase."""
     state = small_state(reg_type="seg", aug=aug)
     seen = []
+    batch = paired_batch()
+    real = batch.real_images
     state.D.b8_dec.register_forward_hook(lambda *_: seen.append("decoder"))
     state.D.b32.register_forward_pre_hook(
         lambda _module, args: seen.append("real" if torch.equal(args[1], real) else "fake")
     )
-    batch = paired_batch()
-    real = batch.real_images
     for name in ("G_main", "G_reg", "D_reg"):
         accumulate(state, name, batch)
     assert "decoder" not in seen
@@ -112,8 +100,7 @@ def test_fakes_never_reach_the_decoder(aug: Any) -> None:
 
 @pytest.mark.parametrize("spec", [{"xflip": 1}, {"rotate90": 1}, {"xint": 1}])
 def test_the_annotation_moves_with_its_image(spec: Any) -> None:
-    """Scores that are the moved image's own classes are right everywhere; the unmoved annotation would make
-    them wrong."""
+    """Scores that are the moved image's own classes are right everywhere."""
     pipe = AugmentPipe(**spec)
     classes = torch.zeros([6, 32, 32], dtype=torch.uint8)
     classes[:, 4:12, 2:20] = 1
@@ -171,8 +158,7 @@ def opened(
     ("p", "steps", "least"), [(None, 40, 0.97), pytest.param(0.3, 300, 0.94, marks=pytest.mark.slow)]
 )
 def test_a_handful_of_pairs_is_learned_by_heart(tmp_path: Path, p: Any, steps: Any, least: Any) -> None:
-    """Discs on ground: nearly every pixel of the real images gets its class, mirrored and augmented or
-    not."""
+    """Discs on ground: nearly every pixel of the real images gets its class, augmented or not."""
     aug = {"aug": "noaug"} if p is None else {"aug": "fixed", "p": p}
     config, dataset = opened(
         make_pairs(tmp_path / "pairs", count=4, resolution=16), mirror=True, dlr=0.02, batch=8, **aug
@@ -221,20 +207,15 @@ def test_items_of_folder_and_zip(tmp_path: Path, kind: Any, budget: Any) -> None
         assert np.array_equal(image[0] > 100, classes == 1)  # the disc is bright
         assert np.array_equal(classes, data.classes((i + 5) % 10)[:, ::-1])
     batches = image_batches(data, batch_size=4, seed=0, workers=2 if budget == 0 else 0)
-    images, labels, classes = next(batches)
+    reals, labels, annotations = next(batches)
     batches.close()
-    assert (images.shape, labels.shape, classes.shape, classes.dtype) == (
-        (4, 3, 16, 16),
-        (4, 0),
-        (4, 16, 16),
-        torch.uint8,
-    )
-    assert torch.equal(images[:, 0] > 100, classes == 1)
+    assert [tensor.shape for tensor in (reals, labels, annotations)] == [(4, 3, 16, 16), (4, 0), (4, 16, 16)]
+    assert annotations.dtype == torch.uint8
+    assert torch.equal(reals[:, 0] > 100, annotations == 1)
 
 
 def test_what_a_run_records_and_measures(tmp_path: Path) -> None:
-    """The path is the pairs'; snapshots and metrics have the images alone; the annotations are part of the
-    data's identity."""
+    """Snapshots and metrics have the images alone; annotations are part of the data's identity."""
     root = make_pairs(tmp_path / "pairs", count=6)
     config, dataset = opened(root, mirror=True, metrics=("fid5_full",))
     assert (config.data.path, config.data.annotation_classes, config.data.image_path) == (
@@ -269,7 +250,7 @@ def test_a_run_s_images_in_a_zip_are_found_again(tmp_path: Path) -> None:
         open_reals(kwargs, None, G)
 
 
-def damaged(root: Path, kind: str) -> Path:
+def damaged(root: Path, kind: str) -> Path:  # noqa: C901 - a list of kinds
     images, annotations = sorted((root / "images").iterdir()), sorted((root / "annotations").iterdir())
     if kind == "no annotations":
         shutil.rmtree(root / "annotations")

@@ -238,10 +238,10 @@ def _replaced(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
     for path, value in changes.items():
         section, field = path.split(".")
         sections.setdefault(section, {})[field] = value
-    parts = {
-        section: dataclasses.replace(getattr(config, section), **fields)
-        for section, fields in sections.items()
-    }
+    parts: dict[str, Any] = {}
+    for section, fields in sections.items():
+        part = getattr(config, section)
+        parts[section] = {**part, **fields} if isinstance(part, dict) else dataclasses.replace(part, **fields)
     return dataclasses.replace(config, **parts)
 
 

@@ -78,7 +78,7 @@ class Option:
             return self.read(config)
         found = config
         for part in self.fields[0].split("."):
-            found = getattr(found, part, None)
+            found = found.get(part) if isinstance(found, Mapping) else getattr(found, part, None)
         return found
 
     def name_part(self, value: Any) -> str | None:

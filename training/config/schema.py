@@ -6,12 +6,13 @@ Sizes are in images, thousands of images (kimg), channels or pixels, as named.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
 from dnnlib.addresses import public_values
 from dnnlib.checked import Checked, shown
 from dnnlib.errors import UserError
+from dnnlib.untrusted import one_line
 from training.config.keep_policy import KEEP_ALL, KeepPolicy
 from training.config.options import AUGPIPES, FLAGS
 from training.config.resolutions import MIN_RESOLUTION, is_power_of_two, is_resolution
@@ -413,6 +414,7 @@ class TrainConfig(Config):
         resume: network pickle to start from (:mod:`training.config.pretrained`), or None. Addresses here and
             in ``metrics.detector`` have their public form (:mod:`dnnlib.addresses`).
         description: what follows the number in the name of the run directory.
+        terms: weights of further loss terms, by name, each at least 0. A term that is not named is off.
     """
 
     data: DataConfig
@@ -431,6 +433,7 @@ class TrainConfig(Config):
     cfg: str = "auto"
     upkeep: UpkeepConfig = UpkeepConfig()
     seg: SegConfig | None = None
+    terms: dict[str, float] = field(default_factory=dict)
     _part: ClassVar[str] = "config"
 
     @property
@@ -453,8 +456,14 @@ class TrainConfig(Config):
         """As of every part. Addresses that an earlier version recorded whole get their public form."""
         return super().from_dict(public_values(values))
 
+    def to_dict(self) -> dict[str, Any]:
+        """As of every part. ``terms`` is left out where no term is on."""
+        values = super().to_dict()
+        return values if self.terms else {name: value for name, value in values.items() if name != "terms"}
+
     def _validate(self) -> None:
         self._at_least(0, "seed")
+        self._validate_terms()
         if not self.description or set("/\0") & set(self.description):
             raise UserError(
                 f"config.description must be the name of a folder, not {shown(self.description)}; it names "
@@ -479,6 +488,14 @@ class TrainConfig(Config):
         self._validate_ggdr()
         self._validate_seg()
         self._validate_batch()
+
+    def _validate_terms(self) -> None:
+        for name, weight in self.terms.items():
+            path = f"terms.{name}"
+            if path not in self._options:
+                raise UserError(f"config.terms has '{one_line(name)}', which is not a loss term; remove it")
+            if weight < 0:
+                raise UserError(f"{self._options[path]} ({path}) must be at least 0, not {weight:g}")
 
     def _validate_channels(self) -> None:
         least = min(self.generator.channel_base, self.discriminator.channel_base)

@@ -1,1 +1,1 @@
-"""A live run: its state, checkpoints, snapshots, reports."""
+"""A live run: its state, checkpoints, ticks and records."""

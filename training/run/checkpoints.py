@@ -1,6 +1,5 @@
-"""Writes the run state to disk when it is time."""
+"""Writes checkpoints when they are due."""
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,24 +9,24 @@ from torch_utils import distributed
 from torch_utils.parallel import on_rank0
 from training.config.continuation import going_on_advice
 from training.config.run_directory import state_path
+from training.run.reporting import warn
 from training.run.state import RunState
 from training.run.state_file import prune_states, write_state
 
-#: Seconds until the next attempt after a state that could not be written.
+#: Seconds until the next attempt after a checkpoint that could not be written.
 RETRY = 60.0
 
 
 class Checkpoints:
-    """Keeps the last two states of a run on disk.
+    """Keeps the last two checkpoints of a run on disk.
 
-    A state is never written while the gradients are not finite
-    (:meth:`training.run.health.GradientHealth.failing`), unless the run is to ignore that: the last one on
-    disk is then from before.
+    None is written while the gradients are not finite (:meth:`training.run.health.GradientHealth.failing`),
+    unless the run ignores that: the last one on disk is then from before.
 
     Args:
         state: of the run.
         run_dir: where the files go.
-        identity: of the data set, recorded with the state.
+        identity: of the data set, recorded in the file.
         clock: seconds.
     """
 
@@ -44,22 +43,21 @@ class Checkpoints:
 
     @property
     def due(self) -> bool:
-        """Whether the interval since the last state is over; rank 0's clock decides."""
+        """Whether the interval since the last checkpoint is over; rank 0's clock decides."""
         return distributed.is_rank0() and self._interval > 0 and self._clock() >= self._next
 
     def unsound(self) -> str | None:
-        """Why the networks had better not be kept as they are; None if they may. This waits for the
-        device."""
+        """Reason not to keep the networks as they are, or None. This waits for the device."""
         return self._state.health.failing() if self._state.config.upkeep.on_nonfinite == "stop" else None
 
     def save(self, *, required: bool = False) -> None:
-        """Save the state now, unless it is unsound or saved already. Every rank has to call this.
+        """Write a checkpoint now, unless the state is unsound or already saved. Every rank has to call this.
 
-        When that cannot be, a warning is printed, the run can go on, and the states before stay; the next
-        attempt is made soon.
+        Where it cannot be written, a warning is printed, the run can go on, the checkpoints before stay, and
+        the next attempt is made soon.
 
         Raises:
-            UserError: with ``required``, for an end that has nothing else to go on from.
+            UserError: it cannot be written and is ``required``, because the run ends here.
         """
         here = (self._state.images_seen, self._state.pending)
         if here == self._saved:
@@ -67,32 +65,24 @@ class Checkpoints:
         reason = self.unsound()
         if reason is not None:
             self._next = self._clock() + min(self._interval, RETRY)
-            if distributed.is_rank0():
-                print(
-                    f"Warning: no training state is kept here: {reason}; the one before stays",
-                    file=sys.stderr,
-                    flush=True,
-                )
+            warn(f"no checkpoint is kept here: {reason}; the one before stays")
             return
         content = {**self._state.state_dict(), "data": self._identity}
-        failure = on_rank0(lambda: self._write(content), "writing the training state")
+        failure = on_rank0(lambda: self._write(content), "writing the checkpoint")
         self._next = self._clock() + (self._interval if failure is None else min(self._interval, RETRY))
         if failure is None:
             self._saved = here
         elif required:
             raise UserError(f"{failure}; make room, and {going_on_advice(self._run_dir)}")
-        elif distributed.is_rank0():
-            print(
-                f"Warning: {failure}; training goes on, the state before stays, and it is tried again",
-                file=sys.stderr,
-                flush=True,
-            )
+        else:
+            warn(f"{failure}; training goes on, the checkpoint before stays, and it is tried again")
 
     def _write(self, content: dict[str, object]) -> str | None:
+        """Returns why it cannot be written, or None."""
         path = state_path(self._run_dir, self._state.images_seen)
         try:
             write_state(path, content)
             prune_states(self._run_dir, path)
         except OSError as error:
-            return f"cannot write the training state {path} ({error.strerror})"
+            return f"cannot write the checkpoint {path} ({error.strerror})"
         return None

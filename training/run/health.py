@@ -1,4 +1,4 @@
-"""Numbers that are not finite, and memory: what shows that a long run is in trouble."""
+"""Gradients that are not finite, and memory: what shows that a long run is in trouble."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,21 +9,21 @@ import torch
 from dnnlib.errors import UserError
 from torch_utils.training_stats import Summary
 
-#: A run stops when the gradients of one phase were not finite so many times in a row.
+#: A run stops when the gradients of one phase were not finite this many times in a row.
 LIMIT = 16
 
-#: A single one says little: in float16 some gradients overflow. From so many in a row on, neither snapshots
-#: nor states are kept.
+#: From this many in a row on, neither snapshots nor checkpoints are kept. A single one says little: in
+#: float16 some gradients overflow.
 SUSPECT = 3
 
-#: Steps between two looks at the counters; looking waits for the device.
+#: Steps between two looks at the counters. Looking waits for the device.
 CHECK_INTERVAL = 16
 
 
 class GradientHealth:
-    """Counts the gradients that were not finite, for each phase, without waiting for the device.
+    """Counts for each phase the gradients that were not finite, without waiting for the device.
 
-    Training replaces such gradients (:func:`training.phases.clean_gradients`), so nothing else would tell.
+    Training replaces such gradients (:func:`training.phases.clean`), so nothing else would tell.
 
     Args:
         phases: their names.
@@ -39,35 +39,35 @@ class GradientHealth:
     def observe(self, phase: str, gradients: Sequence[torch.Tensor]) -> None:
         """Look at the gradients of one execution of a phase, before they are cleaned."""
         index = self.phases.index(phase)
-        bad = ~torch.stack(torch._foreach_norm(list(gradients), 1)).isfinite().all()
+        bad = ~torch.stack(torch._foreach_norm(list(gradients), 1)).isfinite().all()  # noqa: SLF001 - no public name
         self._counts[index] += bad
         self._rows[index] = torch.where(bad, self._rows[index] + 1, 0)
 
     def rows(self) -> dict[str, int]:
-        """For each phase, how often in a row its last gradients were not finite. This waits for the
-        device."""
+        """How often in a row the last gradients of each phase were not finite. Waits for the device."""
         return dict(zip(self.phases, self._rows.tolist(), strict=True))
 
     def failing(self) -> str | None:
-        """Which gradients have not been finite for :data:`SUSPECT` times in a row, in words; None if none.
-        This waits for the device."""
+        """Which gradients were not finite :data:`SUSPECT` times in a row, in words, or None.
+
+        This waits for the device.
+        """
         worst, row = max(self.rows().items(), key=lambda item: item[1])
         return f"the last {row} gradients of {worst} were not finite" if row >= SUSPECT else None
 
     def check(self, images_seen: int) -> None:
-        """Raises :class:`UserError` when a phase reached :data:`LIMIT`. This waits for the device."""
+        """Raise :class:`UserError` when a phase reached :data:`LIMIT`. This waits for the device."""
         for phase, row in self.rows().items():
             if row >= LIMIT:
                 raise UserError(
                     f"stopped at {images_seen / 1000:g} kimg: the gradients of {phase} were not finite {row} "
-                    "times in a row. "
-                    "The run keeps its state from before; continuing repeats this exactly, so start from its "
-                    "last good snapshot "
-                    "(--resume) with lower --glr and --dlr or with --fp32=1, or pass --on-nonfinite=ignore"
+                    "times in a row. The run keeps its checkpoint from before; continuing repeats this "
+                    "exactly, so start from its last good snapshot (--resume) with lower --glr and --dlr or "
+                    "with --fp32=1, or pass --on-nonfinite=ignore"
                 )
 
     def flush(self) -> dict[str, int]:
-        """For each phase, the number since the last flush; starts anew."""
+        """The number for each phase since the last flush; starts anew."""
         counts = dict(zip(self.phases, self._counts.tolist(), strict=True))
         self._counts.zero_()
         return counts
@@ -85,11 +85,10 @@ class GradientHealth:
 def health_statistics(
     gradients: Mapping[str, int], summaries: Mapping[str, Summary], losses: Mapping[str, Sequence[str]]
 ) -> dict[str, float]:
-    """The ``Health/*`` statistics of a tick: executions of each phase whose gradients, and loss values that,
-    were not finite.
+    """The ``Health/*`` statistics of a tick: how many gradients and loss values were not finite.
 
     Args:
-        gradients: for each phase, what :meth:`GradientHealth.flush` gave.
+        gradients: for each phase, from :meth:`GradientHealth.flush`.
         summaries: the statistics of the tick.
         losses: for each phase, the names of its losses (:attr:`training.objective.Objective.losses`).
     """
@@ -103,7 +102,7 @@ def health_statistics(
 
 
 class MemoryMeter:
-    """Memory of this process and of its GPU, and how much it has grown since the first reading, in GiB."""
+    """Memory of this process and of its GPU in GiB, and its growth since the first reading."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -111,7 +110,7 @@ class MemoryMeter:
         self._first: dict[str, float] = {}
 
     def read(self) -> dict[str, float]:
-        """The ``Resources/*`` statistics; peaks are those since the last reading."""
+        """The ``Resources/*`` statistics. Peaks are those since the last reading."""
         values = {"Resources/cpu_mem_gb": self._process.memory_info().rss / 2**30}
         if self._device.type == "cuda":
             values["Resources/gpu_mem_gb"] = torch.cuda.memory_allocated(self._device) / 2**30

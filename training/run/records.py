@@ -1,7 +1,5 @@
-"""The records of a run, ``stats.jsonl`` and ``metric-*.jsonl``: what they say of a place in it, and back to
-that place."""
+"""The records of a run, ``stats.jsonl`` and ``metric-*.jsonl``: reading them, and rewinding them."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -11,12 +9,13 @@ from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from dnnlib.json_lines import Line, read_lines, read_records
 from metrics.results import ValueName, results_path, results_paths
+from training.run.reporting import warn
 
 STATISTICS = "stats.jsonl"
 
 
 class Statistic(TypedDict):
-    """One statistic of a tick, as far as it is read again."""
+    """What is read of a statistic."""
 
     mean: Real
 
@@ -24,22 +23,22 @@ class Statistic(TypedDict):
 #: A line of ``stats.jsonl``: statistics by name, and the time.
 Tick = dict[ValueName, Statistic | Real]
 
-#: What says where in a run a tick was.
+#: The place of a tick in a run.
 Placed = TypedDict("Placed", {"Progress/kimg": Statistic})
 Numbered = TypedDict("Numbered", {"Progress/tick": Statistic})
 
 
 class Measured(TypedDict):
-    """What says where in a run a snapshot was that the training measured."""
+    """The place in a run of a snapshot that training measured."""
 
     images_seen: Count
 
 
 def tick_means(run_dir: Path) -> Iterator[dict[str, float]]:
-    """The means of every tick's statistics by name, ``Progress/kimg`` always among them, oldest first.
+    """The means of every tick's statistics by name, oldest first. ``Progress/kimg`` is always among them.
 
-    What is no tick (a line that was cut off when a process was killed) is left out with a warning. Raises
-    :class:`UserError` when the file can't be read.
+    A line that is not a tick, as after a kill, is left out with a warning. Raises :class:`UserError` when the
+    file can't be read.
     """
     for tick in read_records(run_dir / STATISTICS, Tick, "statistics"):
         if accepted(tick, Placed):
@@ -47,12 +46,11 @@ def tick_means(run_dir: Path) -> Iterator[dict[str, float]]:
 
 
 def rewind(run_dir: Path, *, tick: int, images_seen: int) -> list[str]:
-    """Drop the records that a killed run wrote after the state from which it goes on; it will write them
-    again.
+    """Drop the records that a killed run wrote after its checkpoint: the run will write them again.
 
-    That is every tick from ``tick`` on, and every metric of a snapshot taken after ``images_seen`` images. A
-    line that was cut off goes too. Files are replaced as a whole. One of metrics that can't be read is left
-    alone with a warning.
+    These are all ticks from ``tick`` on, all metrics of snapshots taken after ``images_seen`` images, and
+    lines that were cut off. Files are replaced as a whole. A file of metrics that can't be read is left alone
+    with a warning.
 
     Returns:
         one line for each file that was changed.
@@ -73,14 +71,14 @@ def rewind(run_dir: Path, *, tick: int, images_seen: int) -> list[str]:
         try:
             changed.append(_filter(path, earlier_metric))
         except UserError as error:
-            print(f"Warning: {error}; it is left as it is", file=sys.stderr)
+            warn(f"{error}; it is left as it is")
     return [line for line in changed if line is not None]
 
 
 def unmeasured(run_dir: Path, metrics: Sequence[str], images_seen: int) -> list[str]:
-    """Those of the metrics which training has not recorded for the snapshot after ``images_seen`` images.
+    """The metrics that training has not recorded for the snapshot after ``images_seen`` images.
 
-    A file that can't be read records nothing; a warning says so.
+    A file that can't be read counts as empty, with a warning.
     """
     return [name for name in metrics if not _recorded(results_path(run_dir, name), images_seen)]
 
@@ -89,7 +87,7 @@ def _recorded(path: Path, images_seen: int) -> bool:
     try:
         return any(_whole(line) and line.value.get("images_seen") == images_seen for line in read_lines(path))
     except UserError as error:
-        print(f"Warning: {error}; the metric is measured again", file=sys.stderr)
+        warn(f"{error}; the metric is measured again")
         return False
 
 
@@ -100,7 +98,8 @@ def _filter(path: Path, keep: Callable[[Any], bool]) -> str | None:
         return None
     with atomic_write(path) as stream:
         stream.writelines(kept)
-    return f"{path.name}: dropped {len(lines) - len(kept)} of {len(lines)} records, which the run will write again"
+    dropped = len(lines) - len(kept)
+    return f"{path.name}: dropped {dropped} of {len(lines)} records, which the run will write again"
 
 
 def _whole(line: Line) -> bool:

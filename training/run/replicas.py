@@ -1,7 +1,7 @@
-"""Whether all ranks have the same run: the same program, options and data before it starts, the same state
-from then on.
+"""Checks that all ranks have the same run.
 
-Every rank computes all of the state, so nothing else would tell when they are apart.
+Program, options and data are compared before the start, the state from then on. Every rank computes all of
+the state, so nothing else would show a difference.
 """
 
 import functools
@@ -19,7 +19,7 @@ from torch_utils.device import pick_device
 from torch_utils.parallel import all_ranks
 from training.run.state import RunState
 
-#: Parts of a run state that each rank has its own of.
+#: Parts of the state that differ between ranks.
 PER_RANK = ("stats", "timer")
 
 #: The folders of the program, whose sources are compared.
@@ -29,11 +29,11 @@ _SOURCES = ("dnnlib", "torch_utils", "metrics", "training")
 def check_same_options(command: str, options: Mapping[str, Any], device: str | None) -> None:
     """Compare what the ranks were started with: the program, PyTorch, the kind of device, and the options.
 
-    Every rank calls this before it does anything together with the others, whatever its options say.
+    Every rank calls this before any other work in common, whatever its options say.
 
     Args:
         command: what runs, such as ``train.py``.
-        options: name to value; what the ranks may differ in is left out.
+        options: name to value, without those in which ranks may differ.
         device: as on the command line; None is ``auto``.
 
     Raises:
@@ -58,8 +58,10 @@ def check_same_options(command: str, options: Mapping[str, Any], device: str | N
 
 
 def check_same_content(contents: Mapping[str, str]) -> None:
-    """Compare the SHA-256 of what the ranks read, by name. Raises :class:`UserError` as
-    :func:`check_same_options`."""
+    """Compare the SHA-256 of what the ranks read, by name.
+
+    Raises :class:`UserError` as :func:`check_same_options`.
+    """
     if distributed.world_size() > 1:
         _check_same(
             {name: digest[:16] for name, digest in contents.items()},
@@ -98,7 +100,7 @@ def _digest_of_sources() -> str:
 
 
 def check_same_start(state: RunState) -> None:
-    """:func:`check_agreement` before the first step, where a difference is one of what the ranks read.
+    """Compare the state before the first step, where ranks differ if they read different files.
 
     Raises :class:`UserError`.
     """
@@ -111,10 +113,10 @@ def check_same_start(state: RunState) -> None:
 
 
 def check_agreement(state: RunState) -> None:
-    """Compare weights, optimisers and the rest of the state bit for bit over the ranks, by checksums.
+    """Compare the state bit for bit over the ranks, by checksums.
 
     Raises:
-        RuntimeError: a tensor differs; names it and the ranks.
+        RuntimeError: a tensor differs. The message names it and the ranks.
     """
     try:
         distributed.check_equal(shared_tensors(state), f"the run's state after {state.steps} steps")
@@ -123,8 +125,7 @@ def check_agreement(state: RunState) -> None:
 
 
 def shared_tensors(state: RunState) -> dict[str, torch.Tensor]:
-    """Everything that must be the same on all ranks, by name, such as
-    ``G_opt.synthesis.b4.const.exp_avg``."""
+    """All tensors that must agree between ranks, by name, such as ``G_opt.synthesis.b4.const.exp_avg``."""
     optimised = {"G_opt": state.G, "D_opt": state.D}
     found: dict[str, torch.Tensor] = {}
     for part, stateful in state.parts().items():

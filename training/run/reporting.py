@@ -1,4 +1,4 @@
-"""What a run says and shows: status line, statistics, image grids."""
+"""What a run prints and shows: status line, warnings, statistics, image grids."""
 
 import json
 import sys
@@ -16,6 +16,7 @@ from torch import nn
 from dnnlib.durations import format_duration
 from dnnlib.files import AppendFile
 from metrics.sampling import ImageDataset
+from torch_utils import distributed
 from torch_utils.pixels import to_uint8
 from torch_utils.seeding import derive_seed
 from torch_utils.training_stats import Summary
@@ -24,7 +25,7 @@ from training.data.pictures import save_grid
 
 @dataclass(frozen=True)
 class SampleGrid:
-    """The images that a run shows again and again: the same latents and labels each time.
+    """The images that a run shows: the same latents and labels each time.
 
     Attributes:
         columns, rows: of the grid.
@@ -41,7 +42,7 @@ class SampleGrid:
 
     @staticmethod
     def draw(dataset: ImageDataset, resolution: int, z_dim: int, seed: int) -> "SampleGrid":
-        """Choose real images and latents; with labels, each row shows one class.
+        """Choose real images and latents. With labels, each row shows one class.
 
         The picture is about 2048×1024 pixels for large images, and at most 16×8 images for small ones.
         """
@@ -69,7 +70,7 @@ class SampleGrid:
 
     @torch.no_grad()
     def save_fakes(self, path: Path, G: nn.Module, device: torch.device, batch_size: int) -> None:
-        """Write what ``G`` makes of the latents, with constant noise."""
+        """Write the images that ``G`` generates from the latents, with constant noise."""
         images = []
         for z, c in zip(self.z.split(batch_size), self.c.split(batch_size), strict=True):
             images.append(to_uint8(G(z.to(device), c.to(device), noise_mode="const")).cpu())
@@ -93,7 +94,7 @@ class RunLog:
 
     Args:
         run_dir: where they are written.
-        images_seen: where the run goes on from; what TensorBoard has beyond it is hidden.
+        images_seen: where the run goes on. What TensorBoard has beyond that is hidden.
     """
 
     def __init__(self, run_dir: Path, images_seen: int = 0) -> None:
@@ -116,8 +117,7 @@ class RunLog:
             self._tensorboard.close()
 
     def write(self, summaries: Mapping[str, Summary], images_seen: int) -> None:
-        """One line of ``stats.jsonl``, ``{name: {num, mean, std}, timestamp}``, and the means to
-        TensorBoard."""
+        """Write a line ``{name: {num, mean, std}, timestamp}``, and the means to TensorBoard."""
         now = time.time()
         fields: dict[str, Any] = {
             name: dict(num=s.num, mean=s.mean, std=s.std) for name, s in summaries.items()
@@ -126,7 +126,7 @@ class RunLog:
         self.write_scalars({name: s.mean for name, s in summaries.items()}, images_seen, now)
 
     def write_scalars(self, values: Mapping[str, float], images_seen: int, now: float | None = None) -> None:
-        """Scalars to TensorBoard, with thousands of images as the step."""
+        """Write scalars to TensorBoard, with thousands of images as the step."""
         if self._tensorboard is None:
             return
         try:
@@ -134,10 +134,8 @@ class RunLog:
                 self._tensorboard.add_scalar(name, value, global_step=images_seen // 1000, walltime=now)
             self._tensorboard.flush()
         except OSError as error:  # its writer does not recover from a full disk; stats.jsonl has everything
-            print(
-                f"Warning: TensorBoard's event file cannot be written ({error.strerror}); there will be no "
-                "more events",
-                file=sys.stderr,
+            warn(
+                f"TensorBoard's event file cannot be written ({error.strerror}); there will be no more events"
             )
             self._tensorboard = None
 
@@ -150,16 +148,13 @@ def _open_tensorboard(run_dir: Path, images_seen: int) -> tuple[Any, str]:
     except Exception as error:  # noqa: BLE001 - one that does not fit the other packages raises anything
         first = str(error).strip().split("\n")[0]
         return None, f"TensorBoard: cannot be used, no event files ({type(error).__name__}: {first})"
-    purge = images_seen // 1000 + 1 if images_seen else None
-    return SummaryWriter(
-        str(run_dir), purge_step=purge
-    ), "TensorBoard: event files are written to the run directory"
+    writer = SummaryWriter(str(run_dir), purge_step=images_seen // 1000 + 1 if images_seen else None)
+    return writer, "TensorBoard: event files are written to the run directory"
 
 
 @dataclass
 class TickTimer:
-    """Times of the current tick and of the maintenance (start-up, snapshots, metrics) before it, in
-    seconds."""
+    """Seconds of the current tick, and of the maintenance before it: start-up, snapshots, metrics."""
 
     clock: Callable[[], float] = time.monotonic
 
@@ -169,15 +164,13 @@ class TickTimer:
         self.tick = self.maintenance = 0.0  # up to `mark`; what has passed since belongs to one of them
 
     def begin_tick(self) -> None:
-        """Training begins or goes on: everything since the last :meth:`summary`, or since the process began,
-        was maintenance."""
+        """Training goes on. What passed since the last :meth:`summary`, or the start, was maintenance."""
         now = self.clock()
         self.maintenance += now - self.mark
         self.mark, self.training = now, True
 
     def summary(self, images: int) -> dict[str, float]:
-        """The ``Timing/*`` statistics of a tick that took ``images`` images, and start the clock for
-        maintenance."""
+        """The ``Timing/*`` statistics of a tick of ``images`` images. Maintenance begins."""
         state = self.state_dict()
         total, seconds = state["total"], state["tick"]
         self.mark, self.training, self.tick, self.maintenance = self.start + total, False, 0.0, 0.0
@@ -191,7 +184,7 @@ class TickTimer:
         }
 
     def state_dict(self) -> dict[str, float]:
-        """How long the run, its current tick and the maintenance before that have taken so far."""
+        """Seconds so far of the run, its current tick, and the maintenance before that."""
         now = self.clock()
         since = now - self.mark
         tick, maintenance = (
@@ -206,8 +199,14 @@ class TickTimer:
         self.tick, self.maintenance, self.training = state["tick"], state["maintenance"], False
 
 
+def warn(message: str) -> None:
+    """Print a warning on rank 0, to standard error."""
+    if distributed.is_rank0():
+        print(f"Warning: {message}", file=sys.stderr, flush=True)
+
+
 def status_line(tick: int, images_seen: int, values: Mapping[str, float], p: float | None) -> str:
-    """What is printed at every tick."""
+    """The line that is printed at every tick; ``p`` is the augmentation's probability, or None."""
     fields = [
         f"tick {tick:<5d}",
         f"kimg {images_seen / 1000:<8.1f}",

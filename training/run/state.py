@@ -1,20 +1,17 @@
-"""What a run consists of while it runs, and what it leaves behind."""
+"""The training state: everything that a step changes. It is made, restored and saved here."""
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol, Self
 
 import torch
-from torch import nn
 
-from dnnlib.addresses import public_address
-from dnnlib.checked import check
+from dnnlib.checked import between, check
 from dnnlib.errors import UserError
 from torch_utils import distributed
 from torch_utils.parallel import on_rank0
-from torch_utils.persistence import load_network_pkl, save_network_pkl
+from torch_utils.persistence import save_network_pkl
 from torch_utils.seeding import seed_everything
 from torch_utils.training_stats import StatsCollector
 from training.augment import AdaController, AugmentPipe
@@ -27,17 +24,24 @@ from training.build import (
     build_optimizer,
 )
 from training.config.continuation import check_same_run, new_run_advice
-from training.config.pretrained import fetch_source
 from training.config.run_directory import snapshot_name
 from training.config.schema import TrainConfig
 from training.ema import average_decay, update_average
 from training.networks import Discriminator, Generator
-from training.networks.decoder import is_decoder_key
 from training.objective import Objective
 from training.run.health import GradientHealth
 from training.run.reporting import TickTimer
 from training.run.state_file import newest_state, read_state
-from training.run.state_form import Statistics, check_document, check_like, check_numbers, check_optimizer
+from training.run.state_form import (
+    Images,
+    SnapshotName,
+    Statistics,
+    check_document,
+    check_like,
+    check_numbers,
+    check_optimizer,
+)
+from training.run.transfer import start_from
 
 
 class Stateful(Protocol):
@@ -50,32 +54,57 @@ class Stateful(Protocol):
         """Take over what :meth:`state_dict` returned."""
 
 
-#: How messages call it.
-STATE = "the training state"
+#: Everything that a checkpoint holds: attributes of :class:`RunState`, by name in the file. None marks a part,
+#: which is saved by its own ``state_dict``. A counter is saved as it is, and must have the form given here.
+HELD: Mapping[str, Any] = {
+    "G": None,
+    "D": None,
+    "G_ema": None,
+    "pipe": None,
+    "ada": None,
+    "G_opt": None,
+    "D_opt": None,
+    "objective": None,
+    "stats": None,
+    "health": None,
+    "timer": None,
+    "steps": Images,
+    "images_seen": Images,
+    "tick": Images,
+    "tick_start": Images,
+    "snapshots": list[SnapshotName],
+    "pending": SnapshotName | None,
+    "snapshot_at": Annotated[int, between(-1, 1e15)],
+    "p_at_most": Annotated[float, between(0, 1e6)],
+}
+PARTS = [name for name, form in HELD.items() if form is None]
+COUNTERS = {name: form for name, form in HELD.items() if form is not None}
 
-#: The numbers and names among the attributes of :class:`RunState` that are saved.
-COUNTERS = ("steps", "images_seen", "tick", "tick_start", "snapshots", "pending", "snapshot_at", "p_at_most")
+#: Attributes that have another name than in the file.
+_ATTRIBUTES = {"p_at_most": "p_bound"}
 
 
 @dataclass
 class RunState:
-    """Everything that a step changes.
+    """Everything that a step changes. :data:`HELD` says what of it is saved: all but the first two.
 
     Attributes:
+        config: of the run.
+        device: where the networks are.
         G, D: the networks in training.
         G_ema: the average of G.
-        pipe: augmentation of what D sees, or None.
-        ada: what adapts its probability, or None.
-        G_opt, D_opt: their optimisers.
+        pipe: augmentation of D's input, or None.
+        ada: adapts its probability, or None.
+        G_opt, D_opt: the optimisers.
         objective: the losses, with the running mean of path lengths.
-        stats: what has been reported since the last tick.
+        stats: what was reported since the last tick.
         health: how often gradients were not finite.
-        timer: how long it takes.
+        timer: how long the run takes.
         steps: finished training steps.
         images_seen: real images shown so far.
         tick, tick_start: number of the current tick, and images seen when it began.
-        snapshots: names of the network snapshots so far.
-        pending: name of a snapshot that was just taken and has not been measured yet.
+        snapshots: names of the snapshots so far.
+        pending: name of the snapshot that has yet to be measured, or None.
         snapshot_at: images seen when the last snapshot was taken; -1 before the first one.
     """
 
@@ -100,64 +129,60 @@ class RunState:
     pending: str | None = None
     snapshot_at: int = -1
 
-    @staticmethod
-    def fresh(config: TrainConfig, device: torch.device) -> "RunState":
-        """The state before the first step; weights come from ``config.resume`` where that is given."""
-        state = RunState.build(config, device)
-        if config.resume is not None:
-            source = load_network_pkl(fetch_source(config.resume))
-            for name, module in (("G", state.G), ("D", state.D), ("G_ema", state.G_ema)):
-                title = f"{name} of {public_address(config.resume)}"
-                fresh = transfer_weights(source[name], module, title)
-                if distributed.is_rank0():
-                    for line in describe_transfer(source[name], module, title, fresh):
-                        print(line)
-        return state
-
-    @staticmethod
-    def build(config: TrainConfig, device: torch.device) -> "RunState":
-        """All parts, with freshly drawn weights."""
+    @classmethod
+    def build(cls, config: TrainConfig, device: torch.device) -> Self:
+        """The state with freshly drawn weights."""
         seed_everything(config.seed, "initial weights")
         G, D = build_generator(config), build_discriminator(config)
         G_ema = build_generator(config)
         G_ema.load_state_dict(G.state_dict())
-        G, D = G.to(device).requires_grad_(False), D.to(device).requires_grad_(False)
-        G_ema = G_ema.to(device).requires_grad_(False).eval()
+        for network in (G, D, G_ema):
+            network.to(device).requires_grad_(requires_grad=False)
+        G_ema.eval()
         pipe = build_augment_pipe(config)
-        pipe = None if pipe is None else pipe.to(device).requires_grad_(False)
-        ada = build_ada(config, device)
-        stats = StatsCollector(device)
-        optim = config.optim
+        if pipe is not None:
+            pipe.to(device).requires_grad_(requires_grad=False)
+        ada, stats, optim = build_ada(config, device), StatsCollector(device), config.optim
         objective = build_objective(config, G, D, pipe, ada, stats)
-        return RunState(
-            config,
-            device,
-            G,
-            D,
-            G_ema,
-            pipe,
-            ada,
-            build_optimizer(G, optim.lr_G, optim.G_reg_interval, optim),
-            build_optimizer(D, optim.lr_D, optim.D_reg_interval, optim),
-            objective,
-            stats,
-            GradientHealth(list(objective.phases), device),
+        return cls(
+            config=config,
+            device=device,
+            G=G,
+            D=D,
+            G_ema=G_ema,
+            pipe=pipe,
+            ada=ada,
+            G_opt=build_optimizer(G, optim.lr_G, optim.G_reg_interval, optim),
+            D_opt=build_optimizer(D, optim.lr_D, optim.D_reg_interval, optim),
+            objective=objective,
+            stats=stats,
+            health=GradientHealth(list(objective.phases), device),
         )
 
-    @staticmethod
+    @classmethod
+    def fresh(cls, config: TrainConfig, device: torch.device) -> Self:
+        """The state before the first step; weights come from ``config.resume`` where that is given."""
+        state = cls.build(config, device)
+        if config.resume is not None:
+            lines = start_from(config.resume, G=state.G, D=state.D, G_ema=state.G_ema)
+            if distributed.is_rank0():
+                print(*lines, sep="\n", end="\n" if lines else "")
+        return state
+
+    @classmethod
     def restore(
-        config: TrainConfig, device: torch.device, run_dir: Path, is_known_as: Callable[[str], bool]
-    ) -> "RunState":
-        """The state that the newest usable file in ``run_dir`` holds. Every rank has to call this.
+        cls, config: TrainConfig, device: torch.device, run_dir: Path, is_known_as: Callable[[str], bool]
+    ) -> Self:
+        """The state in the newest usable checkpoint of a run. Every rank has to call this.
 
         Args:
-            config: may differ from the saved one in what :data:`training.config.continuation.CHANGEABLE`
-                names.
-            is_known_as: whether the data set, as it is now, is the one with an identity. Rank 0 asks.
+            config: may differ from the saved one in :data:`training.config.options.CHANGEABLE`.
+            device: where the networks go.
+            run_dir: of the run.
+            is_known_as: whether the data set, as it is now, has an identity. Rank 0 asks.
 
         Raises:
-            UserError: no file can be used, the configuration or the data set differs, or the state does not
-                fit.
+            UserError: no checkpoint can be used, or configuration, data set or state do not fit.
         """
         read: list[dict[str, Any]] = []
 
@@ -166,59 +191,46 @@ class RunState:
             read.append(content)
             return path
 
-        path = on_rank0(newest, "the training state")
-        saved = check_document(read[0] if read else read_state(path), f"the training state {path}:")
-        check_same_run(saved["config"], config, f"the training state {path}")
+        path = on_rank0(newest, "the checkpoint")
+        content = read[0] if read else read_state(path)
+        saved = check_document(content, COUNTERS, f"the checkpoint {path}:")
+        check_same_run(saved["config"], config, f"the checkpoint {path}")
         if not on_rank0(lambda: is_known_as(saved["data"]), "comparing the data"):
             raise UserError(
                 f"'{config.data.path}' is not the data that {path} was trained on: files, labels or their "
-                "order differ; "
-                f"bring the old data back, or {new_run_advice(run_dir)}"
+                f"order differ; bring the old data back, or {new_run_advice(run_dir)}"
             )
-        state = RunState.build(config, device)
+        state = cls.build(config, device)
         state.load_state_dict(saved)
         return state
 
     def parts(self) -> dict[str, Stateful]:
-        """Everything that a step changes, by the name under which it is saved: the one place where that is
-        registered."""
-        parts: dict[str, Stateful | None] = {
-            "G": self.G,
-            "D": self.D,
-            "G_ema": self.G_ema,
-            "pipe": self.pipe,
-            "ada": self.ada,
-            "G_opt": self.G_opt,
-            "D_opt": self.D_opt,
-            "objective": self.objective,
-            "stats": self.stats,
-            "health": self.health,
-            "timer": self.timer,
-        }
+        """The parts of :data:`HELD` that this run has."""
+        parts = {name: getattr(self, name) for name in PARTS}
         return {name: part for name, part in parts.items() if part is not None}
 
     def state_dict(self) -> dict[str, Any]:
-        """What continues this run, as plain values and tensors. Every rank has to call this; rank 0's result
-        counts.
+        """What continues this run, as plain values and tensors.
 
-        It has the statistics of all ranks; all else is the same on each.
+        Every rank has to call this, and rank 0's result counts: it has the statistics of all ranks. All else
+        is the same on each.
         """
         self.stats.gather()
         parts = {name: part.state_dict() for name, part in self.parts().items()}
-        counters = {name: getattr(self, name) for name in COUNTERS}
+        counters = {name: getattr(self, _ATTRIBUTES.get(name, name)) for name in COUNTERS}
         return {"config": self.config.to_dict(), "counters": counters, "parts": parts}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` returned in a run of the same configuration.
+        """Take over what :meth:`state_dict` returned in a run of the same configuration.
 
         Raises:
             UserError: it does not fit.
         """
-        parts = self.checked_parts(saved["parts"])
+        parts = self._checked_parts(saved["parts"])
         counters: Any = saved["counters"]
         if counters["images_seen"] != counters["steps"] * self.config.schedule.batch_size:
             raise UserError(
-                f"{STATE} does not fit this run: its images are not its steps times the batch of this run"
+                "the checkpoint does not fit this run: its images are not its steps times the batch size"
             )
         try:
             for name, part in self.parts().items():
@@ -227,24 +239,23 @@ class RunState:
             raise  # faults of the device, not of the file
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"{STATE} does not fit this run or this version of the program ({error})"
+                f"the checkpoint does not fit this run or this version of the program ({error})"
             ) from error
         for name in COUNTERS:
-            setattr(self, name, counters[name])
+            setattr(self, _ATTRIBUTES.get(name, name), counters[name])
         if not distributed.is_rank0():
             self.stats.flush()  # rank 0 goes on with those of all ranks
 
-    def checked_parts(self, saved: Mapping[str, Any]) -> dict[str, Any]:
-        """What :meth:`parts` are to load of a state from a file. Raises :class:`UserError` for what does not
-        fit them."""
+    def _checked_parts(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """What each part loads. Raises :class:`UserError` for what does not fit."""
         missing = sorted(self.parts().keys() - saved.keys())
         if missing:
             raise UserError(
-                f"{STATE} lacks {', '.join(missing)}; it is of another program or another version of this one"
+                f"the checkpoint lacks {', '.join(missing)}; another program or another version wrote it"
             )
         found: dict[str, Any] = {}
         for name, part in self.parts().items():
-            where = f"{STATE}: {name}"
+            where = f"the checkpoint: {name}"
             if isinstance(part, torch.optim.Optimizer):
                 found[name] = check_optimizer(saved[name], part, where)
             elif isinstance(part, StatsCollector):
@@ -253,18 +264,18 @@ class RunState:
                 check_like(saved[name], part.state_dict(), where)
                 found[name] = dict(saved[name])  # without what a module's own dictionary says of versions
         if "pipe" in found:
-            check_numbers(found["pipe"]["p"], 1e6, f"{STATE}: pipe.p")
+            check_numbers(found["pipe"]["p"], 1e6, "the checkpoint: pipe.p")
         if "ada" in found:
-            check_numbers(found["ada"]["totals"], 1e12, f"{STATE}: ada.totals")
+            check_numbers(found["ada"]["totals"], 1e12, "the checkpoint: ada.totals")
         return found
 
     @property
-    def p_at_most(self) -> float:
+    def p_bound(self) -> float:
         """:attr:`training.augment.AugmentPipe.p_bound`; 0 without augmentation."""
         return 0.0 if self.pipe is None else self.pipe.p_bound
 
-    @p_at_most.setter
-    def p_at_most(self, bound: float) -> None:
+    @p_bound.setter
+    def p_bound(self, bound: float) -> None:
         if self.pipe is not None:
             self.pipe.p_bound = bound
 
@@ -278,8 +289,7 @@ class RunState:
 
     @property
     def tick_is_over(self) -> bool:
-        """A tick ends after a number of images; the first one after one step; the last one with the
-        schedule."""
+        """A tick ends after a number of images. The first ends after one step, the last with the schedule."""
         schedule = self.config.schedule
         due = self.images_seen >= self.tick_start + schedule.kimg_per_tick * 1000
         return due or self.steps == 1 or self.images_seen >= schedule.total_images
@@ -295,7 +305,7 @@ class RunState:
         update_average(self.G_ema, self.G, decay)
 
     def count_step(self) -> None:
-        """Count a step that is done, and its images."""
+        """Count a finished step and its images."""
         self.images_seen += self.config.schedule.batch_size
         self.steps += 1
 
@@ -306,13 +316,12 @@ class RunState:
 
     @property
     def snapshot_name(self) -> str:
-        """The file name of a network pickle taken now."""
+        """The file name of a snapshot taken now."""
         return snapshot_name(self.images_seen)
 
     def save_snapshot(self, run_dir: Path) -> Path:
         """Write the network pickle :attr:`snapshot_name` and return its path. Raises :class:`OSError`."""
         path = run_dir / self.snapshot_name
-        info = dict(kimg=self.images_seen / 1000, images_seen=self.images_seen, config=self.config.to_dict())
         save_network_pkl(
             path,
             G=self.G,
@@ -320,7 +329,9 @@ class RunState:
             G_ema=self.G_ema,
             augment_pipe=self.pipe,
             training_set_kwargs=training_set_kwargs(self.config),
-            info=info,
+            info=dict(
+                kimg=self.images_seen / 1000, images_seen=self.images_seen, config=self.config.to_dict()
+            ),
         )
         return path
 
@@ -336,86 +347,3 @@ def training_set_kwargs(config: TrainConfig) -> dict[str, Any]:
         resolution=data.resolution,
         random_seed=data.random_seed,
     )
-
-
-#: Layers whose shape depends on the labels, and on the channels of the images.
-_OF_LABELS = re.compile(r"mapping\.(embed|fc0)\.|b4\.out\.")
-_OF_CHANNELS = re.compile(r".*\.(torgb|fromrgb)\.")
-
-
-def transfer_weights(source: nn.Module | None, target: nn.Module, name: str) -> list[str]:
-    """Copy every parameter and buffer that both networks have; what only one of them has is left alone.
-
-    A network without a decoder can so start one that has it, and the other way round. Layers of another shape
-    keep their initial values where the shape depends on the decoder's make, on the labels or on the channels
-    of the images.
-
-    Returns:
-        the layers of the target that keep their initial values, whole or in part.
-
-    Raises:
-        UserError: there is no source, another tensor that both have differs in shape, they have nothing in
-            common, or a frozen layer of the target is not taken over: it would stay random.
-    """
-    if source is None:
-        raise UserError(f"{name} is not in the file; resume from a network pickle with G, D and G_ema")
-    theirs, ours = source.state_dict(), target.state_dict()
-    common = [key for key in ours if key in theirs]
-    if not common:
-        raise UserError(
-            f"{name} has no weights in common with this run's network; resume from a network of the same kind"
-        )
-    other_shape = [key for key in common if theirs[key].shape != ours[key].shape]
-    for key in other_shape:
-        if not (is_decoder_key(key) or _follows_data(key, source, target)):
-            raise UserError(
-                f"{name} does not fit this run: '{key}' is {list(theirs[key].shape)} there and "
-                f"{list(ours[key].shape)} here; "
-                "use the same --cfg, --cbase, --cmax and --map-depth"
-            )
-    fresh = [key for key in ours if key not in theirs or key in other_shape]
-    trainable = dict(target.named_parameters())
-    for key in fresh:
-        if key.endswith(".weight") and key not in trainable:
-            raise UserError(
-                f"{name} has no '{key}', which --freezed keeps; resume from a network of the same "
-                "resolution, channels, labels and --cfg"
-            )
-    for key in common:
-        if key not in other_shape:
-            ours[key].copy_(theirs[key])
-    return list(dict.fromkeys(key.rpartition(".")[0] or key for key in fresh if key in trainable))
-
-
-def _follows_data(key: str, source: nn.Module, target: nn.Module) -> bool:
-    """Whether a tensor may differ in shape because the networks are for other labels, or for images of other
-    channels."""
-    labels, channels = source.c_dim != target.c_dim, source.img_channels != target.img_channels
-    return bool((labels and _OF_LABELS.match(key)) or (channels and _OF_CHANNELS.match(key)))
-
-
-def describe_transfer(source: nn.Module, target: nn.Module, name: str, fresh: Sequence[str]) -> list[str]:
-    """What :func:`transfer_weights` did, in lines for a person; none where everything was taken over.
-
-    Args:
-        name: of the source.
-        fresh: what :func:`transfer_weights` gave.
-    """
-    if not fresh:
-        return []
-    lines = []
-    if source.c_dim != target.c_dim:
-        there, here = (f"{dim} labels" if dim else "no labels" for dim in (source.c_dim, target.c_dim))
-        lines.append(
-            f"{name} was trained with {there}, and this run has {here}; layers that depend on them start "
-            "afresh"
-        )
-    if source.img_channels != target.img_channels:
-        there, here = (
-            "greyscale" if channels == 1 else "RGB" for channels in (source.img_channels, target.img_channels)
-        )
-        lines.append(
-            f"{name} was trained on {there} images, and this run has {here}; layers that depend on it start "
-            "afresh"
-        )
-    return [*lines, f"Not in {name}, or of another shape, and started afresh: {', '.join(fresh)}"]

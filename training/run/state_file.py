@@ -1,8 +1,7 @@
-"""Run state files on disk: ``training-state-NNNNNNNNNN.pt``, N being images seen.
+"""Checkpoints on disk: ``training-state-NNNNNNNNNN.pt``, N being images seen.
 
-A file is what ``torch.save`` writes, followed by a checksum of it, which ``torch.load`` passes over. PyTorch
-does not hold the checksums in its own files against their content, and half a file can look like a whole one
-to it.
+A file is what ``torch.save`` writes, followed by its checksum, which ``torch.load`` ignores. PyTorch does not
+verify the checksums in its own files, and may take half a file for a whole one.
 """
 
 import hashlib
@@ -23,25 +22,25 @@ from training.config.run_directory import images_in_state, state_paths
 
 FORMAT = "stylegan2-ada-ggdr training state"
 VERSION = 1
-KEEP = 2  # states of a run: the last one, and the one before in case that one is damaged
+KEEP = 2  # checkpoints of a run: the last, and the one before in case the last is damaged
 
 _MARK = b"SHA-256:"
 _TRAILER = len(_MARK) + hashlib.sha256().digest_size
 
 
 class Marked(TypedDict):
-    """What every state says of itself."""
+    """What every checkpoint says of itself."""
 
     format: Annotated[str, Rule(lambda value: value == FORMAT, f"'{FORMAT}'")]
     version: int
 
 
 class DamagedState(Exception):
-    """A state file that is truncated or altered. The message says how that shows."""
+    """A checkpoint that is truncated or altered. The message says how that shows."""
 
 
 class _HashingWriter:
-    """Passes on what is written and hashes it."""
+    """Hashes what it writes to a stream, and keeps the stream's error."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -61,8 +60,10 @@ class _HashingWriter:
 
 
 def write_state(path: Path, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain values, nested in dictionaries, lists and tuples. Raises :class:`OSError`;
-    ``path`` is then as before."""
+    """Write tensors and plain values, nested in dictionaries, lists and tuples.
+
+    Raises :class:`OSError`; ``path`` is then as before.
+    """
     with atomic_write(path) as stream:
         writer = _HashingWriter(stream)
         try:
@@ -75,10 +76,10 @@ def write_state(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What :func:`write_state` wrote, tensors on the CPU.
+    """Read what :func:`write_state` wrote, tensors on the CPU.
 
     Raises:
-        DamagedState: the content does not fit the checksum.
+        DamagedState: the content does not match the checksum.
         UserError: the file is whole, but of another version.
         OSError: it can't be read.
     """
@@ -92,7 +93,7 @@ def read_state(path: Path) -> dict[str, Any]:
         except UserError as error:
             raise DamagedState(f"it cannot be unpacked ({one_line(str(error.__cause__), 80)})") from error
     if not accepted(content, Marked):
-        raise UserError(f"{path} is not a training state of this project")
+        raise UserError(f"{path} is not a checkpoint of this project")
     if content["version"] != VERSION:
         raise UserError(
             f"{path} has format version {content['version']}, this program reads version {VERSION}; update "
@@ -113,12 +114,11 @@ def _verify(stream: IO[bytes]) -> None:
     if not trailer.startswith(_MARK):
         raise DamagedState("it is truncated: its checksum is missing")
     if trailer != _MARK + digest.digest():
-        raise DamagedState("its content does not fit its checksum")
+        raise DamagedState("its content does not match its checksum")
 
 
 def _check_unpacked_size(stream: IO[bytes]) -> None:
-    """PyTorch packs without compression. Raises :class:`ValueError` for a file that unpacks to more than it
-    has."""
+    """Raise :class:`ValueError` for a file that unpacks to more than its size: PyTorch never compresses."""
     with zipfile.ZipFile(stream) as archive:
         unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > os.fstat(stream.fileno()).st_size:
@@ -127,12 +127,12 @@ def _check_unpacked_size(stream: IO[bytes]) -> None:
 
 
 def newest_state(run_dir: Path) -> tuple[Path, dict[str, Any]]:
-    """The newest state that is whole, with its path.
+    """The newest checkpoint that is whole, with its path.
 
-    A damaged one is named on standard error and the one before it is taken.
+    A damaged one is named on standard error, and the one before it is taken.
 
     Raises:
-        UserError: there are none, or none that can be used.
+        UserError: there is none that can be used.
     """
     paths = state_paths(run_dir)
     for path in paths:
@@ -148,18 +148,18 @@ def newest_state(run_dir: Path) -> tuple[Path, dict[str, Any]]:
             flush=True,
         )
     raise UserError(
-        f"none of the {len(paths)} training states in {run_dir} can be used; put a copy of a whole one "
-        "there, "
-        "or start a new run from its last network-snapshot-*.pkl with --resume"
+        f"none of the {len(paths)} checkpoints in {run_dir} can be used; put a copy of a whole one there, or "
+        "start a new run from its last network-snapshot-*.pkl with --resume"
     )
 
 
 def prune_states(run_dir: Path, newest: Path) -> None:
-    """Keep ``newest`` and the one before it. Later ones were damaged, or the run would have gone on from
-    them: they go too."""
-    older = [path for path in state_paths(run_dir) if images_in_state(path) < images_in_state(newest)][
-        : KEEP - 1
-    ]
-    for path in state_paths(run_dir):
-        if path != newest and path not in older:
+    """Keep ``newest`` and the one before it.
+
+    Later ones go too: they were damaged, or the run would have gone on from them.
+    """
+    paths = state_paths(run_dir)
+    older = [path for path in paths if images_in_state(path) < images_in_state(newest)]
+    for path in paths:
+        if path not in (newest, *older[: KEEP - 1]):
             path.unlink(missing_ok=True)

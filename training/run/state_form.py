@@ -1,5 +1,7 @@
-"""What a training state must look like: everything in it is checked for type, range and form before the run
-takes it over."""
+"""What a checkpoint must look like.
+
+Everything in it is checked for type, range and form before the run takes it over.
+"""
 
 import math
 from collections.abc import Mapping
@@ -17,31 +19,17 @@ Images = Annotated[int, between(0, 1e15)]
 Seconds = Annotated[float, between(0, 1e12)]
 
 
-class Counters(TypedDict):
-    """Those of :class:`training.run.state.RunState`."""
-
-    steps: Images
-    images_seen: Images
-    tick: Images
-    tick_start: Images
-    snapshots: list[SnapshotName]
-    pending: SnapshotName | None
-    snapshot_at: Annotated[int, between(-1, 1e15)]
-    p_at_most: Annotated[float, between(0, 1e6)]
-
-
 class StateDocument(TypedDict):
-    """The whole file, on the outside."""
+    """The file on the outside."""
 
     config: dict[str, object]
     data: str
-    counters: Counters
+    counters: dict[str, object]
     parts: dict[str, dict[object, object]]
 
 
 def plain_tensor(value: Any) -> bool:
-    """Whether a value is a tensor of numbers in memory: dense, of no class of its own, and without a
-    gradient."""
+    """Whether a value is a plain tensor in memory: dense, no subclass, without a gradient."""
     return (
         type(value) is torch.Tensor
         and value.layout is torch.strided
@@ -80,18 +68,25 @@ class Statistics(TypedDict):
     ]
 
 
-def check_document(saved: object, where: str) -> StateDocument:
-    """The file on the outside, and its counters.
+def check_document(saved: object, forms: Mapping[str, Any], where: str) -> StateDocument:
+    """Check the file on the outside, and its counters.
 
     Args:
         saved: what the file holds.
+        forms: of the counters, by key: annotations as :func:`dnnlib.checked.check` takes them.
         where: its name with a colon, for messages.
 
     Raises:
-        UserError: something is not as it must be, as everywhere in this module.
+        UserError: something is wrong, as everywhere in this module.
     """
     document: StateDocument = check(saved, StateDocument, where)
-    counters, at = document["counters"], f"{where} counters"
+    counters: dict[str, Any] = document["counters"]
+    at = f"{where} counters"
+    missing = sorted(forms.keys() - counters.keys())
+    if missing:
+        raise UserError(f"{at} lacks {', '.join(missing)}")
+    for name, counter_form in forms.items():
+        check(counters[name], counter_form, f"{at}.{name}")
     for name in ("tick_start", "snapshot_at", "tick", "steps"):
         if counters[name] > counters["images_seen"]:
             raise UserError(
@@ -103,8 +98,7 @@ def check_document(saved: object, where: str) -> StateDocument:
 
 
 def check_like(value: object, ours: object, where: str) -> None:
-    """A part of a state is built as that of this run: the same keys, tensors of the same type and shape,
-    numbers from 0."""
+    """Check that a part has the same keys as ours, tensors of the same type and shape, and numbers from 0."""
     if isinstance(ours, torch.Tensor):
         if not (
             isinstance(value, torch.Tensor)
@@ -130,11 +124,11 @@ def check_like(value: object, ours: object, where: str) -> None:
 
 
 def check_optimizer(value: object, optimizer: torch.optim.Optimizer, where: str) -> dict[str, Any]:
-    """The state of Adam for the same parameters, some of which may have had no step. Gives what the optimiser
-    is to load.
+    """Check the state of Adam for the same parameters, some of which may have had no step.
 
-    Its moments are copies, since an optimiser keeps the tensors that it loads. Learning rates and the like
-    are this run's: they follow from the configuration.
+    Returns:
+        what the optimiser loads. Moments are copies, because an optimiser keeps the tensors that it loads.
+        Learning rates and decays are this run's: they follow from the configuration.
     """
     ours = optimizer.state_dict()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -147,7 +141,7 @@ def check_optimizer(value: object, optimizer: torch.optim.Optimizer, where: str)
     for index, entry in saved.items():
         at = f"{where}.state.{index}"
         if index >= len(parameters):
-            raise UserError(f"{at} is of a parameter that this run has not; it has {len(parameters)}")
+            raise UserError(f"{at} belongs to no parameter of this run, which has {len(parameters)}")
         like = torch.empty_like(parameters[index], device="cpu")
         check_like(entry, {"step": torch.tensor(0.0), "exp_avg": like, "exp_avg_sq": like}, at)
         tensors = {
@@ -161,7 +155,7 @@ def check_optimizer(value: object, optimizer: torch.optim.Optimizer, where: str)
 
 
 def check_numbers(value: torch.Tensor, high: float, where: str) -> None:
-    """Numbers from -``high`` to ``high``. Raises :class:`UserError`."""
+    """Check that all numbers lie between -``high`` and ``high``. Raises :class:`UserError`."""
     if not all(
         accepted(number, Annotated[float, between(-high, high)]) for number in value.flatten().tolist()
     ):

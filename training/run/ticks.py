@@ -1,27 +1,26 @@
-"""What happens between ticks: statistics, snapshots, states, metrics."""
+"""What happens beside the steps: statistics, checkpoints, snapshots, metrics."""
 
 import contextlib
-import sys
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Self
 
 from tqdm import tqdm
 
 from dnnlib.errors import UserError
-from dnnlib.interrupt import Interrupted, InterruptFlag
+from dnnlib.files import writing
+from dnnlib.interrupt import Interrupted
 from metrics.in_training import measure_snapshot
 from metrics.results import best_snapshot
 from torch_utils import distributed
 from torch_utils.parallel import on_rank0
 from training.config.continuation import going_on_advice
 from training.config.keep_policy import KeepPolicy
-from training.data.dataset import ImageFolderDataset
 from training.run.checkpoints import Checkpoints
-from training.run.health import MemoryMeter, health_statistics
+from training.run.health import CHECK_INTERVAL, MemoryMeter, health_statistics
 from training.run.records import unmeasured
 from training.run.replicas import check_agreement
-from training.run.reporting import RunLog, SampleGrid, loss_line, single_values, status_line
-from training.run.state import RunState
+from training.run.reporting import SampleGrid, loss_line, single_values, status_line, warn
+from training.run.session import Session
 
 
 @dataclass
@@ -29,35 +28,66 @@ class Ticks:
     """Reports, keeps and measures a run. Every rank calls the methods; rank 0 alone writes.
 
     Attributes:
-        state: of the run.
-        run_dir: where everything goes.
-        reals: what metrics compare with.
+        session: the run.
         grid: the images that are shown.
-        log: None on every rank but 0.
-        checkpoints: of the run state.
-        interrupt: whether to stop.
+        checkpoints: of the state.
         memory: of this process.
-        unavailable: what the run was already told of detectors that cannot be had.
-        overdue: a snapshot was left out and is made up for at the next tick.
+        overdue: a snapshot was left out, and is taken at the next tick.
     """
 
-    state: RunState
-    run_dir: Path
-    reals: ImageFolderDataset
+    session: Session
     grid: SampleGrid
-    log: RunLog | None
     checkpoints: Checkpoints
-    interrupt: InterruptFlag
     memory: MemoryMeter
-    unavailable: set[str] = field(default_factory=set)
     overdue: bool = False
+
+    @classmethod
+    def begin(cls, session: Session) -> Self:
+        """Save the first pictures of a new run; measure the last snapshot of one that was stopped before."""
+        state, config, dataset = session.state, session.state.config, session.dataset
+        grid = SampleGrid.draw(dataset, config.data.resolution, config.generator.z_dim, config.seed)
+        if state.steps == 0 and distributed.is_rank0():
+            with writing(session.run_dir):
+                grid.save_reals(session.run_dir / "reals.png")
+                grid.save_fakes(
+                    session.run_dir / "fakes_init.png", state.G_ema, state.device, config.microbatch
+                )
+        checkpoints = Checkpoints(state, session.run_dir, on_rank0(dataset.identity, "reading the data"))
+        ticks = cls(session, grid, checkpoints, MemoryMeter(state.device))
+        ticks.measure()
+        return ticks
+
+    def stop_if_signalled(self) -> int:
+        """The signal that came on any rank before the first step, after a checkpoint; 0 for none.
+
+        It may come while a snapshot is measured. No step may then change the weights before that is done.
+        """
+        (received,) = distributed.maxima([self.session.interrupt.received or 0], "the first step")
+        if received:
+            self.checkpoints.save(required=True)
+        return received
+
+    def save_if_due(self) -> int:
+        """Write a checkpoint where one is due on rank 0, or a signal came on any rank. Gives that, or 0."""
+        received, due = distributed.maxima(
+            [self.session.interrupt.received or 0, self.checkpoints.due], f"step {self.session.state.steps}"
+        )
+        if received or due:
+            self.checkpoints.save(required=received > 0)
+        return received
+
+    def check_health(self) -> None:
+        """Every few steps, stop a run whose gradients stay infinite. Raises :class:`UserError`."""
+        state = self.session.state
+        if state.config.upkeep.on_nonfinite == "stop" and state.steps % CHECK_INTERVAL == 0:
+            state.health.check(state.images_seen)
 
     def end_tick(self, bar: tqdm) -> None:
         """Report the tick that just ended; take a snapshot and measure it where that is due.
 
-        A run that was stopped right after a tick, and has no more to do, only makes up for its last snapshot.
+        A run that was stopped right after its last tick only makes up for the snapshot.
         """
-        state, schedule = self.state, self.state.config.schedule
+        state, schedule = self.session.state, self.session.state.config.schedule
         last = state.images_seen >= schedule.total_images
         due = last or self.overdue or state.tick % schedule.snapshot_ticks == 0
         if state.images_seen > state.tick_start:
@@ -65,13 +95,9 @@ class Ticks:
             state.begin_tick()
         reason = self.checkpoints.unsound() if due and not last else None
         self.overdue = reason is not None
-        if reason is not None and distributed.is_rank0():
-            print(
-                f"Warning: no snapshot is taken here: {reason}; it is made up for at a later tick",
-                file=sys.stderr,
-                flush=True,
-            )
-        if due and not self.overdue:
+        if reason is not None:
+            warn(f"no snapshot is taken here: {reason}; it is made up for at a later tick")
+        elif due:
             self._take_snapshot(required=last)
             self.measure()
             on_rank0(self._prune, "removing snapshots")
@@ -79,44 +105,47 @@ class Ticks:
         bar.reset()
 
     def measure(self) -> None:
-        """Measure the snapshot that is pending, if there is one, and record the results.
+        """Measure the pending snapshot, if there is one, and record the results.
 
-        A metric that fails is reported and training goes on. A request to stop ends this at once, or with
-        several ranks keeps it from starting; the snapshot stays pending, and the run measures it when it is
-        continued.
+        A metric that fails is reported, and training goes on. A signal ends the measurement at once; with
+        several ranks it only keeps one from starting. The snapshot then stays pending, and the continued run
+        measures it.
         """
-        state, config = self.state, self.state.config.metrics
+        session, state = self.session, self.session.state
         if state.pending is None:
             return
+        config = state.config.metrics
         names = on_rank0(
-            lambda: unmeasured(self.run_dir, config.names, state.images_seen), "looking for earlier results"
+            lambda: unmeasured(session.run_dir, config.names, state.images_seen),
+            "looking for earlier results",
         )
-        if any(distributed.maxima([self.interrupt.raised], "whether to measure")):
+        if any(distributed.maxima([session.interrupt.raised], "whether to measure")):
             return
-        # Several ranks have to get through this together; one that left in the middle would keep the others
-        # waiting.
-        stopping = contextlib.nullcontext() if distributed.world_size() > 1 else self.interrupt.at_once()
+        # A rank that left in the middle would keep the others waiting.
+        alone = distributed.world_size() == 1
         try:
-            with stopping:
+            with session.interrupt.at_once() if alone else contextlib.nullcontext():
                 values = measure_snapshot(
                     names,
-                    snapshot=self.run_dir / state.pending,
-                    run_dir=self.run_dir,
+                    snapshot=session.run_dir / state.pending,
+                    run_dir=session.run_dir,
                     generator=state.G_ema,
-                    dataset=self.reals,
+                    dataset=session.reals,
                     mirror=state.config.data.xflip,
                     detector=config.detector,
                     device=state.device,
                     images_seen=state.images_seen,
-                    reported=self.unavailable,
+                    reported=session.unavailable,
                 )
         except Interrupted:
             return
-        self._write_scalars({f"Metrics/{name}": value for name, value in values.items()})
+        if session.log is not None:
+            scalars = {f"Metrics/{name}": value for name, value in values.items()}
+            session.log.write_scalars(scalars, state.images_seen)
         state.pending = None
 
     def _report(self, bar: tqdm) -> None:
-        state = self.state
+        state, log = self.session.state, self.session.log
         p = None
         if state.pipe is not None:
             p = state.pipe.p_bound = float(state.pipe.p)
@@ -130,20 +159,15 @@ class Ticks:
             **self.memory.read(),
             **health_statistics(state.health.flush(), summaries, state.objective.losses),
         }
-        if self.log is not None:
-            self.log.write({**summaries, **single_values(values)}, state.images_seen)
+        if log is not None:
+            log.write({**summaries, **single_values(values)}, state.images_seen)
         bar.clear()
         print(status_line(state.tick, state.images_seen, values, p), flush=True)
         bar.set_postfix_str(loss_line(summaries, state.objective.main_losses), refresh=False)
 
-    def _write_scalars(self, values: dict[str, float]) -> None:
-        if self.log is not None:
-            self.log.write_scalars(values, self.state.images_seen)
-
     def _take_snapshot(self, *, required: bool) -> None:
-        """The networks, the pictures, then the run state, which says that the snapshot has yet to be
-        measured."""
-        state = self.state
+        """Write networks and pictures, then a checkpoint, in which the snapshot has yet to be measured."""
+        session, state = self.session, self.session.state
         check_agreement(state)
         failure = on_rank0(self._write_snapshot, "writing the snapshot")
         if failure is None:
@@ -151,36 +175,33 @@ class Ticks:
             if state.pending not in state.snapshots:
                 state.snapshots = [*state.snapshots, state.pending]
         elif required:
-            raise UserError(f"{failure}; make room, and {going_on_advice(self.run_dir)}")
-        elif distributed.is_rank0():
-            print(f"Warning: {failure}; training goes on without this one", file=sys.stderr, flush=True)
+            raise UserError(f"{failure}; make room, and {going_on_advice(session.run_dir)}")
+        else:
+            warn(f"{failure}; training goes on without this one")
         self.checkpoints.save(required=required)
 
     def _write_snapshot(self) -> str | None:
-        state = self.state
+        """Returns why it cannot be written, or None."""
+        state, run_dir = self.session.state, self.session.run_dir
         try:
-            state.save_snapshot(self.run_dir)
-            picture = self.run_dir / f"fakes{state.images_seen // 1000:06d}.png"
+            state.save_snapshot(run_dir)
+            picture = run_dir / f"fakes{state.images_seen // 1000:06d}.png"
             self.grid.save_fakes(picture, state.G_ema, state.device, state.config.microbatch)
         except OSError as error:
-            return f"cannot write the snapshot {self.run_dir / state.snapshot_name} ({error.strerror})"
+            return f"cannot write the snapshot {run_dir / state.snapshot_name} ({error.strerror})"
         return None
 
     def _prune(self) -> None:
-        """Remove the snapshots that ``--keep-snapshots`` does not keep; only those that this run took."""
-        state = self.state
+        """Remove those of this run's snapshots that ``--keep-snapshots`` does not keep."""
+        state, run_dir = self.session.state, self.session.run_dir
         policy = KeepPolicy.parse(state.config.upkeep.keep_snapshots)
         if policy is None:
             return
         try:
-            best = best_snapshot(self.run_dir, state.config.metrics.names[0]) if policy.best else None
+            best = best_snapshot(run_dir, state.config.metrics.names[0]) if policy.best else None
         except UserError as error:
-            print(
-                f"Warning: no snapshot is removed, since nothing tells which is the best: {error}",
-                file=sys.stderr,
-                flush=True,
-            )
+            warn(f"no snapshot is removed, since nothing tells which is the best: {error}")
             return
         for name in policy.superfluous(state.snapshots, None if best is None else best.name):
             with contextlib.suppress(OSError):  # one that can't be removed harms nothing
-                (self.run_dir / name).unlink(missing_ok=True)
+                (run_dir / name).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""When a run state is written, and what happens when it cannot be."""
+"""When a checkpoint is written, and what happens when it cannot be."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ import torch
 from dnnlib.errors import UserError
 from tests.support.runs import small_state
 from training.config.run_directory import state_path, state_paths
-from training.run import checkpoints as state_keeper
+from training.run import checkpoints as module
 from training.run.checkpoints import RETRY, Checkpoints
 from training.run.health import SUSPECT
 from training.run.state_file import read_state
@@ -95,12 +95,15 @@ def test_a_state_with_gradients_that_are_not_finite_is_not_kept(
         assert checkpoints.unsound() is None
         state.health.observe("D_main", [torch.tensor([float("nan")])])
     checkpoints.save(required=True)
-    warning = "Warning: no training state is kept here: the last 3 gradients of D_main were not finite; the one before stays\n"
+    warning = (
+        "Warning: no checkpoint is kept here: the last 3 gradients of D_main were not finite; the one before "
+        "stays\n"
+    )
     assert (checkpoints.unsound() is not None, capsys.readouterr().err) == (
         (True, warning) if mode == "stop" else (False, "")
     )
     assert counts(tmp_path) == ([] if mode == "stop" else [0])
-    assert not checkpoints.due, "nor is the device asked at every step"
+    assert not checkpoints.due, "the device is not waited for at every step"
     state.health.observe("D_main", [torch.tensor([1.0])])
     clock.now += RETRY
     assert checkpoints.due == (mode == "stop"), "made up for soon"
@@ -112,7 +115,7 @@ def fill(monkeypatch: pytest.MonkeyPatch, number: Any = errno.ENOSPC) -> None:
     def full(path: Any, content: Any) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(state_keeper, "write_state", full)
+    monkeypatch.setattr(module, "write_state", full)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +136,7 @@ def test_training_goes_on_when_the_disk_is_full(
     state.images_seen = 4
     checkpoints.save()
     assert (
-        f"Warning: cannot write the training state {tmp_path / 'training-state-0000000004.pt'} ({reason})"
+        f"Warning: cannot write the checkpoint {tmp_path / 'training-state-0000000004.pt'} ({reason})"
         in capsys.readouterr().err
     )
     assert counts(tmp_path) == [0]
@@ -159,6 +162,6 @@ def test_an_end_without_a_state_is_an_error(
         checkpoints.save(required=True)
     state_path(tmp_path, 0).touch()
     with pytest.raises(
-        UserError, match=rf"make room, and go on from the last checkpoint with --continue={tmp_path}$"
+        UserError, match=rf"make room, and go on from the last .* with --continue={tmp_path}$"
     ):
         checkpoints.save(required=True)

@@ -30,10 +30,9 @@ from training import training_loop
 from training.config.run_directory import state_paths
 from training.data.dataset import ImageFolderDataset
 from training.data.paired import PairedDataset
-from training.phases import Reals
-from training.run import checkpoints as state_keeper
-from training.run import ticks as maintenance
-from training.run.state import COUNTERS, RunState
+from training.phases import Reals, build_phases
+from training.run import checkpoints, session, ticks
+from training.run.state import HELD, RunState
 from training.run.state_file import newest_state, read_state
 
 STEPS = 10
@@ -368,8 +367,7 @@ def test_other_data_and_other_options_are_refused(images: Any, undisturbed: Any,
 def test_a_state_that_knows_its_data_as_before_goes_on(
     images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Zips and large folders were known by names, sizes and checksums; the next state knows them by their
-    contents."""
+    """Older checkpoints know zips and large folders by names, sizes and checksums, newer ones by content."""
     monkeypatch.setattr("training.data.dataset.READ_BEFORE", 0)
     with monkeypatch.context() as context:
         context.setattr(ImageFolderDataset, "identity", ImageFolderDataset.earlier_identity)
@@ -398,7 +396,7 @@ def test_transfer_learning_goes_on_without_its_source(
 
 
 def test_one_process_at_a_time(images: Any, undisturbed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_loop, "LogTee", lambda path: LogTee(path, patience=0))
+    monkeypatch.setattr(session, "LogTee", lambda path: LogTee(path, patience=0))
     (undisturbed / "log.txt").rename(undisturbed / "log.old")  # a lock on the log itself would go with it
     with FolderLock(undisturbed), pytest.raises(UserError, match="another process is writing"):
         train(images, undisturbed)
@@ -406,7 +404,6 @@ def test_one_process_at_a_time(images: Any, undisturbed: Any, monkeypatch: pytes
 
 def fake_metric(monkeypatch: pytest.MonkeyPatch, seen: Any, during: Any = lambda: None) -> None:
     """A metric that looks at one number of G."""
-
     rest = dict(
         detector="d",
         count=1,
@@ -432,7 +429,7 @@ def fake_metric(monkeypatch: pytest.MonkeyPatch, seen: Any, during: Any = lambda
             )
         return results
 
-    monkeypatch.setattr(training_loop, "preflight", lambda *args, **kwargs: None)
+    monkeypatch.setattr(session, "preflight", lambda *args, **kwargs: None)
     monkeypatch.setattr(in_training, "evaluate", evaluate)
 
 
@@ -442,7 +439,7 @@ METRICS = ("fid5_full", "kid5_full")
 def test_a_signal_during_a_measurement_leaves_it_for_later(
     images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    seen: list[str] = []
     fake_metric(monkeypatch, seen)
     train(images, tmp_path / "a", metrics=METRICS)
     assert seen == [*METRICS] * 3
@@ -464,7 +461,8 @@ def test_a_signal_during_a_measurement_leaves_it_for_later(
 def test_a_signal_while_a_measurement_is_made_up_for_leaves_it_again_for_later(
     images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen, at = [], {2, 4}
+    seen: list[str] = []
+    at = {2, 4}
     fake_metric(monkeypatch, seen, lambda: os.kill(os.getpid(), signal.SIGTERM) if len(seen) in at else None)
     for _ in range(2):
         train(images, tmp_path / "run", metrics=METRICS)
@@ -480,7 +478,7 @@ def test_snapshots_are_pruned(images: Any, tmp_path: Path, monkeypatch: pytest.M
     fake_metric(monkeypatch, [])
     best = []
     second = tmp_path / "run" / "network-snapshot-000001.pkl"
-    monkeypatch.setattr(maintenance, "best_snapshot", lambda run_dir, metric: best.append(metric) or second)
+    monkeypatch.setattr(ticks, "best_snapshot", lambda run_dir, metric: best.append(metric) or second)
     options = {
         "batch": 500,
         "kimg": 5,
@@ -524,18 +522,18 @@ def test_a_disk_that_is_full_for_a_while(
 ) -> None:
     calls = []
     with monkeypatch.context() as context:
-        FullFor(context, state_keeper, "write_state", lambda: calls.append(1) or len(calls) == 2)
+        FullFor(context, checkpoints, "write_state", lambda: calls.append(1) or len(calls) == 2)
         FullFor(context, RunState, "save_snapshot", lambda: len(calls) == 1)
         train(images, tmp_path / "run")
     errors = capsys.readouterr().err
-    assert errors.count("Warning: cannot write the training state") == 1
+    assert errors.count("Warning: cannot write the checkpoint") == 1
     assert errors.count("Warning: cannot write the snapshot") == 1
     assert (tmp_path / "run" / "network-snapshot-000000.pkl").exists()
     ours, theirs = (newest_state(run_dir)[1]["parts"] for run_dir in (tmp_path / "run", undisturbed))
     assert_same({**ours, "timer": 0}, {**theirs, "timer": 0})
 
 
-@pytest.mark.parametrize(("owner", "name"), [(state_keeper, "write_state"), (RunState, "save_snapshot")])
+@pytest.mark.parametrize(("owner", "name"), [(checkpoints, "write_state"), (RunState, "save_snapshot")])
 def test_a_disk_that_is_full_at_the_end(
     images: Any, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: Any
 ) -> None:
@@ -555,38 +553,30 @@ def test_a_disk_that_is_full_at_the_end(
 def test_a_folder_that_cannot_be_written(
     images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    FullFor(monkeypatch, training_loop, "atomic_write", lambda: True)
+    FullFor(monkeypatch, session, "atomic_write", lambda: True)
     with pytest.raises(UserError, match=rf"cannot write {tmp_path / 'run'} \(No space left on device\)"):
         train(images, tmp_path / "run")
 
 
 def test_everything_that_a_step_changes_is_saved() -> None:
-    """No attribute is forgotten: a state that is restored equals the one that was saved, in all its
-    fields."""
+    """A restored state equals the saved one in all its fields, and goes on as it does."""
     state = small_state(reg_type="ggdr", kimg=1)
     real = torch.randint(256, [4, 3, 32, 32], dtype=torch.uint8)
-    phases = training_loop.build_phases(state)
+    reals = Reals.of((real, torch.zeros([4, 0])), None, torch.device("cpu"))
+    phases = build_phases(state)
     for _ in range(2):
-        training_loop.step(state, phases, Reals.of((real, torch.zeros([4, 0])), None, torch.device("cpu")))
+        training_loop.step(state, phases, reals)
     other = RunState.build(state.config, state.device)
     other.load_state_dict(copy.deepcopy(state.state_dict()))
     for name in {field.name for field in dataclasses.fields(RunState)} - {"config", "device", "timer"}:
         ours, theirs = getattr(state, name), getattr(other, name)
-        assert name in (*COUNTERS, *state.parts())
+        assert name in HELD
         if name in state.parts():
             ours, theirs = ours.state_dict(), theirs.state_dict()
         assert_same(ours, theirs, name)
     for _ in range(2):
-        training_loop.step(
-            state,
-            training_loop.build_phases(state),
-            Reals.of((real, torch.zeros([4, 0])), None, torch.device("cpu")),
-        )
-        training_loop.step(
-            other,
-            training_loop.build_phases(other),
-            Reals.of((real, torch.zeros([4, 0])), None, torch.device("cpu")),
-        )
+        for continued in (state, other):
+            training_loop.step(continued, build_phases(continued), reals)
     first, second = state.state_dict(), other.state_dict()
     for saved in (first, second):
         del saved["parts"]["timer"]
@@ -598,7 +588,7 @@ def test_a_state_that_does_not_fit() -> None:
     saved = state.state_dict()
     del saved["parts"]["ada"]
     with pytest.raises(
-        UserError, match=r"the training state lacks ada; it is of another program or another version"
+        UserError, match=r"the checkpoint lacks ada; another program or another version wrote it"
     ):
         small_state().load_state_dict(saved)
 
@@ -609,7 +599,7 @@ def test_a_disk_that_is_full_when_asked_to_stop(
     """The scheduler has to hear that what was done since the last state is lost."""
     StopAt(monkeypatch, 2)
     calls = []
-    FullFor(monkeypatch, state_keeper, "write_state", lambda: calls.append(1) or len(calls) > 1)
+    FullFor(monkeypatch, checkpoints, "write_state", lambda: calls.append(1) or len(calls) > 1)
     with pytest.raises(UserError, match="No space left on device"):
         train(images, tmp_path / "run")
     assert newest_state(tmp_path / "run")[1]["counters"]["steps"] == 1

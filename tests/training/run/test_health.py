@@ -14,11 +14,11 @@ from torch_utils.persistence import load_network_pkl
 from torch_utils.training_stats import StatsCollector, Summary
 from training import training_loop
 from training.config.run_directory import state_paths
-from training.phases import Reals
+from training.phases import Reals, build_phases
 from training.run import health
-from training.run import ticks as maintenance
 from training.run.health import LIMIT, GradientHealth, MemoryMeter, health_statistics
 from training.run.state_file import newest_state
+from training.run.ticks import Ticks
 
 GOOD = [torch.ones(3), torch.zeros(2, 2)]
 
@@ -89,9 +89,7 @@ def test_every_loss_is_named_as_it_is_reported() -> None:
             torch.zeros([4, 0]),
             torch.zeros([4, 32, 32], dtype=torch.uint8),
         )
-        training_loop.step(
-            state, training_loop.build_phases(state), Reals.of(batch, None, torch.device("cpu"))
-        )
+        training_loop.step(state, build_phases(state), Reals.of(batch, None, torch.device("cpu")))
         reported |= {name for name in state.stats.flush() if re.match("Loss/(?!scores|signs)", name)}
         assert set(state.health.phases) == set(state.objective.losses)
         listed |= {name for names in state.objective.losses.values() for name in names}
@@ -111,10 +109,8 @@ def test_memory_and_its_growth(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The calls alone; there need not be a GPU."""
-    values, reset = (
-        {"memory_allocated": iter([2**30, 2**31]), "max_memory_allocated": iter([2**32, 2**33])},
-        [],
-    )
+    values = {"memory_allocated": iter([2**30, 2**31]), "max_memory_allocated": iter([2**32, 2**33])}
+    reset: list[Any] = []
     for name, numbers in values.items():
         monkeypatch.setattr(torch.cuda, name, lambda device, numbers=numbers: next(numbers))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset.append)
@@ -179,11 +175,11 @@ def test_a_few_in_a_row_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_snapshot_that_is_left_out_is_made_up_for_at_the_next_tick(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    taken, take = [], maintenance.Ticks._take_snapshot
+    taken, take = [], Ticks._take_snapshot
     monkeypatch.setattr(
-        maintenance.Ticks,
+        Ticks,
         "_take_snapshot",
-        lambda self, required: (taken.append(self.state.steps), take(self, required=required)),
+        lambda self, required: (taken.append(self.session.state.steps), take(self, required=required)),
     )
     spoil(monkeypatch, 15, 25)
     train(tmp_path, kimg=0.16, tick=0.04, snap=2, checkpoint_minutes=0)

@@ -1,5 +1,7 @@
-"""What the ranks compare, and how a difference is named. In several processes:
-tests/torch_utils/test_distributed.py."""
+"""What the ranks compare, and how a difference is named.
+
+In several processes: tests/torch_utils/test_distributed.py.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from tests.support.runs import plain_data, small_config, small_state
 from torch_utils import distributed
 from training import launch
 from training.phases import Reals, build_phases
-from training.run import replicas as agreement
+from training.run import replicas
 from training.run.replicas import (
     check_agreement,
     check_same_content,
@@ -73,7 +75,7 @@ class Rank:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.monkeypatch, self.first = monkeypatch, None
         monkeypatch.setattr(distributed, "world_size", lambda: 2)
-        monkeypatch.setattr(agreement, "together", self.gather)
+        monkeypatch.setattr(replicas, "all_ranks", self.gather)
 
     def gather(self, work: Any, what: Any) -> Any:
         mine = work()
@@ -127,7 +129,7 @@ def test_other_programs_and_libraries_are_told(ranks: Any, monkeypatch: pytest.M
         patched.setattr(torch, "__version__", "1.0")
         with pytest.raises(UserError, match=r"rank 1 has PyTorch: 1.0, rank 0 has PyTorch: "):
             check_same_options("train.py", {}, "cpu")
-    monkeypatch.setattr(agreement, "_digest_of_sources", lambda: "0" * 16)
+    monkeypatch.setattr(replicas, "_digest_of_sources", lambda: "0" * 16)
     with pytest.raises(UserError, match=r"rank 1 has the program's sources: 0000000000000000, rank 0 has"):
         check_same_options("train.py", {}, "cpu")
 
@@ -136,6 +138,6 @@ def test_other_files_are_told(ranks: Any) -> None:
     check_same_content({"images by SHA-256": "a" * 64})
     with pytest.raises(
         UserError,
-        match=r"rank 1 has images by SHA-256: b{16}, rank 0 has images by SHA-256: a{16}; give all ranks the same",
+        match=r"rank 1 has images by SHA-256: b{16}, rank 0 has images by SHA-256: a{16}; give all ranks",
     ):
         check_same_content({"images by SHA-256": "b" * 64})

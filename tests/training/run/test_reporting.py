@@ -19,15 +19,17 @@ def test_tensorboard_hides_what_the_run_will_write_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tensorboard = pytest.importorskip("torch.utils.tensorboard")
-    asked = []
+    purged = []
     original = tensorboard.SummaryWriter
     monkeypatch.setattr(
-        tensorboard, "SummaryWriter", lambda *args, purge_step: (asked.append(purge_step), original(*args))[1]
+        tensorboard,
+        "SummaryWriter",
+        lambda *args, purge_step: (purged.append(purge_step), original(*args))[1],
     )
     for images_seen in (0, 5000, 5999):
         with RunLog(tmp_path, images_seen):
             pass
-    assert asked == [None, 6, 6]
+    assert purged == [None, 6, 6]
 
 
 def test_tensorboard_counts_kimg(tmp_path: Path) -> None:
@@ -59,7 +61,7 @@ def test_statistics_go_on_without_tensorboard(tmp_path: Path, capsys: pytest.Cap
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         def close(self) -> None:
-            raise AssertionError("nothing may be asked of it any more")
+            raise AssertionError("it is used again")
 
     with RunLog(tmp_path) as log:
         if log._tensorboard is not None:
@@ -147,10 +149,10 @@ def test_a_tensorboard_that_does_not_fit(
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
     with RunLog(tmp_path) as log:
         log.write({"Progress/tick": Summary(1, 0.0, 0.0)}, 0)
-    said = (
+    line = (
         "TensorBoard: cannot be used, no event files (TypeError: Descriptors cannot be created directly.)\n"
     )
-    assert capsys.readouterr().out == said
+    assert capsys.readouterr().out == line
 
 
 @pytest.mark.parametrize(("resolution", "size"), [(32, (16, 8)), (256, (8, 4)), (1024, (4, 2))])
@@ -177,7 +179,7 @@ def test_the_status_line() -> None:
         "Timing/maintenance_sec": 5.0,
     }
     values |= {"Resources/cpu_mem_gb": 1.5, "Resources/gpu_mem_gb": 9.0, "Resources/peak_gpu_mem_gb": 6.25}
-    said = "tick 7 kimg 28.0 time 1h 01m 40s sec/tick 11.0 sec/kimg 2.75 maintenance 5.0 cpumem 1.50"
-    assert status_line(7, 28000, values, 0.125).split() == f"{said} gpumem 6.25 augment 0.125".split()
+    line = "tick 7 kimg 28.0 time 1h 01m 40s sec/tick 11.0 sec/kimg 2.75 maintenance 5.0 cpumem 1.50"
+    assert status_line(7, 28000, values, 0.125).split() == f"{line} gpumem 6.25 augment 0.125".split()
     del values["Resources/peak_gpu_mem_gb"]
-    assert status_line(7, 28000, values, None).split() == said.split()
+    assert status_line(7, 28000, values, None).split() == line.split()

@@ -11,10 +11,10 @@ import torch
 
 from dnnlib.errors import UserError
 from training.config.run_directory import images_in_state, state_path, state_paths
-from training.run import state_file as run_state_file
+from training.run import state_file
 from training.run.state_file import DamagedState, newest_state, prune_states, read_state, write_state
 
-CONTENT = {
+CONTENT: dict[str, Any] = {
     "weights": {"a": torch.arange(12.0).reshape(3, 4), "b": torch.tensor(True)},
     "options": {"resume": None, "names": ["x"], "t": (0.5, 2)},
 }
@@ -101,22 +101,22 @@ def test_one_that_cannot_be_read_is_passed_over(run_dir: Any, capsys: pytest.Cap
 def test_all_damaged(run_dir: Any) -> None:
     for path in state_paths(run_dir):
         damage(path, "half")
-    with pytest.raises(UserError, match=r"none of the 3 training states .* can be used.*--resume"):
+    with pytest.raises(UserError, match=r"none of the 3 checkpoints .* can be used.*--resume"):
         newest_state(run_dir)
 
 
 def test_other_files_of_torch_and_other_versions_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_state_file, "VERSION", 2)
+    monkeypatch.setattr(state_file, "VERSION", 2)
     write_state(tmp_path / "new.pt", CONTENT)
     monkeypatch.undo()
     with pytest.raises(UserError, match=r"new\.pt has format version 2, this program reads version 1"):
         read_state(tmp_path / "new.pt")
-    monkeypatch.setattr(run_state_file, "FORMAT", "something else")
+    monkeypatch.setattr(state_file, "FORMAT", "something else")
     write_state(tmp_path / "other.pt", CONTENT)
     monkeypatch.undo()
-    with pytest.raises(UserError, match="not a training state"):
+    with pytest.raises(UserError, match="not a checkpoint"):
         read_state(tmp_path / "other.pt")
 
 

@@ -1,5 +1,4 @@
-"""Training states that somebody else made: whatever stands in them is taken over as it must be, or refused in
-one line."""
+"""Checkpoints that somebody else made: what is in them is valid, or refused in one line."""
 
 import copy
 import pickle
@@ -12,8 +11,8 @@ import torch
 
 from dnnlib.errors import UserError
 from tests.support.runs import small_state
-from training.run.state import RunState
-from training.run.state_file import DamagedState, read_state, write_state
+from training.run.state import COUNTERS, RunState
+from training.run.state_file import VERSION, DamagedState, read_state, write_state
 from training.run.state_form import check_document
 
 
@@ -34,7 +33,20 @@ def original() -> tuple[RunState, dict[str, Any]]:
 
 
 def take(state: RunState, saved: Any) -> None:
-    state.load_state_dict(check_document(saved, "state.pt:"))
+    state.load_state_dict(check_document(saved, COUNTERS, "state.pt:"))
+
+
+def test_the_names_in_the_file_are_those_of_its_format(original: tuple[RunState, dict[str, Any]]) -> None:
+    """So checkpoints that an earlier version wrote go on: other names need another format version."""
+    _, saved = original
+    assert VERSION == 1
+    assert sorted(saved) == ["config", "counters", "data", "parts"]
+    assert " ".join(saved["counters"]) == (
+        "steps images_seen tick tick_start snapshots pending snapshot_at p_at_most"
+    )
+    assert " ".join(saved["parts"]) == "G D G_ema pipe ada G_opt D_opt objective stats health timer"
+    assert sorted(saved["parts"]["objective"]) == ["pl_mean"]
+    assert sorted(saved["parts"]["ada"]) == ["batches", "totals"]
 
 
 def test_an_honest_state_passes(original: tuple[RunState, dict[str, Any]]) -> None:
@@ -63,7 +75,7 @@ def edited(saved: Any, path: tuple[Any, ...], value: Any) -> Any:
     return copied
 
 
-ODD = [
+ODD: list[Any] = [
     None,
     "x",
     -1,
@@ -168,7 +180,7 @@ def grown(tensor: torch.Tensor) -> torch.Tensor:
         (("parts", "stats", "last", "Loss/G/loss"), [0.0, 1.0, 1.0, 0.0], "moments of at least one value"),
         (("parts", "stats", "last", "a\nb"), [1.0, 1.0, 1.0, 0.0], "the name of a value"),
         (("parts", "stats", "moments", "a"), torch.full([4], float("inf"), dtype=torch.float64), "moments"),
-        (("parts", "G_opt", "state", 10**6), {}, "a parameter that this run has not"),
+        (("parts", "G_opt", "state", 10**6), {}, "belongs to no parameter of this run"),
         (("parts", "G_opt", "state", 0, "step"), torch.tensor(-1.0), "step must be a number from 0"),
     ],
 )
@@ -229,7 +241,7 @@ def test_what_pytorch_cannot_unpack(
     with monkeypatch.context() as context:
         context.setattr(torch, "save", save)
         write_state(tmp_path / "a.pt", {})
-    with pytest.raises((DamagedState, UserError), match=r"cannot be unpacked|is not a training state"):
+    with pytest.raises((DamagedState, UserError), match=r"cannot be unpacked|is not a checkpoint"):
         read_state(tmp_path / "a.pt")
 
 

@@ -1,5 +1,4 @@
-"""Where transfer learning starts: names, addresses and paths; networks of the reference family; what is
-copied."""
+"""Transfer learning: names, addresses and paths; networks of the reference family; what is copied."""
 
 import http.server
 import threading
@@ -16,13 +15,14 @@ from tests.support.reference_form import reference_pickle
 from tests.support.runs import make_images, open_small, plain_data, small_config, small_state
 from torch_utils.persistence import save_network_pkl
 from training import launch
-from training.config import pretrained as transfer
+from training.config import pretrained
 from training.config.continuation import continued
 from training.config.options import overrides
 from training.config.resolve import ADA_KIMG_RESUME, resolve
 from training.config.schema import TrainConfig
 from training.inference.files import load_networks
-from training.run.state import RunState, transfer_weights
+from training.run.state import RunState
+from training.run.transfer import transfer_weights
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_the_references_names_stand_for_addresses(cache: Any, name: Any, file: A
     cached = cached_path(f"{folder}/{file}")
     cached.parent.mkdir(parents=True)
     cached.write_bytes(b"network")
-    assert transfer.fetch_source(name) == cached
+    assert pretrained.fetch_source(name) == cached
     config = resolve(overrides(resume=name), plain_data(256))
     assert config.resume == name
     assert config.description.endswith(f"-resume{name}")
@@ -55,22 +55,22 @@ def test_the_references_names_stand_for_addresses(cache: Any, name: Any, file: A
 
 
 def test_every_name_is_listed() -> None:
-    assert list(transfer.SOURCES) == ["ffhq256", "ffhq512", "ffhq1024", "celebahq256", "lsundog256"]
+    assert list(pretrained.SOURCES) == ["ffhq256", "ffhq512", "ffhq1024", "celebahq256", "lsundog256"]
 
 
 def test_looking_downloads_nothing(cache: Any, tmp_path: Path) -> None:
     (tmp_path / "a.pkl").write_bytes(b"")
     for source in ("ffhq256", "http://127.0.0.1:9/a.pkl", str(tmp_path / "a.pkl")):
-        transfer.check_source(source)
+        pretrained.check_source(source)
     for source, message in (
         ("ffhq", "does not exist.*or one of ffhq256"),
         (str(tmp_path), "is a folder"),
         ("ftp://x/a.pkl", "does not exist"),
     ):
         with pytest.raises(UserError, match=f"--resume={source} {message}"):
-            transfer.check_source(source)
+            pretrained.check_source(source)
         with pytest.raises(UserError, match=message):
-            transfer.fetch_source(source)
+            pretrained.fetch_source(source)
     assert not cache.exists()
 
 
@@ -138,6 +138,8 @@ def test_networks_that_are_missing_or_of_another_size(tmp_path: Path) -> None:
         RunState.fresh(small_config(plain_data(), resume=str(tmp_path / "average.pkl")), torch.device("cpu"))
     with pytest.raises(UserError, match="does not fit this run"):
         transfer_weights(base.G, small_state(cmax=4).G, "G")
+    with pytest.raises(UserError, match="no weights in common"):
+        transfer_weights(torch.nn.Linear(1, 1), base.G, "G")
 
 
 def test_layers_that_the_source_lacks_are_named_and_never_frozen(
@@ -174,8 +176,10 @@ def test_between_decoders(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
         assert torch.equal(guided.D.get_parameter(name), source.D.get_parameter(name))
     other = small_config(plain_data(annotation_classes=5), reg_type="seg", resume=str(tmp_path / "seg.pkl"))
     state = RunState.fresh(other, torch.device("cpu"))
-    said = capsys.readouterr().out
-    assert said == f"Not in D of {tmp_path / 'seg.pkl'}, or of another shape, and started afresh: b32_dec\n"
+    printed = capsys.readouterr().out
+    assert (
+        printed == f"Not in D of {tmp_path / 'seg.pkl'}, or of another shape, and started afresh: b32_dec\n"
+    )
     assert state.D.get_parameter("b32_dec.weight").shape[0] == 5
     assert torch.equal(state.D.get_parameter("b16_dec.weight"), source.D.get_parameter("b16_dec.weight"))
 
@@ -193,14 +197,13 @@ def test_between_decoders(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
 def test_other_labels_and_other_channels(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, there: Any, here: Any, words: Any
 ) -> None:
-    """What fits goes over, what depends on the labels or channels starts afresh, and both are said in those
-    words."""
+    """What fits is copied, and what depends on labels or channels starts afresh, with a line for each."""
     source = small_state(seed=1, **there)
     save_network_pkl(tmp_path / "net.pkl", G=source.G, D=source.D, G_ema=source.G_ema)
     state = small_state(resume=str(tmp_path / "net.pkl"), **here)
-    said = capsys.readouterr().out
-    assert said.count(words) == 3
-    assert said.count("started afresh: ") == 3
+    printed = capsys.readouterr().out
+    assert printed.count(words) == 3
+    assert printed.count("started afresh: ") == 3
     fresh = small_state(**here)
     of_data = ("mapping.embed", "mapping.fc0", "b4.out", "torgb.weight", "torgb.bias", "fromrgb")
     for module, ours, theirs in (
@@ -225,8 +228,7 @@ def test_other_channels_are_never_frozen(tmp_path: Path) -> None:
 
 
 def test_credentials_of_an_address_stay_in_the_process(cache: Any, server: Any, tmp_path: Path) -> None:
-    """Neither options nor states nor network pickles nor the cache have them, and the run can go on without
-    them."""
+    """No options, checkpoints, network pickles or cache have them, and the run goes on without them."""
     address, served = server
     base = small_state(seed=1)
     save_network_pkl(served / "net.pkl", G=base.G, D=base.D, G_ema=base.G_ema)
