@@ -140,7 +140,7 @@ def measure(
     from metrics.results import append_result
     from metrics.runner import evaluate
     from torch_utils.device import announce_device
-    from torch_utils.distributed import is_rank0, main_first
+    from torch_utils.distributed import is_rank0, rank0_first
     from training.build import compute_as_trained
     from training.config.run_directory import OPTIONS_FILE
     from training.data.reals import open_images, open_reals
@@ -154,7 +154,7 @@ def measure(
     where = announce_device(device)
     generator, run_dir = None, None
     if network is not None:
-        with main_first("opening the network"):
+        with rank0_first("opening the network"):
             networks = load_networks(network, need=["G_ema"])
         generator, trained_on = networks["G_ema"].to(where), networks["training_set_kwargs"]
         note = compute_as_trained(generator, networks["info"], where)

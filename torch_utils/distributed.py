@@ -53,7 +53,7 @@ class _World:
         store: shared by all ranks; outlives any one of them.
         control, patient: gloo groups for what lives on the host, with the shorter and the longer timeout.
         prepare_timeout: seconds, see :data:`TIMEOUT`.
-        prepared: how often this rank has been at :func:`main_first`.
+        prepared: how often this rank has been at :func:`rank0_first`.
     """
 
     store: dist.Store
@@ -247,7 +247,7 @@ def sum_flat_(tensors: Sequence[torch.Tensor], what: str) -> None:
 
 
 @contextmanager
-def main_first(what: str) -> Iterator[None]:
+def rank0_first(what: str) -> Iterator[None]:
     """Rank 0 runs the block while the others wait; then they run it too (and find what rank 0 prepared).
 
     When it fails on rank 0, the others raise :class:`RankLost`, as they do when it takes longer than the
@@ -260,14 +260,14 @@ def main_first(what: str) -> Iterator[None]:
     world.prepared += 1
     key = f"prepared/{world.prepared}"
     if not is_rank0():
-        _wait_for_main(world, key, what)
+        _wait_for_rank0(world, key, what)
         yield
         return
     yield
     world.store.set(key, "yes")
 
 
-def _wait_for_main(world: _World, key: str, what: str) -> None:
+def _wait_for_rank0(world: _World, key: str, what: str) -> None:
     try:
         if not _absent(world.store, [key], world.prepare_timeout, pause=0.2):
             return

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -43,11 +44,12 @@ def restored_precisions() -> Any:
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Options may set variables and the mode; neither outlives a test."""
     monkeypatch.setenv("GGDR_OPS", "ref")
     monkeypatch.setenv("GGDR_HOST_MEMORY", "keep")
-    monkeypatch.setattr(dispatch._state, "mode", None)
+    with dispatch.using_mode(None):
+        yield
 
 
 def test_the_cpu_gets_a_line_for_ops_and_one_for_memory(capsys: pytest.CaptureFixture[str]) -> None:
