@@ -1,9 +1,8 @@
-"""A stand-in for the programs of the reference family: their loading protocol around this project's network
-maths.
+"""A stand-in for the programs of the reference family: their loading protocol around this project's networks.
 
-``main.py PICKLE OUT NATIVE`` in a folder made by :func:`make_program` opens a network pickle the way those
-programs do, with ``pickle`` and the text in the file executed, writes down what came out (OUT), and saves it
-as they do (NATIVE).
+In a folder made by :func:`make_program`, ``main.py PICKLE OUT NATIVE`` opens a network pickle as those programs
+do: with ``pickle``, which executes the text in the file. It records what came out (OUT), and saves it as they do
+(NATIVE).
 """
 
 import shutil
@@ -44,7 +43,8 @@ def persistent_class(cls):
             fields = list(super().__reduce__()) + [None]
             if fields[0] is _reconstruct_persistent_obj:
                 return tuple(fields[:2])
-            meta = dict(type="class", version=6, module_src=self.source, class_name=self.original, state=fields[2])
+            meta = dict(type="class", version=6, module_src=self.source)
+            meta.update(class_name=self.original, state=fields[2])
             return _reconstruct_persistent_obj, (meta,)
     Decorator.__name__ = cls.__name__
     decorated.add(Decorator)
@@ -68,25 +68,30 @@ from training.parts import generator, discriminator
 NESTED_GENERATOR = """
 @persistence.persistent_class
 class Generator(generator.Generator):
-    def __init__(self, z_dim, c_dim, w_dim, img_resolution, img_channels, mapping_kwargs={}, synthesis_kwargs={}):
-        super().__init__(z_dim, c_dim, w_dim, img_resolution, img_channels, mapping_kwargs, synthesis_kwargs)
+    def __init__(self, z_dim, c_dim, w_dim, img_resolution, img_channels,
+                 mapping_kwargs={}, synthesis_kwargs={}):
+        super().__init__(
+            z_dim, c_dim, w_dim, img_resolution, img_channels, mapping_kwargs, synthesis_kwargs)
 """
 FLAT_GENERATOR = """
 @persistence.persistent_class
 class Generator(generator.Generator):
-    def __init__(self, z_dim, c_dim, w_dim, img_resolution, img_channels, mapping_kwargs={}, **synthesis_kwargs):
+    def __init__(self, z_dim, c_dim, w_dim, img_resolution, img_channels,
+                 mapping_kwargs={}, **synthesis_kwargs):
         defaults = dict(num_fp16_res=4, conv_clamp=256)
-        super().__init__(z_dim, c_dim, w_dim, img_resolution, img_channels, dict(w_avg_beta=0.998, **mapping_kwargs) if
-            "w_avg_beta" not in mapping_kwargs else mapping_kwargs, {**defaults, **synthesis_kwargs})
+        super().__init__(
+            z_dim, c_dim, w_dim, img_resolution, img_channels,
+            dict(dict(w_avg_beta=0.998), **mapping_kwargs), {**defaults, **synthesis_kwargs})
 """
 DISCRIMINATOR = """
 @persistence.persistent_class
 class Discriminator(discriminator.Discriminator):
-    def __init__(self, c_dim, img_resolution, img_channels, architecture="resnet", channel_base=32768, channel_max=512,
-                 num_fp16_res={fp16}, conv_clamp={clamp}, cmap_dim=None,
+    def __init__(self, c_dim, img_resolution, img_channels, architecture="resnet", channel_base=32768,
+                 channel_max=512, num_fp16_res={fp16}, conv_clamp={clamp}, cmap_dim=None,
                  block_kwargs={{}}, mapping_kwargs={{}}, epilogue_kwargs={{}}{decoder}):
-        super().__init__(c_dim, img_resolution, img_channels, architecture, channel_base, channel_max, num_fp16_res, conv_clamp,
-            cmap_dim, block_kwargs, mapping_kwargs, epilogue_kwargs{decoder_value})
+        super().__init__(
+            c_dim, img_resolution, img_channels, architecture, channel_base, channel_max, num_fp16_res,
+            conv_clamp, cmap_dim, block_kwargs, mapping_kwargs, epilogue_kwargs{decoder_value})
 """
 AUGMENT = """
 import torch
@@ -125,19 +130,23 @@ import copy, pickle, sys
 import torch
 torch.set_num_threads(1)
 # An editable installation of this project would offer its own `training.networks` where the program has none.
-sys.meta_path[:] = [finder for finder in sys.meta_path if not getattr(finder, "__module__", "").startswith("__editable__")]
+sys.meta_path[:] = [f for f in sys.meta_path if not getattr(f, "__module__", "").startswith("__editable__")]
 with open(sys.argv[1], "rb") as stream:
     data = pickle.load(stream)
 G, D, pipe = data["G_ema"], data["D"], data["augment_pipe"]
 z, c = torch.linspace(-2, 2, 16).reshape(2, 8), torch.eye(2)
 images = torch.linspace(-1, 1, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
+def module_of(network):
+    return type(network).__mro__[1].__module__
 def outcome(G, D, pipe):
     return {
-        "images": G(z, c, truncation_psi=0.5, noise_mode="const"), "logits": D(images, c), "p": pipe.p.item(), "xflip": pipe.xflip,
+        "images": G(z, c, truncation_psi=0.5, noise_mode="const"), "logits": D(images, c),
+        "p": pipe.p.item(), "xflip": pipe.xflip,
         "classes": [f"{type(m).__module__}.{type(m).__name__}" for m in (G, D, pipe)],
-        "modules": [type(m).__mro__[1].__module__ for m in (G, D, pipe)],
-        "native": [type(m) is getattr(sys.modules[type(m).__mro__[1].__module__], type(m).__name__) for m in (G, D, pipe)],
-        "training": any(m.training for m in (G, D, pipe)), "gradients": any(p.requires_grad for m in (G, D) for p in m.parameters()),
+        "modules": [module_of(m) for m in (G, D, pipe)],
+        "native": [type(m) is getattr(sys.modules[module_of(m)], type(m).__name__) for m in (G, D, pipe)],
+        "training": any(m.training for m in (G, D, pipe)),
+        "gradients": any(p.requires_grad for m in (G, D) for p in m.parameters()),
         "init_kwargs": [m.init_kwargs for m in (G, D, pipe)], "w_avg_beta": G.mapping.w_avg_beta,
         "decoder": [k for k in D.state_dict() if "_dec." in k],
     }
@@ -158,18 +167,14 @@ with open(sys.argv[3], "wb") as stream:
 
 
 def make_program(folder: Path, kind: str) -> Path:
-    """A tree with ``torch_utils.persistence`` and ``training.networks`` (or as the program has it); returns
-    the main file."""
-    shutil.copytree(
-        ROOT / "torch_utils" / "ops",
-        folder / "torch_utils" / "ops",
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )
-    shutil.copytree(
-        ROOT / "training" / "networks",
-        folder / "training" / "parts",
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )
+    """Write a program with ``torch_utils.persistence`` and its networks; returns the main file."""
+    for source, target in {
+        "dnnlib": "dnnlib",
+        "torch_utils/ops": "torch_utils/ops",
+        "torch_utils/pickles": "torch_utils/pickles",
+        "training/networks": "training/parts",
+    }.items():
+        shutil.copytree(ROOT / source, folder / target, ignore=shutil.ignore_patterns("__pycache__"))
     for path in (folder / "training" / "parts").glob("*.py"):
         text = (
             path.read_text()
