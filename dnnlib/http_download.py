@@ -1,7 +1,6 @@
 """One file over HTTP: continued where it broke off, by one process at a time, checked when it is whole."""
 
 import contextlib
-import fcntl
 import os
 import queue
 import re
@@ -13,11 +12,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
+from filelock import FileLock
 from tqdm import tqdm
 
 from dnnlib.files import atomic_write, file_sha256
@@ -95,8 +95,16 @@ class PartialFile:
     def _version_path(self) -> Path:
         return self.path.with_name(self.path.name + ".version")
 
+    def is_usable(self) -> bool:
+        """Whether the name is free, or that of an ordinary file without other names."""
+        try:
+            found = self.path.lstat()
+        except FileNotFoundError:
+            return True
+        return stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+
     def begin(self, version: str) -> None:
-        """Drop what there is, and note which version will come."""
+        """Drop what there is, and record which version will come."""
         with open(self.path, "ab", opener=_own_file) as stream:
             stream.truncate(0)
         with atomic_write(self._version_path, "w", encoding="utf-8") as stream:
@@ -138,59 +146,46 @@ def part_path(target: Path) -> Path:
 def claimed_part(target: Path) -> Iterator[PartialFile]:
     """The beginning of ``target``, for this process alone, as soon as no other process is downloading it.
 
-    The claim is a lock that the system drops with its process, so that none can be left behind. Where the
-    process that has it hangs, on file systems without locks, and where something else than an ordinary file
-    has the part's name (a link, a pipe), the part is a file of this process's own instead.
-    Raises :class:`OSError` when the folder can't be written.
+    The claim is a lock that the system drops with its process. This process gets a file of its own instead if
+    the process with the lock brings nothing new, if the file system has no locks, or if something other than an
+    ordinary file has the part's name (a link, a pipe).
+
+    Raises:
+        OSError: the folder can't be written.
     """
+    part = PartialFile(part_path(target))
     with contextlib.ExitStack() as stack:
-        part = PartialFile(part_path(target))
-        if not _lock(part.path, stack):
+        if not (_lock(target, part, stack) and part.is_usable()):
             part = PartialFile(target.with_name(f".{target.name}.{uuid.uuid4().hex}.part"))
-            part.path.touch()
             stack.callback(part.remove)
         try:
             yield part
         finally:
-            if part.size == 0:  # nothing came, or it has its name now
+            if part.size == 0:  # nothing came, or the file was renamed to its name
                 part.remove()
 
 
-def _lock(path: Path, stack: contextlib.ExitStack) -> bool:
-    """Make the file at ``path`` if need be, and lock it until the stack unwinds; wait for another process
-    that has it.
+def _lock(target: Path, part: PartialFile, stack: contextlib.ExitStack) -> bool:
+    """Lock ``target`` until the stack unwinds, when no other process holds it any more.
 
-    False when the other process brings nothing for PATIENCE seconds, where there are no locks, and where the
-    path is no ordinary file.
+    Returns:
+        False if the other process brings nothing for PATIENCE seconds, or the file system has no locks.
     """
+    # A soft lock would stay behind when its process is killed.
+    lock = FileLock(target.with_name(f".{target.name}.lock"), poll_interval=POLL, fallback_to_soft=False)
     size, since = -1, time.monotonic()
-    while time.monotonic() - since <= PATIENCE:
-        with contextlib.ExitStack() as attempt:
-            if path.is_symlink() or (path.exists() and not path.is_file()):
-                return False
-            try:
-                stream: IO[bytes] = attempt.enter_context(open(path, "ab", opener=_own_file))
-            except OSError as error:
-                if error.errno is None:  # not an ordinary file
-                    return False
-                raise
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                found = os.fstat(stream.fileno()).st_size
-                if found != size:
-                    size, since = found, time.monotonic()
-                time.sleep(POLL)
-                continue
-            except OSError:
-                if os.fstat(stream.fileno()).st_size == 0:
-                    path.unlink(missing_ok=True)
-                return False
-            # Otherwise the file was renamed or removed by its last owner, between our opening and locking it.
-            if path.exists() and os.path.samestat(os.fstat(stream.fileno()), path.stat()):
-                stack.push(attempt.pop_all())
-                return True
-    return False
+
+    def is_stuck() -> bool:
+        nonlocal size, since
+        if part.size != size:
+            size, since = part.size, time.monotonic()
+        return time.monotonic() - since > PATIENCE
+
+    try:
+        stack.enter_context(lock.acquire(timeout=MAX_SECONDS, cancel_check=is_stuck))
+    except OSError:  # filelock's Timeout among them; a folder that can't be written shows when the part is made
+        return False
+    return True
 
 
 def download(address: str, part: PartialFile, expected: Expected, title: str, progress: bool) -> None:
