@@ -181,8 +181,7 @@ class Checked:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`to_dict`. Unknown and missing keys raise :class:`UserError`, as wrong values
-        do."""
+        """The inverse of :meth:`to_dict`. Raises :class:`UserError` for wrong keys or values."""
         return _from_dict(cls, values)
 
 
@@ -218,8 +217,7 @@ def _inside(where: str, name: str) -> str:
 
 
 def _matches(value: Any, hint: Any) -> bool:
-    """Is ``value`` of the annotated type? Stricter than ``isinstance``: a bool is no number, and numbers are
-    finite."""
+    """Whether ``value`` is of the annotated type. A bool is no number, and numbers are finite."""
     origin = typing.get_origin(hint)
     if origin in (types.UnionType, typing.Union):
         return any(accepted(value, option) for option in typing.get_args(hint))

@@ -33,8 +33,7 @@ DIGITS = (
 
 
 def environment_option(*names: str, variable: str, **attrs: Any) -> Callable[[F], F]:
-    """An option that sets an environment variable, for what a whole process and those that it starts
-    share."""
+    """An option that sets an environment variable, for what this process and its children share."""
 
     def set_variable(_context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
         if value is not None:
@@ -61,8 +60,10 @@ host_memory_option = environment_option(
 
 
 def picture_options(function: F) -> F:
-    """``--max-pixels`` and ``--range`` (``value_range``): how pictures are decoded
-    (:class:`training.data.decode.DecodeOptions`)."""
+    """Add ``--max-pixels`` and ``--range`` (``value_range``): how pictures are decoded.
+
+    See :class:`training.data.decode.DecodeOptions`.
+    """
     range_help = "Values of images with more than 8 bits that become black and white  [default: full]"
     function = click.option(
         "--range", "value_range", type=ValueRange(), metavar="LOW-HIGH|auto|full", help=range_help
@@ -153,8 +154,7 @@ def _one_line() -> Iterator[None]:
 
 
 def friendly_errors(function: F) -> F:
-    """Turn :class:`UserError`, and memory that does not suffice, into click's one-line error with exit status
-    1.
+    """Turn :class:`UserError` and a lack of memory into click's one-line error with exit status 1.
 
     Addresses in the line have their public form (:mod:`dnnlib.addresses`).
     """
@@ -168,8 +168,7 @@ def friendly_errors(function: F) -> F:
 
 
 def _message(text: str, limit: int) -> str:
-    """A message as one line: addresses in their public form, control characters and broken Unicode as
-    escapes."""
+    """A message on one line: public addresses, and escapes for control characters and broken Unicode."""
     line = addresses.public_text(" ".join(text.split("\n")))
     line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line[: limit + 1])
     return line if len(line) <= limit else line[:limit] + "..."
@@ -218,8 +217,9 @@ def parse_float_list(text: str) -> list[float]:
 
 
 class PathType(click.ParamType):
-    """A path, with ``~`` at its start expanded, which a shell leaves to us behind ``=``. Every option that
-    takes a path has this type.
+    """A path. Every option that takes a path has this type.
+
+    A leading ``~`` is expanded here: behind ``=`` a shell leaves it.
 
     ``addresses``: an http(s) address too, of which the public form comes back; :mod:`dnnlib.addresses` knows
     the whole.
@@ -261,8 +261,7 @@ LABELLED_PATH, LABELLED_PATH_OR_URL = LabelledPath(), LabelledPath(addresses=Tru
 
 
 class FiniteFloat(click.ParamType):
-    """A number that 32 bits can hold: neither infinite nor "not a number", and within limits if there are
-    any."""
+    """A finite number that 32 bits can hold, within limits if there are any."""
 
     name = "float"
 
@@ -344,8 +343,10 @@ class IntOrList(click.ParamType):
 
 
 class ValueRange(click.ParamType):
-    """``"0-4095"`` to ``(0.0, 4095.0)``: two finite numbers, the second one larger. ``auto`` and ``full``
-    stay as they are."""
+    """``"0-4095"`` to ``(0.0, 4095.0)``: two finite numbers in ascending order.
+
+    ``auto`` and ``full`` stay as they are.
+    """
 
     name = "range"
 
@@ -383,8 +384,7 @@ class GridSize(click.ParamType):
 
 
 def output_folder(path: str | Path, option: str = "--outdir") -> Path:
-    """Make a folder unless it is there, and see that files can be written to it. Raises :class:`UserError`
-    naming ``option``."""
+    """Make a folder unless it exists, and try to write in it. Raises :class:`UserError` naming ``option``."""
     try:
         return _writable_folder(Path(path))
     except OSError as error:
@@ -392,8 +392,10 @@ def output_folder(path: str | Path, option: str = "--outdir") -> Path:
 
 
 def output_file(path: str | Path, option: str = "--out", *, same: bool = False) -> Path:
-    """The path of a file to write, after the same for its folder and :func:`refuse_existing`. Raises
-    :class:`UserError`."""
+    """The path of a file to write, checked with its folder. Raises :class:`UserError`.
+
+    Checks as :func:`output_folder` and :func:`refuse_existing` do.
+    """
     refuse_existing(path, option, same=same)
     try:
         return _writable_folder(Path(path).parent) / Path(path).name

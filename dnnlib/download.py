@@ -20,8 +20,7 @@ __all__ = ["cache_root", "cached_path", "fetch", "is_address", "local_file"]
 
 
 def cached_path(url: str, cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Where :func:`fetch` keeps the file of ``url``: the file's own name, with a few digits that stand for
-    the address.
+    """Where :func:`fetch` keeps the file of ``url``: its name, after a few digits that identify the address.
 
     User name and password have no part in it. Raises :class:`UserError` for an address that is not valid.
     """
@@ -37,8 +36,7 @@ def _downloads(cache_dir: str | os.PathLike[str] | None) -> Path:
 
 
 def forbid_downloads() -> None:
-    """From now on nothing is downloaded, by this process and those that it starts: what ``--offline``
-    does."""
+    """Forbid downloads in this process and its children from now on, as ``--offline`` does."""
     os.environ[OFFLINE] = "1"
 
 
@@ -56,8 +54,7 @@ def local_file(
     offline: bool = False,
     progress: bool = True,
 ) -> Path:
-    """The local path of a file that is given by its path or by an http(s) address. Arguments as for
-    :func:`fetch`.
+    """The local path of a file given by path or http(s) address. Arguments as for :func:`fetch`.
 
     Raises :class:`UserError` when there is no such file, when it is not the expected one, and as
     :func:`fetch` does.
@@ -163,8 +160,7 @@ def _parse(url: str, sha256: str | None, size: int | None) -> tuple[str, Expecte
 
 
 def _of_public_address(public: str, folder: Path, expected: Expected) -> Path:
-    """The one cached file that came from an address of this public form. Raises :class:`Unavailable` when
-    there is none."""
+    """The one cached file of an address in its public form. Raises :class:`Unavailable` if there is none."""
     records = sorted(folder.glob("*.json")) if folder.is_dir() else []
     files = [path.with_name(path.name.removesuffix(".json")) for path in records]
     found = [
@@ -184,8 +180,9 @@ def _of_public_address(public: str, folder: Path, expected: Expected) -> Path:
 
 
 def _is_cached(target: Path, public: str, expected: Expected) -> bool:
-    """Whether the file is there, as expected. Raises :class:`UserError` when it has changed since it was
-    downloaded.
+    """Whether the file is there, as expected. Raises :class:`UserError` if it changed after its download.
+
+    A damaged record says nothing of the file: it is written anew, with a warning.
 
     A record that is damaged says nothing of the file: it is written anew from it, with a warning.
     """

@@ -65,8 +65,7 @@ IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 def refuse_other_kinds(
     path: str | os.PathLike[str], name: str, *, wanted: Collection[str], advice: str = ""
 ) -> None:
-    """Raise :class:`UserError` that says what a file is, if that can be told and is none of the ``wanted``
-    kinds.
+    """Raise :class:`UserError` if a file is recognisably of another kind than those ``wanted``.
 
     Args:
         path: of the file.
@@ -81,8 +80,7 @@ def refuse_other_kinds(
 
 
 def kind_of(stream: IO[bytes]) -> tuple[str, str]:
-    """A short name of a file's kind and the kind in words; ``unknown`` for what has no mark. The position
-    does not change.
+    """A file's kind as a short name and in words; ``unknown`` if nothing marks it. The position stays.
 
     The names are those of :data:`SIGNATURES` and :data:`ZIP_MEMBERS`, and ``empty``, ``zeros``, ``html``,
     ``json``, ``text``, ``safetensors``, ``onnx``, ``pickle``, ``npz``, ``images``, ``zip`` and ``state``.

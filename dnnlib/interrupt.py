@@ -21,10 +21,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 def end_with_parent(number: signal.Signals) -> Callable[[], None]:
-    """A function for a child to call, between fork and exec: then the kernel sends it ``number`` when its
-    parent ends, however that happens. On Linux; elsewhere it does nothing.
+    """A function for a child to call between fork and exec: its parent's end will send it ``number``.
 
-    All is looked up here, because a child at that point had better do little.
+    The kernel does that, however the parent ends. It works on Linux; elsewhere nothing happens. Everything is
+    looked up here, because a child at that point must do as little as possible.
     """
     if sys.platform != "linux":
         return lambda: None
@@ -38,8 +38,7 @@ def end_with_parent(number: signal.Signals) -> Callable[[], None]:
 
 @contextmanager
 def unwinding(announce: bool = True) -> Iterator[None]:
-    """While open, SIGTERM and SIGHUP end the program by an exception, as Ctrl-C does, so that what was begun
-    is cleared away.
+    """Inside, SIGTERM and SIGHUP end the program by an exception, as Ctrl-C does, so that it cleans up.
 
     :class:`SystemExit` with the status that a shell gives such an end. Nothing changes outside the main
     thread.
@@ -74,8 +73,7 @@ class Interrupted(BaseException):
 
 
 def end_processes(processes: Iterable[BaseProcess], seconds: float = 5.0) -> list[BaseProcess]:
-    """Kill child processes, whatever they are blocked in, and wait until they are gone, ``seconds`` at most
-    in all.
+    """Kill child processes, and wait until they are gone, ``seconds`` at most in all.
 
     Returns those that are still there: the kernel ends a process that waits for a file system or a device
     only when that answers.
@@ -121,14 +119,17 @@ class InterruptFlag:
         return self.received is not None
 
     def at_once(self) -> AbstractContextManager[None]:
-        """For work that need not be finished: a signal raises :class:`Interrupted` in the block, one that
-        came before too."""
+        """Inside, a signal raises :class:`Interrupted`, for work that need not be finished.
+
+        A signal that came before does so too.
+        """
         return self.within(0)
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """For a wait that may never end: a signal raises :class:`Interrupted` in the block so many seconds
-        after it came.
+        """Inside, a signal raises :class:`Interrupted` so many seconds later: for a wait that may never end.
+
+        An earlier signal counts from the start of the block.
 
         One that came before raises it so long after the block began.
         """

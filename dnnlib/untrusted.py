@@ -1,5 +1,4 @@
-"""Files that somebody else may have made: what goes wrong in reading one becomes a single line that names
-it."""
+"""Reads files that somebody else may have made: every fault becomes one line that names the file."""
 
 import contextlib
 import errno
@@ -29,8 +28,7 @@ _PROGRAM_FAULTS = (ImportError, NameError)
 
 @contextlib.contextmanager
 def parsing(what: str, fault: str = "cannot be read", advice: str = "") -> Iterator[None]:
-    """Around the parsing of outside content: whatever the parser raises becomes ``{what} {fault}: reason;
-    {advice}``.
+    """Turn whatever a parser raises in the block into ``{what} {fault}: reason; {advice}``.
 
     Parsers (Pillow, numpy, zipfile, lmdb, protobuf, ...) raise nearly any exception on damaged or hostile
     bytes, so the kinds are told apart by what they are not. A :class:`UserError` passes as it is. An error of
@@ -75,8 +73,7 @@ def reason(error: BaseException) -> str:
 
 
 def one_line(text: str, limit: int = MAX_REASON) -> str:
-    """``text`` on one line of at most ``limit`` characters, with control characters and broken Unicode as
-    escapes.
+    """``text`` on one line of at most ``limit`` characters, without control characters and broken Unicode.
 
     Use it for whatever a file holds before it reaches a terminal: escapes cannot move the cursor or forge a
     line.
@@ -116,14 +113,12 @@ def parse_json(
 def read_json(
     path: str | os.PathLike[str], *, limit: int = MAX_JSON, finite: bool = True, advice: str = ""
 ) -> Any:
-    """The value of a JSON file, see :func:`parse_json`. Raises :class:`UserError` when it can't be read,
-    too."""
+    """The value of a JSON file, see :func:`parse_json`. Raises :class:`UserError`."""
     return parse_json(read_bytes(path, limit=limit), str(path), limit=limit, finite=finite, advice=advice)
 
 
 def read_bytes(path: str | os.PathLike[str], *, limit: int) -> bytes:
-    """The content of an ordinary file of at most ``limit`` bytes. Raises :class:`UserError`; waits for no
-    pipe or device."""
+    """Read an ordinary file of at most ``limit`` bytes. Raises :class:`UserError`; never waits for a pipe."""
     with parsing(str(path)):
         with open_ordinary(path) as stream:
             size = os.fstat(stream.fileno()).st_size
@@ -134,8 +129,10 @@ def read_bytes(path: str | os.PathLike[str], *, limit: int) -> bytes:
 
 
 def open_ordinary(path: str | os.PathLike[str]) -> IO[bytes]:
-    """Open a file for reading bytes. Raises :class:`ValueError` for a pipe, device or socket, and
-    :class:`OSError`."""
+    """Open a file for reading bytes.
+
+    Raises :class:`OSError`, and :class:`ValueError` for a pipe, a device or a socket.
+    """
     stream = open(path, "rb", opener=_without_waiting)  # noqa: SIM115  the caller closes it
     if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
         stream.close()

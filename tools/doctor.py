@@ -266,7 +266,7 @@ def report(findings: list[Finding]) -> None:
 def main(ops: dispatch.Impl, device: str, as_json: bool) -> None:
     """Say what this machine has of what the compiled ops need, try each op, and say what to do about
     faults."""
-    allow_tf32(False)
+    allow_tf32(allowed=False)
     findings = [*check_versions(), *check_tools(), check_cache()]
     if not any(finding.needed for finding in findings):
         where = pick_device(device).type

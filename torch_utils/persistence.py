@@ -34,8 +34,8 @@ TENSOR_TYPES = ("<f2", "<f4", "<f8")
 #: What pickles of ProGAN, StyleGAN and StyleGAN2 for TensorFlow refer to.
 TENSORFLOW_CLASSES = ("dnnlib.tflib.network.Network", "tfutil.Network")
 
-# These register the project's networks. They are imported when a file is first opened or written: programs need
-# only this module.
+# These register the project's networks. They are imported when a file is first opened or written, so programs
+# need this module only.
 registry.provide_by("training.networks", "training.augment")
 
 PORTABLE_SOURCE = Path(__file__).with_name("pickles") / "portable.py"

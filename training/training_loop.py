@@ -283,7 +283,7 @@ def _say_goodbye(state: RunState, run_dir: Path, received: signal.Signals | None
 def set_up_gpu(config: TrainConfig) -> None:
     """cuDNN's search for the fastest algorithms, and TF32, as the options say."""
     torch.backends.cudnn.benchmark = not config.runtime.nobench
-    allow_tf32(config.runtime.allow_tf32)
+    allow_tf32(allowed=config.runtime.allow_tf32)
 
 
 def _loading(dataset: ImageFolderDataset, workers: int) -> str:

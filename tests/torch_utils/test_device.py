@@ -150,7 +150,7 @@ def test_bfloat16_needs_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("allowed", [False, True])
 def test_full_float32_whatever_was_allowed(restored_precisions: Any, allowed: Any) -> None:
-    device.allow_tf32(allowed)
+    device.allow_tf32(allowed=allowed)
     before = precisions()
     assert before[1] == [allowed, allowed, "high" if allowed else "highest"]
     with device.full_float32():
@@ -170,7 +170,7 @@ def test_full_float32_where_pytorchs_interfaces_contradict_each_other(restored_p
 
 def test_whatever_computes_begins_without_tf32(restored_precisions: Any) -> None:
     """PyTorch's default is to convolve in TF32."""
-    device.allow_tf32(True)
+    device.allow_tf32(allowed=True)
     device.prepare_device("cpu")
     assert precisions()[1] == [False, False, "highest"]
 

@@ -204,12 +204,15 @@ def reason_against_cuda() -> str | None:
     except BuildError as error:
         return str(error)
     if version.split(".")[0] != wanted.split(".")[0]:
-        return f"{nvcc} is of CUDA {version}, PyTorch of CUDA {wanted}; install that toolkit or set CUDA_HOME to it"
+        return (
+            f"{nvcc} is of CUDA {version}, PyTorch of CUDA {wanted}; install that toolkit or set CUDA_HOME to "
+            "it"
+        )
     return None
 
 
 def find_toolchain(*, with_cuda: bool) -> Toolchain:
-    """What a build would use, with the CUDA part on request. Raises :class:`BuildError` if a part is missing."""
+    """Find what a build would use, on request with CUDA. Raises :class:`BuildError` if a part is missing."""
     compiler = find_compiler()
     plain = Toolchain(compiler, version_line(compiler), find_ninja())
     if not with_cuda:
@@ -316,7 +319,7 @@ def _library(toolchain: Toolchain, cache: Path, options: BuildOptions) -> tuple[
 
 @contextlib.contextmanager
 def exclusive(path: Path, timeout: float) -> Iterator[None]:
-    """Hold a lock on a file until the block or this process ends. Without locks in the file system, hold none.
+    """Hold a lock on a file until the block or this process ends; none if the file system has no locks.
 
     Raises :class:`BuildError` if another process holds it for longer than ``timeout`` seconds.
     """

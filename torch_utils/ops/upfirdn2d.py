@@ -182,7 +182,7 @@ def filter2d(
 
 
 def upsample_padding(f: torch.Tensor | None, up: Pair) -> tuple[int, int, int, int]:
-    """Padding with which upsampling by ``up`` with ``f`` gives ``up`` times the size, pixel centres aligned."""
+    """Padding with which upsampling by ``up`` with ``f`` gives ``up`` times the size, centres aligned."""
     (taps_x, taps_y), (up_x, up_y) = filter_size(f), parse_scale(up)
     return (taps_x + up_x - 1) // 2, (taps_x - up_x) // 2, (taps_y + up_y - 1) // 2, (taps_y - up_y) // 2
 

@@ -69,7 +69,7 @@ class NetworkRecord:
         self._compare(expected)
         state = {name: self.tensors[name].read(like) for name, like in expected.items()}
         module.load_state_dict(state, strict=True, assign=True)
-        return module.eval().requires_grad_(False)
+        return module.eval().requires_grad_(requires_grad=False)
 
     def _compare(self, expected: Mapping[str, torch.Tensor]) -> None:
         missing = [name for name in expected if name not in self.tensors]
