@@ -55,7 +55,10 @@ host_memory_option = environment_option(
     "--host-memory",
     variable="GGDR_HOST_MEMORY",
     type=click.Choice(CHOICES["GGDR_HOST_MEMORY"]),
-    help="On a CPU: keep freed memory for reuse, or leave it to the system  [default: GGDR_HOST_MEMORY, else keep]",
+    help=(
+        "On a CPU: keep freed memory for reuse, or leave it to the system  "
+        "[default: GGDR_HOST_MEMORY, else keep]"
+    ),
 )
 
 
@@ -76,12 +79,12 @@ def picture_options(function: F) -> F:
 
 
 def plural(number: int, noun: str) -> str:
-    """``1 image``, ``2 images``."""
+    """A number and its noun: ``1 image``, ``2 images``."""
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def print_notes(notes: Iterable[str]) -> None:
-    """One line to standard error for each note, in one process of several."""
+    """Print one line to standard error for each note, on rank 0 only."""
     for note in notes:
         if torchrun.rank() == 0:
             click.echo(f"Note: {note}", err=True)
@@ -90,12 +93,13 @@ def print_notes(notes: Iterable[str]) -> None:
 class Command(click.Command):
     """A click command whose options may be typed with ``-`` or ``_`` (``--reg_type`` = ``--reg-type``).
 
-    It starts with standard streams that can be used (:func:`dnnlib.streams.steady_streams`) and an
-    environment that was checked (:func:`dnnlib.environment.check_environment`). Where standard output could
-    not be written, it ends with a line that says so and status 1.
+    It starts with usable standard streams (:func:`dnnlib.streams.steady_streams`) and a checked environment
+    (:func:`dnnlib.environment.check_environment`). If standard output could not be written, it ends with a
+    line that says so and status 1.
     """
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line. Raises SystemExit, with status 1 if standard output could not be written."""
         steady_streams()
         try:
             result = super().main(*args, **kwargs)
@@ -107,20 +111,12 @@ class Command(click.Command):
         return result
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        declared = {
-            name.replace("_", "-"): name
-            for param in self.params
-            for name in param.opts
-            if name.startswith("--")
-        }
-        spelled = []
-        for arg in args:
-            name, equals, value = arg.partition("=")
-            spelled.append(declared.get(name.replace("_", "-"), name) + equals + value)
+        """Parse the options and check the environment. Raises click's errors with messages of one line."""
+        ctx.token_normalize_func = lambda name: name.replace("_", "-")
         addresses.forget()
         with _one_line():
             try:
-                rest = super().parse_args(ctx, spelled)
+                rest = super().parse_args(ctx, args)
             except click.UsageError as error:
                 if torchrun.rank() > 0:  # every process has the same command line; one complains
                     raise SystemExit(2) from None
@@ -175,7 +171,7 @@ def _message(text: str, limit: int) -> str:
 
 
 def distinct(numbers: Sequence[int], option: str) -> list[int]:
-    """The numbers without repetitions, which a note on standard error names: each stands for one file."""
+    """The numbers without repetitions, since each stands for one file. A note names the repeated ones."""
     counts = Counter(numbers)
     repeated = [str(number) for number, count in counts.items() if count > 1]
     if repeated:
@@ -231,6 +227,7 @@ class PathType(click.ParamType):
         self.addresses = addresses
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Expand the path, or conceal the address."""
         try:
             if not addresses.has_scheme(value):
                 return expand_path(value)
@@ -247,6 +244,7 @@ class LabelledPath(PathType):
     name = "label=path"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Convert the part behind ``=``."""
         if addresses.has_scheme(value):
             self.fail(f"{addresses.public_address(value)} has no label; the form is LABEL=PATH", param, ctx)
         label, equals, path = value.partition("=")
@@ -271,6 +269,7 @@ class FiniteFloat(click.ParamType):
         self.min, self.above, self.max = min, above, max
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse the number and check its limits."""
         try:
             number = float(value)
         except ValueError:
@@ -295,6 +294,7 @@ class ClassNumber(click.ParamType):
     name = "integer"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse the number."""
         try:
             return int(value)
         except ValueError:
@@ -313,6 +313,7 @@ class Seconds(FiniteFloat):
     name = "seconds"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse the number and check its range."""
         number = super().convert(value, param, ctx)
         if not 1 <= number <= 1e8:
             self.fail(f"{number:g} is not between 1 and 100000000 seconds", param, ctx)
@@ -327,6 +328,7 @@ class IntOrList(click.ParamType):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> int | tuple[int, ...]:
+        """Parse and sort the numbers."""
         if isinstance(value, int | tuple):
             return value
         try:
@@ -353,6 +355,7 @@ class ValueRange(click.ParamType):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[float, float] | str:
+        """Parse the two numbers."""
         if isinstance(value, tuple) or value in ("auto", "full"):
             return value
         number = r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
@@ -375,6 +378,7 @@ class GridSize(click.ParamType):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, int]:
+        """Parse columns and rows."""
         if isinstance(value, tuple):
             return value
         match = re.fullmatch(rf"({DIGITS})[x×]({DIGITS})", value.strip().lower())
@@ -403,7 +407,7 @@ def output_file(path: str | Path, option: str = "--out", *, same: bool = False) 
         raise UserError(f"cannot write {option}={path}: {error.strerror}") from error
 
 
-def _set_overwrite(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+def _set_overwrite(context: click.Context, _parameter: click.Parameter, value: Any) -> None:
     context.meta[_OVERWRITE] = value
 
 

@@ -93,27 +93,28 @@ def fetch(
 ) -> Path:
     """The local path of the file at ``url``, downloaded unless the cache has it.
 
-    The bytes go to ``<name>.part``, which is renamed when the length that the server announced, and what is
-    known of the file, have been checked. What came before a connection broke or the process ended is
-    continued if the server can do that and the file is still the same there. Of several processes that ask
-    for one address, one downloads and the others wait. ``<name>.json`` beside the file records where it came
-    from and its SHA-256, so that a later change of the cached file is noticed; a file put there by hand needs
-    none.
+    The bytes go to ``<name>.part``, which is renamed once its length and what is known of the file have been
+    checked. A download that broke off is continued, if the server can do that and still has the same file. Of
+    several processes that fetch one address, one downloads and the others wait. ``<name>.json`` beside the
+    file records its origin and its SHA-256, so that a later change of the cached file is noticed. A file put
+    there by hand needs no record.
 
-    User name, password and query of the address may be credentials: messages and the record have its public
-    form (:mod:`dnnlib.addresses`). A public form without its query, as an earlier run recorded it, stands for
-    the file in the cache that came from such an address.
+    User name, password and query of an address may be credentials, so messages and the record have its public
+    form (:mod:`dnnlib.addresses`). If ``url`` is such a form, as an earlier run recorded it, it stands for
+    the cached file that came from the address.
 
     Args:
         url: http(s), whole or as :func:`dnnlib.addresses.conceal` gave it; may end in
             ``#sha256=<hexadecimal>``, as in Python package indices.
         cache_dir: in place of ``<cache_root()>/downloads``.
-        sha256, size: what the file has to have (hexadecimal; bytes). A cached file that differs is replaced.
+        sha256: of the file, in hexadecimal. A cached file that differs is replaced; so for ``size``.
+        size: of the file, in bytes.
         offline: raise instead of downloading, as with ``$GGDR_OFFLINE``.
-        progress: a bar on a terminal.
+        progress: show a bar on a terminal.
 
-    Raises :class:`Unavailable` that names address, cache path and the way to put the file there by hand, and
-    :class:`UserError` for an address or a digest that is none.
+    Raises:
+        Unavailable: the file can't be downloaded; names address, cache path, and how to put the file there.
+        UserError: the address or the digest is invalid.
     """
     address, expected = _parse(reveal(url), sha256, size)
     public = public_address(address)
@@ -131,7 +132,7 @@ def fetch(
         make_cache_folder(target.parent)
         with claimed_part(target) as part:
             if not _is_cached(target, public, expected):  # another process may have been faster
-                download(address, part, expected, target.name, progress)
+                download(address, part, expected, target.name, progress=progress)
                 record = _record(public, part.path)
                 _record_path(target).unlink(missing_ok=True)
                 part.rename(target)

@@ -16,7 +16,10 @@ LFS = "a Git LFS pointer, which stands for the file and is not it (run 'git lfs 
 WEB_PAGE = "a web page, most likely what a server sent in place of the file (download it again, in a browser if need be)"
 STATE = "a run's training state, which --continue reads; networks are in network-snapshot-*.pkl beside it"
 TORCH = "a checkpoint that torch.save wrote"
-ROSINALITY = "a checkpoint of another program, most likely rosinality's stylegan2-pytorch, whose networks cannot be opened here"
+ROSINALITY = (
+    "a checkpoint of another program, most likely rosinality's stylegan2-pytorch, whose networks cannot be "
+    "opened here"
+)
 LIGHTNING = "a checkpoint of PyTorch Lightning"
 ARCHIVE = "; unpack it first"
 

@@ -189,7 +189,7 @@ def _lock(target: Path, part: PartialFile, stack: contextlib.ExitStack) -> bool:
     return True
 
 
-def download(address: str, part: PartialFile, expected: Expected, title: str, progress: bool) -> None:
+def download(address: str, part: PartialFile, expected: Expected, title: str, *, progress: bool) -> None:
     """Complete ``part`` and check it, in as many attempts as bring something new.
 
     All attempts together take at most MAX_SECONDS. Raises :class:`DownloadError` (what came is kept in
@@ -201,7 +201,7 @@ def download(address: str, part: PartialFile, expected: Expected, title: str, pr
         if failures:
             time.sleep(PAUSE * 2 ** (failures - 1))
         try:
-            _receive(address, part, expected.size, title, progress, deadline)
+            _receive(address, part, expected.size, title, deadline, progress=progress)
             wrong = expected.mismatch(part.path)
             if wrong is None:
                 return
@@ -305,7 +305,13 @@ def _closing(response: requests.Response) -> Iterator[None]:
 
 
 def _receive(
-    address: str, part: PartialFile, expected_size: int | None, title: str, progress: bool, deadline: float
+    address: str,
+    part: PartialFile,
+    expected_size: int | None,
+    title: str,
+    deadline: float,
+    *,
+    progress: bool,
 ) -> None:
     """Make one request, for the missing rest if the version is known.
 

@@ -43,6 +43,7 @@ class LogTee:
         self._lock.release()
 
     def write(self, text: str) -> int:
+        """Write to the file and to standard output."""
         text = printable(text, keep="\n\t\r")
         self._file.write(text)
         with self._without_reader():
@@ -50,6 +51,7 @@ class LogTee:
         return len(text)
 
     def flush(self) -> None:
+        """Flush standard output; the file needs none."""
         with self._without_reader():
             self._stdout.flush()
 
@@ -63,4 +65,5 @@ class LogTee:
                 discard_output(self._stdout.fileno())
 
     def isatty(self) -> bool:
+        """Whether standard output is a terminal."""
         return self._stdout.isatty()

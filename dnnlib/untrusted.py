@@ -141,9 +141,9 @@ def open_ordinary(path: str | os.PathLike[str]) -> IO[bytes]:
 
 
 class BoundedReader(io.RawIOBase):
-    """Reads what another stream unpacks, up to ``limit`` bytes of it: a small file may unpack to any size.
+    """Reads up to ``limit`` bytes of what another stream unpacks: a small file may unpack to any size.
 
-    Its methods raise :class:`ValueError` when more is asked for than that and is there.
+    Its methods raise :class:`ValueError` if the content is longer and more of it is requested.
     """
 
     def __init__(self, stream: io.BufferedIOBase, limit: int) -> None:
@@ -151,27 +151,31 @@ class BoundedReader(io.RawIOBase):
         self._limit = limit
 
     def readable(self) -> bool:
+        """Always True."""
         return True
 
     def seekable(self) -> bool:
+        """Always True; but not from the end."""
         return True
 
     def tell(self) -> int:
+        """The position in the unpacked content."""
         return self._stream.tell()
 
     def seek(self, position: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a position, counted from the start or from here."""
         target = position + (self.tell() if whence == io.SEEK_CUR else 0)
         if whence == io.SEEK_END or target > self._limit:
             self._refuse()
         return self._stream.seek(target)
 
     def read(self, size: int | None = -1) -> bytes:
+        """At most ``size`` bytes; all that are left without a size."""
         room = self._limit - self.tell()
         wanted = room + 1 if size is None or size < 0 else min(size, room + 1)
         blocks: list[bytes] = []
-        while wanted > 0 and (
-            block := self._stream.read(min(wanted, BLOCK))
-        ):  # a read takes the memory that it asks for
+        # In blocks, because a read takes the memory that it asks for.
+        while wanted > 0 and (block := self._stream.read(min(wanted, BLOCK))):
             blocks.append(block)
             wanted -= len(block)
             room -= len(block)

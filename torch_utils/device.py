@@ -33,8 +33,8 @@ def pick_device(name: str) -> torch.device:
     if torch.version.cuda is not None and unused_gpus():
         raise UserError(
             f"there is an NVIDIA GPU here that PyTorch (built for CUDA {torch.version.cuda}) cannot use, "
-            "perhaps because its driver is too old; install a newer driver or a PyTorch for an older CUDA, or "
-            "give --device=cpu"
+            "perhaps because its driver is too old; install a newer driver or a PyTorch for an older CUDA, "
+            "or give --device=cpu"
         )
     return torch.device("cpu")
 
@@ -58,8 +58,7 @@ def check_architecture() -> None:
         if digits is None:
             return
         theirs = divmod(int(digits[0]), 10)
-        # Machine code (sm) runs on later GPUs of the same generation, intermediate code (compute) on all later
-        # GPUs.
+        # Machine code (sm) runs on later GPUs of its generation, intermediate code (compute) on all later ones.
         if theirs <= (major, minor) and (kind == "compute" or theirs[0] == major):
             return
     name = torch.cuda.get_device_name()

@@ -1,5 +1,6 @@
-"""The collective operations that this project needs, on torch.distributed. In a single process they do nothing.
+"""The collective operations that this project needs, on torch.distributed.
 
+In a single process they do nothing.
 Every call that waits for other ranks takes ``what``: a few words that name it in messages. If another rank
 does not come, because it was killed, hangs or has failed, the call raises :class:`RankLost`, which names that
 rank.
@@ -20,11 +21,11 @@ from torch import distributed as dist
 
 from dnnlib.interrupt import StoppedInOrder
 
-#: Seconds to wait for the others: within a training step, and where one rank may have much more to do than the
-#: others, such as a download or a metric.
+#: Seconds to wait for the others: within a training step, and where one rank may have much more to do than
+#: the others, such as a download or a metric.
 TIMEOUT, PREPARE_TIMEOUT = 600.0, 3600.0
 
-#: Seconds that a rank waits for a sign of life from the others after it lost contact. It names those that give none.
+#: Seconds that a rank which lost contact waits for a sign of life from the others. It names the silent ones.
 GRACE = 3.0
 
 FAILED = "failed"  # key in the store: who failed first, and with what
@@ -87,8 +88,8 @@ def joined(
     try:
         launcher, rank, size = next(iter(dist.rendezvous("env://", timeout=limit)))
         store = _meet(launcher, rank, size, timeout)
-        # On the host, gloo detects a rank that hangs, and we report it. nccl would end the process, so it gets
-        # more time.
+        # On the host, gloo detects a rank that hangs, and we report it. nccl would end the process, so it
+        # gets more time.
         backend, longer = ("cpu:gloo,cuda:nccl", limit * 2) if cuda else ("gloo", limit)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=longer)
         control, patient = (_gloo_group(seconds) for seconds in (timeout, prepare_timeout))
@@ -182,7 +183,7 @@ def is_rank0() -> bool:
 
 
 def _waiting(function: F) -> F:
-    """Decorate a collective operation on (value, what): failures of the transport become :class:`RankLost`."""
+    """Decorate a collective operation on (value, what): its transport's failures become :class:`RankLost`."""
 
     @functools.wraps(function)
     def wrapper(value: Any, what: str, **options: Any) -> Any:

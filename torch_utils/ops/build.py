@@ -205,8 +205,8 @@ def reason_against_cuda() -> str | None:
         return str(error)
     if version.split(".")[0] != wanted.split(".")[0]:
         return (
-            f"{nvcc} is of CUDA {version}, PyTorch of CUDA {wanted}; install that toolkit or set CUDA_HOME to "
-            "it"
+            f"{nvcc} is of CUDA {version}, PyTorch of CUDA {wanted}; install that toolkit or set CUDA_HOME "
+            "to it"
         )
     return None
 

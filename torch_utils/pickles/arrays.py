@@ -26,7 +26,7 @@ class StoredDtype:
         self.dtype = np.dtype(name)
 
     def set_state(self, state: Any) -> None:
-        """Take ``(version, byte order, ...)``. The rest is for structured types, which :meth:`__init__` refuses."""
+        """Take ``(version, byte order, ...)``; the rest is for structured types, which are refused."""
         if state[1] not in ("<", ">", "|", "="):
             raise ValueError("a byte order that is none")
         self.dtype = self.dtype.newbyteorder(state[1])

@@ -13,8 +13,8 @@ from torch_utils.pickles.arrays import plain
 from torch_utils.pickles.record import NetworkRecord
 from torch_utils.pickles.values import PersistentObject, StoredTensor
 
-#: Classes of the reference family, and our classes for them. The last is GGDR's pipe, which moves feature maps
-#: too, as ours does.
+#: Classes of the reference family, and our classes for them. The last is GGDR's pipe, which moves feature
+#: maps too, as ours does.
 CLASS_NAMES = {
     "Generator": "Generator",
     "Discriminator": "Discriminator",
