@@ -80,8 +80,10 @@ def public_text(text: str) -> str:
 
 
 def public_values(values: Any) -> Any:
-    """Nested dictionaries and lists with the public form of each address in them: what earlier versions
-    recorded may have more."""
+    """Replace the addresses in nested dictionaries and lists by their public forms.
+
+    Earlier versions recorded whole addresses.
+    """
     if isinstance(values, dict):
         return {key: public_values(value) for key, value in values.items()}
     if isinstance(values, list):
@@ -90,8 +92,7 @@ def public_values(values: Any) -> Any:
 
 
 def conceal(text: str) -> str:
-    """The public form of an address, of which :func:`reveal` knows the whole for as long as this process
-    lives.
+    """Return the public form of an address, and remember the whole one for :func:`reveal` in this process.
 
     Raises:
         UserError: the address is not valid, or has the public form of another one that was concealed before.
@@ -130,15 +131,16 @@ def without_user(text: str) -> str:
 
 
 def suffix_of(address: str) -> str:
-    """The ending of the path in an address, such as ``.pkl``. Raises :class:`UserError` for one that is not
-    valid."""
+    """The ending of an address's path, such as ``.pkl``. Raises :class:`UserError` for an invalid one."""
     check_address(reveal(address))
     return PurePosixPath(urlsplit(public_address(address)).path).suffix
 
 
 def with_suffix(address: str, suffix: str) -> str:
-    """The concealed address of the file beside another that differs in its ending alone; the query stays, the
-    fragment does not."""
+    """The concealed address of a neighbour that differs in its ending alone.
+
+    The query stays, the fragment does not.
+    """
     parts = urlsplit(reveal(address))
     return conceal(
         urlunsplit(parts._replace(path=str(PurePosixPath(parts.path).with_suffix(suffix)), fragment=""))

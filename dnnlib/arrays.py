@@ -20,8 +20,9 @@ KINDS = "biuf"  # of elements: booleans, integers, floating-point numbers
 def read_arrays(
     path: str | os.PathLike[str], name: str, *, limit: int = MAX_ARRAYS, packed: bool = True, advice: str = ""
 ) -> dict[str, np.ndarray]:
-    """The arrays of an ``.npz`` file by name; that of an ``.npy`` file under an empty name. The content
-    decides which it is.
+    """Read the arrays of an ``.npz`` file by name, or the array of an ``.npy`` file under an empty name.
+
+    The content decides which it is.
 
     ``numpy.load`` takes the memory that a header asks for before it knows whether the file has as much, and
     reads other things than numbers. Here a header must agree with the bytes that follow it.

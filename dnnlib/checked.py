@@ -1,12 +1,11 @@
-"""Values from outside, checked for type, range and form by annotations: of single values, and of frozen
-dataclasses.
+r"""Checks values from outside for type, range and form, by annotations.
 
-:func:`check` is the one validator of the project. What comes out of a file passes it once, where the file is
-read::
+:func:`check` is the project's validator. What comes out of a file passes it once, where the file is read.
+:class:`Checked` uses it for the fields of frozen dataclasses::
 
     class Counters(TypedDict):
         steps: Count
-        snapshots: list[Annotated[str, form(r"network-snapshot-[0-9]+\\.pkl", "the name of a snapshot")]]
+        snapshots: list[Annotated[str, form(r"network-snapshot-[0-9]+\.pkl", "the name of a snapshot")]]
 
     counters = check(values, Counters, f"{path}:")
 """
@@ -25,7 +24,7 @@ from dnnlib.untrusted import one_line
 C = TypeVar("C", bound="Checked")
 T = TypeVar("T")
 
-#: Whole numbers fit in 64 bits: what is larger has no use, and overflows where it meets a float or an array.
+#: Whole numbers fit in 64 bits. Larger ones have no use, and overflow as a float or in an array.
 LARGEST = 2**63 - 1
 
 
@@ -63,7 +62,7 @@ def _is_real(value: Any) -> bool:
     )
 
 
-#: Halves of characters, but for those that stand for bytes in a name that is not UTF-8.
+#: Halves of characters, except those that stand for bytes in a name that is not UTF-8.
 _NO_TEXT = r"\ud800-\udc7f\udd00-\udfff"
 
 #: A whole number from 0.
@@ -82,28 +81,26 @@ PathText = Annotated[str, form(rf"[^\x00{_NO_TEXT}]{{1,4096}}", "a path")]
 
 
 def check(value: object, hint: type[T] | Any, where: str) -> T:
-    """``value``, if it is what the annotation says; nothing is converted.
+    """Return ``value`` unchanged if it fits the annotation.
 
     An annotation is a class, a ``Literal``, a union, ``list[...]``, ``tuple[..., ...]``, ``dict[str, ...]``,
-    a
-    :class:`~typing.TypedDict` (whose other keys are let pass) or ``Annotated`` with a :class:`Rule`. A number
-    is no bool, a ``float`` is finite, an ``int`` has at most 64 bits.
+    a :class:`~typing.TypedDict` (which may have other keys) or ``Annotated`` with a :class:`Rule`. A bool is
+    no number, a ``float`` is finite, an ``int`` has at most 64 bits.
 
     Args:
         value: from a file.
         hint: the annotation.
-        where: names the value at the start of messages, such as ``"state.pt:"``; names of what is inside
-            follow.
+        where: the value's name at the start of messages, such as ``"state.pt:"``.
 
     Raises:
-        UserError: it is not; the line names the innermost value that is wrong.
+        UserError: it does not fit; the line names the innermost wrong value.
     """
     _check(value, hint, where)
     return cast(T, value)
 
 
 def accepted(value: object, hint: Any) -> bool:
-    """Whether :func:`check` lets a value pass."""
+    """Whether :func:`check` accepts a value."""
     try:
         _check(value, hint, "")
     except UserError:
@@ -115,7 +112,7 @@ def shown(value: object, limit: int = 80) -> str:
     """A value from outside in one short printable line, for messages."""
     try:
         return one_line(repr(value), limit)
-    except Exception:  # noqa: BLE001 - numbers of many thousand digits have no text, and others' classes have what they like
+    except Exception:  # noqa: BLE001 - huge numbers have no text, and other classes may raise anything
         return f"a value of type {type(value).__name__} that cannot be shown"
 
 
@@ -127,7 +124,7 @@ class Checked:
     another part, unions of these with each other or None, and dictionaries of these by name.
     """
 
-    #: The name under which messages speak of this part.
+    #: The name of this part in messages.
     _part: ClassVar[str] = "config"
 
     #: Command-line options behind the fields, for messages: ``{"part.field": "--option"}``.
@@ -141,7 +138,7 @@ class Checked:
         self._validate()
 
     def _validate(self) -> None:
-        """Refuse values that have the right type and yet make no sense. Raises :class:`UserError`."""
+        """Refuse values of the right type that make no sense. Raises :class:`UserError`."""
 
     def _where(self, name: str) -> str:
         """The field's name, led by the option that sets it."""
@@ -181,27 +178,19 @@ class Checked:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`to_dict`. Unknown and missing keys raise :class:`UserError`, as wrong values
-        do."""
+        """The inverse of :meth:`to_dict`. Raises :class:`UserError` for wrong keys or values."""
         return _from_dict(cls, values)
 
 
 def _check(value: object, hint: Any, where: str) -> None:
-    """See :func:`check`. Looks into containers, so that a message names the item that is wrong."""
+    """See :func:`check`. Looks into containers, so that a message names the wrong item."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (NotRequired, Required):
-        _check(value, parts[0], where)
-    elif origin is Annotated:
+    if origin in (NotRequired, Required, Annotated):
         _check(value, parts[0], where)
         if not all(rule.accepts(value) for rule in parts[1:] if isinstance(rule, Rule)):
             raise UserError(f"{where} must be {_describe(hint)}, not {shown(value)}")
     elif typing.is_typeddict(hint) and isinstance(value, dict):
-        hints = typing.get_type_hints(hint, include_extras=True)
-        missing = sorted(hint.__required_keys__ - value.keys())
-        if missing:
-            raise UserError(f"{where} lacks {', '.join(missing)}")
-        for name in hints.keys() & value.keys():
-            _check(value[name], hints[name], _inside(where, name))
+        _check_typed_dict(value, hint, where)
     elif origin is dict and isinstance(value, dict):
         for key, item in value.items():
             _check(key, parts[0], f"{where}: the key {shown(key)}")
@@ -213,13 +202,21 @@ def _check(value: object, hint: Any, where: str) -> None:
         raise UserError(f"{where} must be {_describe(hint)}, not {shown(value)}")
 
 
+def _check_typed_dict(value: dict[Any, Any], hint: Any, where: str) -> None:
+    missing = sorted(hint.__required_keys__ - value.keys())
+    if missing:
+        raise UserError(f"{where} lacks {', '.join(missing)}")
+    hints = typing.get_type_hints(hint, include_extras=True)
+    for name in hints.keys() & value.keys():
+        _check(value[name], hints[name], _inside(where, name))
+
+
 def _inside(where: str, name: str) -> str:
     return f"{where} {name}" if where.endswith(":") else f"{where}.{name}"
 
 
 def _matches(value: Any, hint: Any) -> bool:
-    """Is ``value`` of the annotated type? Stricter than ``isinstance``: a bool is no number, and numbers are
-    finite."""
+    """Whether ``value`` is of the annotated type. A bool is no number, and numbers are finite."""
     origin = typing.get_origin(hint)
     if origin in (types.UnionType, typing.Union):
         return any(accepted(value, option) for option in typing.get_args(hint))

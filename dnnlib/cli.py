@@ -33,8 +33,7 @@ DIGITS = (
 
 
 def environment_option(*names: str, variable: str, **attrs: Any) -> Callable[[F], F]:
-    """An option that sets an environment variable, for what a whole process and those that it starts
-    share."""
+    """An option that sets an environment variable, for what this process and its children share."""
 
     def set_variable(_context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
         if value is not None:
@@ -56,13 +55,18 @@ host_memory_option = environment_option(
     "--host-memory",
     variable="GGDR_HOST_MEMORY",
     type=click.Choice(CHOICES["GGDR_HOST_MEMORY"]),
-    help="On a CPU: keep freed memory for reuse, or leave it to the system  [default: GGDR_HOST_MEMORY, else keep]",
+    help=(
+        "On a CPU: keep freed memory for reuse, or leave it to the system  "
+        "[default: GGDR_HOST_MEMORY, else keep]"
+    ),
 )
 
 
 def picture_options(function: F) -> F:
-    """``--max-pixels`` and ``--range`` (``value_range``): how pictures are decoded
-    (:class:`training.data.decode.DecodeOptions`)."""
+    """Add ``--max-pixels`` and ``--range`` (``value_range``): how pictures are decoded.
+
+    See :class:`training.data.decode.DecodeOptions`.
+    """
     range_help = "Values of images with more than 8 bits that become black and white  [default: full]"
     function = click.option(
         "--range", "value_range", type=ValueRange(), metavar="LOW-HIGH|auto|full", help=range_help
@@ -75,12 +79,12 @@ def picture_options(function: F) -> F:
 
 
 def plural(number: int, noun: str) -> str:
-    """``1 image``, ``2 images``."""
+    """A number and its noun: ``1 image``, ``2 images``."""
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def print_notes(notes: Iterable[str]) -> None:
-    """One line to standard error for each note, in one process of several."""
+    """Print one line to standard error for each note, on rank 0 only."""
     for note in notes:
         if torchrun.rank() == 0:
             click.echo(f"Note: {note}", err=True)
@@ -89,13 +93,13 @@ def print_notes(notes: Iterable[str]) -> None:
 class Command(click.Command):
     """A click command whose options may be typed with ``-`` or ``_`` (``--reg_type`` = ``--reg-type``).
 
-    It starts with standard streams that can be used (:func:`dnnlib.streams.steady_streams`) and an
-    environment that was checked (:func:`dnnlib.environment.check_environment`). Where standard output could
-    not be written, it ends with a line that says so and status 1.
+    It starts with usable standard streams (:func:`dnnlib.streams.steady_streams`) and a checked environment
+    (:func:`dnnlib.environment.check_environment`). If standard output could not be written, it ends with a
+    line that says so and status 1.
     """
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """As of any command, between checks of the standard streams."""
+        """Run the command line. Raises SystemExit, with status 1 if standard output could not be written."""
         steady_streams()
         try:
             result = super().main(*args, **kwargs)
@@ -153,8 +157,7 @@ def _one_line() -> Iterator[None]:
 
 
 def friendly_errors(function: F) -> F:
-    """Turn :class:`UserError`, and memory that does not suffice, into click's one-line error with exit status
-    1.
+    """Turn :class:`UserError` and a lack of memory into click's one-line error with exit status 1.
 
     Addresses in the line have their public form (:mod:`dnnlib.addresses`).
     """
@@ -168,15 +171,14 @@ def friendly_errors(function: F) -> F:
 
 
 def _message(text: str, limit: int) -> str:
-    """A message as one line: addresses in their public form, control characters and broken Unicode as
-    escapes."""
+    """A message on one line: public addresses, and escapes for control characters and broken Unicode."""
     line = addresses.public_text(" ".join(text.split("\n")))
     line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line[: limit + 1])
     return line if len(line) <= limit else line[:limit] + "..."
 
 
 def distinct(numbers: Sequence[int], option: str) -> list[int]:
-    """The numbers without repetitions, which a note on standard error names: each stands for one file."""
+    """The numbers without repetitions, since each stands for one file. A note names the repeated ones."""
     counts = Counter(numbers)
     repeated = [str(number) for number, count in counts.items() if count > 1]
     if repeated:
@@ -218,8 +220,9 @@ def parse_float_list(text: str) -> list[float]:
 
 
 class PathType(click.ParamType):
-    """A path, with ``~`` at its start expanded, which a shell leaves to us behind ``=``. Every option that
-    takes a path has this type.
+    """A path. Every option that takes a path has this type.
+
+    A leading ``~`` is expanded here: behind ``=`` a shell leaves it.
 
     ``addresses``: an http(s) address too, of which the public form comes back; :mod:`dnnlib.addresses` knows
     the whole.
@@ -231,6 +234,7 @@ class PathType(click.ParamType):
         self.addresses = addresses
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Expand the path, or conceal the address."""
         try:
             if not addresses.has_scheme(value):
                 return expand_path(value)
@@ -247,6 +251,7 @@ class LabelledPath(PathType):
     name = "label=path"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Convert the part behind ``=``."""
         if addresses.has_scheme(value):
             self.fail(f"{addresses.public_address(value)} has no label; the form is LABEL=PATH", param, ctx)
         label, equals, path = value.partition("=")
@@ -261,8 +266,7 @@ LABELLED_PATH, LABELLED_PATH_OR_URL = LabelledPath(), LabelledPath(addresses=Tru
 
 
 class FiniteFloat(click.ParamType):
-    """A number that 32 bits can hold: neither infinite nor "not a number", and within limits if there are
-    any."""
+    """A finite number that 32 bits can hold, within limits if there are any."""
 
     name = "float"
 
@@ -272,6 +276,7 @@ class FiniteFloat(click.ParamType):
         self.min, self.above, self.max = min, above, max
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse the number and check its limits."""
         try:
             number = float(value)
         except ValueError:
@@ -296,6 +301,7 @@ class ClassNumber(click.ParamType):
     name = "integer"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse the number."""
         try:
             return int(value)
         except ValueError:
@@ -314,6 +320,7 @@ class Seconds(FiniteFloat):
     name = "seconds"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse the number and check its range."""
         number = super().convert(value, param, ctx)
         if not 1 <= number <= 1e8:
             self.fail(f"{number:g} is not between 1 and 100000000 seconds", param, ctx)
@@ -328,6 +335,7 @@ class IntOrList(click.ParamType):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> int | tuple[int, ...]:
+        """Parse and sort the numbers."""
         if isinstance(value, int | tuple):
             return value
         try:
@@ -344,14 +352,17 @@ class IntOrList(click.ParamType):
 
 
 class ValueRange(click.ParamType):
-    """``"0-4095"`` to ``(0.0, 4095.0)``: two finite numbers, the second one larger. ``auto`` and ``full``
-    stay as they are."""
+    """``"0-4095"`` to ``(0.0, 4095.0)``: two finite numbers in ascending order.
+
+    ``auto`` and ``full`` stay as they are.
+    """
 
     name = "range"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[float, float] | str:
+        """Parse the two numbers."""
         if isinstance(value, tuple) or value in ("auto", "full"):
             return value
         number = r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
@@ -374,6 +385,7 @@ class GridSize(click.ParamType):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, int]:
+        """Parse columns and rows."""
         if isinstance(value, tuple):
             return value
         match = re.fullmatch(rf"({DIGITS})[x×]({DIGITS})", value.strip().lower())
@@ -383,8 +395,7 @@ class GridSize(click.ParamType):
 
 
 def output_folder(path: str | Path, option: str = "--outdir") -> Path:
-    """Make a folder unless it is there, and see that files can be written to it. Raises :class:`UserError`
-    naming ``option``."""
+    """Make a folder unless it exists, and try to write in it. Raises :class:`UserError` naming ``option``."""
     try:
         return _writable_folder(Path(path))
     except OSError as error:
@@ -392,8 +403,10 @@ def output_folder(path: str | Path, option: str = "--outdir") -> Path:
 
 
 def output_file(path: str | Path, option: str = "--out", *, same: bool = False) -> Path:
-    """The path of a file to write, after the same for its folder and :func:`refuse_existing`. Raises
-    :class:`UserError`."""
+    """The path of a file to write, checked with its folder. Raises :class:`UserError`.
+
+    Checks as :func:`output_folder` and :func:`refuse_existing` do.
+    """
     refuse_existing(path, option, same=same)
     try:
         return _writable_folder(Path(path).parent) / Path(path).name
@@ -401,7 +414,7 @@ def output_file(path: str | Path, option: str = "--out", *, same: bool = False) 
         raise UserError(f"cannot write {option}={path}: {error.strerror}") from error
 
 
-def _set_overwrite(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+def _set_overwrite(context: click.Context, _parameter: click.Parameter, value: Any) -> None:
     context.meta[_OVERWRITE] = value
 
 

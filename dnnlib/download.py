@@ -20,8 +20,7 @@ __all__ = ["cache_root", "cached_path", "fetch", "is_address", "local_file"]
 
 
 def cached_path(url: str, cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Where :func:`fetch` keeps the file of ``url``: the file's own name, with a few digits that stand for
-    the address.
+    """Where :func:`fetch` keeps the file of ``url``: its name, after a few digits that identify the address.
 
     User name and password have no part in it. Raises :class:`UserError` for an address that is not valid.
     """
@@ -37,8 +36,7 @@ def _downloads(cache_dir: str | os.PathLike[str] | None) -> Path:
 
 
 def forbid_downloads() -> None:
-    """From now on nothing is downloaded, by this process and those that it starts: what ``--offline``
-    does."""
+    """Forbid downloads in this process and its children from now on, as ``--offline`` does."""
     os.environ[OFFLINE] = "1"
 
 
@@ -55,8 +53,7 @@ def local_file(
     size: int | None = None,
     progress: bool = True,
 ) -> Path:
-    """The local path of a file that is given by its path or by an http(s) address. Arguments as for
-    :func:`fetch`.
+    """The local path of a file given by path or http(s) address. Arguments as for :func:`fetch`.
 
     Raises :class:`UserError` when there is no such file, when it is not the expected one, and as
     :func:`fetch` does.
@@ -94,26 +91,27 @@ def fetch(
 ) -> Path:
     """The local path of the file at ``url``, downloaded unless the cache has it.
 
-    The bytes go to ``<name>.part``, which is renamed when the length that the server announced, and what is
-    known of the file, have been checked. What came before a connection broke or the process ended is
-    continued if the server can do that and the file is still the same there. Of several processes that ask
-    for one address, one downloads and the others wait. ``<name>.json`` beside the file records where it came
-    from and its SHA-256, so that a later change of the cached file is noticed; a file put there by hand needs
-    none.
+    The bytes go to ``<name>.part``, which is renamed once its length and what is known of the file have been
+    checked. A download that broke off is continued, if the server can do that and still has the same file. Of
+    several processes that fetch one address, one downloads and the others wait. ``<name>.json`` beside the
+    file records its origin and its SHA-256, so that a later change of the cached file is noticed. A file put
+    there by hand needs no record.
 
-    User name, password and query of the address may be credentials: messages and the record have its public
-    form (:mod:`dnnlib.addresses`). A public form without its query, as an earlier run recorded it, stands for
-    the file in the cache that came from such an address.
+    User name, password and query of an address may be credentials, so messages and the record have its public
+    form (:mod:`dnnlib.addresses`). If ``url`` is such a form, as an earlier run recorded it, it stands for
+    the cached file that came from the address.
 
     Args:
         url: http(s), whole or as :func:`dnnlib.addresses.conceal` gave it; may end in
             ``#sha256=<hexadecimal>``, as in Python package indices.
         cache_dir: in place of ``<cache_root()>/downloads``.
-        sha256, size: what the file has to have (hexadecimal; bytes). A cached file that differs is replaced.
-        progress: a bar on a terminal.
+        sha256: of the file, in hexadecimal. A cached file that differs is replaced; so for ``size``.
+        size: of the file, in bytes.
+        progress: show a bar on a terminal.
 
-    Raises :class:`Unavailable` that names address, cache path and the way to put the file there by hand, and
-    :class:`UserError` for an address or a digest that is none.
+    Raises:
+        Unavailable: the file can't be downloaded; names address, cache path, and how to put the file there.
+        UserError: the address or the digest is invalid.
     """
     address, expected = _parse(reveal(url), sha256, size)
     public = public_address(address)
@@ -131,7 +129,7 @@ def fetch(
         make_cache_folder(target.parent)
         with claimed_part(target) as part:
             if not _is_cached(target, public, expected):  # another process may have been faster
-                download(address, part, expected, target.name, progress)
+                download(address, part, expected, target.name, progress=progress)
                 record = _record(public, part.path)
                 _record_path(target).unlink(missing_ok=True)
                 part.rename(target)
@@ -160,8 +158,7 @@ def _parse(url: str, sha256: str | None, size: int | None) -> tuple[str, Expecte
 
 
 def _of_public_address(public: str, folder: Path, expected: Expected) -> Path:
-    """The one cached file that came from an address of this public form. Raises :class:`Unavailable` when
-    there is none."""
+    """The one cached file of an address in its public form. Raises :class:`Unavailable` if there is none."""
     records = sorted(folder.glob("*.json")) if folder.is_dir() else []
     files = [path.with_name(path.name.removesuffix(".json")) for path in records]
     found = [
@@ -181,8 +178,9 @@ def _of_public_address(public: str, folder: Path, expected: Expected) -> Path:
 
 
 def _is_cached(target: Path, public: str, expected: Expected) -> bool:
-    """Whether the file is there, as expected. Raises :class:`UserError` when it has changed since it was
-    downloaded.
+    """Whether the file is there, as expected. Raises :class:`UserError` if it changed after its download.
+
+    A damaged record says nothing of the file: it is written anew, with a warning.
 
     A record that is damaged says nothing of the file: it is written anew from it, with a warning.
     """

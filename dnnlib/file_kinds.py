@@ -16,7 +16,10 @@ LFS = "a Git LFS pointer, which stands for the file and is not it (run 'git lfs 
 WEB_PAGE = "a web page, most likely what a server sent in place of the file (download it again, in a browser if need be)"
 STATE = "a run's training state, which --continue reads; networks are in network-snapshot-*.pkl beside it"
 TORCH = "a checkpoint that torch.save wrote"
-ROSINALITY = "a checkpoint of another program, most likely rosinality's stylegan2-pytorch, whose networks cannot be opened here"
+ROSINALITY = (
+    "a checkpoint of another program, most likely rosinality's stylegan2-pytorch, whose networks cannot be "
+    "opened here"
+)
 LIGHTNING = "a checkpoint of PyTorch Lightning"
 ARCHIVE = "; unpack it first"
 
@@ -65,8 +68,7 @@ IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 def refuse_other_kinds(
     path: str | os.PathLike[str], name: str, *, wanted: Collection[str], advice: str = ""
 ) -> None:
-    """Raise :class:`UserError` that says what a file is, if that can be told and is none of the ``wanted``
-    kinds.
+    """Raise :class:`UserError` if a file is recognisably of another kind than those ``wanted``.
 
     Args:
         path: of the file.
@@ -81,8 +83,7 @@ def refuse_other_kinds(
 
 
 def kind_of(stream: IO[bytes]) -> tuple[str, str]:
-    """A short name of a file's kind and the kind in words; ``unknown`` for what has no mark. The position
-    does not change.
+    """A file's kind as a short name and in words; ``unknown`` if nothing marks it. The position stays.
 
     The names are those of :data:`SIGNATURES` and :data:`ZIP_MEMBERS`, and ``empty``, ``zeros``, ``html``,
     ``json``, ``text``, ``safetensors``, ``onnx``, ``pickle``, ``npz``, ``images``, ``zip`` and ``state``.

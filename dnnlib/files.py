@@ -57,8 +57,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb", **kwargs: Any) 
 
 @contextlib.contextmanager
 def writing(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Around what cannot go on without writing to a folder: a failure becomes a :class:`UserError` that names
-    it."""
+    """Turn a failure to write in the block into a :class:`UserError` that names the file, else ``folder``."""
     try:
         yield
     except OSError as error:
@@ -70,16 +69,17 @@ def writing(folder: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def discard_output(descriptor: int) -> None:
-    """Let what is written to a file descriptor go nowhere from now on: its terminal or pipe is gone, and
-    every write would fail."""
+    """Discard what is written to a file descriptor from now on, because its terminal or pipe is gone."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)
 
 
 def remove_temporaries(folder: str | os.PathLike[str]) -> list[str]:
-    """Remove what killed processes left of :func:`atomic_write` in a folder that nobody else writes to; gives
-    the names."""
+    """Remove what killed processes left of :func:`atomic_write` in a folder; returns the names.
+
+    Nobody else may be writing in the folder.
+    """
     names = [
         entry.name
         for entry in os.scandir(folder)
@@ -177,9 +177,9 @@ class AppendFile:
 class FolderLock:
     """Keeps other processes from locking a folder while this one does, for a ``with`` block.
 
-    The lock lies on the folder itself: it stays when files in it are removed, moved or replaced. It ends with
-    the process, however that ends, and processes that it forks do not keep it. Where a file system locks
-    files only (NFS), it is a file ``.lock``.
+    The lock lies on the folder itself, so it holds when files in it are removed, moved or replaced. (A lock
+    on a file, such as filelock's, would not.) It ends with the process, however that ends, and forked
+    processes do not keep it. On a file system that locks files only (NFS), it is a file ``.lock``.
 
     Args:
         folder: that exists.

@@ -1,7 +1,6 @@
 """One file over HTTP: continued where it broke off, by one process at a time, checked when it is whole."""
 
 import contextlib
-import fcntl
 import os
 import queue
 import re
@@ -13,11 +12,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
+from filelock import FileLock
 from tqdm import tqdm
 
 from dnnlib.files import atomic_write, file_sha256
@@ -52,8 +52,7 @@ class _Transient(Exception):
 
 @dataclass(frozen=True)
 class Expected:
-    """What is known beforehand of a file: SHA-256 in lower-case hexadecimal, size in bytes; None where it is
-    not."""
+    """What is known of a file beforehand: SHA-256 in lower-case hexadecimal and size in bytes, or None."""
 
     sha256: str | None = None
     size: int | None = None
@@ -70,8 +69,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class PartialFile:
-    """The beginning of a file, and beside it which version of the file at the server it is the beginning
-    of."""
+    """The beginning of a file, and beside it a record of the server's version that it belongs to."""
 
     path: Path
 
@@ -82,8 +80,7 @@ class PartialFile:
 
     @property
     def version(self) -> str:
-        """What the server calls the version (ETag or date); empty when it is unknown or damaged, so that it
-        can't be continued."""
+        """The server's name of the version (ETag or date); empty if unknown or damaged: start anew then."""
         try:
             with open(self._version_path, encoding="ascii", opener=_own_file) as stream:
                 version = stream.read(MAX_VERSION + 1)
@@ -95,8 +92,16 @@ class PartialFile:
     def _version_path(self) -> Path:
         return self.path.with_name(self.path.name + ".version")
 
+    def is_usable(self) -> bool:
+        """Whether the name is free, or that of an ordinary file without other names."""
+        try:
+            found = self.path.lstat()
+        except FileNotFoundError:
+            return True
+        return stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+
     def begin(self, version: str) -> None:
-        """Drop what there is, and note which version will come."""
+        """Drop what there is, and record which version will come."""
         with open(self.path, "ab", opener=_own_file) as stream:
             stream.truncate(0)
         with atomic_write(self._version_path, "w", encoding="utf-8") as stream:
@@ -115,8 +120,10 @@ class PartialFile:
 
 
 def _own_file(path: str, flags: int) -> int:
-    """For :func:`open`: an ordinary file of that one name. Raises :class:`OSError` for a link, a pipe or a
-    device, and does not wait."""
+    """Opener for :func:`open` that takes ordinary files with one name only. It never waits.
+
+    Raises :class:`OSError` for a link, a pipe or a device.
+    """
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
@@ -138,64 +145,52 @@ def part_path(target: Path) -> Path:
 def claimed_part(target: Path) -> Iterator[PartialFile]:
     """The beginning of ``target``, for this process alone, as soon as no other process is downloading it.
 
-    The claim is a lock that the system drops with its process, so that none can be left behind. Where the
-    process that has it hangs, on file systems without locks, and where something else than an ordinary file
-    has the part's name (a link, a pipe), the part is a file of this process's own instead.
-    Raises :class:`OSError` when the folder can't be written.
+    The claim is a lock that the system drops with its process. This process gets a file of its own instead if
+    the process with the lock brings nothing new, if the file system has no locks, or if something other than
+    an ordinary file has the part's name (a link, a pipe).
+
+    Raises:
+        OSError: the folder can't be written.
     """
+    part = PartialFile(part_path(target))
     with contextlib.ExitStack() as stack:
-        part = PartialFile(part_path(target))
-        if not _lock(part.path, stack):
+        if not (_lock(target, part, stack) and part.is_usable()):
             part = PartialFile(target.with_name(f".{target.name}.{uuid.uuid4().hex}.part"))
-            part.path.touch()
             stack.callback(part.remove)
         try:
             yield part
         finally:
-            if part.size == 0:  # nothing came, or it has its name now
+            if part.size == 0:  # nothing came, or the file was renamed to its name
                 part.remove()
 
 
-def _lock(path: Path, stack: contextlib.ExitStack) -> bool:
-    """Make the file at ``path`` if need be, and lock it until the stack unwinds; wait for another process
-    that has it.
+def _lock(target: Path, part: PartialFile, stack: contextlib.ExitStack) -> bool:
+    """Lock ``target`` until the stack unwinds, when no other process holds it any more.
 
-    False when the other process brings nothing for PATIENCE seconds, where there are no locks, and where the
-    path is no ordinary file.
+    Returns:
+        False if the other process brings nothing for PATIENCE seconds, or the file system has no locks.
     """
+    # A soft lock would stay behind when its process is killed.
+    lock = FileLock(target.with_name(f".{target.name}.lock"), poll_interval=POLL, fallback_to_soft=False)
     size, since = -1, time.monotonic()
-    while time.monotonic() - since <= PATIENCE:
-        with contextlib.ExitStack() as attempt:
-            if path.is_symlink() or (path.exists() and not path.is_file()):
-                return False
-            try:
-                stream: IO[bytes] = attempt.enter_context(open(path, "ab", opener=_own_file))
-            except OSError as error:
-                if error.errno is None:  # not an ordinary file
-                    return False
-                raise
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                found = os.fstat(stream.fileno()).st_size
-                if found != size:
-                    size, since = found, time.monotonic()
-                time.sleep(POLL)
-                continue
-            except OSError:
-                if os.fstat(stream.fileno()).st_size == 0:
-                    path.unlink(missing_ok=True)
-                return False
-            # Otherwise the file was renamed or removed by its last owner, between our opening and locking it.
-            if path.exists() and os.path.samestat(os.fstat(stream.fileno()), path.stat()):
-                stack.push(attempt.pop_all())
-                return True
-    return False
+
+    def is_stuck() -> bool:
+        nonlocal size, since
+        if part.size != size:
+            size, since = part.size, time.monotonic()
+        return time.monotonic() - since > PATIENCE
+
+    try:
+        stack.enter_context(lock.acquire(timeout=MAX_SECONDS, cancel_check=is_stuck))
+    except (
+        OSError
+    ):  # filelock's Timeout among them; a folder that can't be written shows when the part is made
+        return False
+    return True
 
 
-def download(address: str, part: PartialFile, expected: Expected, title: str, progress: bool) -> None:
-    """Bring ``part`` to its end and check it, in as many attempts as it takes while each brings something
-    new.
+def download(address: str, part: PartialFile, expected: Expected, title: str, *, progress: bool) -> None:
+    """Complete ``part`` and check it, in as many attempts as bring something new.
 
     All attempts together take at most MAX_SECONDS. Raises :class:`DownloadError` (what came is kept in
     ``part`` unless it is wrong) and :class:`OSError`.
@@ -206,7 +201,7 @@ def download(address: str, part: PartialFile, expected: Expected, title: str, pr
         if failures:
             time.sleep(PAUSE * 2 ** (failures - 1))
         try:
-            _receive(address, part, expected.size, title, progress, deadline)
+            _receive(address, part, expected.size, title, deadline, progress=progress)
             wrong = expected.mismatch(part.path)
             if wrong is None:
                 return
@@ -247,8 +242,10 @@ class _Session(requests.Session):
         self.max_redirects = MAX_REDIRECTS
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """The address that an answer redirects to, None if it does not. Raises :class:`DownloadError` where
-        it is not followed."""
+        """The address that an answer redirects to, or None.
+
+        Raises :class:`DownloadError` for a redirection that is not followed.
+        """
         target = super().get_redirect_target(resp)
         if target is None:
             return None
@@ -267,8 +264,7 @@ class _Session(requests.Session):
 
 
 def _by(deadline: float, function: Callable[[], T]) -> T:
-    """The result of a call that waits for the server. Raises :class:`DownloadError` when it takes until
-    ``deadline``.
+    """The result of a call that waits for the server. Raises :class:`DownloadError` at ``deadline``.
 
     The library's own limits are of the time between two bytes; a server that sends one now and then never
     reaches them.
@@ -309,10 +305,18 @@ def _closing(response: requests.Response) -> Iterator[None]:
 
 
 def _receive(
-    address: str, part: PartialFile, expected_size: int | None, title: str, progress: bool, deadline: float
+    address: str,
+    part: PartialFile,
+    expected_size: int | None,
+    title: str,
+    deadline: float,
+    *,
+    progress: bool,
 ) -> None:
-    """One request, for what is still missing if the version is known. Raises :class:`_Transient` when not all
-    came."""
+    """Make one request, for the missing rest if the version is known.
+
+    Raises :class:`_Transient` if not all comes.
+    """
     start, version = part.size, part.version
     headers = {"Accept-Encoding": "identity"}  # without an encoding, the length announced is that of the file
     if start and version:
@@ -354,8 +358,10 @@ def _receive(
 def _store(
     response: requests.Response, part: PartialFile, total: int | None, bar: "tqdm[Any]", deadline: float
 ) -> None:
-    """Append the body of an answer to the part, up to ``total`` or MAX_UNANNOUNCED bytes. Raises
-    :class:`DownloadError` for more."""
+    """Append an answer's body to the part, up to ``total`` or MAX_UNANNOUNCED bytes.
+
+    Raises :class:`DownloadError` for more.
+    """
     blocks, limit = response.iter_content(BLOCK), MAX_UNANNOUNCED if total is None else total
     with open(part.path, "ab", buffering=0, opener=_own_file) as stream:
         while block := _by(deadline, lambda: next(blocks, b"")):
@@ -372,8 +378,7 @@ def _store(
 
 
 def _length(response: requests.Response) -> int | None:
-    """Bytes that the server announces, None where it does not say. Raises :class:`DownloadError` for a length
-    that is none."""
+    """Bytes that the server announces, or None. Raises :class:`DownloadError` for an invalid length."""
     text = response.headers.get("Content-Length")
     if text is None or _encoded(response):
         return None
@@ -386,8 +391,7 @@ def _length(response: requests.Response) -> int | None:
 
 
 def _check_size(part: PartialFile, start: int, total: int | None, expected_size: int | None) -> None:
-    """Raise :class:`DownloadError` for a file of another size than expected, or one too large for this
-    program or the disk."""
+    """Raise :class:`DownloadError` for an unexpected size, or one too large for the program or the disk."""
     if total is None:
         return
     if expected_size is not None and total != expected_size:
@@ -415,8 +419,7 @@ def _refuse_failures(response: requests.Response) -> None:
 
 
 def _continues(response: requests.Response, start: int, version: str) -> bool:
-    """Whether a partial answer begins at ``start`` of the version that was asked for; not every server heeds
-    If-Range."""
+    """Whether a partial answer begins at ``start`` of the right version; not all servers heed If-Range."""
     begins = re.match(rf"bytes {start}-", response.headers.get("Content-Range", ""))
     return start > 0 and begins is not None and _version(response) in ("", version) and not _encoded(response)
 

@@ -15,16 +15,16 @@ from typing import Any, Self
 
 from dnnlib.files import discard_output
 
-#: Ctrl-C, the end that a scheduler or a system sends, the warning that a scheduler can be told to send before
-#: it (SLURM: ``--signal=USR1@120``), and a terminal that is closed.
+#: Ctrl-C; the end that a scheduler or a system sends; the warning that a scheduler can send before it (SLURM:
+#: ``--signal=USR1@120``); and a terminal that is closed.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 def end_with_parent(number: signal.Signals) -> Callable[[], None]:
-    """A function for a child to call, between fork and exec: then the kernel sends it ``number`` when its
-    parent ends, however that happens. On Linux; elsewhere it does nothing.
+    """A function for a child to call between fork and exec: its parent's end will send it ``number``.
 
-    All is looked up here, because a child at that point had better do little.
+    The kernel does that, however the parent ends. It works on Linux; elsewhere nothing happens. Everything is
+    looked up here, because a child at that point must do as little as possible.
     """
     if sys.platform != "linux":
         return lambda: None
@@ -37,12 +37,11 @@ def end_with_parent(number: signal.Signals) -> Callable[[], None]:
 
 
 @contextmanager
-def unwinding(announce: bool = True) -> Iterator[None]:
-    """While open, SIGTERM and SIGHUP end the program by an exception, as Ctrl-C does, so that what was begun
-    is cleared away.
+def unwinding(*, announce: bool = True) -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP end the program by an exception, as Ctrl-C does, so that it cleans up.
 
-    :class:`SystemExit` with the status that a shell gives such an end. Nothing changes outside the main
-    thread.
+    The exception is :class:`SystemExit` with the status that a shell gives such an end. Outside the main
+    thread nothing changes.
 
     Args:
         announce: say so on standard error.
@@ -50,12 +49,10 @@ def unwinding(announce: bool = True) -> Iterator[None]:
     previous: dict[signal.Signals, Any] = {}
 
     def leave(number: int, frame: FrameType | None) -> None:
-        with suppress(OSError):  # a terminal that is gone
-            if announce:
-                os.write(
-                    2,
-                    f"\nStopped by {signal.Signals(number).name}; what was not finished is removed\n".encode(),
-                )
+        if announce:
+            line = f"\nStopped by {signal.Signals(number).name}; what was not finished is removed\n"
+            with suppress(OSError):  # a terminal that is gone
+                os.write(2, line.encode())
         raise SystemExit(128 + number)
 
     if threading.current_thread() is threading.main_thread():
@@ -74,11 +71,10 @@ class Interrupted(BaseException):
 
 
 def end_processes(processes: Iterable[BaseProcess], seconds: float = 5.0) -> list[BaseProcess]:
-    """Kill child processes, whatever they are blocked in, and wait until they are gone, ``seconds`` at most
-    in all.
+    """Kill child processes, and wait until they are gone, ``seconds`` at most in all.
 
-    Returns those that are still there: the kernel ends a process that waits for a file system or a device
-    only when that answers.
+    Returns:
+        those that are still there: a process that waits for a file system or a device ends when that answers.
     """
     ending = list(processes)
     for process in ending:
@@ -87,19 +83,20 @@ def end_processes(processes: Iterable[BaseProcess], seconds: float = 5.0) -> lis
     for process in ending:
         process.join(max(deadline - time.monotonic(), 0))
     stuck = [process for process in ending if process.is_alive()]
-    multiprocessing.process._children.difference_update(stuck)  # type: ignore[attr-defined]  # at its end Python waits for these
+    # At its end Python waits for these children, and there is no public way to stop it.
+    multiprocessing.process._children.difference_update(stuck)  # type: ignore[attr-defined]  # noqa: SLF001
     return stuck
 
 
 class StoppedInOrder(KeyboardInterrupt):
-    """Ctrl-C, after every rank has finished the same step and the program has said where it stopped."""
+    """Ctrl-C, after every rank has finished the same step and the program has reported where it stopped."""
 
 
 class InterruptFlag:
-    """While open, a signal of :data:`SIGNALS` is only noted; a second Ctrl-C interrupts at once, as usual.
+    """Inside, a signal of :data:`SIGNALS` is only recorded; a second Ctrl-C interrupts at once, as usual.
 
-    It does nothing outside the main thread, where Python has no signals. A signal that is ignored stays so,
-    such as Ctrl-C in a shell's background jobs.
+    It does nothing outside the main thread, where Python handles no signals. A signal that is ignored, such
+    as Ctrl-C in a shell's background jobs, stays ignored.
 
     Args:
         announce: say on standard error that the current step is being finished.
@@ -108,7 +105,7 @@ class InterruptFlag:
         received: the first signal that came, or None.
     """
 
-    def __init__(self, announce: bool = True) -> None:
+    def __init__(self, *, announce: bool = True) -> None:
         self._announce = announce
         self.received: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}
@@ -121,16 +118,17 @@ class InterruptFlag:
         return self.received is not None
 
     def at_once(self) -> AbstractContextManager[None]:
-        """For work that need not be finished: a signal raises :class:`Interrupted` in the block, one that
-        came before too."""
+        """Inside, a signal raises :class:`Interrupted`, for work that need not be finished.
+
+        A signal that came before does so too.
+        """
         return self.within(0)
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """For a wait that may never end: a signal raises :class:`Interrupted` in the block so many seconds
-        after it came.
+        """Inside, a signal raises :class:`Interrupted` so many seconds later: for a wait that may never end.
 
-        One that came before raises it so long after the block began.
+        An earlier signal counts from the start of the block.
         """
         self._limit = seconds
         try:
@@ -156,10 +154,8 @@ class InterruptFlag:
         self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                if signal.getsignal(number) not in (
-                    signal.SIG_IGN,
-                    None,
-                ):  # None: somebody's handler that is not Python's
+                # None is a handler that was not set by Python.
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -177,9 +173,8 @@ class InterruptFlag:
             return
         self.received = signal.Signals(number)
         for descriptor in self._terminals:
-            if not os.isatty(
-                descriptor
-            ):  # closed, which SIGHUP may tell: neither bars nor last lines may end the run
+            # A terminal that was closed, as SIGHUP may tell: output must not end the run.
+            if not os.isatty(descriptor):
                 discard_output(descriptor)
         if self._announce:
             advice = " (press Ctrl-C again to stop at once)" if number == signal.SIGINT else ""

@@ -49,8 +49,7 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[Line]:
 
 
 def read_records(path: str | os.PathLike[str], hint: Any, kind: str) -> list[Any]:
-    """The records in a file of JSON lines that are as :func:`dnnlib.checked.check` wants ``hint``, in their
-    order.
+    """The records of a JSON lines file that :func:`dnnlib.checked.check` accepts as ``hint``, in order.
 
     All other lines are left out, with one warning on standard error. ``kind`` says there what a line should
     have been. Raises :class:`UserError` as :func:`read_lines` does.

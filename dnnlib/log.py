@@ -13,14 +13,12 @@ from dnnlib.streams import forget_lost_output
 
 
 class LogTee:
-    """While open, everything written to standard output is also appended to a file, whose folder it locks
-    (:class:`FolderLock`).
+    """Inside, standard output is also appended to a file, whose folder is locked (:class:`FolderLock`).
 
     Progress bars go to standard error and so stay out of the file. When nobody reads standard output any
     more, the file alone is written. Control characters are escaped. Raises :class:`OSError` if the file can't
-    be opened, and
-    :class:`UserError` if another process holds the lock for more than ``patience`` seconds, or the file is a
-    link out of its folder.
+    be opened, and :class:`UserError` if another process holds the lock for more than ``patience`` seconds, or
+    the file is a link out of its folder.
     """
 
     def __init__(self, path: Path, patience: float = 10.0) -> None:
@@ -45,6 +43,7 @@ class LogTee:
         self._lock.release()
 
     def write(self, text: str) -> int:
+        """Write to the file and to standard output."""
         text = printable(text, keep="\n\t\r")
         self._file.write(text)
         with self._without_reader():
@@ -52,13 +51,13 @@ class LogTee:
         return len(text)
 
     def flush(self) -> None:
+        """Flush standard output; the file needs none."""
         with self._without_reader():
             self._stdout.flush()
 
     @contextmanager
     def _without_reader(self) -> Iterator[None]:
-        """Where the terminal or the program at the other end is gone, the file has everything, and what is
-        done goes on."""
+        """Discard standard output once its terminal or reader is gone; the file has everything."""
         try:
             yield
         except OSError:
@@ -66,4 +65,5 @@ class LogTee:
                 discard_output(self._stdout.fileno())
 
     def isatty(self) -> bool:
+        """Whether standard output is a terminal."""
         return self._stdout.isatty()

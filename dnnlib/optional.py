@@ -7,8 +7,7 @@ from dnnlib.errors import UserError
 
 
 def optional_import(name: str, *, extra: str, purpose: str) -> ModuleType:
-    """The module ``name``. Raises :class:`UserError` that says what for and which extra to install where it
-    is missing."""
+    """Import the module ``name``. Raises :class:`UserError` that names the use and the extra to install."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

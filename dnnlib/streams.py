@@ -54,8 +54,7 @@ _outlets: dict[str, _Outlet] = {}
 
 
 def steady_streams() -> None:
-    """Make standard input, output and error of this process, and of those that it starts, ones that can be
-    used.
+    """Make standard input, output and error usable, for this process and those that it starts.
 
     A closed one becomes the null device, so that no file that is opened later takes its number. The others
     keep their encoding; a character that it does not have is written as an escape. Streams that something
@@ -73,8 +72,7 @@ def steady_streams() -> None:
 
 
 def lost_output() -> OSError | None:
-    """The first error but a missing reader by which standard output lost something; None where there was
-    none."""
+    """The first error by which standard output lost something, or None. A missing reader is no error."""
     return _outlets["stdout"].failure if "stdout" in _outlets else None
 
 

@@ -1,7 +1,7 @@
-"""What torchrun tells a process about itself, in the environment. Nothing here imports torch.
+"""Reads what torchrun tells a process in the environment. Nothing here imports torch.
 
-Every function raises :class:`UserError` for a variable that is no whole number; :func:`check` looks at all of
-them.
+Every function raises :class:`UserError` for a variable that is not a whole number. :func:`check` checks them
+all.
 """
 
 import os
@@ -10,8 +10,7 @@ from dnnlib.errors import UserError
 
 
 def is_worker() -> bool:
-    """Whether this is one of the processes that torchrun started (or anything else that sets the same
-    variables)."""
+    """Whether torchrun, or another program that sets its variables, started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
@@ -21,7 +20,7 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """How many processes there are on all machines; 1 outside torchrun."""
+    """The number of processes on all machines; 1 outside torchrun."""
     return _number("WORLD_SIZE") if is_worker() else 1
 
 
@@ -31,17 +30,17 @@ def local_rank() -> int:
 
 
 def local_world_size() -> int | None:
-    """How many of them are on this machine; None outside torchrun."""
+    """The number of processes on this machine; None outside torchrun."""
     return _number("LOCAL_WORLD_SIZE", 1) if is_worker() else None
 
 
 def restarts() -> int:
-    """How often the processes were started again after a failure."""
+    """How often the processes were restarted after a failure."""
     return _number("TORCHELASTIC_RESTART_COUNT", 0)
 
 
 def check() -> None:
-    """Raises :class:`UserError` where this process is one of several and its variables make no sense."""
+    """Raise :class:`UserError` if torchrun's variables are incomplete or contradict each other."""
     if not is_worker():
         return
     if not 0 <= rank() < world_size():
@@ -71,4 +70,7 @@ def _number(name: str, default: int | None = None) -> int:
 
 
 def _wrong(what: str) -> str:
-    return f"the environment says that this is one of several processes, but {what}; start it with torchrun, or unset RANK and WORLD_SIZE"
+    return (
+        f"the environment says that this is one of several processes, but {what}; start it with torchrun, or "
+        "unset RANK and WORLD_SIZE"
+    )

@@ -1,5 +1,4 @@
-"""Files that somebody else may have made: what goes wrong in reading one becomes a single line that names
-it."""
+"""Reads files that somebody else may have made: every fault becomes one line that names the file."""
 
 import contextlib
 import errno
@@ -29,8 +28,7 @@ _PROGRAM_FAULTS = (ImportError, NameError)
 
 @contextlib.contextmanager
 def parsing(what: str, fault: str = "cannot be read", advice: str = "") -> Iterator[None]:
-    """Around the parsing of outside content: whatever the parser raises becomes ``{what} {fault}: reason;
-    {advice}``.
+    """Turn whatever a parser raises in the block into ``{what} {fault}: reason; {advice}``.
 
     Parsers (Pillow, numpy, zipfile, lmdb, protobuf, ...) raise nearly any exception on damaged or hostile
     bytes, so the kinds are told apart by what they are not. A :class:`UserError` passes as it is. An error of
@@ -75,8 +73,7 @@ def reason(error: BaseException) -> str:
 
 
 def one_line(text: str, limit: int = MAX_REASON) -> str:
-    """``text`` on one line of at most ``limit`` characters, with control characters and broken Unicode as
-    escapes.
+    """``text`` on one line of at most ``limit`` characters, without control characters and broken Unicode.
 
     Use it for whatever a file holds before it reaches a terminal: escapes cannot move the cursor or forge a
     line.
@@ -116,14 +113,12 @@ def parse_json(
 def read_json(
     path: str | os.PathLike[str], *, limit: int = MAX_JSON, finite: bool = True, advice: str = ""
 ) -> Any:
-    """The value of a JSON file, see :func:`parse_json`. Raises :class:`UserError` when it can't be read,
-    too."""
+    """The value of a JSON file, see :func:`parse_json`. Raises :class:`UserError`."""
     return parse_json(read_bytes(path, limit=limit), str(path), limit=limit, finite=finite, advice=advice)
 
 
 def read_bytes(path: str | os.PathLike[str], *, limit: int) -> bytes:
-    """The content of an ordinary file of at most ``limit`` bytes. Raises :class:`UserError`; waits for no
-    pipe or device."""
+    """Read an ordinary file of at most ``limit`` bytes. Raises :class:`UserError`; never waits for a pipe."""
     with parsing(str(path)):
         with open_ordinary(path) as stream:
             size = os.fstat(stream.fileno()).st_size
@@ -134,8 +129,10 @@ def read_bytes(path: str | os.PathLike[str], *, limit: int) -> bytes:
 
 
 def open_ordinary(path: str | os.PathLike[str]) -> IO[bytes]:
-    """Open a file for reading bytes. Raises :class:`ValueError` for a pipe, device or socket, and
-    :class:`OSError`."""
+    """Open a file for reading bytes.
+
+    Raises :class:`OSError`, and :class:`ValueError` for a pipe, a device or a socket.
+    """
     stream = open(path, "rb", opener=_without_waiting)  # noqa: SIM115  the caller closes it
     if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
         stream.close()
@@ -144,9 +141,9 @@ def open_ordinary(path: str | os.PathLike[str]) -> IO[bytes]:
 
 
 class BoundedReader(io.RawIOBase):
-    """Reads what another stream unpacks, up to ``limit`` bytes of it: a small file may unpack to any size.
+    """Reads up to ``limit`` bytes of what another stream unpacks: a small file may unpack to any size.
 
-    Its methods raise :class:`ValueError` when more is asked for than that and is there.
+    Its methods raise :class:`ValueError` if the content is longer and more of it is requested.
     """
 
     def __init__(self, stream: io.BufferedIOBase, limit: int) -> None:
@@ -154,27 +151,31 @@ class BoundedReader(io.RawIOBase):
         self._limit = limit
 
     def readable(self) -> bool:
+        """Always True."""
         return True
 
     def seekable(self) -> bool:
+        """Always True; but not from the end."""
         return True
 
     def tell(self) -> int:
+        """The position in the unpacked content."""
         return self._stream.tell()
 
     def seek(self, position: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a position, counted from the start or from here."""
         target = position + (self.tell() if whence == io.SEEK_CUR else 0)
         if whence == io.SEEK_END or target > self._limit:
             self._refuse()
         return self._stream.seek(target)
 
     def read(self, size: int | None = -1) -> bytes:
+        """At most ``size`` bytes; all that are left without a size."""
         room = self._limit - self.tell()
         wanted = room + 1 if size is None or size < 0 else min(size, room + 1)
         blocks: list[bytes] = []
-        while wanted > 0 and (
-            block := self._stream.read(min(wanted, BLOCK))
-        ):  # a read takes the memory that it asks for
+        # In blocks, because a read takes the memory that it asks for.
+        while wanted > 0 and (block := self._stream.read(min(wanted, BLOCK))):
             blocks.append(block)
             wanted -= len(block)
             room -= len(block)

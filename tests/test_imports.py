@@ -103,7 +103,7 @@ def test_the_configuration_imports_no_torch() -> None:
 )
 def test_ops_import_torch_alone(path: Any) -> None:
     """What builds them and keeps the builds may use the general helpers too."""
-    helpers = {"dnnlib"} if path.name in ("build.py", "build_cache.py") else set()
+    helpers = {"dnnlib", "filelock"} if path.name in ("build.py", "build_cache.py") else set()
     allowed = {"torch", "numpy", "torch_utils"} | helpers | set(sys.stdlib_module_names)
     assert {name.split(".")[0] for name in imported(path)} <= allowed
     ours = {f"torch_utils.ops.{p.stem}" for p in path.parent.glob("*.py")}

@@ -104,7 +104,7 @@ def check_tools() -> list[Finding]:
     for name, find in {"compiler": build.find_compiler, "ninja": build.find_ninja}.items():
         try:
             path = find()
-            findings.append(Finding(name, f"{build.first_line(path, '--version')} at {path}"))
+            findings.append(Finding(name, f"{build.version_line(path)} at {path}"))
         except build.BuildError as error:
             what, _, remedy = str(error).partition("; ")
             findings.append(Finding(name, "missing", what, remedy or "install it again"))
@@ -116,7 +116,8 @@ def check_tools() -> list[Finding]:
             state = f"CUDA {build.nvcc_version(nvcc)} at {nvcc}"
         except build.BuildError as error:
             state = str(error)
-    reason = build.cuda_obstacle() if torch.cuda.is_available() else None  # only a GPU needs nvcc
+    # Without a GPU nothing needs nvcc.
+    reason = build.reason_against_cuda() if torch.cuda.is_available() else None
     what, _, remedy = (reason or "").partition("; ")
     return [*findings, Finding("nvcc", state, what or None, remedy)]
 
@@ -139,7 +140,7 @@ def check_cache() -> Finding:
 def check_path(mode: dispatch.Impl, device: str) -> Finding:
     """Build or load the ops, and report which implementation runs."""
     try:
-        line = prepare_native_ops(mode, device, again=True)
+        line = prepare_native_ops(mode, device, retry_failed=True)
     except UserError as error:
         return Finding("ops", "not available", str(error), "see above, or use --ops=auto", needed=True)
     fell_back = mode == "auto" and device not in dispatch.loaded_devices()

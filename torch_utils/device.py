@@ -1,4 +1,4 @@
-"""Which device to compute on."""
+"""Picks and prepares the device."""
 
 import os
 import re
@@ -22,10 +22,9 @@ DEVICE_FILES = Path("/dev")
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` (the GPU where there is one), ``cuda`` or ``cpu`` to a device.
+    """The device for ``auto`` (the GPU if there is one), ``cuda`` or ``cpu``.
 
-    Raises :class:`UserError` for ``cuda`` where there is none, and for ``auto`` where there is one that
-    PyTorch cannot use.
+    Raises :class:`UserError` for ``cuda`` without a GPU, and for ``auto`` with a GPU that PyTorch cannot use.
     """
     if name == "cpu" or torch.cuda.is_available():
         return torch.device("cpu" if name == "cpu" else "cuda")
@@ -34,21 +33,23 @@ def pick_device(name: str) -> torch.device:
     if torch.version.cuda is not None and unused_gpus():
         raise UserError(
             f"there is an NVIDIA GPU here that PyTorch (built for CUDA {torch.version.cuda}) cannot use, "
-            "perhaps because its driver is too"
-            " old; install a newer driver or a PyTorch for an older CUDA, or give --device=cpu"
+            "perhaps because its driver is too old; install a newer driver or a PyTorch for an older CUDA, "
+            "or give --device=cpu"
         )
     return torch.device("cpu")
 
 
 def unused_gpus() -> list[Path]:
-    """Device files of NVIDIA GPUs, unless ``CUDA_VISIBLE_DEVICES`` hides them all. (An installation without
-    driver has none.)"""
+    """Device files of NVIDIA GPUs, unless ``CUDA_VISIBLE_DEVICES`` hides all GPUs.
+
+    There are none without a driver.
+    """
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1", "NoDevFiles")
     return [] if hidden else sorted(DEVICE_FILES.glob("nvidia[0-9]*"))
 
 
 def check_architecture() -> None:
-    """Raises :class:`UserError` where this PyTorch has no kernels for the current GPU."""
+    """Raise :class:`UserError` if this PyTorch has no kernels for the current GPU."""
     major, minor = torch.cuda.get_device_capability()
     built = torch.cuda.get_arch_list()
     for architecture in built:
@@ -57,21 +58,18 @@ def check_architecture() -> None:
         if digits is None:
             return
         theirs = divmod(int(digits[0]), 10)
-        # Machine code (sm) runs on GPUs of its generation from its own on, intermediate code (compute) on all
-        # later ones.
+        # Machine code (sm) runs on later GPUs of its generation, intermediate code (compute) on all later ones.
         if theirs <= (major, minor) and (kind == "compute" or theirs[0] == major):
             return
     name = torch.cuda.get_device_name()
     raise UserError(
         f"PyTorch {torch.__version__} has no kernels for {name} (compute capability {major}.{minor}), only "
-        f"for {' '.join(built)};"
-        " install a build that has, or give --device=cpu"
+        f"for {' '.join(built)}; install a build that has, or give --device=cpu"
     )
 
 
 def host_sees(x: torch.Tensor) -> bool:
-    """Whether the host can look at the values of ``x`` at once, without waiting for a device to finish its
-    work."""
+    """Whether the host can read the values of ``x`` without waiting for a device."""
     return x.device.type == "cpu"
 
 
@@ -85,14 +83,15 @@ def to_device(x: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def prepare_device(name: str) -> tuple[torch.device, list[str]]:
-    """What a command line does before it computes: pick the device, build or load the compiled ops, settle
-    how memory is kept, and that float32 is float32.
+    """Pick the device, prepare the compiled ops and the allocator, and turn TF32 off.
 
-    All ranks take part. ``GGDR_OPS`` and ``GGDR_HOST_MEMORY``, which ``--ops`` and ``--host-memory`` set,
-    decide.
+    All command lines call this before they compute.
+
+    All ranks call it. ``GGDR_OPS`` and ``GGDR_HOST_MEMORY``, which ``--ops`` and ``--host-memory`` set,
+    apply.
 
     Returns:
-        the device, and lines for the log that say which paths are active.
+        the device, and lines for the log that say which ops and which allocator are in use.
 
     Raises:
         UserError: see :func:`pick_device`, :func:`check_architecture` and
@@ -101,32 +100,33 @@ def prepare_device(name: str) -> tuple[torch.device, list[str]]:
     device = pick_device(name)
     if device.type == "cuda":
         check_architecture()
-    allow_tf32(False)
+    allow_tf32(allowed=False)
     lines = [prepare_native_ops(device=device.type)]
     return device, lines if device.type == "cuda" else [*lines, keep_freed_memory()]
 
 
 def announce_device(name: str) -> torch.device:
-    """:func:`prepare_device`, with its lines on standard error."""
+    """Call :func:`prepare_device` and print its lines to standard error; returns the device."""
     device, lines = prepare_device(name)
     if distributed.is_rank0():
         print("\n".join(lines), file=sys.stderr)
     return device
 
 
-def allow_tf32(allowed: bool) -> None:
-    """Whether a GPU may compute float32's matrix products and convolutions in TF32; PyTorch's own default is
-    yes for the latter."""
+def allow_tf32(*, allowed: bool) -> None:
+    """Set whether a GPU may compute float32 matrix products and convolutions in TF32.
+
+    PyTorch's own default allows it for convolutions.
+    """
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Within it, float32's matrix products and convolutions are float32's: neither TF32 nor bfloat16,
-    whatever is allowed around it.
+    """Inside, float32 matrix products and convolutions use neither TF32 nor bfloat16.
 
-    PyTorch has two interfaces to that. The older one must agree with the newer, or it raises where it is
-    read; where the process had it so before, it has it so afterwards.
+    PyTorch has two interfaces to these settings. The older one raises on reading if it contradicts the newer
+    one. Afterwards both are as before.
     """
     backends: Any = torch.backends  # whose newer part has no types yet
     newer = (
@@ -157,34 +157,33 @@ def full_float32() -> Iterator[None]:
 
 
 def _or_none(read: Callable[[], T]) -> T | None:
-    """A setting in PyTorch's older interface; None where it contradicts the newer one, upon which reading it
-    raises."""
+    """A setting of PyTorch's older interface; None if it contradicts the newer one, which makes it raise."""
     try:
         return read()
     except RuntimeError:
         return None
 
 
-#: The processor's instructions for arithmetic in bfloat16, as PyTorch names them (the last is Arm's). One of
-#: these is needed.
+#: PyTorch's names for instructions of processors that compute in bfloat16 (the last is Arm's).
 BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether ``device`` computes in bfloat16, and not by emulating it.
+    """Whether ``device`` computes in bfloat16 without emulation.
 
-    PyTorch emulates bfloat16 on every processor with AVX-512, which is slower than float32. So its list of
-    the processor's instructions decides.
+    PyTorch emulates bfloat16 on every processor with AVX-512, more slowly than it computes float32. So the
+    processor's instructions decide.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities()
-    there = any(capabilities.get(name, False) for name in BFLOAT16_INSTRUCTIONS)
-    return there and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if not any(capabilities.get(name, False) for name in BFLOAT16_INSTRUCTIONS):
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 - there is no public name
 
 
 def check_bfloat16(device: torch.device) -> None:
-    """Raises :class:`UserError` unless :func:`has_bfloat16`."""
+    """Raise :class:`UserError` unless :func:`has_bfloat16`."""
     if has_bfloat16(device):
         return
     if device.type == "cuda":
@@ -194,6 +193,5 @@ def check_bfloat16(device: torch.device) -> None:
         )
     raise UserError(
         "--precision=bf16 needs a processor with instructions for bfloat16 (AVX512-BF16, AMX, or Arm's "
-        "BF16), and this one has none:"
-        " it would emulate them, slower than float32; use --precision=auto"
+        "BF16), and this one has none: it would emulate them, slower than float32; use --precision=auto"
     )

@@ -1,8 +1,9 @@
-"""The few collective operations that this project needs, on torch.distributed. In a single process each does
-nothing.
+"""The collective operations that this project needs, on torch.distributed.
 
-Every call that waits for other ranks takes ``what``, a few words for what is waited for. Where the others do
-not come, because one was killed, hangs or has failed, it raises :class:`RankLost`, which names them.
+In a single process they do nothing.
+Every call that waits for other ranks takes ``what``: a few words that name it in messages. If another rank
+does not come, because it was killed, hangs or has failed, the call raises :class:`RankLost`, which names that
+rank.
 """
 
 import functools
@@ -20,12 +21,11 @@ from torch import distributed as dist
 
 from dnnlib.interrupt import StoppedInOrder
 
-#: Seconds to wait for the others: within a training step, and where some may have much more to do than
-#: others, such as preparing a download or computing a metric.
+#: Seconds to wait for the others: within a training step, and where one rank may have much more to do than
+#: the others, such as a download or a metric.
 TIMEOUT, PREPARE_TIMEOUT = 600.0, 3600.0
 
-#: Seconds that a rank which lost contact waits for a sign of life from the others before it names those who
-#: gave none.
+#: Seconds that a rank which lost contact waits for a sign of life from the others. It names the silent ones.
 GRACE = 3.0
 
 FAILED = "failed"  # key in the store: who failed first, and with what
@@ -34,26 +34,26 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class RankLost(Exception):
-    """Another rank failed, ended or does not answer: one line, which names it where that can be known.
+    """Another rank failed, ended or does not answer. One line, which names it if it is known.
 
-    Neither :class:`UserError` nor RuntimeError, so that nothing that goes on after those takes it for one of
-    them.
+    It is neither a :class:`UserError` nor a RuntimeError: code that continues after those must not continue
+    here.
     """
 
 
 class Unequal(RuntimeError):
-    """What must be the same on all ranks is not: one line, which names it and the ranks."""
+    """Something that must be equal on all ranks differs. One line, which names it and the ranks."""
 
 
 @dataclass
 class _World:
-    """What this process knows of the others.
+    """The group of processes.
 
     Attributes:
         store: shared by all ranks; outlives any one of them.
-        control, patient: gloo groups for what lives on the host, with the shorter and the longer timeout.
+        control, patient: gloo groups for values on the host, with the shorter and the longer timeout.
         prepare_timeout: seconds, see :data:`TIMEOUT`.
-        prepared: how often this rank has been at :func:`main_first`.
+        prepared: how often this rank has called :func:`rank0_first`.
     """
 
     store: dist.Store
@@ -70,25 +70,26 @@ _world: _World | None = None
 def joined(
     *, cuda: bool, timeout: float = TIMEOUT, prepare_timeout: float = PREPARE_TIMEOUT
 ) -> Iterator[None]:
-    """While open, this process is one of those that torchrun's environment variables speak of.
+    """Inside, this process is a member of the group that torchrun's environment variables describe.
 
-    At the end the group is destroyed; not so with nccl after an exception, SystemExit included: it would wait
-    for ranks that may be gone, and the process is expected just to end. (:class:`StoppedInOrder` is no such
-    exception.)
+    The group is destroyed at the end. With nccl it is not destroyed after an exception, SystemExit included
+    (except :class:`StoppedInOrder`): nccl would wait for ranks that may be gone, and the process ends anyway.
 
     Args:
         cuda: use nccl for tensors on GPUs, beside gloo.
-        timeout, prepare_timeout: seconds, see :data:`TIMEOUT`.
+        timeout: seconds, see :data:`TIMEOUT`.
+        prepare_timeout: seconds, see :data:`PREPARE_TIMEOUT`.
 
-    Raises :class:`RankLost` where the others do not join in time.
+    Raises:
+        RankLost: the others do not join in time.
     """
     global _world
     limit = timedelta(seconds=timeout)
     try:
         launcher, rank, size = next(iter(dist.rendezvous("env://", timeout=limit)))
         store = _meet(launcher, rank, size, timeout)
-        # The host notices a rank that hangs by gloo, and says so; nccl, which would end the process, gets
-        # more time.
+        # On the host, gloo detects a rank that hangs, and we report it. nccl would end the process, so it
+        # gets more time.
         backend, longer = ("cpu:gloo,cuda:nccl", limit * 2) if cuda else ("gloo", limit)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=longer)
         control, patient = (_gloo_group(seconds) for seconds in (timeout, prepare_timeout))
@@ -108,16 +109,15 @@ def joined(
         raise
     finally:
         _world = None
-        if in_order or not cuda:  # nccl takes its leave of all the others, who may not answer any more
+        if in_order or not cuda:  # nccl waits for all the others, who may not answer any more
             dist.destroy_process_group()
 
 
 def _meet(launcher: dist.Store, rank: int, size: int, timeout: float) -> dist.Store:
-    """Wait until all ranks are there; gives the store that these processes share.
+    """Wait until all ranks have started; returns the store that they share.
 
-    The launcher's store may still hold what the processes before a restart have written. So each one
-    introduces itself by a name of its own, and rank 0 answers with the name of a part of the store that is
-    new.
+    The launcher's store may still hold keys from before a restart. So each rank writes a new name of its own,
+    and rank 0 answers with the name of a new part of the store.
     """
     name = uuid.uuid4().hex
     if rank > 0:
@@ -148,13 +148,12 @@ def _meet(launcher: dist.Store, rank: int, size: int, timeout: float) -> dist.St
 
 def _gloo_group(timeout: float) -> dist.ProcessGroup:
     group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
-    assert isinstance(group, dist.ProcessGroup)  # not the mark of a rank outside of it
+    assert isinstance(group, dist.ProcessGroup)  # every rank is a member
     return group
 
 
 def _absent(store: dist.Store, keys: Iterable[str], seconds: float, pause: float = 0.05) -> list[str]:
-    """Wait until all keys are in the store, some rank has failed, or the time is over; returns the keys that
-    are not there."""
+    """Wait until all keys are in the store, a rank has failed, or time is up; returns the missing keys."""
     deadline = time.monotonic() + seconds
     absent = [key for key in keys if not store.check([key])]
     while absent and time.monotonic() < deadline and not store.check([FAILED]):
@@ -169,12 +168,12 @@ def active() -> bool:
 
 
 def rank() -> int:
-    """This process's number, 0 for the one that prints and writes."""
+    """This process's number. Rank 0 prints and writes."""
     return dist.get_rank() if active() else 0
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """The number of processes."""
     return dist.get_world_size() if active() else 1
 
 
@@ -184,7 +183,7 @@ def is_rank0() -> bool:
 
 
 def _waiting(function: F) -> F:
-    """Around a collective operation on (value, what): failures of the transport become :class:`RankLost`."""
+    """Decorate a collective operation on (value, what): its transport's failures become :class:`RankLost`."""
 
     @functools.wraps(function)
     def wrapper(value: Any, what: str, **options: Any) -> Any:
@@ -192,9 +191,8 @@ def _waiting(function: F) -> F:
         try:
             return function(value, what, **options)
         except (dist.DistError, RuntimeError) as error:  # gloo raises plain RuntimeErrors too
-            if not active() or isinstance(
-                error, (torch.AcceleratorError, torch.OutOfMemoryError)
-            ):  # faults of this rank's own GPU
+            own_fault = isinstance(error, (torch.AcceleratorError, torch.OutOfMemoryError))
+            if own_fault or not active():
                 raise
             raise RankLost(_diagnosis(what, time.monotonic() - start, error)) from error
 
@@ -203,10 +201,15 @@ def _waiting(function: F) -> F:
 
 @_waiting
 def all_gather(value: Any, what: str, *, patient: bool = False) -> list[Any]:
-    """What every rank gave, in the order of ranks. Values may be anything that pickles; arrays and tensors
-    may differ in shape.
+    """The values of all ranks, in the order of ranks.
 
-    ``patient`` gives the others the longer timeout, where they may have much more to do.
+    Args:
+        value: anything that pickles; arrays and tensors may differ in shape.
+        what: see the top of this module.
+        patient: wait with the longer timeout, because the others may have much more to do.
+
+    Raises:
+        RankLost: a rank does not come.
     """
     if world_size() == 1:
         return [value]
@@ -218,7 +221,7 @@ def all_gather(value: Any, what: str, *, patient: bool = False) -> list[Any]:
 
 @_waiting
 def maxima(values: Sequence[int], what: str) -> list[int]:
-    """The largest of each of several whole numbers over the ranks."""
+    """The maximum over the ranks of each of several whole numbers."""
     if world_size() == 1:
         return list(values)
     largest = torch.tensor(values)
@@ -235,8 +238,7 @@ def sum_(tensor: torch.Tensor, what: str) -> torch.Tensor:
 
 
 def sum_flat_(tensors: Sequence[torch.Tensor], what: str) -> None:
-    """Replace each of several tensors of one type by its sum over the ranks, in place, with a single
-    message."""
+    """Replace tensors of one type by their sums over the ranks, in place, with a single message."""
     if world_size() == 1:
         return
     flat = sum_(torch.cat([tensor.flatten() for tensor in tensors]), what)
@@ -247,11 +249,10 @@ def sum_flat_(tensors: Sequence[torch.Tensor], what: str) -> None:
 
 
 @contextmanager
-def main_first(what: str) -> Iterator[None]:
-    """Rank 0 runs the block while the others wait; then they run it too (and find what rank 0 prepared).
+def rank0_first(what: str) -> Iterator[None]:
+    """Run the block on rank 0 while the others wait, then on the others, which find what rank 0 prepared.
 
-    When it fails on rank 0, the others raise :class:`RankLost`, as they do when it takes longer than the
-    timeout for preparing things.
+    The others raise :class:`RankLost` if rank 0 fails, or takes longer than the timeout for preparing.
     """
     if world_size() == 1:
         yield
@@ -260,14 +261,14 @@ def main_first(what: str) -> Iterator[None]:
     world.prepared += 1
     key = f"prepared/{world.prepared}"
     if not is_rank0():
-        _wait_for_main(world, key, what)
+        _wait_for_rank0(world, key, what)
         yield
         return
     yield
     world.store.set(key, "yes")
 
 
-def _wait_for_main(world: _World, key: str, what: str) -> None:
+def _wait_for_rank0(world: _World, key: str, what: str) -> None:
     try:
         if not _absent(world.store, [key], world.prepare_timeout, pause=0.2):
             return
@@ -281,24 +282,22 @@ def _wait_for_main(world: _World, key: str, what: str) -> None:
 
 
 def report_failure(error: BaseException) -> bool:
-    """Tell the other ranks that this one ends with ``error``. Returns whether this is the first to do so, or
-    the only one."""
+    """Tell the other ranks that this one ends with ``error``. Returns whether it is the first to do so."""
     if world_size() == 1:
         return True
     lines = str(error).splitlines() or [""]
     ours = f"rank {rank()} failed: {type(error).__name__}: {lines[0]}"
     try:
         return _get_world().store.compare_set(FAILED, "", ours).decode() == ours
-    except dist.DistError:  # the launcher is gone, and with it whoever could tell
+    except dist.DistError:  # the launcher is gone, and the store with it
         return True
 
 
 def check_equal(tensors: Mapping[str, torch.Tensor], what: str) -> None:
-    """Compare tensors bit for bit over all ranks, by a checksum. Every rank has to give the same names.
+    """Compare tensors over all ranks, bit for bit, by a checksum. Every rank gives the same names.
 
     Raises:
-        Unequal: some differ; names the first, how many there are, and the ranks that have not what rank 0
-            has.
+        Unequal: some differ; names the first, the ranks that differ from rank 0, and the number of tensors.
     """
     if world_size() == 1:
         return
@@ -318,7 +317,7 @@ def check_equal(tensors: Mapping[str, torch.Tensor], what: str) -> None:
 
 
 def _checksum(tensor: torch.Tensor) -> torch.Tensor:
-    """Three int64 that change with any bit of a tensor's values, their order, and their number."""
+    """Three int64 that depend on every bit of a tensor's values, their order and their number."""
     values = tensor.detach().contiguous().flatten().view(torch.uint8)
     words = torch.nn.functional.pad(values, (0, -len(values) % 4)).view(torch.int32).to(torch.int64)
     weights = torch.arange(1, len(words) + 1, device=words.device) * 2 + 1
@@ -332,26 +331,22 @@ def _get_world() -> _World:
 
 
 def _diagnosis(what: str, seconds: float, error: BaseException) -> str:
-    """One line on why a collective operation failed after so many seconds. Takes up to :data:`GRACE` seconds,
-    to see who else is there."""
+    """One line on why a collective operation failed. Waits up to :data:`GRACE` seconds for other ranks."""
     world, me = _get_world(), rank()
-    try:
-        world.store.set(
-            f"alone/{me}", "yes"
-        )  # a rank that is alive loses contact at about the same time, and says so too
+    try:  # a rank that is alive loses contact at about the same time, and sets its key too
+        world.store.set(f"alone/{me}", "yes")
         keys = {f"alone/{r}": r for r in range(world_size())}
         silent = [keys[key] for key in _absent(world.store, keys, GRACE)]
         if world.store.check([FAILED]):
             return _failure(world.store)
     except dist.DistError:
         return f"rank {me} lost contact with all others while waiting for {what}"
-    who = (
-        f"{_ranks(silent)} do{'es' if len(silent) == 1 else ''} not answer"
-        if silent
-        else f"the connection failed ({_first_line(error)})"
-    )
-    if isinstance(error, dist.DistBackendError):  # nccl's, which says what of this rank's own failed
-        return f"rank {me} failed in {what} after {seconds:.1f} seconds ({' '.join(str(error).split())[:600]}); {who}"
+    who = f"the connection failed ({_first_line(error)})"
+    if silent:
+        who = f"{_ranks(silent)} do{'es' if len(silent) == 1 else ''} not answer"
+    if isinstance(error, dist.DistBackendError):  # from nccl: tells what failed on this rank
+        text = " ".join(str(error).split())[:600]
+        return f"rank {me} failed in {what} after {seconds:.1f} seconds ({text}); {who}"
     return f"rank {me} gave up after waiting for {what} for {seconds:.1f} seconds: {who}"
 
 

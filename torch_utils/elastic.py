@@ -1,8 +1,7 @@
-"""Several processes on torch's elastic launcher: starting them on this machine, and how one of them lives and
-ends.
+"""Several processes on torch's elastic launcher: starting them here, and how each of them lives and ends.
 
-``torchrun`` starts the processes on any number of machines; :func:`launch` does the same on one, without
-torchrun.
+``torchrun`` starts the processes on any number of machines. :func:`launch` does the same on one machine,
+without torchrun.
 """
 
 import contextlib
@@ -25,14 +24,14 @@ from dnnlib.errors import UserError, out_of_memory
 from dnnlib.interrupt import end_with_parent
 from torch_utils import distributed, rendezvous
 
-#: The launcher passes these on to the processes: what a terminal, a system or a scheduler sends.
+#: The signals of terminals, systems and schedulers, which the launcher passes on to the processes.
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1")
 
 #: Exit status after Ctrl-C, by the shell's convention.
 INTERRUPTED = 128 + signal.SIGINT
 
-_ENDED_DIR = "ELASTIC_ENDED_DIR"  # where processes that ended in good order leave a note for launch()
-_GAVE_UP = "gave up"  # under which a failure is remembered that would only repeat itself
+_ENDED_DIR = "ELASTIC_ENDED_DIR"  # names the folder where processes that ended in good order leave a file
+_GAVE_UP = "gave up"  # key of a failure that a restart would only repeat
 
 
 def launch(
@@ -40,19 +39,18 @@ def launch(
 ) -> int:
     """Run ``python command...`` in several processes on this machine, with torch's elastic launcher.
 
-    They meet at a free port of the loopback interface.
-
-    A signal (:data:`SIGNALS`) is passed on to them. When one of them fails, the others are ended, and all are
-    started anew up to ``max_restarts`` times.
+    The processes meet at a free port of the loopback interface. They receive the signals in :data:`SIGNALS`.
+    If one fails, the others are ended, and all are started again.
 
     Args:
         command: a script and its arguments.
         processes: how many.
+        max_restarts: how often they are started again.
         patience: seconds that they may take to end in good order after a signal.
 
     Returns:
-        the exit status: 0, or after Ctrl-C 130, when all ended in good order. Otherwise 1, or 128 and the
-        number of the signal; what failed has then been printed to standard error.
+        the exit status. If all ended in good order: 0, or 130 after Ctrl-C. Otherwise 1, or 128 plus the
+        number of the signal; the failure has then been printed to standard error.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -80,27 +78,20 @@ def launch(
         try:
             elastic_launch(config, sys.executable)(*command)
         except ChildFailedError as error:
-            first = min(
-                failure.timestamp for failure in error.failures.values()
-            )  # later ones are what the launcher did then
+            # The first failure is the cause; after it, the launcher ends the other ranks.
+            first = min(failure.timestamp for failure in error.failures.values())
             return _failure_status(
-                {
-                    rank: failure.exitcode
-                    for rank, failure in error.failures.items()
-                    if failure.timestamp == first
-                }
+                {r: failure.exitcode for r, failure in error.failures.items() if failure.timestamp == first}
             )
         except SignalException as error:
-            return _signal_status(
-                error.sigval,
-                sum(path.name.startswith("rank") for path in Path(folder).iterdir()) == processes,
-            )
+            ended_well = sum(path.name.startswith("rank") for path in Path(folder).iterdir())
+            return _signal_status(error.sigval, in_order=ended_well == processes)
     return 0
 
 
 @contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """While open, these environment variables have these values, for the processes that start."""
+    """Inside, environment variables have these values, for the processes that are started."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -114,8 +105,9 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 def _silence_launcher() -> None:
-    """The launcher's logs say in other words what is said here, and more that is of no use."""
-    import torch.distributed.elastic.agent.server.local_elastic_agent  # noqa: F401 - its loggers exist once it is imported
+    """Silence torch's launcher: we already report failures."""
+    # Its loggers exist once it is imported.
+    import torch.distributed.elastic.agent.server.local_elastic_agent  # noqa: F401
 
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("torch.distributed.elastic") or name == "torch.distributed.launcher.api":
@@ -123,15 +115,17 @@ def _silence_launcher() -> None:
 
 
 def _failure_status(statuses: Mapping[int, int]) -> int:
-    """Exit status after a failure, from those of the ranks that failed first. Names what was killed; all else
-    has spoken itself."""
+    """The exit status after a failure, from those of the ranks that failed first.
+
+    Names a rank that was killed; other failures have reported themselves.
+    """
     for rank, status in sorted(statuses.items()):
         if status < 0 and -status != signal.SIGTERM:
             print(f"Error: rank {rank} was killed by {_signal_name(-status)}", file=sys.stderr, flush=True)
     return INTERRUPTED if set(statuses.values()) == {INTERRUPTED} else 1
 
 
-def _signal_status(number: signal.Signals, in_order: bool) -> int:
+def _signal_status(number: signal.Signals, *, in_order: bool) -> int:
     if number == signal.SIGINT:
         return INTERRUPTED
     return 0 if in_order else 128 + number
@@ -152,24 +146,25 @@ def worker(
     prepare_timeout: float,
     one_line: tuple[type[Exception], ...] = (UserError,),
 ) -> Iterator[None]:
-    """The life of one process: joins the others, prints on rank 0 only, and makes a failure of one the end of
-    all.
+    """The life of one process: joins the others, prints on rank 0 only, and ends all ranks if it fails.
 
-    What goes wrong is shown once: the traceback of the rank where it happened, with that rank's number, or
-    one line for exceptions that need no traceback; the other ranks end without a word.
+    A failure is shown once, by the rank where it happened: as a traceback with the rank's number, or as one
+    line for exceptions that need no traceback. The other ranks end silently.
 
     Args:
-        cuda, timeout, prepare_timeout: see :func:`torch_utils.distributed.joined`.
+        cuda: see :func:`torch_utils.distributed.joined`, as for the timeouts.
+        timeout: seconds.
+        prepare_timeout: seconds.
         one_line: exceptions that the caller shows.
 
     Raises:
-        SystemExit: status 1 after a failure, unless it is one of ``one_line`` and this the first rank, or the
-            only one, to fail.
+        SystemExit: status 1 after a failure. The first rank to fail raises an exception in ``one_line``
+            itself.
     """
     with contextlib.ExitStack() as stack:
         if torchrun.rank() > 0:
             stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w", encoding="utf-8"))))
-        _begin(cuda)
+        _begin(cuda=cuda)
         try:
             with distributed.joined(cuda=cuda, timeout=timeout, prepare_timeout=prepare_timeout):
                 try:
@@ -192,10 +187,9 @@ def worker(
     _note_good_end()
 
 
-def _begin(cuda: bool) -> None:
-    end_with_parent(
-        signal.SIGTERM
-    )()  # killed, the launcher ends nobody; and this process has a session of its own
+def _begin(*, cuda: bool) -> None:
+    # A launcher that is killed ends no process, and this process has a session of its own.
+    end_with_parent(signal.SIGTERM)()
     if recall(_GAVE_UP) is not None:
         raise SystemExit(1)
     if torchrun.restarts():
@@ -205,13 +199,18 @@ def _begin(cuda: bool) -> None:
 
 
 def _take_gpu(number: int) -> None:
-    """Make the GPU of that number this process's own. Raises :class:`UserError` for the first that is
-    missing, else SystemExit."""
+    """Make the GPU of this number the process's own.
+
+    Raises :class:`UserError` for the first missing number, SystemExit for those above.
+    """
     there = torch.cuda.device_count()
     if number > there:
         raise SystemExit(1)
     if number == there:
-        message = f"{torchrun.local_world_size()} processes were started on this machine for its {there} GPUs; start one for each GPU"
+        message = (
+            f"{torchrun.local_world_size()} processes were started on this machine for its {there} GPUs; "
+            "start one for each GPU"
+        )
         remember(_GAVE_UP, message)
         raise UserError(f"{message}, or compute with --device=cpu")
     torch.cuda.set_device(number)
@@ -230,22 +229,23 @@ def _note_good_end() -> None:
 
 
 def remember(key: str, value: str) -> None:
-    """Keep a value until the launcher ends, across restarts of the processes. Without a launcher that
-    restarts, nothing is kept."""
+    """Keep a value across restarts of the processes, until the launcher ends.
+
+    Without a launcher that restarts, nothing is kept.
+    """
     store = _lasting_store()
     if store is not None:
         store.set(key, value)
 
 
 def recall(key: str) -> str | None:
-    """What :func:`remember` was last given for the key; None where there is nothing."""
+    """The last value that :func:`remember` kept for the key, or None."""
     store = _lasting_store()
     return store.get(key).decode() if store is not None and store.check([key]) else None
 
 
 def _lasting_store() -> dist.Store | None:
-    """The launcher's own store. That of ``torch.distributed`` is a part of it that begins empty at each
-    restart."""
+    """The launcher's own store; the part that ``torch.distributed`` uses is empty after a restart."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])

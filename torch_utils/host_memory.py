@@ -1,4 +1,4 @@
-"""Keep freed memory in the process: on a CPU, handing large tensors back to the system costs page faults."""
+"""Keeps freed memory in the process: on a CPU, returning large tensors to the system costs page faults."""
 
 import ctypes
 import os
@@ -12,13 +12,11 @@ M_MMAP_MAX = -4
 def keep_freed_memory() -> str:
     """Tell glibc neither to map large blocks one by one nor to return the top of the heap.
 
-    Each fresh mapping is zeroed page by page on first use; a training step allocates the same sizes over and
-    over, so keeping them is faster and the peak is the same.
-
-    ``GGDR_HOST_MEMORY=system`` in the environment leaves everything as it is.
+    The system zeroes each fresh mapping page by page on first use. A training step allocates the same sizes
+    again and again, so keeping them is faster at the same peak. ``GGDR_HOST_MEMORY=system`` changes nothing.
 
     Returns:
-        one line that says what is in force, for the log.
+        one line for the log: which allocator is in use.
     """
     if os.environ.get(VARIABLE, "keep") != "keep":
         return f"Host memory: system allocator as it is ({VARIABLE}={os.environ[VARIABLE]})"

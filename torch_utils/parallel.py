@@ -1,4 +1,4 @@
-"""Work that the ranks of a group do at the same time, and that fails on all of them when it fails on one."""
+"""Work that all ranks do together, and that fails on all of them if it fails on one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ class _Failure:
 
 
 def all_ranks(work: Callable[[], T], what: str) -> list[T]:
-    """What ``work`` gives on every rank, in the order of ranks; on every rank.
+    """Do ``work`` on every rank; returns all results in the order of ranks, on every rank.
 
-    Raises whatever ``work`` raises here, and when it failed on another rank alone, the same
-    :class:`UserError` or a
-    :class:`RuntimeError` with the same message: no rank is left waiting for one that has given up.
+    No rank is left waiting for one that failed: where ``work`` fails here, its exception is raised. Where it
+    failed on another rank, the same :class:`UserError` is raised, or a :class:`RuntimeError` with the same
+    message.
     """
     try:
         mine = work()
@@ -41,8 +41,7 @@ def all_ranks(work: Callable[[], T], what: str) -> list[T]:
 
 
 def on_rank0(work: Callable[[], T], what: str) -> T:
-    """What ``work`` gives on rank 0, where alone it is done; on every rank. Fails everywhere as
-    :func:`all_ranks` does."""
+    """Do ``work`` on rank 0 only; returns its result on every rank. Fails as :func:`all_ranks` does."""
     found: list[Any] = all_ranks(lambda: work() if distributed.is_rank0() else None, what)
     result: T = found[0]
     return result

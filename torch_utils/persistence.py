@@ -1,4 +1,4 @@
-"""Network pickles: one file with generator, discriminator, average and what is needed to use them.
+"""Writes and opens network pickles: generator, discriminator, average and what is needed to use them.
 
 docs/formats.md describes the files. Opening one runs nothing that is in it: see :mod:`torch_utils.pickles`.
 """
@@ -18,8 +18,9 @@ from dnnlib.errors import UserError
 from dnnlib.file_kinds import kind_of
 from dnnlib.files import atomic_write
 from dnnlib.untrusted import one_line, open_ordinary, parsing, reason
+from torch_utils.pickles import registry
 from torch_utils.pickles.arrays import plain
-from torch_utils.pickles.record import CLASSES, NetworkRecord
+from torch_utils.pickles.record import NetworkRecord
 from torch_utils.pickles.reference import record_from_reference
 from torch_utils.pickles.unpickler import DamagedPickle, ForbiddenName, read_pickle
 from torch_utils.pickles.values import NAMES, PersistentObject, StoredTensor
@@ -33,9 +34,14 @@ TENSOR_TYPES = ("<f2", "<f4", "<f8")
 #: What pickles of ProGAN, StyleGAN and StyleGAN2 for TensorFlow refer to.
 TENSORFLOW_CLASSES = ("dnnlib.tflib.network.Network", "tfutil.Network")
 
+# These register the project's networks. They are imported when a file is first opened or written, so programs
+# need this module only.
+registry.provide_by("training.networks", "training.augment")
+
 PORTABLE_SOURCE = Path(__file__).with_name("pickles") / "portable.py"
 PERSISTENCE_VERSION = 6  # of the reference's protocol
-#: Defaults that differ between StyleGAN2-ADA-PyTorch (and this project) and StyleGAN3, so a file says them.
+#: Arguments that files always state, because StyleGAN3 has other defaults than StyleGAN2-ADA-PyTorch and this
+#: project.
 EXPLICIT: dict[str, dict[str, Any]] = {
     "synthesis_kwargs": {"num_fp16_res": 0, "conv_clamp": None},
     "mapping_kwargs": {"w_avg_beta": 0.995},
@@ -55,9 +61,9 @@ def save_network_pkl(
     """Write a network pickle; the file appears complete or not at all.
 
     Args:
-        path: where to.
-        G, D: generator and discriminator; None leaves one out, and then the reference's programs can't open
-            the file.
+        path: of the file.
+        G: the generator, or None. The reference's programs can't open a file without ``G`` or ``D``.
+        D: the discriminator, or None.
         G_ema: the generator's average.
         augment_pipe: the augmentation pipe of the run, or None.
         training_set_kwargs: arguments that open the training set again.
@@ -65,8 +71,8 @@ def save_network_pkl(
 
     Raises:
         OSError: the file can't be written.
-        TypeError: a network of another class, or ``training_set_kwargs`` or ``info`` with values that are not
-            plain.
+        TypeError: a network's class is not registered, or ``training_set_kwargs`` or ``info`` has values that
+            are not plain.
     """
     networks = dict(zip(NETWORKS, (G, D, G_ema, augment_pipe), strict=True))
     source = PORTABLE_SOURCE.read_text(encoding="utf-8")
@@ -80,23 +86,21 @@ def save_network_pkl(
 
 
 def load_network_pkl(source: str | os.PathLike[str] | IO[bytes]) -> dict[str, Any]:
-    """Open a network pickle of this project or of the reference without running anything in it.
+    """Open a network pickle without running anything in it.
 
-    Besides this project's files those of StyleGAN2-ADA-PyTorch, GGDR and StyleGAN3 (StyleGAN2 networks) can
-    be opened.
+    It may be this project's, or one of StyleGAN2-ADA-PyTorch, GGDR or StyleGAN3 (with StyleGAN2 networks).
 
     Args:
         source: a path, or a file opened for reading bytes.
 
     Returns:
-        ``G``, ``D``, ``G_ema`` and ``augment_pipe`` as modules of this project in evaluation mode on the CPU,
-        without gradients, in float32 whatever the file has (``G_ema`` always, the others may be None);
-        ``training_set_kwargs`` and ``info`` as dictionaries of plain values, ``info`` being empty in files of
-        the reference.
+        a dictionary. ``G``, ``D``, ``G_ema`` and ``augment_pipe`` are modules of this project, in float32, in
+        evaluation mode, on the CPU, without gradients; all but ``G_ema`` may be None. ``training_set_kwargs``
+        and ``info`` are dictionaries of plain values; ``info`` is empty for files of the reference.
 
     Raises:
-        UserError: the file is missing, damaged, refers to anything but tensors, arrays, plain values and
-            known classes, or has networks of another kind.
+        UserError: the file is missing or damaged, has networks of another kind, or refers to anything but
+            tensors, arrays, plain values and known classes.
     """
     if isinstance(source, str | os.PathLike):
         path = Path(source)
@@ -158,15 +162,15 @@ def _check_kind(data: Any, name: str) -> None:
 
 
 def _record(stored: Any) -> NetworkRecord:
-    """A network in any of its forms: version 1 of this project, version 2, or the reference's.
+    """A network in any of its forms: version 1 or 2 of this project, or the reference's.
 
-    A file can mix the last two, when a program of the reference family has changed one of ours.
+    A file can mix the last two if a program of the reference family changed it.
     """
     if isinstance(stored, PersistentObject) and "tensors" not in stored.state:
         return record_from_reference(stored)
     packed = stored.state if isinstance(stored, PersistentObject) else stored
     class_name = packed["class_name"] if isinstance(stored, PersistentObject) else packed["class"]
-    if type(class_name) is not str:  # before anything looks it up: hashing a nested tuple can take for ever
+    if type(class_name) is not str:  # checked before a look-up: hashing a nested tuple can take forever
         raise TypeError("a class name that is not text")
     return NetworkRecord(
         class_name,
@@ -195,18 +199,20 @@ def _refusal(name: str) -> str:
     if name in TENSORFLOW_CLASSES:
         return (
             f"is a network pickle of StyleGAN's TensorFlow versions ({name}), which only they can open; "
-            "convert it with "
-            "stylegan2-ada-pytorch's legacy.py (--source, --dest) and open the result"
+            "convert it with stylegan2-ada-pytorch's legacy.py (--source, --dest) and open the result"
         )
-    return f"was not opened: it refers to {one_line(name, 200)}, which no network pickle needs and which could run code"
+    return (
+        f"was not opened: it refers to {one_line(name, 200)}, which no network pickle needs and which could "
+        "run code"
+    )
 
 
 class _Packed:
-    """Pickles as one of the reference's persistent objects, of a class that :data:`PORTABLE_SOURCE` has."""
+    """Pickles a network as a persistent object of the reference, of a class in :data:`PORTABLE_SOURCE`."""
 
     def __init__(self, module: nn.Module, source: str) -> None:
         name = type(module).__name__
-        if name not in CLASSES:
+        if name not in registry.known():
             raise TypeError(f"{name} cannot be stored in a network pickle")
         kwargs = dict(module.init_kwargs)  # type: ignore[arg-type]
         if name == "Generator":
@@ -234,8 +240,7 @@ def _pack_tensor(tensor: torch.Tensor) -> dict[str, Any]:
 
 
 def _reconstruct_persistent_obj(meta: Any) -> None:
-    """What the reference's pickles, and so ours, call to make a network. Here nothing calls it: see
-    :mod:`torch_utils.pickles`."""
+    """The function that network pickles name for making a network. Nothing here calls it."""
     raise UserError(
         "open network pickles with torch_utils.persistence.load_network_pkl, which runs nothing in them"
     )

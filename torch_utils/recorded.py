@@ -1,5 +1,4 @@
-"""What files of networks and exports say beside the weights: the training set, the run, a network's class and
-arguments."""
+"""What files of networks and exports record beside the weights: training set, run, class and arguments."""
 
 from collections.abc import Mapping
 from typing import Any, TypedDict
@@ -8,7 +7,7 @@ from dnnlib.checked import PathText, Real, check
 
 
 class RecordedData(TypedDict, total=False):
-    """``training_set_kwargs``, as far as it is used."""
+    """The parts of ``training_set_kwargs`` that are used."""
 
     path: PathText | None
     xflip: bool
@@ -29,7 +28,7 @@ class _Config(TypedDict, total=False):
 
 
 class RecordedInfo(TypedDict, total=False):
-    """``info`` of the run, as far as it is used."""
+    """The parts of a run's ``info`` that are used."""
 
     kimg: Real
     config: _Config
@@ -40,7 +39,9 @@ Described = TypedDict("Described", {"class": str, "init_kwargs": dict[str, objec
 
 
 def check_recorded(values: Mapping[str, Any], name: str) -> None:
-    """What a file says of its training set and its run. Raises :class:`dnnlib.errors.UserError`, which names
-    the file ``name``."""
+    """Check a file's record of its training set and its run.
+
+    Raises :class:`dnnlib.errors.UserError`, which calls the file ``name``.
+    """
     for part, hint in (("training_set_kwargs", RecordedData), ("info", RecordedInfo)):
         check(values.get(part) or {}, hint, f"{name}: {part}")

@@ -1,5 +1,4 @@
-"""Randomness as a function of (seed, what, when, who): nothing to save, any step can be repeated on its
-own."""
+"""Randomness as a function of (seed, what, when, who): no state to save, and any step can be repeated."""
 
 import hashlib
 import random
@@ -9,7 +8,7 @@ import torch
 
 
 def derive_seed(seed: int, *parts: int | str) -> int:
-    """A seed in [0, 2⁶³) that depends on every argument; stable across processes and versions."""
+    """A seed in [0, 2⁶³) that depends on every argument, and on nothing else."""
     text = "/".join(str(part) for part in (seed, *parts))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 

@@ -1,4 +1,4 @@
-"""Running statistics of named scalars, kept where the values are until somebody reads them."""
+"""Running statistics of named scalars, kept on the device until they are read."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +12,7 @@ from torch_utils import distributed
 class Summary:
     """Count, mean and (population) standard deviation of what was reported under one name.
 
-    ``nonfinite`` is how many of the values were not finite; they make mean and deviation so too.
+    ``nonfinite`` counts the values that were not finite. With any, mean and deviation are not finite either.
     """
 
     num: int
@@ -22,14 +22,12 @@ class Summary:
 
 
 class StatsCollector:
-    """Collects count, sum, sum of squares and count of non-finite values of everything reported, without
-    waiting for the device.
+    """Count, sum, sum of squares and non-finite count of everything reported, without waiting for the device.
 
-    A name once reported stays: where nothing new came, its summary has the last mean and deviation, and
-    ``num`` 0.
+    Once reported, a name stays. Without new values its summary has ``num`` 0 and the last mean and deviation.
 
     Args:
-        device: where the sums live, in float64.
+        device: of the sums, which are float64.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
@@ -46,8 +44,7 @@ class StatsCollector:
         self._moments[name] = self._moments[name] + moments if name in self._moments else moments
 
     def flush(self) -> dict[str, Summary]:
-        """Summaries of all names, of what came since the last flush, sorted by name; starts anew. This waits
-        for the device."""
+        """Return summaries of what came since the last flush, sorted by name. Waits for the device."""
         rows = torch.stack(list(self._moments.values())).tolist() if self._moments else []
         new = {name: row for name, row in zip(self._moments, rows, strict=True) if row[0] > 0}
         self._last |= new
@@ -59,8 +56,10 @@ class StatsCollector:
         }
 
     def gather(self) -> None:
-        """Move what all ranks reported since the last flush to rank 0, in the order of ranks; the others keep
-        nothing."""
+        """Move what all ranks reported since the last flush to rank 0, in the order of ranks.
+
+        The other ranks keep nothing.
+        """
         if distributed.world_size() == 1:
             return
         parts = distributed.all_gather(
@@ -75,14 +74,14 @@ class StatsCollector:
                 self._moments[name] = rows.sum(dim=0)
 
     def state_dict(self) -> dict[str, Any]:
-        """What was reported since the last flush, and the last values of each name."""
+        """The sums since the last flush, and the last values of each name."""
         return {
             "moments": {name: moments.clone() for name, moments in self._moments.items()},
             "last": dict(self._last),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
         self._moments = {
             name: row.to(self.device, torch.float64).clone() for name, row in state["moments"].items()
         }

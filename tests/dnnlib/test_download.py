@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import gc
 import hashlib
 import io
@@ -22,6 +21,7 @@ from typing import Any
 
 import pytest
 import requests
+from filelock import FileLock
 
 from dnnlib import download, http_download
 from dnnlib.download import (
@@ -156,7 +156,9 @@ def leave_part(server: Server, folder: Path, length: int = CUT, version: str = '
 
 
 def names(folder: Path) -> set[str]:
-    return {path.name.partition("-")[2] or path.name for path in folder.iterdir()}
+    """What is in a folder of downloads, without the digits of the addresses and the lock files."""
+    found = (path.name for path in folder.iterdir() if path.suffix != ".lock")
+    return {name.partition("-")[2] or name for name in found}
 
 
 def test_downloads_once_and_records_the_origin(server: Server, tmp_path: Path) -> None:
@@ -324,7 +326,7 @@ def test_a_failure_names_address_and_place_and_leaves_nothing(
     assert "\n" not in message
     assert "kept" not in message
     assert server.requests == requests
-    assert list(tmp_path.iterdir()) == []
+    assert names(tmp_path) == set()
 
 
 def test_what_came_before_giving_up_is_kept(server: Server, tmp_path: Path) -> None:
@@ -441,6 +443,11 @@ def test_offline(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     refused(sha256="0" * 64)
 
 
+def lock_of(server: Server, folder: Path) -> FileLock:
+    """The lock that a process holds while it downloads."""
+    return FileLock(folder / f".{cached_path(server.url, folder).name}.lock")
+
+
 def in_thread(*arguments: Any, **options: Any) -> tuple[threading.Thread, list[Path]]:
     found: list[Path] = []
     thread = threading.Thread(target=lambda: found.append(fetch(*arguments, **options)))
@@ -485,8 +492,7 @@ def test_who_waits_in_vain_downloads_by_itself(
     """Another process has the lock and hangs: nothing new comes."""
     monkeypatch.setattr(http_download, "PATIENCE", 0.1)
     part = leave_part(server, tmp_path)
-    with open(part, "ab") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    with lock_of(server, tmp_path):
         assert fetch(server.url, tmp_path).read_bytes() == CONTENT
     assert part.read_bytes() == CONTENT[:CUT]
     assert server.ranges == [(None, None)]
@@ -498,8 +504,7 @@ def test_a_waiting_process_is_patient_while_something_comes(
 ) -> None:
     monkeypatch.setattr(http_download, "PATIENCE", 0.3)
     part = leave_part(server, tmp_path, length=10)
-    with open(part, "ab", buffering=0) as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    with open(part, "ab", buffering=0) as stream, lock_of(server, tmp_path):
         thread, found = in_thread(server.url, tmp_path)
         for _ in range(8):
             time.sleep(0.1)
@@ -515,7 +520,7 @@ def test_a_file_system_without_locks(server: Server, tmp_path: Path, monkeypatch
     def flock(stream: Any, operation: int) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr("fcntl.flock", flock)
     assert fetch(server.url, tmp_path).read_bytes() == CONTENT
     server.answers = ["cut", 500, 500, 500]
     with pytest.raises(UserError, match="500"):
@@ -523,31 +528,17 @@ def test_a_file_system_without_locks(server: Server, tmp_path: Path, monkeypatch
     assert names(tmp_path) == {"net.pt", "net.pt.json"}
 
 
-def test_a_part_that_is_gone_when_it_is_locked(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its owner gave up, between our opening and locking it."""
-    lock, calls = fcntl.flock, []
-
-    def flock(stream: Any, operation: int) -> None:
-        if not calls:
-            part_path(cached_path(server.url, tmp_path)).unlink()
-        calls.append(stream)
-        lock(stream, operation)
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    assert fetch(server.url, tmp_path).read_bytes() == CONTENT
-    assert len(calls) == 2
-
 
 def test_a_lock_ends_with_its_process(server: Server, tmp_path: Path) -> None:
     part = leave_part(server, tmp_path)
-    source = "import fcntl, sys, time; s = open(sys.argv[1], 'ab'); fcntl.flock(s, fcntl.LOCK_EX); print('locked', flush=True); time.sleep(60)"
-    with subprocess.Popen(
-        [sys.executable, "-c", source, str(part)], stdout=subprocess.PIPE, text=True
-    ) as holder:
+    source = (
+        "import sys, time; from pathlib import Path; from dnnlib.http_download import claimed_part\n"
+        "with claimed_part(Path(sys.argv[1])) as part: print(part.size, flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", source, str(part.with_suffix(""))]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
-        assert holder.stdout.readline() == "locked\n"
+        assert holder.stdout.readline() == f"{CUT}\n"
         holder.kill()
     assert fetch(server.url, tmp_path).read_bytes() == CONTENT
     assert server.ranges == [(f"bytes={CUT}-", '"one"')]
@@ -669,7 +660,7 @@ def test_odd_answers_are_one_line(tmp_path: Path, headers: list[str]) -> None:
     assert str(caught.value).isprintable()
     assert "s3cret" not in str(caught.value)
     assert len(str(caught.value)) < 600
-    assert not [path for path in tmp_path.iterdir() if path.suffix not in (".part", ".version")]
+    assert not [path for path in tmp_path.iterdir() if path.suffix not in (".part", ".version", ".lock")]
     del caught
     gc.collect()
 
@@ -715,7 +706,7 @@ def test_a_file_that_is_too_large(server: Server, tmp_path: Path, monkeypatch: p
     )
     with pytest.raises(UserError, match="the disk has 1000 left"):
         fetch(server.url, tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert names(tmp_path) == set()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Tests that need a CUDA GPU and nvcc: ``pytest -m gpu tests/gpu``. Without a GPU they are skipped."""
+"""Tests that need a CUDA GPU and nvcc; without a GPU they are skipped."""
 
 import pytest
 import torch
@@ -6,14 +6,10 @@ import torch
 from torch_utils.ops import dispatch
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "gpu: needs a CUDA GPU and nvcc")
-
-
 @pytest.fixture(scope="session")
 def cuda_ops() -> None:
     """Compiled ops for the GPU in this process."""
     if not torch.cuda.is_available():
         pytest.skip("no CUDA GPU here")
-    dispatch.prepare("native", device="cuda")
-    dispatch._state.mode = None
+    with dispatch.using_mode(None):
+        dispatch.prepare("native", device="cuda")

@@ -1,6 +1,4 @@
-"""The compiled ops on a GPU: the checks that the CPU's ops pass, and what only a GPU has."""
-
-from typing import Any
+"""What only a GPU has of the compiled ops; tests/torch_utils/test_ops_native.py has what both have."""
 
 import pytest
 import torch
@@ -9,40 +7,6 @@ from tests.support import op_checks as checks
 from torch_utils.ops import bias_act, upfirdn2d
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("cuda_ops")]
-
-
-@pytest.mark.parametrize("options", checks.RESAMPLINGS, ids=str)
-@pytest.mark.parametrize("filter_name", checks.FILTERS)
-@pytest.mark.parametrize("dtype", checks.DTYPES, ids=str)
-def test_upfirdn2d_values(dtype: Any, filter_name: Any, options: Any) -> None:
-    checks.check_upfirdn2d_values("cuda", dtype, filter_name, options)
-
-
-@pytest.mark.parametrize("options", checks.RESAMPLINGS, ids=str)
-@pytest.mark.parametrize("filter_name", ["none", "outer4", "row12", "row17", "plane"])
-def test_upfirdn2d_derivatives(filter_name: Any, options: Any) -> None:
-    checks.check_upfirdn2d_derivatives("cuda", filter_name, options)
-
-
-@pytest.mark.parametrize("dtype", checks.DTYPES, ids=str)
-@pytest.mark.parametrize("act", sorted(bias_act.ACTIVATIONS))
-def test_bias_act(act: Any, dtype: Any) -> None:
-    checks.check_bias_act("cuda", dtype, act)
-
-
-@pytest.mark.parametrize("clamp", [None, 0.5])
-@pytest.mark.parametrize("act", sorted(bias_act.ACTIVATIONS))
-def test_bias_act_derivatives(act: Any, clamp: Any) -> None:
-    checks.check_bias_act_derivatives("cuda", act, clamp)
-
-
-def test_golden_values() -> None:
-    checks.check_golden("cuda")
-
-
-@pytest.mark.filterwarnings("ignore")  # of PyTorch's own making
-def test_pytorchs_own_checks() -> None:
-    checks.check_opcheck("cuda")
 
 
 def test_more_than_two_to_the_31_numbers() -> None:

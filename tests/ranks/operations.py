@@ -35,7 +35,7 @@ def everything(rank: int, folder: Path, port: int) -> None:
             "maxima": distributed.maxima([rank, -rank, 7], "the largest"),
             "sum": distributed.sum_(torch.tensor([1.0, rank]), "summing").tolist(),
             "sum_flat": _sum_flat(rank),
-            "main_first": _main_first(rank, folder),
+            "rank0_first": _rank0_first(rank, folder),
             "stats": _stats(rank),
             "unequal": _unequal(rank),
             "other_options": _other_options(rank),
@@ -50,11 +50,11 @@ def _sum_flat(rank: int) -> list[Any]:
     return [tensor.tolist() for tensor in tensors]
 
 
-def _main_first(rank: int, folder: Path) -> list[bool]:
+def _rank0_first(rank: int, folder: Path) -> list[bool]:
     """Whether what rank 0 makes was there when this rank entered the block; twice, to see it wait anew."""
     there = []
     for name in ("first", "second"):
-        with distributed.main_first(name):
+        with distributed.rank0_first(name):
             there.append((folder / name).exists())
             if rank == 0:
                 time.sleep(0.5)
@@ -120,13 +120,13 @@ def raises(rank: int) -> None:
 
 
 def fails_to_prepare(rank: int) -> None:
-    with distributed.main_first("the file"):
+    with distributed.rank0_first("the file"):
         if rank == 0:
             _report(OSError("no room"))
 
 
 def is_late_to_prepare(rank: int) -> None:
-    with distributed.main_first("the file"):
+    with distributed.rank0_first("the file"):
         if rank == 0:
             time.sleep(4)
 

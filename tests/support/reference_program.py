@@ -166,10 +166,13 @@ with open(sys.argv[3], "wb") as stream:
 
 def make_program(folder: Path, kind: str) -> Path:
     """Make a program of the family in ``folder`` and return its main file."""
-    ignore = shutil.ignore_patterns("__pycache__")
-    copies = {"dnnlib": "dnnlib", "torch_utils/ops": "torch_utils/ops", "training/networks": "training/parts"}
-    for source, target in copies.items():
-        shutil.copytree(ROOT / source, folder / target, ignore=ignore)
+    for source, target in {
+        "dnnlib": "dnnlib",
+        "torch_utils/ops": "torch_utils/ops",
+        "torch_utils/pickles": "torch_utils/pickles",
+        "training/networks": "training/parts",
+    }.items():
+        shutil.copytree(ROOT / source, folder / target, ignore=shutil.ignore_patterns("__pycache__"))
     for path in (folder / "training" / "parts").glob("*.py"):
         text = (
             path.read_text()

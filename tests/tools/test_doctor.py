@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.fixture(autouse=True)
-def fresh_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def fresh_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No mode, no library, an empty cache."""
-    monkeypatch.setattr(dispatch, "_state", dispatch._State())
     monkeypatch.delenv(dispatch.VARIABLE, raising=False)
     monkeypatch.setenv("GGDR_CACHE_DIR", str(tmp_path / "cache"))
+    with dispatch.fresh_state():
+        yield
 
 
 def findings(*arguments: str) -> tuple[int, dict[str, dict[str, Any]]]:
@@ -52,8 +54,8 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert "no C++ compiler" in found["compiler"]["fault"]
     assert found["compiler"]["remedy"].startswith("install one")
     assert found["ops"]["fault"] == "compiled ops cannot be had"
-    monkeypatch.setattr(dispatch, "_state", dispatch._State())
-    status, found = findings("--ops=native", "--device=cpu")
+    with dispatch.fresh_state():
+        status, found = findings("--ops=native", "--device=cpu")
     assert status == 1
     assert found["ops"]["needed"]
     assert "no C++ compiler" in found["ops"]["fault"]

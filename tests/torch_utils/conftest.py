@@ -1,5 +1,4 @@
-"""The compiled ops, built once and kept for the next session of tests: the folder is keyed by what a build
-depends on."""
+"""Compiled ops for tests: built once and kept for the next session, keyed by what a build depends on."""
 
 import os
 import tempfile
@@ -7,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from torch_utils.ops import dispatch
+from torch_utils.ops.build import BuildOptions
 
 
 @pytest.fixture(scope="session")
@@ -20,16 +21,25 @@ def build_cache() -> Path:
 
 
 @pytest.fixture(scope="session")
-def compiled_ops(build_cache: Path) -> str:
-    """Compiled ops in this process; the status line of their build. Fails where they cannot be built."""
-    line = dispatch.prepare("native", cache=build_cache, device="cpu")
-    dispatch._state.mode = None
-    return line
+def compiled_ops(build_cache: Path) -> None:
+    """Compiled ops in this process. Fails if they cannot be built."""
+    with dispatch.using_mode(None):
+        dispatch.prepare("native", device="cpu", options=BuildOptions(cache=build_cache))
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest, compiled_ops: None) -> str:
+    """A device that compiled ops serve. Tests that take it run on the CPU, and with ``-m gpu`` on a GPU."""
+    if request.param == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA GPU here")
+        with dispatch.using_mode(None):
+            dispatch.prepare("native", device="cuda")
+    return str(request.param)
 
 
 @pytest.fixture
-def ops_mode(compiled_ops: str) -> Iterator[None]:
-    """Puts the mode back after a test that sets it."""
-    before = dispatch._state.mode
-    yield
-    dispatch._state.mode = before
+def ops_mode(compiled_ops: None) -> Iterator[None]:
+    """Restores the mode after a test that sets it."""
+    with dispatch.using_mode(dispatch.mode()):
+        yield

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -43,11 +44,12 @@ def restored_precisions() -> Any:
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Options may set variables and the mode; neither outlives a test."""
     monkeypatch.setenv("GGDR_OPS", "ref")
     monkeypatch.setenv("GGDR_HOST_MEMORY", "keep")
-    monkeypatch.setattr(dispatch._state, "mode", None)
+    with dispatch.using_mode(None):
+        yield
 
 
 def test_the_cpu_gets_a_line_for_ops_and_one_for_memory(capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,7 +150,7 @@ def test_bfloat16_needs_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("allowed", [False, True])
 def test_full_float32_whatever_was_allowed(restored_precisions: Any, allowed: Any) -> None:
-    device.allow_tf32(allowed)
+    device.allow_tf32(allowed=allowed)
     before = precisions()
     assert before[1] == [allowed, allowed, "high" if allowed else "highest"]
     with device.full_float32():
@@ -168,7 +170,7 @@ def test_full_float32_where_pytorchs_interfaces_contradict_each_other(restored_p
 
 def test_whatever_computes_begins_without_tf32(restored_precisions: Any) -> None:
     """PyTorch's default is to convolve in TF32."""
-    device.allow_tf32(True)
+    device.allow_tf32(allowed=True)
     device.prepare_device("cpu")
     assert precisions()[1] == [False, False, "highest"]
 

@@ -30,7 +30,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
         ("maxima", [[2, 0, 7]] * 3),
         ("sum", [[3, 3]] * 3),
         ("sum_flat", [[[[3, 3], [3, 3]], 3, [0, 3, 6]]] * 3),
-        ("main_first", [[False, False], [True, True], [True, True]]),
+        ("rank0_first", [[False, False], [True, True], [True, True]]),
         ("stats", [{"everywhere": [6, pytest.approx(4 / 6)], "not on 0": [2, 1.5]}, {}, {}]),
     ],
 )
@@ -137,7 +137,7 @@ def test_alone_nothing_happens() -> None:
     assert distributed.sum_(tensor, "nobody") is tensor
     distributed.sum_flat_([tensor, tensor.half()], "nobody")
     distributed.check_equal({"x": tensor}, "nobody")
-    with distributed.main_first("nothing"):
+    with distributed.rank0_first("nothing"):
         pass
     assert distributed.report_failure(ValueError("x"))
     stats = StatsCollector()

@@ -54,7 +54,7 @@ def runner(build_cache: Path) -> Path:
         for path in [*sources, *sorted(build.SOURCES.glob("*.h")), EMULATION / "host_cuda.h"]
     ]
     key = hashlib.sha256(
-        b"\0".join([*texts, " ".join(FLAGS).encode(), build.first_line(compiler, "--version").encode()])
+        b"\0".join([*texts, " ".join(FLAGS).encode(), build.version_line(compiler).encode()])
     ).hexdigest()[:20]
     target = build_cache / f"host-runner-{key}"
     if not target.exists():

@@ -1,6 +1,6 @@
-"""Building the compiled ops: the cache, its lock, what is missing or broken, which path runs and what is said
-of it."""
+"""Building the compiled ops: the cache, its lock, missing or broken parts, and the line that says which path runs."""
 
+import errno
 import json
 import os
 import re
@@ -20,6 +20,7 @@ import torch
 from dnnlib.errors import UserError
 from torch_utils.native_build import prepare_native_ops
 from torch_utils.ops import bias_act, build, dispatch, upfirdn2d
+from torch_utils.ops.build import BuildOptions
 from torch_utils.ops.build_cache import seal
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -27,10 +28,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 @pytest.fixture(autouse=True)
 def fresh_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A process that has not asked for anything."""
+    """A process that has set no mode and loaded nothing."""
     monkeypatch.delenv(dispatch.VARIABLE, raising=False)
-    monkeypatch.setattr(dispatch, "_state", dispatch._State())
-    return
+    with dispatch.fresh_state():
+        yield
 
 
 @pytest.fixture
@@ -83,22 +84,25 @@ def test_nothing_is_built_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_environment_variable_asks_for_compiled_ops(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, no_library: Any
 ) -> None:
-    asked = []
+    loads: list[BuildOptions] = []
     monkeypatch.setattr(
         build,
         "library",
-        lambda toolchain, cache, *args, **options: (asked.append(cache), (tmp_path / "x.so", 0.0))[1],
+        lambda toolchain, options: (loads.append(options), (tmp_path / "x.so", 0.0))[1],
     )
     monkeypatch.setattr(dispatch.native, "bias_act", lambda x, *args: x)
     monkeypatch.setenv(dispatch.VARIABLE, "native")
     monkeypatch.setenv("GGDR_CACHE_DIR", str(tmp_path))
     bias_act.bias_act(torch.ones(2))
     bias_act.bias_act(torch.ones(2))
-    assert asked == [tmp_path / "ops"]
+    assert loads == [BuildOptions(retry_failed=True)]
+    assert build.builds_folder() == tmp_path / "ops"
     assert dispatch.status_line() == f"Ops: compiled for cpu (from {tmp_path})"
-    monkeypatch.setattr(dispatch, "_state", dispatch._State())
     monkeypatch.setenv(dispatch.VARIABLE, "fast")
-    with pytest.raises(UserError, match="GGDR_OPS must be 'auto', 'ref' or 'native', not 'fast'"):
+    with (
+        dispatch.fresh_state(),
+        pytest.raises(UserError, match="GGDR_OPS must be 'auto', 'ref' or 'native', not 'fast'"),
+    ):
         prepare_native_ops()
 
 
@@ -109,7 +113,7 @@ def test_auto_takes_what_is_faster(monkeypatch: pytest.MonkeyPatch, no_library: 
     assert dispatch.use_native("op", "auto", x)
     assert not dispatch.use_native("op", "auto", x, slower=True)
     assert dispatch.use_native("op", "native", x, slower=True)
-    assert not dispatch.use_native("op", "auto", x, obstacle="that")
+    assert not dispatch.use_native("op", "auto", x, reason="that")
     dispatch.set_mode("native")
     assert dispatch.use_native("op", "auto", x, slower=True)
 
@@ -142,23 +146,23 @@ def test_no_ninja(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_what_keeps_the_gpus_ops_from_being_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert build.cuda_obstacle() == "no GPU that PyTorch can use" or torch.cuda.is_available()
+    assert build.reason_against_cuda() == "no GPU that PyTorch can use" or torch.cuda.is_available()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert "not built for CUDA" in str(build.cuda_obstacle())
+    assert "not built for CUDA" in str(build.reason_against_cuda())
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(build, "find_nvcc", lambda: None)
-    assert "no nvcc; install the CUDA 13.0 toolkit" in str(build.cuda_obstacle())
+    assert "no nvcc; install the CUDA 13.0 toolkit" in str(build.reason_against_cuda())
     for text, message in {
         "echo release 12.4, V12.4.99": "is of CUDA 12.4, PyTorch of CUDA 13.0; install that toolkit or set CUDA_HOME",
         "echo hello": "does not say which CUDA release",
-        "exit 3": "does not run",
+        "exit 3": "does not work here",
     }.items():
         nvcc = script(tmp_path, "nvcc", text)
         monkeypatch.setattr(build, "find_nvcc", lambda nvcc=nvcc: str(nvcc))
-        assert message in str(build.cuda_obstacle())
+        assert message in str(build.reason_against_cuda())
     script(tmp_path, "nvcc", "echo release 13.2, V13.2.1")
-    assert build.cuda_obstacle() is None
+    assert build.reason_against_cuda() is None
 
 
 def test_nvcc_is_found_where_cuda_home_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -176,7 +180,7 @@ def test_nvcc_is_found_where_cuda_home_says(monkeypatch: pytest.MonkeyPatch, tmp
 
 def test_a_gpu_without_nvcc_leaves_the_cpus_ops(monkeypatch: pytest.MonkeyPatch, no_library: Any) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(build, "cuda_obstacle", lambda: "no nvcc; install it")
+    monkeypatch.setattr(build, "reason_against_cuda", lambda: "no nvcc; install it")
     monkeypatch.setattr(build, "library", lambda *args, **options: (Path("f/x.so"), 12.3))
     line = prepare_native_ops("auto")
     assert (
@@ -199,7 +203,7 @@ def test_a_failing_build_for_the_gpu_leaves_the_cpus_ops(
             raise build.BuildError("the build failed: nvcc: unsupported GNU version")
         return Path("f/x.so"), 0.0
 
-    monkeypatch.setattr(build, "cuda_obstacle", lambda: None)
+    monkeypatch.setattr(build, "reason_against_cuda", lambda: None)
     monkeypatch.setattr(build, "find_nvcc", lambda: "nvcc")
     monkeypatch.setattr(build, "nvcc_version", lambda nvcc: "13.0")
     monkeypatch.setattr(build, "library", library)
@@ -246,11 +250,13 @@ def test_the_key_changes_with_whatever_the_result_depends_on(
     assert build.build_key(toolchain) == keys[-1]
 
 
-def test_the_cache_is_quick_and_whole(build_cache: Any, compiled_ops: Any, toolchain: Any) -> None:
+def test_the_cache_is_quick_and_whole(
+    build_cache: Path, compiled_ops: None, toolchain: build.Toolchain
+) -> None:
     """What the session's build left: the library, its log, what it was built with; found without
     compiling."""
     start = time.monotonic()
-    path, seconds = build.library(build.find_toolchain(with_cuda=False), build_cache)
+    path, seconds = build.library(toolchain, BuildOptions(cache=build_cache))
     assert seconds == 0
     assert time.monotonic() - start < 5  # well under one second on a machine with nothing else to do
     assert sorted(entry.name for entry in path.parent.iterdir()) == [
@@ -306,8 +312,8 @@ def test_what_a_compiler_refused_is_not_tried_at_each_start(
     monkeypatch.setenv("CXX", str(compiler))
 
     def attempt(**options: Any) -> Any:
-        monkeypatch.setattr(dispatch, "_state", dispatch._State())
-        line = prepare_native_ops_in(monkeypatch, tmp_path / "cache", **options)
+        with dispatch.fresh_state():
+            line = prepare_native_ops_in(monkeypatch, tmp_path / "cache", **options)
         return line, len((tmp_path / "calls").read_text().split())
 
     assert "earlier attempt" not in attempt()[0]
@@ -315,9 +321,8 @@ def test_what_a_compiler_refused_is_not_tried_at_each_start(
     assert calls == 1
     assert "expected a miracle" in line
     assert "that was an earlier attempt, python tools/doctor.py makes another" in line
-    assert attempt(again=True)[1] == 2
-    monkeypatch.setattr(dispatch, "_state", dispatch._State())
-    with pytest.raises(UserError, match="expected a miracle"):
+    assert attempt(retry_failed=True)[1] == 2
+    with dispatch.fresh_state(), pytest.raises(UserError, match="expected a miracle"):
         prepare_native_ops("native")
     assert attempt()[1] == 3
 
@@ -363,16 +368,6 @@ def test_a_disk_that_fills_up_during_the_build(monkeypatch: pytest.MonkeyPatch, 
     )
 
 
-def test_a_disk_that_is_full_before_the_build(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, toolchain: Any
-) -> None:
-    monkeypatch.setattr(build.shutil, "disk_usage", lambda path: SimpleNamespace(free=5 << 20))
-    with pytest.raises(
-        build.BuildError, match=r"only 5 MiB are free in .*; set GGDR_CACHE_DIR to another disk"
-    ):
-        build.library(toolchain, tmp_path / "cache")
-
-
 def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "the cache /proc/nowhere/ops cannot be written" in prepare_native_ops_in(
         monkeypatch, Path("/proc/nowhere")
@@ -401,25 +396,36 @@ with exclusive(Path(sys.argv[1]), 5):
 """
 
 
-def test_a_dead_process_leaves_no_lock_and_a_living_one_is_named(tmp_path: Path) -> None:
+def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
-    holder = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True, cwd=ROOT
-    )
-    try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        with (
-            pytest.raises(build.BuildError, match=rf"waited 1 s for process {holder.pid} on .*is it stuck"),
-            build.exclusive(lock, 1.0),
-        ):
-            pass
-    finally:
-        holder.send_signal(signal.SIGKILL)
-        holder.communicate()
-    assert str(holder.pid) in lock.read_text()  # the file is still there
+    ) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "held\n"
+            with (
+                pytest.raises(build.BuildError, match=r"waited 0 s for another process .*lock; is it stuck"),
+                build.exclusive(lock, 0.2),
+            ):
+                pass
+        finally:
+            holder.send_signal(signal.SIGKILL)
+    assert lock.exists()
     with build.exclusive(lock, 1.0):
-        assert str(os.getpid()) in lock.read_text()
+        pass
+
+
+def test_a_file_system_without_locks_has_builds_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toolchain: build.Toolchain
+) -> None:
+    def no_locks(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    monkeypatch.setattr(build, "_build", stand_in)
+    path, _ = build.library(toolchain, BuildOptions(cache=tmp_path))
+    assert path.read_bytes() == SOUND
 
 
 def test_who_waits_for_the_lock_takes_what_the_other_built(
@@ -436,7 +442,7 @@ def test_who_waits_for_the_lock_takes_what_the_other_built(
         def __exit__(self, *args: object) -> None: ...
 
     monkeypatch.setattr(build, "exclusive", lambda path, timeout: Waiting())
-    assert build.library(toolchain, tmp_path) == (folder / f"{build.NAME}.so", 0.0)
+    assert build.library(toolchain, BuildOptions(cache=tmp_path)) == (folder / f"{build.NAME}.so", 0.0)
 
 
 @pytest.mark.parametrize(
@@ -523,7 +529,7 @@ def test_the_gpus_library_builds_and_loads(monkeypatch: pytest.MonkeyPatch, tmp_
     needs no GPU."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
-    path, seconds = build.library(build.find_toolchain(with_cuda=True), tmp_path)
+    path, seconds = build.library(build.find_toolchain(with_cuda=True), BuildOptions(cache=tmp_path))
     assert seconds > 0
     assert b"sm_90" in path.read_bytes()
     code = f"""
@@ -554,7 +560,7 @@ def test_a_build_is_announced_and_a_cached_one_is_not(
     monkeypatch.setattr(build, "_build", stand_in)
     toolchain = build.find_toolchain(with_cuda=False)
     for _ in range(2):
-        build.library(toolchain, tmp_path, announce=lambda: said.append("building"))
+        build.library(toolchain, BuildOptions(cache=tmp_path, announce=lambda: said.append("building")))
     assert said == ["building"]
 
 
@@ -604,16 +610,16 @@ def test_a_build_that_is_not_what_was_built_is_built_again_with_a_line(
         pytest.skip("only root can give files away")
     monkeypatch.setattr(build, "_build", stand_in)
     said = []
-    path, _ = build.library(toolchain, tmp_path / "ops", warn=said.append)
-    assert build.library(toolchain, tmp_path / "ops", warn=said.append) == (path, 0.0)
+    path, _ = build.library(toolchain, BuildOptions(cache=tmp_path / "ops", warn=said.append))
+    assert build.library(toolchain, BuildOptions(cache=tmp_path / "ops", warn=said.append)) == (path, 0.0)
     assert said == []
     HARM[harm](path)
-    again, _ = build.library(toolchain, tmp_path / "ops", warn=said.append)
+    again, _ = build.library(toolchain, BuildOptions(cache=tmp_path / "ops", warn=said.append))
     assert again == path
     assert path.read_bytes() == SOUND
     assert len(said) == 1
     assert said[0].endswith(", so it is not loaded but built again")
-    assert build.library(toolchain, tmp_path / "ops", warn=said.append) == (path, 0.0)
+    assert build.library(toolchain, BuildOptions(cache=tmp_path / "ops", warn=said.append)) == (path, 0.0)
     assert sorted(entry.suffix for entry in (tmp_path / "ops").iterdir()) == ["", ".lock"], (
         "what was put aside is gone"
     )
@@ -623,7 +629,7 @@ def test_builds_in_a_folder_of_somebody_else_are_neither_used_nor_touched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toolchain: Any
 ) -> None:
     monkeypatch.setattr(build, "_build", stand_in)
-    path, _ = build.library(toolchain, tmp_path / "ops")
+    path, _ = build.library(toolchain, BuildOptions(cache=tmp_path / "ops"))
     os.chmod(tmp_path / "ops", 0o755)
     me = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: me + 1)  # to whom the folder belongs to another
@@ -635,7 +641,7 @@ def test_builds_in_a_folder_of_somebody_else_are_neither_used_nor_touched(
             "torch_utils.ops.build_cache._fault_of",
             lambda found: f"{found} is another's" if found == tmp_path / "ops" else None,
         )
-        other, _ = build.library(toolchain, tmp_path / "ops", warn=said.append)
+        other, _ = build.library(toolchain, BuildOptions(cache=tmp_path / "ops", warn=said.append))
     assert other.parent.parent == tmp_path / f"ops-{me + 1}"
     assert path.read_bytes() == SOUND
     assert len(said) == 1
@@ -646,7 +652,7 @@ def test_builds_in_a_folder_of_somebody_else_are_neither_used_nor_touched(
         "torch_utils.ops.build_cache._fault_of", lambda found: f"{found} is another's"
     )  # that one too
     with pytest.raises(build.BuildError, match="; set GGDR_CACHE_DIR to a folder of your own"):
-        build.library(toolchain, tmp_path / "ops")
+        build.library(toolchain, BuildOptions(cache=tmp_path / "ops"))
 
 
 def test_a_folder_of_builds_is_made_for_one_to_write_and_is_kept_so(
@@ -655,13 +661,13 @@ def test_a_folder_of_builds_is_made_for_one_to_write_and_is_kept_so(
     monkeypatch.setattr(build, "_build", stand_in)
     before = os.umask(0)
     try:
-        path, _ = build.library(toolchain, tmp_path / "cache" / "ops")
+        path, _ = build.library(toolchain, BuildOptions(cache=tmp_path / "cache" / "ops"))
     finally:
         os.umask(before)
     modes = [stat.S_IMODE(entry.stat().st_mode) & 0o022 for entry in (path, path.parent, path.parent.parent)]
     assert modes == [0, 0, 0]
     path.parent.parent.chmod(0o777)
-    build.library(toolchain, tmp_path / "cache" / "ops")
+    build.library(toolchain, BuildOptions(cache=tmp_path / "cache" / "ops"))
     assert stat.S_IMODE(path.parent.parent.stat().st_mode) == 0o755
 
 
@@ -685,6 +691,5 @@ def test_whatever_loading_raises_auto_goes_on_with_a_line(
     assert prepare_native_ops_in(monkeypatch, tmp_path).startswith(
         "Ops: plain PyTorch (the library cannot be "
     )
-    monkeypatch.setattr(dispatch, "_state", dispatch._State())
-    with pytest.raises(UserError, match="the library cannot be "):
+    with dispatch.fresh_state(), pytest.raises(UserError, match="the library cannot be "):
         prepare_native_ops("native")

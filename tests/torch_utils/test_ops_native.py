@@ -1,12 +1,14 @@
-"""The compiled ops on the CPU: values, gradients, layouts, tracing, refusals."""
+"""The compiled ops on a CPU and on a GPU: values, gradients, layouts, tracing, refusals."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.autograd import gradcheck, gradgradcheck
 
 from tests.support import op_checks as checks
+from tests.support.golden import cases, load, relative_error
 from torch_utils.ops import bias_act, dispatch, upfirdn2d
 
 pytestmark = pytest.mark.usefixtures("compiled_ops")
@@ -15,36 +17,116 @@ pytestmark = pytest.mark.usefixtures("compiled_ops")
 @pytest.mark.parametrize("options", checks.RESAMPLINGS, ids=str)
 @pytest.mark.parametrize("filter_name", checks.FILTERS)
 @pytest.mark.parametrize("dtype", checks.DTYPES, ids=str)
-def test_upfirdn2d_values(dtype: Any, filter_name: Any, options: Any) -> None:
-    checks.check_upfirdn2d_values("cpu", dtype, filter_name, options)
+def test_upfirdn2d_agrees_with_float64(
+    device: str, dtype: torch.dtype, filter_name: str, options: dict[str, Any]
+) -> None:
+    """Every shape and layout against plain PyTorch in float64; the layout is kept."""
+    f = checks.FILTERS[filter_name]
+    f = None if f is None else f.to(device)
+    wide = None if f is None else f.double()
+    for shape in checks.SHAPES:
+        for name, x in checks.layouts(checks.noise(*shape, dtype=dtype, device=device)).items():
+            got = upfirdn2d.upfirdn2d(x, f, impl="native", **options)
+            expected = upfirdn2d.upfirdn2d(x.double().contiguous(), wide, impl="ref", **options)
+            checks.assert_close(got, expected, dtype)
+            last = name == "channels_last" and not x.is_contiguous()
+            assert got.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 @pytest.mark.parametrize("options", checks.RESAMPLINGS, ids=str)
-@pytest.mark.parametrize("filter_name", ["none", "outer4", "row12", "plane"])
-def test_upfirdn2d_derivatives(filter_name: Any, options: Any) -> None:
-    checks.check_upfirdn2d_derivatives("cpu", filter_name, options)
+@pytest.mark.parametrize("filter_name", ["none", "outer4", "row12", "row17", "plane"])
+def test_upfirdn2d_derivatives(device: str, filter_name: str, options: dict[str, Any]) -> None:
+    """First and second derivatives by differences, in float64."""
+    f = checks.FILTERS[filter_name]
+    f = None if f is None else f.double().to(device)
+    x = checks.noise(1, 2, 6, 7, device=device).requires_grad_(True)
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return upfirdn2d.upfirdn2d(x, f, impl="native", **options)
+
+    assert gradcheck(function, x, fast_mode=True)
+    assert gradgradcheck(function, x, fast_mode=True)
 
 
 @pytest.mark.parametrize("dtype", checks.DTYPES, ids=str)
 @pytest.mark.parametrize("act", sorted(bias_act.ACTIVATIONS))
-def test_bias_act(act: Any, dtype: Any) -> None:
-    checks.check_bias_act("cpu", dtype, act)
+def test_bias_act_agrees_with_float64(device: str, act: str, dtype: torch.dtype) -> None:
+    """Values and two derivatives over shapes, layouts, clamps and the bias's dimension."""
+    for shape, dim in [
+        ((2, 5, 6, 7), 1),
+        ((3, 16, 4, 4), 1),
+        ((4, 33), 1),
+        ((5, 3, 2, 2), -1),
+        ((7,), 0),
+        ((2, 3, 4, 5, 6), 2),
+    ]:
+        x, dy, ddx = (checks.noise(*shape, dtype=dtype, device=device, seed=seed) for seed in (1, 2, 3))
+        tensors = checks.layouts(x) if len(shape) == 4 else {"contiguous": x}
+        for laid in tensors.values():
+            for b in (None, checks.noise(shape[dim], dtype=dtype, device=device, seed=4)):
+                for options in ({}, {"gain": -0.7, "clamp": 0.4}, {"alpha": 0.1, "gain": 0.0}):
+                    got = checks.bias_act_all("native", laid, b, dy, ddx, act=act, dim=dim, **options)
+                    wide = [None if t is None else t.double().contiguous() for t in (laid, b, dy, ddx)]
+                    expected = checks.bias_act_all("ref", *wide, act=act, dim=dim, **options)
+                    plain = (
+                        expected
+                        if dtype.itemsize > 2
+                        else checks.bias_act_all("ref", laid, b, dy, ddx, act=act, dim=dim, **options)
+                    )
+                    for name, value in expected.items():
+                        checks.assert_near(got[name], value, plain[name])
 
 
 @pytest.mark.parametrize("clamp", [None, 0.5])
 @pytest.mark.parametrize("act", sorted(bias_act.ACTIVATIONS))
-def test_bias_act_derivatives(act: Any, clamp: Any) -> None:
-    checks.check_bias_act_derivatives("cpu", act, clamp)
+def test_bias_act_derivatives(device: str, act: str, clamp: float | None) -> None:
+    """First and second derivatives by differences, in float64."""
+    x, b = (checks.noise(*shape, device=device).requires_grad_(True) for shape in ((2, 3, 2, 2), (3,)))
+
+    def function(x: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return bias_act.bias_act(x, b, act=act, gain=0.7, clamp=clamp, impl="native")
+
+    assert gradcheck(function, (x, b), fast_mode=True)
+    assert gradgradcheck(function, (x, b), fast_mode=True)
 
 
-def test_golden_values() -> None:
-    checks.check_golden("cpu")
+def test_golden_values(device: str) -> None:
+    """The recorded reference values: results and gradients."""
+    data = load("upfirdn2d")
+    for i, case in enumerate(cases(data)):
+        f = torch.from_numpy(data[f"{i}_f"]).to(device) if case["has_filter"] else None
+        x = torch.from_numpy(data[f"{i}_x"]).to(device).requires_grad_(True)
+        options = {key: case[key] for key in ("up", "down", "padding", "flip_filter", "gain") if key in case}
+        y = upfirdn2d.upfirdn2d(x, f, impl="native", **options)
+        (dx,) = torch.autograd.grad((y * torch.from_numpy(data[f"{i}_dy"]).to(device)).sum(), x)
+        assert relative_error(y.cpu(), data[f"{i}_y"]) < 2e-6
+        assert relative_error(dx.cpu(), data[f"{i}_dx"]) < 2e-6
+    data = load("bias_act")
+    for i, case in enumerate(cases(data)):
+        x, b = (torch.from_numpy(data[f"{i}_{name}"]).to(device).requires_grad_(True) for name in "xb")
+        y = bias_act.bias_act(x, b, impl="native", **case)
+        grads = torch.autograd.grad((y * torch.from_numpy(data[f"{i}_dy"]).to(device)).sum(), [x, b])
+        for got, name in zip([y, *grads], ["y", "dx", "db"], strict=True):
+            assert relative_error(got.cpu(), data[f"{i}_{name}"]) < 2e-6
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of PyTorch's own making
-def test_pytorchs_own_checks() -> None:
-    checks.check_opcheck("cpu")
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own
+def test_pytorchs_own_checks(device: str) -> None:
+    """Schema, registration of gradients, fake implementation and tracing."""
+    f = checks.FILTERS["outer4"].to(device)
+    x = checks.noise(2, 3, 6, 7, device=device)
+    for laid in (x.contiguous(memory_format=torch.channels_last), checks.islands(x)):
+        grad = laid.detach().requires_grad_(True)
+        torch.library.opcheck(
+            torch.ops.ggdr.upfirdn2d.default, (grad, f, [2, 1], [1, 2], [2, 1, 3, -1], False, 2.0)
+        )
+        b = checks.noise(3, device=device).requires_grad_(True)
+        torch.library.opcheck(torch.ops.ggdr.bias_act.default, (grad, b, 1, "swish", 0.0, 1.5, 0.5))
+        dy = laid.detach().clone().requires_grad_(True)
+        torch.library.opcheck(
+            torch.ops.ggdr.bias_act_grad.default, (dy, grad, None, 1, "tanh", 0.0, 1.5, 0.5, 1)
+        )
 
 
 def test_both_activation_tables_agree() -> None:

@@ -1,11 +1,12 @@
-"""Network pickles of this project: round trips, what is in them, damaged and foreign files refused in one
-line."""
+"""Network pickles of this project: round trips, contents, and the line that refuses a damaged or foreign file."""
 
 import inspect
 import io
 import os
 import pickle
 import pickletools
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,13 @@ import torch
 from dnnlib.errors import UserError
 from torch_utils import persistence
 from torch_utils.persistence import load_network_pkl, save_network_pkl
+from torch_utils.pickles import registry
+from torch_utils.pickles.arguments import integer
 from training.augment import AugmentPipe, preset
 from training.networks import Discriminator, Generator
 from training.networks.layers import MappingNetwork
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +301,7 @@ def test_version_1_is_still_read(networks: Any, path: Any) -> None:
         (lambda data, G, D: data["G"].meta.pop("state"), "damaged"),
         (
             lambda data, G, D: G.update(class_name="Linear"),
-            "class 'Linear'; known are Generator, Discriminator",
+            "class 'Linear'; known are AugmentPipe, Discriminator, Generator",
         ),
         (
             lambda data, G, D: G["init_kwargs"].update(z_dim=9),
@@ -391,3 +396,44 @@ def test_decoders_of_other_makes(networks: Any, tmp_path: Path, res: Any, decode
         strict=True,
     ):
         assert torch.equal(mine, theirs)
+
+
+def test_a_class_that_registers_itself_can_be_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file's slots take the classes registered for them, with the arguments that they declare."""
+    monkeypatch.setattr(registry, "_storables", registry.known())
+
+    @registry.storable("G_ema", arguments={"width": integer(1, 8)})
+    class Scale(torch.nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.init_kwargs = {"width": width}
+            self.weight = torch.nn.Parameter(torch.randn([width]))
+
+    scale = Scale(3)
+    save_network_pkl(tmp_path / "a.pkl", G=None, D=None, G_ema=scale)
+    found = load_network_pkl(tmp_path / "a.pkl")["G_ema"]
+    assert type(found) is Scale
+    assert_same_state(found.state_dict(), scale.state_dict())
+    save_network_pkl(tmp_path / "b.pkl", G=None, D=scale, G_ema=scale)
+    with pytest.raises(UserError, match="a Scale stands where the file's Discriminator belongs"):
+        load_network_pkl(tmp_path / "b.pkl")
+    save_network_pkl(tmp_path / "c.pkl", G=None, D=None, G_ema=Scale(9))
+    with pytest.raises(UserError, match="argument 'width' of Scale is 9, which it cannot be"):
+        load_network_pkl(tmp_path / "c.pkl")
+
+
+def test_a_program_that_imports_persistence_alone_opens_files(tmp_path: Path, networks: Any) -> None:
+    save_network_pkl(tmp_path / "a.pkl", **networks)
+    code = (
+        "import sys; from torch_utils.persistence import load_network_pkl; "
+        "assert not any(name.startswith('training') for name in sys.modules); "
+        "print(type(load_network_pkl(sys.argv[1])['augment_pipe']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.pkl")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stderr, done.stdout) == ("", "<class 'training.augment.pipe.AugmentPipe'>\n")

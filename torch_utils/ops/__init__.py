@@ -1,2 +1,1 @@
-"""Resampling and activation ops. Each has a plain-PyTorch implementation that also serves as its
-reference."""
+"""Resampling and activation ops. The plain-PyTorch implementation of each is also its reference."""

@@ -12,8 +12,10 @@ from torch_utils.ops.dispatch import Impl, use_native
 
 
 class Activation(NamedTuple):
-    """``function(x, alpha)``; ``gain`` keeps the variance of a unit normal input roughly one (He et al.
-    2015)."""
+    """An activation: ``function(x, alpha)``, the default ``alpha``, and the default ``gain``.
+
+    The gain keeps the variance of a unit normal input roughly one (He et al. 2015).
+    """
 
     function: Callable[[torch.Tensor, float], torch.Tensor]
     alpha: float
@@ -32,7 +34,7 @@ ACTIVATIONS = {
     "swish": Activation(lambda x, _: x * torch.sigmoid(x), 0.0, math.sqrt(2)),
 }
 
-# PyTorch has vector code for these, the compiled loops call the C library (benchmarks/ops.py).
+# PyTorch has vector code for these; the compiled loops call the C library (benchmarks/ops.py).
 FASTER_PLAIN_ON_CPU = frozenset({"tanh", "sigmoid", "softplus", "swish"})
 
 
@@ -49,14 +51,17 @@ def bias_act(
     """``clamp(act(x + b) * gain, -clamp, clamp)``, differentiable any number of times.
 
     Args:
-        x: any shape.
+        x: float tensor of any shape.
         b: ``[x.shape[dim]]``, added along ``dim``; None adds nothing.
-        dim: the dimension of ``x`` that ``b`` runs along.
+        dim: the dimension of ``x`` that ``b`` is added along.
         act: a key of :data:`ACTIVATIONS`.
         alpha: the activation's shape parameter (``lrelu`` only); None takes the default, 0.2.
         gain: scale after the activation; None takes the activation's default gain.
         clamp: bound on the absolute value of the output; None does not clamp.
         impl: see :func:`torch_utils.ops.dispatch.use_native`.
+
+    Returns:
+        a tensor like ``x``.
 
     Raises:
         ValueError: unknown activation, a negative clamp, or a bias that does not fit.
@@ -73,13 +78,8 @@ def bias_act(
     spec = ACTIVATIONS[act]
     alpha = spec.alpha if alpha is None else alpha
     gain = spec.gain if gain is None else gain
-    if use_native(
-        "bias_act",
-        impl,
-        x,
-        _obstacle(x, b, alpha),
-        slower=x.device.type == "cpu" and act in FASTER_PLAIN_ON_CPU,
-    ):
+    slower = x.device.type == "cpu" and act in FASTER_PLAIN_ON_CPU
+    if use_native("bias_act", impl, x, _reason_against_native(x, b, alpha), slower=slower):
         return native.bias_act(
             x, b, dim, act, float(alpha), float(gain), None if clamp is None else float(clamp)
         )
@@ -91,10 +91,10 @@ def bias_act(
     return x if clamp is None else x.clamp(-clamp, clamp)
 
 
-def _obstacle(x: torch.Tensor, b: torch.Tensor | None, alpha: float) -> str | None:
-    """What keeps a call from the compiled op."""
+def _reason_against_native(x: torch.Tensor, b: torch.Tensor | None, alpha: float) -> str | None:
+    """Why the compiled op cannot serve a call; None if it can."""
     if b is not None and (b.dtype != x.dtype or b.device != x.device):
         return f"the bias is {b.dtype} on {b.device}, the input {x.dtype} on {x.device}"
     if alpha < 0:
-        return f"with alpha={alpha} the result does not tell on which side of zero the input was"
+        return f"with alpha={alpha} the sign of the result is not the sign of the input"
     return None

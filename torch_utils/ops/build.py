@@ -1,10 +1,10 @@
 """Builds the compiled ops from ``csrc/`` at first use, and keeps the result.
 
-A build is one folder ``<cache>/<key>/`` whose name is a digest of everything that the result depends on:
-sources, torch, CUDA, compiler, flags, architecture, Python's ABI. It is made under another name and renamed
-when it is whole, so a build that was cut off leaves nothing that could be taken for one. While it is made, an
-advisory lock keeps other processes from doing the same work. The system drops that lock with the process that
-holds it, whichever way that ends.
+A build is one folder ``<cache>/<key>/``. The key is a digest of everything that the result depends on:
+sources, torch, CUDA, compiler, flags, architecture, Python's ABI. A build is made under another name and
+renamed once it is whole, so an interrupted build leaves nothing that passes for one. A lock keeps other
+processes from doing the same work meanwhile. The system drops the lock when the process that holds it ends,
+however it ends.
 """
 
 import contextlib
@@ -16,7 +16,6 @@ import platform
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -27,20 +26,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 import torch_utils.ops.build_cache as build_cache
 from dnnlib.environment import cache_root
-from dnnlib.files import sync_folder
+from dnnlib.files import atomic_write, sync_folder
 
 SOURCES = Path(__file__).parent / "csrc"
 CPU_SOURCES = ("binding_cpu.cpp", "upfirdn2d_cpu.cpp", "bias_act_cpu.cpp")
 CUDA_SOURCES = ("binding_cuda.cpp", "upfirdn2d.cu", "bias_act.cu")
 NAME = "ggdr_ops"
 TIMEOUT = 900.0  # seconds, for a build or for waiting for another process's
-NEEDED_SPACE = 64 << 20  # bytes
 
-# Loops over floats become vector code; infinities and NaN keep their meaning. What is written for 16 lanes
-# should use them.
+# Loops over floats are vectorised; infinities and NaN keep their meaning. Loops written for 16 lanes use 16.
 CPU_FLAGS = (
     "-O3",
     "-march=native",
@@ -52,7 +50,10 @@ CPU_FLAGS = (
 )
 CUDA_FLAGS = ("-O3",)
 
-_CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from torch_utils.ops.build import compile_job; compile_job(sys.argv[2])"
+_CHILD = (
+    "import sys; sys.path.insert(0, sys.argv[1]); "
+    "from torch_utils.ops.build import compile_job; compile_job(sys.argv[2])"
+)
 
 
 class BuildError(RuntimeError):
@@ -60,18 +61,18 @@ class BuildError(RuntimeError):
 
 
 class CompilerError(BuildError):
-    """The compiler does not take the sources, and will not the next time."""
+    """The compiler rejects the sources, and would do so again."""
 
 
 @dataclass(frozen=True)
 class Toolchain:
-    """What a build uses. Everything here goes into the key of its result.
+    """What a build uses. Every field is part of the build's key.
 
     Attributes:
         compiler: path of the C++ compiler.
-        compiler_version: the first line of what it says of itself.
+        compiler_version: the first line that it prints for ``--version``.
         ninja: path.
-        nvcc: path, None where the GPU's ops are not built.
+        nvcc: path; None builds the CPU ops only.
         nvcc_version: such as ``13.0``.
         cuda_home: the CUDA toolkit's folder.
         architectures: of the GPUs here, such as ``8.6``.
@@ -87,7 +88,7 @@ class Toolchain:
 
     @property
     def with_cuda(self) -> bool:
-        """Whether the GPU's ops are built too."""
+        """Whether the GPU ops are built too."""
         return self.nvcc is not None
 
     @property
@@ -96,24 +97,46 @@ class Toolchain:
         return [str(SOURCES / name) for name in CPU_SOURCES + (CUDA_SOURCES if self.with_cuda else ())]
 
 
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to look for a build, and how to make one.
+
+    Attributes:
+        cache: folder of builds; None takes :func:`builds_folder`.
+        timeout: seconds for a build, or for waiting for another process's build.
+        retry_failed: compile even if the compiler rejected the same sources before.
+        announce: called before a build, which takes a while.
+        warn: called with a line when an existing build may not be used.
+    """
+
+    cache: Path | None = None
+    timeout: float = TIMEOUT
+    retry_failed: bool = False
+    announce: Callable[[], None] = lambda: None
+    warn: Callable[[str], None] = lambda line: None
+
+
 def builds_folder() -> Path:
-    """``ops`` in the folder for everything that is cached (:func:`dnnlib.environment.cache_root`). Raises
-    :class:`UserError`."""
+    """``ops`` in :func:`dnnlib.environment.cache_root`. Raises :class:`UserError`."""
     return cache_root() / "ops"
 
 
-def first_line(*command: str) -> str:
-    """The first line that a command prints. Raises :class:`BuildError` where it cannot be run."""
+def output_of(*command: str) -> str:
+    """What a command prints. Raises :class:`BuildError` if it fails."""
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         raise BuildError(f"'{' '.join(command)}' does not work here ({_brief(str(error))})") from error
-    return (result.stdout or result.stderr).strip().split("\n")[0]
+    return (result.stdout or result.stderr).strip()
+
+
+def version_line(program: str) -> str:
+    """The first line that a program prints for ``--version``. Raises :class:`BuildError`."""
+    return output_of(program, "--version").split("\n")[0]
 
 
 def find_compiler() -> str:
-    """The path of the C++ compiler: ``$CXX``, or ``g++`` or ``c++`` on the PATH. Raises
-    :class:`BuildError`."""
+    """The C++ compiler's path: ``$CXX``, or ``g++`` or ``c++`` on the PATH. Raises :class:`BuildError`."""
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "c++"]
     for name in names:
         if (path := shutil.which(name)) is not None:
@@ -125,7 +148,7 @@ def find_compiler() -> str:
 
 
 def find_ninja() -> str:
-    """The path of ninja: beside Python, where pip puts it, or on the PATH. Raises :class:`BuildError`."""
+    """Ninja's path: beside Python, where pip puts it, or on the PATH. Raises :class:`BuildError`."""
     folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     path = shutil.which("ninja", path=folders)
     if path is None:
@@ -134,79 +157,64 @@ def find_ninja() -> str:
 
 
 def find_nvcc() -> str | None:
-    """The path of nvcc: in ``$CUDA_HOME``, on the PATH, or in ``/usr/local/cuda``; None if there is none."""
+    """The path of nvcc in ``$CUDA_HOME``, on the PATH, or in ``/usr/local/cuda``; None if there is none."""
     homes = [home for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")) if home]
-    folders = [str(Path(home) / "bin") for home in homes] + [
-        os.environ.get("PATH", ""),
-        "/usr/local/cuda/bin",
-    ]
+    folders = [*(f"{home}/bin" for home in homes), os.environ.get("PATH", ""), "/usr/local/cuda/bin"]
     return shutil.which("nvcc", path=os.pathsep.join(folders))
 
 
 def nvcc_version(nvcc: str) -> str:
-    """The CUDA release of an nvcc, such as ``13.0``. Raises :class:`BuildError` where it does not run or says
-    nothing of it."""
-    try:
-        text = subprocess.run(
-            [nvcc, "--version"], capture_output=True, text=True, timeout=60, check=True
-        ).stdout
-    except (OSError, subprocess.SubprocessError) as error:
-        raise BuildError(f"{nvcc} does not run ({_brief(str(error))})") from error
-    match = re.search(r"release (\d+\.\d+)", text)
+    """The CUDA release of an nvcc, such as ``13.0``. Raises :class:`BuildError`."""
+    match = re.search(r"release (\d+\.\d+)", output_of(nvcc, "--version"))
     if match is None:
         raise BuildError(f"{nvcc} does not say which CUDA release it is of")
     return match[1]
 
 
 def toolkit_folder(nvcc: str) -> str:
-    """The CUDA toolkit's folder, as nvcc itself gives it: what is called nvcc on the PATH may be a script
-    that lies elsewhere."""
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        dry = subprocess.run(
-            [nvcc, "--dryrun", "-x", "cu", os.devnull],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        if (match := re.search(r"^#\$ TOP=(.+)$", dry.stderr, re.MULTILINE)) is not None:
+    """The CUDA toolkit's folder as nvcc reports it: the nvcc on the PATH may be a script elsewhere."""
+    with contextlib.suppress(BuildError):
+        commands = output_of(nvcc, "--dryrun", "-x", "cu", os.devnull)
+        if (match := re.search(r"^#\$ TOP=(.+)$", commands, re.MULTILINE)) is not None:
             return os.path.realpath(match[1].strip())
     return str(Path(nvcc).resolve().parent.parent)
 
 
 def cuda_include_folders(cuda_home: str) -> list[str]:
-    """Where CUDA's headers are, if not in the toolkit: in the packages that pip installs with torch."""
+    """Where CUDA's headers are if the toolkit has none: in the packages that pip installs with torch."""
     if (Path(cuda_home) / "include" / "cuda_runtime.h").is_file():
         return []
     packages = Path(torch.__file__).parent.parent / "nvidia"
     return sorted(str(path.parent) for path in packages.glob("*/include/cuda_runtime.h"))
 
 
-def cuda_obstacle() -> str | None:
-    """Why the GPU's ops cannot be built here, None if they can."""
+def reason_against_cuda() -> str | None:
+    """Why the GPU ops cannot be built here; None if they can."""
     if not torch.cuda.is_available():
         return "no GPU that PyTorch can use"
-    if torch.version.cuda is None:
+    wanted, nvcc = torch.version.cuda, find_nvcc()
+    if wanted is None:
         return "this PyTorch is not built for CUDA"
-    nvcc = find_nvcc()
     if nvcc is None:
-        return f"no nvcc; install the CUDA {torch.version.cuda} toolkit and put its bin folder on the PATH, or set CUDA_HOME"
+        return (
+            f"no nvcc; install the CUDA {wanted} toolkit and put its bin folder on the PATH, or set CUDA_HOME"
+        )
     try:
         version = nvcc_version(nvcc)
     except BuildError as error:
         return str(error)
-    if version.split(".")[0] != torch.version.cuda.split(".")[0]:
-        return f"{nvcc} is of CUDA {version}, PyTorch of CUDA {torch.version.cuda}; install that toolkit or set CUDA_HOME to it"
+    if version.split(".")[0] != wanted.split(".")[0]:
+        return (
+            f"{nvcc} is of CUDA {version}, PyTorch of CUDA {wanted}; install that toolkit or set CUDA_HOME "
+            "to it"
+        )
     return None
 
 
-def find_toolchain(with_cuda: bool) -> Toolchain:
-    """What a build would use, the CUDA part of it only where asked for. Raises :class:`BuildError` if
-    something is missing."""
+def find_toolchain(*, with_cuda: bool) -> Toolchain:
+    """Find what a build would use, on request with CUDA. Raises :class:`BuildError` if a part is missing."""
     compiler = find_compiler()
-    plain = Toolchain(
-        compiler=compiler, compiler_version=first_line(compiler, "--version"), ninja=find_ninja()
-    )
+    plain = Toolchain(compiler, version_line(compiler), find_ninja())
     if not with_cuda:
         return plain
     nvcc = find_nvcc()
@@ -224,16 +232,12 @@ def find_toolchain(with_cuda: bool) -> Toolchain:
 
 @functools.cache
 def processor() -> str:
-    """The processor's kind, on which the meaning of ``-march=native`` depends."""
-    flags = ""
+    """The kind of processor, on which the meaning of ``-march=native`` depends."""
+    text = ""
     with contextlib.suppress(OSError):
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        flags = " ".join(
-            sorted(
-                set(re.findall(r"^(?:flags|Features|model|cpu family|CPU part)\s*:.*$", text, re.MULTILINE))
-            )
-        )
-    return f"{platform.machine()} {flags}"
+    flags = re.findall(r"^(?:flags|Features|model|cpu family|CPU part)\s*:.*$", text, re.MULTILINE)
+    return f"{platform.machine()} {' '.join(sorted(set(flags)))}"
 
 
 def describe(toolchain: Toolchain) -> dict[str, object]:
@@ -256,39 +260,25 @@ def describe(toolchain: Toolchain) -> dict[str, object]:
 
 
 def build_key(toolchain: Toolchain) -> str:
-    """The name of the folder of a build."""
+    """The name of a build's folder."""
     return hashlib.sha256(json.dumps(describe(toolchain), sort_keys=True).encode()).hexdigest()[:20]
 
 
-def library(
-    toolchain: Toolchain,
-    cache: Path,
-    timeout: float = TIMEOUT,
-    announce: Callable[[], None] = lambda: None,
-    *,
-    again: bool = True,
-    warn: Callable[[str], None] = lambda line: None,
-) -> tuple[Path, float]:
-    """The compiled library, from ``cache`` or built into it, and the seconds that building took (0: it was
-    there).
+def library(toolchain: Toolchain, options: BuildOptions) -> tuple[Path, float]:
+    """The compiled library, from the cache or built into it.
 
-    Args:
-        toolchain: what to build with.
-        cache: folder of builds.
-        timeout: seconds, for a build or for waiting for another process's.
-        announce: called before a build.
-        again: try also what the compiler refused the last time.
-        warn: called with a line where a build that is there is not used, because
-            :mod:`torch_utils.ops.build_cache` says so.
+    Returns:
+        its path, and the seconds that building took: 0 if it was in the cache.
 
-    Raises :class:`BuildError`: it cannot be built, or not within ``timeout`` seconds, or the cache cannot be
-    written.
+    Raises:
+        BuildError: it cannot be built, or not in time, or the cache cannot be written.
     """
+    cache = builds_folder() if options.cache is None else options.cache
     try:
         cache, line = build_cache.own_folder(cache)
         if line is not None:
-            warn(line)
-        return _library(toolchain, cache, timeout, announce, again, warn)
+            options.warn(line)
+        return _library(toolchain, cache, options)
     except build_cache.NotOurs as error:
         raise BuildError(str(error)) from error
     except OSError as error:
@@ -297,45 +287,31 @@ def library(
         ) from error
 
 
-def _library(
-    toolchain: Toolchain,
-    cache: Path,
-    timeout: float,
-    announce: Callable[[], None],
-    again: bool,
-    warn: Callable[[str], None],
-) -> tuple[Path, float]:
+def _library(toolchain: Toolchain, cache: Path, options: BuildOptions) -> tuple[Path, float]:
     folder = cache / build_key(toolchain)
     target, failed = folder / f"{NAME}.so", cache / f"{folder.name}.failed"
     if target.is_file() and build_cache.fault(target) is None:
         return target, 0.0
-    free = shutil.disk_usage(cache).free
-    if free < NEEDED_SPACE:
-        raise BuildError(
-            f"only {free >> 20} MiB are free in {cache}, a build needs {NEEDED_SPACE >> 20}; set "
-            "GGDR_CACHE_DIR to another disk"
-        )
     start = time.monotonic()
-    with exclusive(cache / f"{folder.name}.lock", timeout):
+    with exclusive(cache / f"{folder.name}.lock", options.timeout):
         if target.is_file():
             fault = build_cache.fault(target)
             if fault is None:
                 return target, 0.0
-            warn(f"{fault}, so it is not loaded but built again")
+            options.warn(f"{fault}, so it is not loaded but built again")
         if os.path.lexists(folder):
             build_cache.put_aside(folder)
-        if failed.is_file() and not again:
+        if failed.is_file() and not options.retry_failed:
             raise BuildError(
                 f"{failed.read_text(encoding='utf-8')}; that was an earlier attempt, python tools/doctor.py "
                 "makes another"
             )
-        announce()
+        options.announce()
         try:
-            _build(toolchain, folder, timeout)
+            _build(toolchain, folder, options.timeout)
         except CompilerError as error:
-            draft = cache / f"{folder.name}.failed.tmp"
-            draft.write_text(str(error), encoding="utf-8")
-            draft.replace(failed)
+            with atomic_write(failed, "w", encoding="utf-8") as stream:
+                stream.write(str(error))
             raise
         failed.unlink(missing_ok=True)
     return target, time.monotonic() - start
@@ -343,65 +319,54 @@ def _library(
 
 @contextlib.contextmanager
 def exclusive(path: Path, timeout: float) -> Iterator[None]:
-    """Hold an advisory lock on a file. What a dead process left is free: the system drops its lock with it.
+    """Hold a lock on a file until the block or this process ends; none if the file system has no locks.
 
-    Raises :class:`BuildError` when another process, which the file names, holds it for longer than
-    ``timeout`` seconds.
+    Raises :class:`BuildError` if another process holds it for longer than ``timeout`` seconds.
     """
-    import fcntl
-
-    with open(path, "a+", encoding="utf-8") as stream:
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    stream.seek(0)
-                    owner = stream.read().strip() or "another process"
-                    raise BuildError(
-                        f"waited {timeout:.0f} s for {owner}, which holds {path}; is it stuck?"
-                    ) from None
-                time.sleep(min(0.2, timeout / 10))
-            except OSError:
-                break  # a file system without locks; the final rename keeps results whole all the same
-        stream.truncate(0)
-        stream.write(f"process {os.getpid()} on {socket.gethostname()}")
-        stream.flush()
+    # A soft lock would stay behind when its process is killed.
+    lock = FileLock(path, timeout=timeout, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BuildError(
+            f"waited {timeout:.0f} s for another process that holds {path}; is it stuck?"
+        ) from None
+    except OSError:
+        pass  # no locks here; the final rename keeps results whole all the same
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _build(toolchain: Toolchain, folder: Path, timeout: float) -> None:
-    work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".tmp", dir=folder.parent))
+    """Compile in a temporary folder, and move the library, its log and its description to ``folder``."""
     log = folder.parent / f"{folder.name}.log"
-    try:
+    with _temporary_folder(folder) as work, _temporary_folder(folder) as kept:
         job = work / "job.json"
         job.write_text(json.dumps({**asdict(toolchain), "folder": str(work)}), encoding="utf-8")
         _run_job(job, toolchain, log, timeout)
-        kept = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".tmp", dir=folder.parent))
-        os.chmod(kept, 0o755)
-        try:
-            os.rename(work / f"{NAME}.so", kept / f"{NAME}.so")
-            (kept / "built-with.json").write_text(json.dumps(describe(toolchain), indent=1), encoding="utf-8")
-            os.rename(log, kept / "build.log")
-            build_cache.seal(kept / f"{NAME}.so")
-            try:
-                os.rename(kept, folder)
-            except OSError:
-                if (
-                    build_cache.fault(folder / f"{NAME}.so") is not None
-                ):  # else another process without a lock was first
-                    raise
-            sync_folder(folder.parent)
-        finally:
-            shutil.rmtree(kept, ignore_errors=True)
+        os.rename(work / f"{NAME}.so", kept / f"{NAME}.so")
+        (kept / "built-with.json").write_text(json.dumps(describe(toolchain), indent=1), encoding="utf-8")
+        os.rename(log, kept / "build.log")
+        kept.chmod(0o755)
+        build_cache.seal(kept / f"{NAME}.so")
+        os.rename(kept, folder)
+        sync_folder(folder.parent)
+
+
+@contextlib.contextmanager
+def _temporary_folder(folder: Path) -> Iterator[Path]:
+    """A neighbour of ``folder`` that is removed at the end, unless it was renamed."""
+    path = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".tmp", dir=folder.parent))
+    try:
+        yield path
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _run_job(job: Path, toolchain: Toolchain, log: Path, timeout: float) -> None:
-    """Compile in a process of its own, which can be ended with all that it started."""
+    """Compile in a process of its own, which can be killed with all that it started."""
     environment = os.environ | {
         "CXX": toolchain.compiler,
         "PATH": os.pathsep.join([str(Path(toolchain.ninja).parent), os.environ.get("PATH", "")]),
@@ -412,10 +377,9 @@ def _run_job(job: Path, toolchain: Toolchain, log: Path, timeout: float) -> None
             "CUDA_HOME": str(toolchain.cuda_home),
             "TORCH_CUDA_ARCH_LIST": ";".join(toolchain.architectures),
         }
-    command = [sys.executable, "-c", _CHILD, str(SOURCES.parents[2]), str(job)]
     with open(log, "wb") as stream:
         process = subprocess.Popen(
-            command,
+            [sys.executable, "-c", _CHILD, str(SOURCES.parents[2]), str(job)],
             stdout=stream,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -440,19 +404,17 @@ def _run_job(job: Path, toolchain: Toolchain, log: Path, timeout: float) -> None
 
 
 def compiler_message(text: str) -> str:
-    """The line of a build's output that says what went wrong."""
+    """The line of a build's output that tells what went wrong."""
     patterns = [
         r".*No space left on device.*",
         r".*\b(?:fatal )?error\b\s?:.*",
         r".*undefined reference.*",
         r".*\w*Error: .*",
-        r".*\S.*",
     ]
     for pattern in patterns:
-        found = re.findall(rf"^{pattern}$", text, re.MULTILINE | re.IGNORECASE)
-        if found:
-            return _brief(found[-1] if pattern == patterns[-1] else found[0])
-    return "it printed nothing"
+        if (found := re.search(rf"^{pattern}$", text, re.MULTILINE | re.IGNORECASE)) is not None:
+            return _brief(found[0])
+    return _brief(text.strip().rpartition("\n")[2]) or "it printed nothing"
 
 
 def _brief(text: str, limit: int = 300) -> str:
@@ -461,8 +423,7 @@ def _brief(text: str, limit: int = 300) -> str:
 
 
 def compile_job(path: str) -> None:
-    """What the process that :func:`_run_job` starts does: compile, then load the result to see that it can be
-    loaded."""
+    """Compile, then load the result to test it. Runs in the process that :func:`_run_job` starts."""
     job = json.loads(Path(path).read_text(encoding="utf-8"))
     folder = job.pop("folder")
     toolchain = Toolchain(**{**job, "architectures": tuple(job["architectures"])})

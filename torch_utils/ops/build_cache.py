@@ -1,8 +1,7 @@
-"""Which of the builds that lie in a cache may be loaded.
+"""Decides which of the builds in a cache may be loaded.
 
-Loading a library runs it. So a build is loaded only when its folder and its files belong to this user or to
-the system's administrator, nobody else may write to them, and the library has the checksum that was recorded
-when it was built.
+Loading a library runs it. So a build is loaded only if its folder and its files belong to this user or to
+root, nobody else may write to them, and the library has the checksum that was recorded when it was built.
 """
 
 import contextlib
@@ -17,18 +16,22 @@ from dnnlib.files import atomic_write, file_sha256, sync_folder
 
 
 class NotOurs(OSError):
-    """A folder for builds belongs to somebody else: one line."""
+    """The folder for builds belongs to another user. One line."""
 
 
 def own_folder(folder: Path) -> tuple[Path, str | None]:
-    """The folder for builds, made if need be, and a line where it is not the one that was asked for.
+    """Make the folder for builds unless it exists, and let nobody else write to it.
 
-    Where ``folder`` belongs to another user, or to the administrator and everybody may write to it, that is
-    one for this user alone beside it. Of a folder of this user the permission for others to write is taken
-    back.
+    Args:
+        folder: the folder to use. If it belongs to another user, or to root and everybody may write to it, a
+            folder for this user beside it is used in its place.
 
-    Raises :class:`OSError` where it cannot be made, and :class:`NotOurs` where that one is somebody else's
-    too.
+    Returns:
+        the folder in use, and a line that explains why it is not ``folder``, or None.
+
+    Raises:
+        OSError: it cannot be made.
+        NotOurs: the folder beside it is another user's too.
     """
     line = None
     make_cache_folder(folder, mode=0o755)
@@ -47,8 +50,7 @@ def own_folder(folder: Path) -> tuple[Path, str | None]:
 
 
 def seal(library: Path) -> None:
-    """Record a library's checksum beside it, let nobody else write to either, and put all of it on the
-    disk."""
+    """Record a library's checksum beside it, let nobody else write to them, and flush both to the disk."""
     library.chmod(0o755)
     with open(library, "rb") as stream:
         os.fsync(stream.fileno())
@@ -59,7 +61,7 @@ def seal(library: Path) -> None:
 
 
 def fault(library: Path) -> str | None:
-    """Why a library that is there is not to be loaded; None where it may be."""
+    """Why an existing library may not be loaded; None if it may."""
     record = _record_of(library)
     try:
         for path in (library.parent, library, record):
@@ -73,8 +75,7 @@ def fault(library: Path) -> str | None:
 
 
 def put_aside(folder: Path) -> None:
-    """Take a build that is not to be loaded out of the way, and remove what of it can be removed. Raises
-    :class:`OSError`."""
+    """Rename a build that may not be loaded, and remove what can be removed. Raises :class:`OSError`."""
     aside = folder.with_name(f"{folder.name}.{secrets.token_hex(8)}.tmp")
     with contextlib.suppress(FileNotFoundError):
         os.rename(folder, aside)  # also what belongs to others, in a folder that is ours
@@ -89,7 +90,7 @@ def _record_of(library: Path) -> Path:
 
 
 def _fault_of(path: Path) -> str | None:
-    """Why what lies at a path may be somebody else's work."""
+    """Why a path may hold another user's work; None if it does not."""
     found = path.stat()
     if found.st_uid not in (os.getuid(), 0):
         return f"{path} belongs to another user (number {found.st_uid})"

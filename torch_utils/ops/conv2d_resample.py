@@ -1,4 +1,4 @@
-"""Convolution combined with up- or downsampling, in the order that costs least."""
+"""Convolution combined with up- or downsampling, in the cheapest order."""
 
 import torch
 
@@ -33,14 +33,17 @@ def conv2d_resample(
         f: low-pass filter from :func:`~torch_utils.ops.upfirdn2d.setup_filter`; None is the identity.
         up: upsampling factor.
         down: downsampling factor.
-        padding: of the upsampled image, ``n``, ``[x, y]`` or ``[left, right, top, bottom]``. With ``kernel //
-            2`` the output has ``up / down`` times the input's size.
+        padding: in pixels of the upsampled image: ``n``, ``[x, y]`` or ``[left, right, top, bottom]``. With
+            ``kernel // 2`` the output has ``up / down`` times the input's size.
         groups: number of convolution groups.
         flip_weight: True correlates with ``w`` (as :func:`torch.nn.functional.conv2d`), False convolves.
         flip_filter: False convolves with ``f``, True correlates.
 
     Returns:
         ``[N, out, H', W']``.
+
+    Raises:
+        ValueError: a factor below one, a padding of another form, or nothing is left after cropping.
     """
     kernel = (w.shape[3], w.shape[2])
     pad = list(parse_padding(padding))
@@ -49,7 +52,8 @@ def conv2d_resample(
     if down > 1:
         pad = add_padding(pad, downsample_padding(f, down))
     if up > 1 and (down > 1 or kernel != (1, 1)):
-        x = _conv_then_upsample(x, w, f, up, pad, groups, flip_weight, flip_filter)
+        convolved = w.flip([2, 3]) if flip_weight else w
+        x = _conv_then_upsample(x, convolved, f, up, pad, groups, flip_filter=flip_filter)
         return x if down == 1 else upfirdn2d(x, f, down=down, flip_filter=flip_filter)
     if not flip_weight and kernel != (1, 1):
         w = w.flip([2, 3])  # from here on, w is correlated
@@ -78,23 +82,18 @@ def _conv_then_upsample(
     up: int,
     pad: list[int],
     groups: int,
-    flip_weight: bool,
+    *,
     flip_filter: bool,
 ) -> torch.Tensor:
-    """Transposed convolution with stride ``up``, then the low-pass filter: both orders of these linear maps
-    agree.
+    """Convolve with ``w`` by a transposed convolution of stride ``up``, then filter.
 
-    The transposed convolution starts ``kernel − 1`` pixels before the first pixel of the zero-inserted image
-    and ends ``kernel − up`` pixels after its last one, which the filter's padding takes back; what it would
-    crop on both sides is not computed in the first place. It convolves where a convolution correlates, so
-    weights that are to be convolved are taken as they are.
+    Both are linear, so their order does not matter. The transposed convolution starts ``kernel − 1`` pixels
+    before the first pixel of the image with zeros inserted, and ends ``kernel − up`` pixels after its last
+    one. The filter's padding takes these pixels back; those that it would crop on both sides are not
+    computed.
     """
     out_channels, in_per_group, kh, kw = w.shape
-    transposed = (
-        (w.flip([2, 3]) if flip_weight else w)
-        .reshape(groups, out_channels // groups, in_per_group, kh, kw)
-        .transpose(1, 2)
-    )
+    transposed = w.reshape(groups, out_channels // groups, in_per_group, kh, kw).transpose(1, 2)
     transposed = transposed.reshape(groups * in_per_group, out_channels // groups, kh, kw)
     pad = add_padding(pad, [-(kw - 1), -(kw - up), -(kh - 1), -(kh - up)])
     crop_x, crop_y = (max(min(-a, -b), 0) for a, b in (pad[:2], pad[2:]))

@@ -1,9 +1,8 @@
-"""Convolution and its transpose, with derivatives of every order that are convolutions of the usual sizes
-again.
+"""Convolution and its transpose; all their derivatives are convolutions with small kernels again.
 
 PyTorch differentiates a convolution's input gradient by the weights as a convolution whose kernel is as large
-as the image, which no library is fast at. Written with the three bilinear maps below, each the adjoint of the
-others, every derivative of any order is one of them (R1 and path length need the second).
+as the image, and no library is fast at that. Of the three bilinear maps below each is the adjoint of the
+others, so every derivative of any order is one of them. R1 and path length need the second derivative.
 
     y = conv(x, w),    input_gradient(dy, w) = conv(·, w)ᵀ dy,    weight_gradient(x, dy) = conv(x, ·)ᵀ dy
 """
@@ -35,6 +34,9 @@ def conv2d(
         stride: in both directions.
         padding: ``(y, x)`` on both sides.
         groups: number of convolution groups.
+
+    Returns:
+        ``[N, out, H', W']``.
     """
     if not _differentiable(x, w):
         return F.conv2d(x, w, stride=stride, padding=padding, groups=groups)
@@ -52,6 +54,9 @@ def conv_transpose2d(
         stride: in both directions.
         padding: ``(y, x)``, cropped from both sides.
         groups: number of convolution groups.
+
+    Returns:
+        ``[N, out, H', W']``.
     """
     if not _differentiable(x, w):
         return F.conv_transpose2d(x, w, stride=stride, padding=padding, groups=groups)
@@ -65,28 +70,30 @@ def _differentiable(x: torch.Tensor, w: torch.Tensor) -> bool:
 
 
 def _no_leaf(x: torch.Tensor) -> torch.Tensor:
-    """``x`` as the result of an operator, whose gradient the engine can be asked about (:func:`_wanted`)."""
+    """``x`` as the result of an operator: :func:`_wanted` cannot ask the engine about a leaf."""
     return x.view_as(x) if x.is_leaf and x.requires_grad else x
 
 
 def _wanted(ctx: Any, index: int) -> bool:
     """Whether this backward pass uses the gradient of an input.
 
-    ``needs_input_grad`` alone says yes to the weights also while :func:`torch.autograd.grad` asks for another
-    input only, as it does within R1 and path length; a third of their time would go into gradients that are
-    thrown away.
+    Within R1 and path length :func:`torch.autograd.grad` asks for the gradient of one input only.
+    ``needs_input_grad`` is true of the weights all the same; computing their gradient, only to drop it, would
+    take a third of the time.
     """
     if not ctx.needs_input_grad[index]:
         return False
     node = ctx.next_functions[index][0]
-    return hasattr(node, "variable") or torch._C._will_engine_execute_node(
-        node
-    )  # the engine is not asked about leaves
+    if hasattr(node, "variable"):
+        return True  # a leaf, about which the engine cannot be asked
+    return torch._C._will_engine_execute_node(node)  # noqa: SLF001 - there is no public name
 
 
 def _keep(ctx: Any, a: torch.Tensor, b: torch.Tensor) -> None:
-    """Save ``a`` only if ``b`` needs a gradient, and ``b`` only if ``a`` does: activations are most of a
-    step's memory."""
+    """Save ``a`` only if ``b`` needs a gradient, and ``b`` only if ``a`` does.
+
+    Activations are most of a step's memory.
+    """
     ctx.save_for_backward(a if ctx.needs_input_grad[1] else None, b if ctx.needs_input_grad[0] else None)
 
 
@@ -112,7 +119,7 @@ class _InputGradient(torch.autograd.Function):
         ctx.geometry, ctx.w_shape = geometry, tuple(w.shape)
         _keep(ctx, dy, w)
         stride, padding, groups = geometry
-        # What a stride leaves over at the far ends, which the convolution does not see.
+        # Pixels at the far ends that the convolution's stride skips.
         rest = [
             shape[2 + i] - ((dy.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + w.shape[2 + i])
             for i in (0, 1)
@@ -133,10 +140,10 @@ class _WeightGradient(torch.autograd.Function):
         ctx.geometry, ctx.x_shape = geometry, tuple(x.shape)
         _keep(ctx, x, dy)
         stride, padding, groups = geometry
-        w = dy.new_empty([1]).expand(shape)  # of which only the shape matters
-        wanted = (False, True, False)
+        w = dy.new_empty([1]).expand(shape)  # only its shape is used
+        transposed, output_padding, output_mask = False, (0, 0), (False, True, False)
         return torch.ops.aten.convolution_backward(
-            dy, x, w, None, stride, padding, (1, 1), False, (0, 0), groups, wanted
+            dy, x, w, None, stride, padding, (1, 1), transposed, output_padding, groups, output_mask
         )[1]
 
     @staticmethod

@@ -1,23 +1,22 @@
-"""Which implementation of an op runs, and the one place where that is decided.
+"""Chooses the implementation of an op: compiled, or plain PyTorch.
 
-The *mode* holds for every call with ``impl='auto'``. Without it nothing is built: importing this package and
-calling an op runs plain PyTorch until compiled ops are loaded because :func:`prepare`, :func:`set_mode`, the
-environment variable ``GGDR_OPS`` or a call with ``impl='native'`` asked for them. The command lines do so
-when they start.
+The *mode* holds for every call with ``impl='auto'``. Until a mode is set, nothing is built, and ops run as
+plain PyTorch. :func:`prepare`, :func:`set_mode`, the environment variable ``GGDR_OPS`` or a call with
+``impl='native'`` make compiled ops load. The command lines do so when they start.
 """
 
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 
 import torch_utils.ops.build as build
 import torch_utils.ops.native as native
+from torch_utils.ops.build import BuildOptions
 
 Impl = Literal["auto", "ref", "native"]
 VARIABLE = "GGDR_OPS"
@@ -25,15 +24,15 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class OpsUnavailable(RuntimeError):
-    """Compiled ops were insisted on and are not available. One line: why, and what to do."""
+    """Compiled ops are required and not available. One line: why, and what to do."""
 
 
 @dataclass
 class _State:
-    mode: Impl | None = None  # None: not asked for anything yet
+    mode: Impl | None = None  # None: not set yet
     tried: bool = False
     loaded: set[str] = field(default_factory=set)  # device types
-    obstacles: dict[str, str] = field(default_factory=dict)  # why not, by device type
+    reasons: dict[str, str] = field(default_factory=dict)  # why not, by device type
     note: str = ""  # where the library came from
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -42,7 +41,7 @@ _state = _State()
 
 
 def check_impl(name: str, impl: str) -> Impl:
-    """``impl``, if it is one. Raises :class:`ValueError`."""
+    """``impl`` if it is valid. Raises :class:`ValueError`, which calls it ``name``."""
     for known in get_args(Impl):
         if impl == known:
             return known
@@ -50,16 +49,14 @@ def check_impl(name: str, impl: str) -> Impl:
 
 
 def mode() -> Impl | None:
-    """What calls with ``impl='auto'`` do: what was set, else what ``GGDR_OPS`` says, else None. Raises
-    :class:`ValueError`."""
+    """The mode that was set, else that of ``GGDR_OPS``, else None. Raises :class:`ValueError`."""
     if _state.mode is None and os.environ.get(VARIABLE):
         _state.mode = check_impl(VARIABLE, os.environ[VARIABLE])
     return _state.mode
 
 
 def set_mode(impl: Impl) -> None:
-    """Set what calls with ``impl='auto'`` do from now on; compiled ops are built or loaded at the first call
-    that needs them.
+    """Set what calls with ``impl='auto'`` do from now on. The first call that needs compiled ops loads them.
 
     Raises :class:`ValueError` for an unknown mode.
     """
@@ -67,47 +64,50 @@ def set_mode(impl: Impl) -> None:
 
 
 @contextlib.contextmanager
-def plain_ops() -> Iterator[None]:
-    """Inside, calls with ``impl='auto'`` are plain PyTorch whatever the mode: for traces, which must consist
-    of its operators."""
-    previous, _state.mode = mode(), "ref"
+def fresh_state() -> Iterator[None]:
+    """Inside, no mode is set and nothing is loaded, as in a new process. Afterwards all is as before."""
+    global _state
+    previous, _state = _state, _State()
+    try:
+        yield
+    finally:
+        _state = previous
+
+
+@contextlib.contextmanager
+def using_mode(impl: Impl | None) -> Iterator[None]:
+    """Inside, ``impl`` is the mode; None stands for "not set". The block may change it."""
+    previous, _state.mode = _state.mode, impl
     try:
         yield
     finally:
         _state.mode = previous
 
 
-def prepare(
-    impl: Impl,
-    cache: Path | None = None,
-    timeout: float = build.TIMEOUT,
-    device: str | None = None,
-    announce: Callable[[], None] = lambda: None,
-    again: bool = False,
-    warn: Callable[[str], None] = lambda line: None,
-) -> str:
+def plain_ops() -> contextlib.AbstractContextManager[None]:
+    """Inside, ``impl='auto'`` means plain PyTorch. Traces need this: they consist of PyTorch's operators."""
+    return using_mode("ref")
+
+
+def prepare(impl: Impl, device: str | None = None, options: BuildOptions | None = None) -> str:
     """Set the mode, and build or load the compiled ops now unless it is ``ref``.
 
     Args:
-        impl: ``auto`` falls back to plain PyTorch where they cannot be had, ``native`` insists on them.
-        cache: folder of builds; None takes :func:`torch_utils.ops.build.builds_folder`.
-        timeout: seconds for a build, or for waiting for another process's build.
-        device: device type that ``native`` must serve; None takes CUDA where there is a GPU, else the CPU.
-        announce: called before a build, which takes its time.
-        again: try also what the compiler refused the last time; ``native`` does so anyway.
-        warn: called with a line where a build that is there is not used.
+        impl: ``auto`` falls back to plain PyTorch if there are no compiled ops; ``native`` requires them.
+        device: device type that ``native`` must serve; None takes CUDA if there is a GPU, else the CPU.
+        options: where to look for a build, and how to make one.
 
     Returns:
         one line for the log: which path runs, and why.
 
     Raises:
-        OpsUnavailable: ``native``, and they cannot be had for ``device``.
+        OpsUnavailable: ``native``, and there are no compiled ops for ``device``.
         ValueError: an unknown ``impl``.
     """
     set_mode(impl)
     if impl == "ref":
         return status_line()
-    _load(cache, timeout, announce, again or impl == "native", warn)
+    _load(options or BuildOptions())
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if impl == "native" and device not in _state.loaded:
         raise OpsUnavailable(
@@ -139,91 +139,77 @@ def loaded_devices() -> frozenset[str]:
 
 
 def use_native(
-    op: str, impl: Impl, x: torch.Tensor, obstacle: str | None = None, slower: bool = False
+    op: str, impl: Impl, x: torch.Tensor, reason: str | None = None, *, slower: bool = False
 ) -> bool:
     """Whether this call of ``op`` runs as a compiled op.
 
     Args:
         op: its name.
-        impl: ``auto`` takes the best implementation available under the mode that is set, ``ref`` is plain
-            PyTorch, ``native`` insists on the compiled op.
-        x: the tensor that it works on.
-        obstacle: what else keeps this call from the compiled op.
-        slower: plain PyTorch is faster for this call; ``auto`` then takes it.
+        impl: ``auto`` takes the best implementation that the mode allows, ``ref`` is plain PyTorch,
+            ``native`` requires the compiled op.
+        x: the input.
+        reason: why the compiled op cannot serve this call; None if it can.
+        slower: plain PyTorch is faster for this call, so ``auto`` takes it.
 
     Raises:
         ValueError: ``impl`` is none of the three.
-        OpsUnavailable: the compiled op is insisted on, by ``impl`` or by the mode, and this call cannot have
-            it.
+        OpsUnavailable: ``impl`` or the mode requires the compiled op, and it cannot serve this call.
     """
     chosen = check_impl(f"{op}: impl", impl)
-    insisting = chosen == "native"
+    required = chosen == "native"
     if chosen == "auto":
-        wanted = mode()
-        if wanted == "ref" or (wanted is None and not _state.loaded):
+        current = mode()
+        if current == "ref" or (current is None and not _state.loaded):
             return False
-        insisting = wanted == "native"
+        required = current == "native"
     if chosen == "ref":
         return False
     if not _state.tried:
-        _load(None, build.TIMEOUT, lambda: None, insisting, lambda line: None)
+        _load(BuildOptions(retry_failed=required))
     device = x.device.type
     if device not in _state.loaded:
-        obstacle = _why_not(device)
+        reason = _why_not(device)
     elif x.dtype not in DTYPES:
-        obstacle = f"{x.dtype} is not compiled"
-    if obstacle is not None and insisting:
+        reason = f"{x.dtype} is not compiled"
+    if reason is not None and required:
         raise OpsUnavailable(
-            f"{op}: no compiled op for this call on {device}: {obstacle}; use impl='ref', or --ops=auto"
+            f"{op}: no compiled op for this call on {device}: {reason}; use impl='ref', or --ops=auto"
         )
-    return obstacle is None and (insisting or not slower)
+    return reason is None and (required or not slower)
 
 
 def _why_not(device: str) -> str:
     if device not in ("cpu", "cuda"):
         return f"compiled ops are for CPUs and NVIDIA GPUs, not for '{device}'"
-    return _state.obstacles.get(device, "they are not loaded")
+    return _state.reasons.get(device, "they are not loaded")
 
 
-def _load(
-    cache: Path | None, timeout: float, announce: Callable[[], None], again: bool, warn: Callable[[str], None]
-) -> None:
-    """Fill in the state: what is loaded, and for the rest why not. Tries once in a process."""
+def _load(options: BuildOptions) -> None:
+    """Load what can be loaded, and record why the rest cannot. Does so once in a process."""
     with _state.lock:
         if _state.tried:
             return
-        obstacle = build.cuda_obstacle()
-        if obstacle is None:
-            obstacle = _try({"cpu", "cuda"}, cache, timeout, announce, again, warn)
-        if obstacle is not None:
-            _state.obstacles["cuda"] = obstacle
-            cpu_obstacle = _try({"cpu"}, cache, timeout, announce, again, warn)
-            if cpu_obstacle is not None:
-                _state.obstacles["cpu"] = cpu_obstacle
+        reason = build.reason_against_cuda() or _try({"cpu", "cuda"}, options)
+        if reason is not None:
+            _state.reasons["cuda"] = reason
+            if (reason := _try({"cpu"}, options)) is not None:
+                _state.reasons["cpu"] = reason
         _state.tried = True
 
 
-def _try(
-    devices: set[str],
-    cache: Path | None,
-    timeout: float,
-    announce: Callable[[], None],
-    again: bool,
-    warn: Callable[[str], None],
-) -> str | None:
-    """Build or load the ops for some devices; what went wrong, or None."""
+def _try(devices: set[str], options: BuildOptions) -> str | None:
+    """Build or load the ops for some devices. Returns what went wrong, or None."""
+    path = None
     try:
-        folder = build.builds_folder() if cache is None else cache
-        path, seconds = build.library(
-            build.find_toolchain("cuda" in devices), folder, timeout, announce, again=again, warn=warn
-        )
+        path, seconds = build.library(build.find_toolchain(with_cuda="cuda" in devices), options)
         native.load(path)
     except build.BuildError as error:
         return str(error)
-    except OSError as error:
-        return f"the library cannot be loaded ({' '.join(str(error).split())}); remove the folder {path.parent} and start again"
-    except Exception as error:  # noqa: BLE001 - loading runs the library, and a compiler may print anything; the line goes on
-        return f"the library cannot be built or loaded ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+    except Exception as error:  # noqa: BLE001 - loading runs the library; whatever it raises, the reason is kept
+        text = " ".join(str(error).split())[:300]
+        if path is not None and isinstance(error, OSError):
+            return f"the library cannot be loaded ({text}); remove the folder {path.parent} and start again"
+        return f"the library cannot be built or loaded ({type(error).__name__}: {text})"
     _state.loaded |= devices
     _state.note = f"built in {seconds:.0f} s, kept in {path.parent}" if seconds else f"from {path.parent}"
     return None

@@ -1,12 +1,11 @@
-"""The compiled ops as PyTorch sees them: loading, shapes for tracing, gradients.
+"""Loads the compiled ops, and registers their shapes for tracing and their derivatives.
 
-``csrc/binding_cpu.cpp`` declares ``ggdr::upfirdn2d``, ``ggdr::bias_act`` and ``ggdr::bias_act_grad``; here
-they get the fake implementations by which ``torch.compile`` and ``torch.export`` trace through them, and
-their derivatives.
+``csrc/binding_cpu.cpp`` declares ``ggdr::upfirdn2d``, ``ggdr::bias_act`` and ``ggdr::bias_act_grad``. With
+the fake implementations registered here, ``torch.compile`` and ``torch.export`` trace through them.
 
-Gradients. ``upfirdn2d`` is linear and its gradient is ``upfirdn2d`` with the factors exchanged. ``bias_act``
-keeps its result, or its input for the activations of :data:`KEEPS_INPUT`; what it keeps takes part in the
-graph, so that the derivative of ``bias_act_grad`` by it is the second derivative.
+``upfirdn2d`` is linear; its gradient is ``upfirdn2d`` with ``up`` and ``down`` exchanged. ``bias_act`` saves
+its result, or its input for the activations in :data:`KEEPS_INPUT`. The saved tensor is part of the graph, so
+the derivative of ``bias_act_grad`` by it is the second derivative.
 """
 
 from pathlib import Path
@@ -42,10 +41,10 @@ def upfirdn2d(
     up: tuple[int, int],
     down: tuple[int, int],
     padding: tuple[int, int, int, int],
-    flip_filter: bool,
+    flip_filter: bool,  # noqa: FBT001 - the order of the compiled op
     gain: float,
 ) -> torch.Tensor:
-    """:func:`torch_utils.ops.upfirdn2d.upfirdn2d` with everything given."""
+    """The compiled :func:`torch_utils.ops.upfirdn2d.upfirdn2d`, without defaults."""
     return torch.ops.ggdr.upfirdn2d(x, f, up, down, padding, flip_filter, gain)
 
 
@@ -58,7 +57,7 @@ def bias_act(
     gain: float,
     clamp: float | None,
 ) -> torch.Tensor:
-    """:func:`torch_utils.ops.bias_act.bias_act` with everything given."""
+    """The compiled :func:`torch_utils.ops.bias_act.bias_act`, without defaults."""
     return torch.ops.ggdr.bias_act(
         x, b, dim % max(x.ndim, 1), act, alpha, gain, -1.0 if clamp is None else clamp
     )
@@ -69,7 +68,7 @@ def _is_channels_last(x: torch.Tensor) -> bool:
 
 
 def _fake_upfirdn2d(
-    x: torch.Tensor, f: torch.Tensor | None, up: Any, down: Any, padding: Any, flip_filter: bool, gain: float
+    x: torch.Tensor, f: torch.Tensor | None, up: Any, down: Any, padding: Any, *_: Any
 ) -> torch.Tensor:
     taps_x, taps_y = (1, 1) if f is None else (f.shape[-1], f.shape[0])
     width = (x.shape[3] * up[0] + padding[0] + padding[1] - taps_x) // down[0] + 1
@@ -127,7 +126,7 @@ def _bias_act_backward(ctx: Any, dy: torch.Tensor) -> tuple[Any, ...]:
 
 def _bias_act_grad_setup(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
     dy, kept, b, ctx.dim, ctx.act, ctx.alpha, ctx.gain, ctx.clamp, ctx.order = inputs
-    # Without curvature, what multiplies it is not needed.
+    # ``dy`` multiplies the second derivative of the activation, which is zero for these.
     ctx.save_for_backward(None if ctx.act in PIECEWISE_LINEAR else dy, kept, b)
 
 

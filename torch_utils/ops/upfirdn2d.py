@@ -1,11 +1,11 @@
 """Pad, upsample, filter and downsample two-dimensional signals (upfirdn = up, FIR filter, down).
 
-With zero insertion written as ``up``, one call computes, for every channel alone,
+With ``up`` for the insertion of zeros and ``*`` for convolution without padding, one call computes, for every
+channel by itself,
 
-    y = ((pad(up(x)) * f) * gain) taken at every ``down``-th position
+    y = ((pad(up(x)) * f) · gain) at every ``down``-th position.
 
-where ``*`` is convolution without further padding. All functions work on ``[N, C, H, W]`` and are
-differentiable any number of times in ``x``.
+All functions take ``[N, C, H, W]`` and are differentiable in ``x`` any number of times.
 """
 
 from collections.abc import Sequence
@@ -36,15 +36,15 @@ def setup_filter(
         device: where the result lives; None takes torch's default.
         normalize: scale the taps to sum to one.
         flip_filter: reverse the taps.
-        gain: overall gain of the two-dimensional filter.
-        separable: keep ``[taps]`` as one row used in both directions. None does so from 8 taps on, where two
-            one-dimensional passes are cheaper than one two-dimensional pass.
+        gain: gain of the two-dimensional filter.
+        separable: keep ``[taps]`` as one row, which is used in both directions. None does so from 8 taps on:
+            two one-dimensional passes are then cheaper than one two-dimensional pass.
 
     Returns:
         float32, ``[taps]`` or ``[height, width]``.
 
     Raises:
-        ValueError: not one- or two-dimensional, or empty; ``separable=True`` for two-dimensional taps.
+        ValueError: the taps are empty, have more than two dimensions, or have two and ``separable`` is True.
     """
     given = 1 if f is None else f.detach().cpu() if isinstance(f, torch.Tensor) else f
     taps = torch.as_tensor(np.asarray(given, dtype=np.float32), device=device).clone()
@@ -71,7 +71,7 @@ def filter_size(f: torch.Tensor | None) -> tuple[int, int]:
 
 
 def parse_scale(scale: Pair) -> tuple[int, int]:
-    """``n`` or ``[x, y]`` to ``(x, y)``. Raises :class:`ValueError` for factors below one."""
+    """Turn ``n`` or ``[x, y]`` into ``(x, y)``. Raises :class:`ValueError` for factors below one."""
     x, y = (scale, scale) if isinstance(scale, int) else (int(s) for s in scale)
     if x < 1 or y < 1:
         raise ValueError(f"upfirdn2d: resampling factors must be at least 1, got {scale}")
@@ -79,7 +79,10 @@ def parse_scale(scale: Pair) -> tuple[int, int]:
 
 
 def parse_padding(padding: Pair) -> tuple[int, int, int, int]:
-    """``n``, ``[x, y]`` or ``[left, right, top, bottom]`` to the latter. Negative values crop."""
+    """Turn ``n``, ``[x, y]`` or ``[left, right, top, bottom]`` into the last. Negative values crop.
+
+    Raises :class:`ValueError` for another number of values.
+    """
     if isinstance(padding, int):
         return (padding,) * 4
     values = [int(p) for p in padding]
@@ -100,15 +103,15 @@ def upfirdn2d(
     gain: float = 1,
     impl: Impl = "auto",
 ) -> torch.Tensor:
-    """Pad, upsample, filter, downsample; see the module's docstring.
+    """Upsample, pad, filter and downsample, as in the equation at the top of this module.
 
     Args:
         x: ``[N, C, H, W]``, float.
         f: from :func:`setup_filter`; None is the identity.
-        up: factor of zero insertion, ``n`` or ``[x, y]``.
-        down: factor of decimation, ``n`` or ``[x, y]``.
-        padding: in pixels of the upsampled image, ``n``, ``[x, y]`` or ``[left, right, top, bottom]``;
-            negative crops.
+        up: factor of upsampling by zeros, ``n`` or ``[x, y]``.
+        down: factor of downsampling, ``n`` or ``[x, y]``.
+        padding: in pixels of the upsampled image: ``n``, ``[x, y]`` or ``[left, right, top, bottom]``;
+            negative values crop.
         flip_filter: False convolves, True correlates.
         gain: scale of the result.
         impl: see :func:`torch_utils.ops.dispatch.use_native`.
@@ -129,11 +132,10 @@ def upfirdn2d(
     if x.shape[3] * up_x + left + right < taps_x or x.shape[2] * up_y + top + bottom < taps_y:
         raise ValueError(
             f"upfirdn2d: {tuple(x.shape)} upsampled by {(up_y, up_x)} and padded by "
-            f"{(left, right, top, bottom)} "
-            f"is smaller than the filter {(taps_y, taps_x)}"
+            f"{(left, right, top, bottom)} is smaller than the filter {(taps_y, taps_x)}"
         )
-    obstacle = "the filter's gradient is asked for" if f is not None and f.requires_grad else None
-    if use_native("upfirdn2d", impl, x, obstacle):
+    reason = "the filter's gradient is asked for" if f is not None and f.requires_grad else None
+    if use_native("upfirdn2d", impl, x, reason):
         return native.upfirdn2d(
             x, f, (up_x, up_y), (down_x, down_y), (left, right, top, bottom), flip_filter, float(gain)
         )
@@ -151,7 +153,7 @@ def upfirdn2d(
 
 
 def _insert_zeros(x: torch.Tensor, up_x: int, up_y: int) -> torch.Tensor:
-    """``[N, C, H, W]`` to ``[N, C, H·up_y, W·up_x]`` with each pixel followed by zeros."""
+    """Turn ``[N, C, H, W]`` into ``[N, C, H·up_y, W·up_x]``: zeros follow each pixel."""
     if up_x == up_y == 1:
         return x
     n, c, h, w = x.shape
@@ -160,7 +162,7 @@ def _insert_zeros(x: torch.Tensor, up_x: int, up_y: int) -> torch.Tensor:
 
 
 def pad_or_crop(x: torch.Tensor, padding: tuple[int, int, int, int]) -> torch.Tensor:
-    """Zero padding ``(left, right, top, bottom)`` of ``[N, C, H, W]``; negative values crop."""
+    """Pad ``[N, C, H, W]`` with zeros by ``(left, right, top, bottom)``; negative values crop."""
     return F.pad(x, padding) if any(padding) else x
 
 
@@ -172,8 +174,7 @@ def filter2d(
     gain: float = 1,
     impl: Impl = "auto",
 ) -> torch.Tensor:
-    """Filter ``[N, C, H, W]``; with ``padding=0`` the output has the input's size, more padding makes it
-    larger."""
+    """Filter ``[N, C, H, W]``. With ``padding=0`` the size stays; padding makes it larger."""
     left, right, top, bottom = parse_padding(padding)
     taps_x, taps_y = filter_size(f)
     full = [left + taps_x // 2, right + (taps_x - 1) // 2, top + taps_y // 2, bottom + (taps_y - 1) // 2]
@@ -181,14 +182,13 @@ def filter2d(
 
 
 def upsample_padding(f: torch.Tensor | None, up: Pair) -> tuple[int, int, int, int]:
-    """Padding that makes upsampling by ``up`` with ``f`` give exactly ``up`` times the size, pixel centres
-    aligned."""
+    """Padding with which upsampling by ``up`` with ``f`` gives ``up`` times the size, centres aligned."""
     (taps_x, taps_y), (up_x, up_y) = filter_size(f), parse_scale(up)
     return (taps_x + up_x - 1) // 2, (taps_x - up_x) // 2, (taps_y + up_y - 1) // 2, (taps_y - up_y) // 2
 
 
 def downsample_padding(f: torch.Tensor | None, down: Pair) -> tuple[int, int, int, int]:
-    """Padding that makes downsampling by ``down`` with ``f`` give exactly ``1/down`` of the size."""
+    """Padding with which downsampling by ``down`` with ``f`` gives ``1/down`` of the size."""
     (taps_x, taps_y), (down_x, down_y) = filter_size(f), parse_scale(down)
     return (
         (taps_x - down_x + 1) // 2,
@@ -212,7 +212,7 @@ def upsample2d(
     gain: float = 1,
     impl: Impl = "auto",
 ) -> torch.Tensor:
-    """Upsample ``[N, C, H, W]`` to ``[N, C, H·up, W·up]``, keeping the mean; ``padding`` is of the output."""
+    """Upsample to ``[N, C, H·up, W·up]``, keeping the mean. ``padding`` is in pixels of the output."""
     up_x, up_y = parse_scale(up)
     full = add_padding(parse_padding(padding), upsample_padding(f, up))
     return upfirdn2d(x, f, up=up, padding=full, flip_filter=flip_filter, gain=gain * up_x * up_y, impl=impl)
@@ -227,6 +227,6 @@ def downsample2d(
     gain: float = 1,
     impl: Impl = "auto",
 ) -> torch.Tensor:
-    """Downsample ``[N, C, H, W]`` to ``[N, C, H/down, W/down]``; ``padding`` is of the input."""
+    """Downsample to ``[N, C, H/down, W/down]``. ``padding`` is in pixels of the input."""
     full = add_padding(parse_padding(padding), downsample_padding(f, down))
     return upfirdn2d(x, f, down=down, padding=full, flip_filter=flip_filter, gain=gain, impl=impl)

@@ -1,1 +1,1 @@
-"""Reading pickles as data: nothing in them is imported, called or executed."""
+"""Reads pickles as data: nothing in them is imported, called or executed."""

@@ -1,7 +1,6 @@
-"""Numpy arrays and plain values in pickles, read as data. PyTorch is not needed here.
+"""Reads numpy arrays and plain values in pickles as data. It needs no PyTorch.
 
-No function of numpy gets an argument from the file that was not checked: an array is a view of the file's own
-bytes.
+numpy gets no argument from the file that was not checked. An array is a view of the file's own bytes.
 """
 
 import math
@@ -27,8 +26,7 @@ class StoredDtype:
         self.dtype = np.dtype(name)
 
     def set_state(self, state: Any) -> None:
-        """``(version, byte order, ...)``, the rest being for structured types, which :meth:`__init__`
-        refuses."""
+        """Take ``(version, byte order, ...)``; the rest is for structured types, which are refused."""
         if state[1] not in ("<", ">", "|", "="):
             raise ValueError("a byte order that is none")
         self.dtype = self.dtype.newbyteorder(state[1])
@@ -41,17 +39,16 @@ class StoredArray:
         self.array: np.ndarray | None = None
 
     def set_state(self, state: Any) -> None:
-        """``(version, shape, type, whether columns come first, bytes)``."""
+        """Take ``(version, shape, type, whether columns come first, bytes)``."""
         _, shape, dtype, fortran, data = state
         self.array = _array(data, dtype, shape, "F" if fortran else "C")
 
 
 def plain(value: Any) -> Any:
-    """A copy of ``value`` of Python's own types (and arrays), so that whoever gets it may print, copy or
-    compare it.
+    """A copy of ``value`` in Python's own types and arrays, safe to print, copy and compare.
 
-    Takes None, booleans, numbers, text, bytes, lists, tuples, dictionaries and sets of these; numpy scalars
-    become numbers. Nothing is shared in the result, so what is too deep, too large or contains itself is
+    It may be None, a boolean, a number, text, bytes, or a list, tuple, dictionary or set of these. Numpy
+    scalars become numbers. Nothing is shared in the copy, so a value that is too deep or contains itself is
     refused.
 
     Raises:
@@ -88,7 +85,7 @@ class _Plain:
 
 
 def _array(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
-    """A view of the bytes; everything that numpy is given is checked before."""
+    """A view of the bytes. Everything is checked before numpy gets it."""
     if isinstance(data, str) and len(data) < 256:  # a short byte string of Python 2
         data = data.encode("latin1")
     if not (isinstance(data, bytes) and isinstance(dtype, StoredDtype)):
@@ -121,8 +118,7 @@ def _array_shell(kind: Any, shape: Any, code: Any) -> StoredArray:
 
 
 def names_table(entries: Mapping[str, Callable[..., Any] | None]) -> dict[tuple[str, str], Known]:
-    """The table that :func:`~torch_utils.pickles.unpickler.read_pickle` takes, of dotted names and what
-    builds their values."""
+    """The table for :func:`~torch_utils.pickles.unpickler.read_pickle`: dotted names and their builders."""
     names = {}
     for dotted, build in entries.items():
         module, _, name = dotted.rpartition(".")

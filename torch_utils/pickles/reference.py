@@ -1,33 +1,33 @@
-"""Networks of the reference family, from the objects in their pickles.
+"""Reads the networks of the reference family from the objects in their pickles.
 
-StyleGAN2-ADA-PyTorch, GGDR and StyleGAN3 (its StyleGAN2 configurations) store a network as a tree of modules,
-each with the source text of its class, its constructor arguments and its ``__dict__``. The arguments and the
-tensors are enough: the text is not looked at.
+StyleGAN2-ADA-PyTorch, GGDR and StyleGAN3 (its StyleGAN2 configurations) store a network as a tree of modules.
+Each module has the source text of its class, its constructor arguments and its ``__dict__``. The arguments
+and the tensors are enough; the text is never used.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from torch_utils.pickles import registry
 from torch_utils.pickles.arrays import plain
-from torch_utils.pickles.record import ARGUMENTS, SYNTHESIS_ARGUMENTS, NetworkRecord
+from torch_utils.pickles.record import NetworkRecord
 from torch_utils.pickles.values import PersistentObject, StoredTensor
 
-#: Classes of the reference family, and ours in their place. The last is GGDR's, which moves feature maps too,
-#: as ours does.
+#: Classes of the reference family, and our classes for them. The last is GGDR's pipe, which moves feature
+#: maps too, as ours does.
 CLASS_NAMES = {
     "Generator": "Generator",
     "Discriminator": "Discriminator",
     "AugmentPipe": "AugmentPipe",
     "AugmentPipeGFeat": "AugmentPipe",
 }
-#: Arguments that change how a network computes, and not what.
+#: Arguments that change how a network computes, not its result.
 IRRELEVANT = {"fused_modconv_default"}
 MAX_TENSORS, MAX_NESTING, MAX_NAME = 10_000, 10, 100
 
 
 def record_from_reference(stored: PersistentObject) -> NetworkRecord:
-    """The network that a reference's object is. Raises :class:`ValueError` if it is none that we have, or is
-    damaged."""
+    """The network in an object of the reference. Raises :class:`ValueError` if it is unknown or damaged."""
     if stored.class_name not in CLASS_NAMES:
         raise ValueError(f"an object of class {stored.class_name!r:.100}; known are {', '.join(CLASS_NAMES)}")
     class_name = CLASS_NAMES[stored.class_name]
@@ -45,7 +45,7 @@ def record_from_reference(stored: PersistentObject) -> NetworkRecord:
 
 
 def _constructor_arguments(stored: PersistentObject, class_name: str) -> dict[str, Any]:
-    """Keyword arguments, positional ones among them under their names."""
+    """Constructor arguments by name, positional ones included."""
     args, kwargs = plain(stored.state.get("_init_args", ())), plain(stored.state.get("_init_kwargs", {}))
     if (
         not isinstance(args, tuple)
@@ -53,15 +53,16 @@ def _constructor_arguments(stored: PersistentObject, class_name: str) -> dict[st
         or not all(isinstance(name, str) for name in kwargs)
     ):
         raise ValueError(f"the constructor arguments of {class_name} are none")
-    names = list(ARGUMENTS.get(class_name, ()))
+    names = list(registry.find(class_name).arguments or ())
     if len(args) > len(names):
         raise ValueError(f"{class_name} with {len(args)} positional arguments")
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
 def _adapt_generator(stored: PersistentObject, kwargs: dict[str, Any]) -> None:
-    """StyleGAN3 takes the arguments of the synthesis network beside the generator's own; StyleGAN2-ADA takes
-    them apart."""
+    """Move arguments of the synthesis network to ``synthesis_kwargs``: StyleGAN3 has them beside it."""
+    arguments = registry.find("Generator").arguments or {}
+    synthesis_arguments: Any = arguments["synthesis_kwargs"]
     synthesis = _children(stored).get("synthesis")
     if not isinstance(synthesis, PersistentObject):
         raise ValueError("a generator without synthesis network")
@@ -73,7 +74,7 @@ def _adapt_generator(stored: PersistentObject, kwargs: dict[str, Any]) -> None:
     inner = kwargs.setdefault("synthesis_kwargs", {})
     if not isinstance(inner, dict):
         raise ValueError("argument 'synthesis_kwargs' of Generator is no dictionary")
-    for name in [name for name in kwargs if name in SYNTHESIS_ARGUMENTS or name in IRRELEVANT]:
+    for name in [name for name in kwargs if name in synthesis_arguments or name in IRRELEVANT]:
         inner[name] = kwargs.pop(name)
     for name in IRRELEVANT:
         inner.pop(name, None)
@@ -82,8 +83,7 @@ def _adapt_generator(stored: PersistentObject, kwargs: dict[str, Any]) -> None:
 
 
 def _add_recorded(kwargs: dict[str, Any], blocks: list[PersistentObject]) -> None:
-    """Arguments whose defaults differ within the family, from what the blocks of a network have kept of
-    them."""
+    """Add the arguments whose defaults differ within the family, as the network's blocks recorded them."""
     if "num_fp16_res" not in kwargs:
         kwargs["num_fp16_res"] = sum(block.state.get("use_fp16") is True for block in blocks)
     if "conv_clamp" not in kwargs:
@@ -97,13 +97,13 @@ def _add_recorded(kwargs: dict[str, Any], blocks: list[PersistentObject]) -> Non
 
 
 def _decoder_resolution(tensors: Mapping[str, StoredTensor]) -> int | None:
-    """Of GGDR's head, from the names of its layers, ``b<resolution>_dec``."""
+    """The resolution of GGDR's decoder, from the names of its layers, ``b<resolution>_dec``."""
     layers = [name.removeprefix("b").partition("_dec.")[0] for name in tensors if "_dec." in name]
     return max((int(layer) for layer in layers if layer.isdecimal() and len(layer) < 10), default=None)
 
 
 class _Budget:
-    """Modules may be shared, so a small file can describe a tree that never ends."""
+    """Limits the parts visited: with shared modules, a small file can describe an endless tree."""
 
     def __init__(self) -> None:
         self.parts = 0
@@ -126,7 +126,7 @@ def _part(stored: PersistentObject, name: str) -> dict[Any, Any]:
 
 
 def _tensors(stored: PersistentObject, prefix: str, budget: _Budget) -> Iterator[tuple[str, StoredTensor]]:
-    """Names and tensors of a module's state dictionary."""
+    """The names and tensors of a module's state dictionary."""
     transient = stored.state.get("_non_persistent_buffers_set", ())
     for part in ("_parameters", "_buffers", "_modules"):
         for name, value in _part(stored, part).items():

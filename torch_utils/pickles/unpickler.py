@@ -1,14 +1,13 @@
 """An interpreter of pickle's opcodes that can build data and nothing else.
 
-``pickle.Unpickler`` with a closed ``find_class`` runs no code, but it still takes what a hostile file asks
-for: memory for a length that the file merely claims or for a memo index of four billion, and time for hashing
-a tuple that shares its halves forty times over. So the opcodes are interpreted here. There is no import
-machinery in this file: a name in a pickle is looked up in the table that the caller passes, and what is
-called are the table's own functions.
+``pickle.Unpickler`` with a closed ``find_class`` runs no code, but a hostile file can still exhaust it:
+memory by a length that the file merely claims, or by a memo index of four billion; time by hashing a tuple
+that shares its halves forty times over. So the opcodes are interpreted here. Nothing here imports by name: a
+name in a pickle is looked up in the caller's table, and only the table's own functions are called.
 
-Opcodes that picklers do not write for data from protocol 2 on (protocol 0's text forms, extension codes,
-``INST``, out-of-band buffers) are refused. Of Python 2's byte strings, short ones are names and become text
-(Latin-1), and long ones stay bytes.
+Opcodes that picklers do not write for data from protocol 2 on are refused: protocol 0's text forms, extension
+codes, ``INST``, out-of-band buffers. Of Python 2's byte strings, short ones are names and become text
+(Latin-1); long ones stay bytes.
 """
 
 import io
@@ -30,7 +29,7 @@ class DamagedPickle(Exception):
 
 
 class ForbiddenName(Exception):
-    """The pickle refers to something that is not in the table; the message is its dotted name."""
+    """The pickle refers to a name that is not in the table. The message is the dotted name."""
 
 
 @dataclass(frozen=True)
@@ -62,16 +61,16 @@ def read_pickle(
     max_opcodes: int = MAX_OPCODES,
     max_calls: int = MAX_CALLS,
 ) -> Any:
-    """The next pickle of ``stream``; the position is then behind it.
+    """Read the next pickle of ``stream``, and leave the position behind it.
 
-    Whatever the bytes are, memory is bounded by the stream's length plus some hundred megabytes, time by some
-    seconds, as long as the functions in ``names`` take constant time.
+    Whatever the bytes are, memory is bounded by the stream's length plus some hundred megabytes, and time by
+    some seconds, if the functions in ``names`` take constant time.
 
     Args:
         stream: open for reading bytes.
-        names: ``{(module, name): what stands for it}``.
-        load_persistent: takes a persistent id; None refuses them.
-        max_opcodes: length of the program.
+        names: what pickles may refer to, by ``(module, name)``.
+        load_persistent: turns a persistent id into a value; None refuses such ids.
+        max_opcodes: how many opcodes the pickle may have.
         max_calls: how many of these may be calls, which cost more.
 
     Returns:
@@ -91,15 +90,17 @@ def read_pickle(
 
 
 def check_key(key: Any) -> Any:
-    """``key`` if it may be a key or a set's member. Tuples may not: hashing one can take for ever. Raises
-    :class:`TypeError`."""
+    """``key`` if it may be a key or a set's member. Raises :class:`TypeError`.
+
+    Tuples may not: hashing one can take forever.
+    """
     if key is None or type(key) in (str, int, bool):
         return key
     raise TypeError(f"a {type(key).__name__} as key")
 
 
 class _Reader:
-    """Reads no more than there is, and sets no memory aside for more."""
+    """Reads no more than the stream has, and allocates no memory for more."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         if not stream.seekable():

@@ -1,8 +1,7 @@
-"""What network pickles consist of besides plain containers: tensors, arrays and the reference's persistent
-objects.
+"""What network pickles hold besides plain containers: tensors, arrays, the reference's objects.
 
-Each is read into an inert description. Memory for a tensor is taken only when it is wanted and known to fit
-(:meth:`StoredTensor.read`), so a shape in a file costs nothing.
+Each is read into an inert description. Memory for a tensor is taken only when the tensor is known to fit and
+is used (:meth:`StoredTensor.read`), so a shape in a file costs nothing.
 """
 
 import io
@@ -29,12 +28,9 @@ STORAGE_TYPES = {
     "BoolStorage": "|b1",
 }
 MAX_SET = 16  # members of a set that is made by a call
-MAX_STORAGE_HEAD, MAX_STORAGE_OPCODES = (
-    1024,
-    100,
-)  # bytes and opcodes before a storage's elements: about 250 and 40
+MAX_STORAGE_HEAD, MAX_STORAGE_OPCODES = 1024, 100  # before a storage's elements: about 250 bytes, 40 opcodes
 
-#: What ``torch.save`` writes before the object: its magic number and version 1001, each a pickle.
+#: ``torch.save`` writes this before the object: its magic number and version 1001, each a pickle.
 _LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."
 
 
@@ -72,8 +68,7 @@ class StoredTensor:
 
     @staticmethod
     def contiguous(data: bytes, dtype: np.dtype, shape: tuple[int, ...]) -> "StoredTensor":
-        """The tensor whose elements are ``data``, row by row. Raises :class:`ValueError` where they don't fit
-        exactly."""
+        """The tensor with elements ``data``, row by row. Raises :class:`ValueError` if they don't fit."""
         if len(shape) > MAX_DIMENSIONS or any(type(size) is not int or size < 0 for size in shape):
             raise ValueError("a tensor whose shape is none")
         if math.prod(shape) * dtype.itemsize != len(data):
@@ -87,8 +82,7 @@ class StoredTensor:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def read(self, like: torch.Tensor) -> torch.Tensor:
-        """The tensor on the CPU, with its own type, bit for bit, and the memory layout of ``like``, which has
-        the same shape."""
+        """The tensor on the CPU, with its own type, bit for bit, in the memory layout of ``like``."""
         elements = np.frombuffer(self.data, dtype=self.dtype, count=len(self.data) // self.dtype.itemsize)
         strides = tuple(step * self.dtype.itemsize for step in self.stride)
         view = np.lib.stride_tricks.as_strided(elements[self.offset :], self.shape, strides)
@@ -99,8 +93,7 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class PersistentObject:
-    """An object of a reference's class, which its pickles store with the class's source text. The text is
-    never used.
+    """An object of a reference's class. Pickles have the source text of the class; it is never used.
 
     Attributes:
         class_name: of its class.
@@ -112,8 +105,7 @@ class PersistentObject:
 
     @staticmethod
     def from_meta(meta: Any) -> "PersistentObject":
-        """From the one argument of ``torch_utils.persistence._reconstruct_persistent_obj``, of any
-        version."""
+        """Read the argument of ``torch_utils.persistence._reconstruct_persistent_obj``, of any version."""
         name, state = meta["class_name"], meta["state"]
         if meta["type"] != "class" or type(name) is not str or type(state) is not dict:
             raise ValueError("a persistent object that is not an object of a class")
@@ -148,7 +140,7 @@ class _Storage:
 
 
 def _storage_id(identity: Any) -> tuple[np.dtype, str, int]:
-    """A storage's type, key and number of elements from what its pickle says instead of its contents."""
+    """A storage's type, key and number of elements, from its persistent id."""
     kind, storage_type, key, _location, count, view = identity
     if (
         kind != "storage"

@@ -6,10 +6,12 @@ from typing import Any
 import torch
 
 from torch_utils.ops import upfirdn2d
+from torch_utils.pickles.registry import storable
 from training.augment import color, corrupt, geometric
 from training.augment.params import AugmentParams, AugmentSpec, draw
 
 
+@storable("augment_pipe")
 class AugmentPipe(torch.nn.Module):
     """ADA's augmentations with probability ``p`` each.
 

@@ -13,10 +13,11 @@ from dnnlib.errors import printable
 from dnnlib.files import file_sha256
 from dnnlib.untrusted import parsing
 from torch_utils.persistence import NETWORKS
-from torch_utils.pickles.record import ARGUMENTS, check_arguments
+from torch_utils.pickles.arguments import check_arguments
 from training.inference.exported import read_export_header
 from training.inference.files import describe_module, load_networks, suffix_of
 from training.networks import Generator
+from training.networks.arguments import GENERATOR
 
 SIZES = ("img_resolution", "img_channels", "z_dim", "w_dim", "c_dim", "num_ws", "decoder_res")
 
@@ -100,7 +101,7 @@ def _describe(module: nn.Module | None) -> dict[str, Any] | None:
 def _skeleton(packed: Mapping[str, Any], name: str) -> Generator:
     """A generator on the meta device: shapes without values, which take no memory."""
     with parsing(f"{name}: its record of the network", "makes no sense"):
-        check_arguments(packed["init_kwargs"], ARGUMENTS["Generator"], "Generator")
+        check_arguments(packed["init_kwargs"], GENERATOR, "Generator")
         with torch.device("meta"):
             return Generator(**packed["init_kwargs"])
 

@@ -11,10 +11,11 @@ from dnnlib.errors import UserError
 from dnnlib.file_kinds import refuse_other_kinds
 from dnnlib.optional import optional_import
 from dnnlib.untrusted import parse_json, parsing, read_bytes
-from torch_utils.pickles.record import ARGUMENTS, check_arguments
+from torch_utils.pickles.arguments import check_arguments
 from torch_utils.recorded import Described, check_recorded
 from training.inference.export import FORMAT, HEADER_KEY, VERSION, Run, onnx_session, run_onnx
 from training.inference.renderer import Noise, in_fixed_calls
+from training.networks.arguments import GENERATOR
 
 MAX_FILE = 2**33  # bytes
 MAX_LAYERS = 64  # with noise inputs
@@ -154,7 +155,7 @@ def parse_header(document: str | bytes | None, name: str) -> dict[str, Any]:
     arguments = about["G_ema"]["init_kwargs"]
     check(arguments, Sizes, f"{damaged}: G_ema.init_kwargs")
     with parsing(damaged, "makes no sense"):
-        check_arguments(arguments, ARGUMENTS["Generator"], "Generator")
+        check_arguments(arguments, GENERATOR, "Generator")
         if len(about["noise_resolutions"]) > MAX_LAYERS:
             raise ValueError(f"noise for {len(about['noise_resolutions'])} layers")
     check_recorded(about, name)

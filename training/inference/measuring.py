@@ -12,7 +12,7 @@ import torch
 from dnnlib.cli import plural
 from dnnlib.errors import UserError
 from metrics.results import MetricResult, append_result
-from torch_utils.distributed import is_rank0, main_first
+from torch_utils.distributed import is_rank0, rank0_first
 from training.build import compute_as_trained
 from training.config.run_directory import OPTIONS_FILE
 from training.data.dataset import ImageFolderDataset
@@ -96,7 +96,7 @@ def open_measured(
         assert data is not None
         return Measured(images, open_images(data), bool(mirror), images=open_images(images))
     assert network is not None
-    with main_first("opening the network"):
+    with rank0_first("opening the network"):
         networks = load_networks(network, need=["G_ema"])
     generator, trained_on = networks["G_ema"].to(device), networks["training_set_kwargs"]
     note = compute_as_trained(generator, networks["info"], device)

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from torch_utils.ops.upfirdn2d import downsample2d, setup_filter
+from torch_utils.pickles.registry import storable
+from training.networks.arguments import DISCRIMINATOR
 from training.networks.decoder import build_decoder, decode
 from training.networks.layers import (
     DEFAULT_FILTER,
@@ -198,6 +200,7 @@ class DiscriminatorEpilogue(nn.Module):
         return x
 
 
+@storable("D", arguments=DISCRIMINATOR)
 class Discriminator(nn.Module):
     """Images and labels to logits, and with a decoder to feature maps or class scores.
 

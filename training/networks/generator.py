@@ -9,6 +9,8 @@ from torch import nn
 from torch_utils.ops.bias_act import ACTIVATIONS, bias_act
 from torch_utils.ops.conv2d_resample import conv2d_resample
 from torch_utils.ops.upfirdn2d import setup_filter, upsample2d
+from torch_utils.pickles.registry import storable
+from training.networks.arguments import GENERATOR
 from training.networks.layers import (
     DEFAULT_FILTER,
     Conv2dLayer,
@@ -410,6 +412,7 @@ class SynthesisNetwork(nn.Module):
         return (img, features) if capture else img
 
 
+@storable("G", "G_ema", arguments=GENERATOR)
 class Generator(nn.Module):
     """Latents and labels to images.
 

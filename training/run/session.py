@@ -170,7 +170,7 @@ def open_session(
 def set_up_gpu(config: TrainConfig) -> None:
     """Switch the search for cuDNN's fastest algorithms, and TF32, as the options say."""
     torch.backends.cudnn.benchmark = not config.runtime.nobench
-    allow_tf32(config.runtime.allow_tf32)
+    allow_tf32(allowed=config.runtime.allow_tf32)
 
 
 def measured_images(config: TrainConfig, dataset: ImageFolderDataset) -> ImageFolderDataset:

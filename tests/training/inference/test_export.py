@@ -11,6 +11,8 @@ import torch
 from dnnlib.errors import UserError
 from tests.support.small_networks import small_generator
 from torch_utils.ops import dispatch
+from torch_utils.ops.build import BuildError
+from torch_utils.ops.bias_act import ACTIVATIONS
 from training.inference import export as export_module
 from training.inference.export import (
     HEADER_KEY,
@@ -152,18 +154,21 @@ def test_export_checks_what_it_wrote(G: Any, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_compiled_ops_stay_out_of_a_graph(G: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("mode", "native"), ("tried", True), ("loaded", set())):  # required and missing
-        monkeypatch.setattr(dispatch._state, name, value)
-    graph = GeneratorGraph(G, GraphOptions(psi=1))
-    with pytest.raises(dispatch.OpsUnavailable):
-        graph(*graph.example(1))
-    program = to_program(graph)
+    def no_compiler() -> str:
+        raise BuildError("no C++ compiler")
+
+    monkeypatch.setattr("torch_utils.ops.build.find_compiler", no_compiler)
+    with dispatch.fresh_state(), dispatch.using_mode("native"):
+        graph = GeneratorGraph(G, GraphOptions(psi=1))
+        with pytest.raises(dispatch.OpsUnavailable):
+            graph(*graph.example(1))
+        program = to_program(graph)
+        assert dispatch.mode() == "native"
     assert {
         getattr(node.target, "namespace", "aten")
         for node in program.graph.nodes
         if node.op == "call_function"
     } == {"aten"}
-    assert dispatch.mode() == "native"
 
 
 def test_truncation_needs_an_average() -> None:
