@@ -109,10 +109,7 @@ def main(
             drawn.append(image)
         corner = torch.zeros_like(drawn[0])
         save_grid(torch.stack([corner, *drawn]), folder / "grid.png", len(col_seeds) + 1, grid_mark)
-    print(
-        f"{len(row_seeds)} rows of {len(col_seeds)} mixed pictures in {folder / 'grid.png'}, and singly in "
-        f"{folder}"
-    )
+    print(f"{len(row_seeds)} rows of {len(col_seeds)} mixed pictures in {folder / 'grid.png'} and singly")
 
 
 if __name__ == "__main__":
