@@ -51,8 +51,7 @@ def _sum_flat(rank: int) -> list[Any]:
 
 
 def _rank0_first(rank: int, folder: Path) -> list[bool]:
-    """Whether what rank 0 makes was there when this rank entered the block; twice, because the second must
-    wait anew."""
+    """Whether rank 0's file was there on entering the block; twice, because each block waits anew."""
     there = []
     for name in ("first", "second"):
         with distributed.rank0_first(name):

@@ -1,8 +1,8 @@
 """A stand-in for the programs of the reference family: their loading protocol around this project's networks.
 
-In a folder made by :func:`make_program`, ``main.py PICKLE OUT NATIVE`` opens a network pickle as those programs
-do: with ``pickle``, which executes the text in the file. It records what came out (OUT), and saves it as they do
-(NATIVE).
+In a folder made by :func:`make_program`, ``main.py PICKLE OUT NATIVE`` opens a network pickle as those
+programs do: with ``pickle``, which executes the text in the file. It records what came out (OUT) and saves it
+as they do (NATIVE).
 """
 
 import shutil

@@ -107,8 +107,7 @@ LOST = "RankLost: "
             "never_starts",
             0,
             20,
-            LOST
-            + r"rank 1 did not start within 2 seconds \(--dist-timeout\); look at what their machines printed",
+            LOST + r"rank 1 did not start within 2 seconds \(--dist-timeout\); look at what their machines.*",
         ),
     ],
 )
@@ -177,7 +176,7 @@ def test_a_checksum_sees_nan_and_the_sign_of_zero() -> None:
 @pytest.mark.parametrize("cuda", [False, True])
 @pytest.mark.parametrize("end", [None, RuntimeError, SystemExit, KeyboardInterrupt, StoppedInOrder])
 def test_after_a_failure_nobody_waits_for_nccl(monkeypatch: pytest.MonkeyPatch, cuda: Any, end: Any) -> None:
-    """Waiting for ranks that no longer answer would take nccl's whole timeout, and the launcher would wait too."""
+    """Waiting for ranks that do not answer takes nccl's whole timeout, and the launcher waits too."""
     left = []
     monkeypatch.setattr(distributed.dist, "rendezvous", lambda *args, **options: iter([(None, 0, 2)]))
     monkeypatch.setattr(distributed, "_meet", lambda *args: None)

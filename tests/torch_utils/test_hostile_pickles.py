@@ -74,8 +74,7 @@ class Call:
 
 
 def calls(trace: str) -> dict[str, object]:
-    """Values whose pickles run something that leaves the file ``trace``; the keys are what an unpickler would
-    meet first."""
+    """Values whose pickles make the file ``trace``; the keys are the names that an unpickler meets first."""
     code = f"open({trace!r}, 'w').close()"
     module = Call(builtins.__import__, "os")
     return {
@@ -203,8 +202,7 @@ def blob(data: bytes) -> bytes:
 
 
 def tensor(offset: object, shape: object, stride: object, payload: bytes | None = None) -> ReferenceObject:
-    """A generator with a tensor of these numbers over four stored elements, or over what ``payload``
-    holds."""
+    """A generator with a tensor of these numbers over four stored elements, or over ``payload``."""
     storage = Call(torch.storage._load_from_bytes, payload or stored(torch.zeros(4)))
     view = Call(torch._utils._rebuild_tensor_v2, storage, offset, shape, stride, False, None)
     return ReferenceObject("Generator", {"_buffers": {"a": view}})
@@ -224,8 +222,10 @@ def much_before(payload: bytes) -> bytes:
 
 
 def doubled(depth: int, combine: bytes) -> bytes:
-    """Opcodes of a value that contains its predecessor twice, ``depth`` times over; ``combine`` takes two
-    from the stack."""
+    """Opcodes of a value that contains its predecessor twice, ``depth`` times over.
+
+    ``combine`` takes two values from the stack.
+    """
     steps = (b"h" + bytes([i]) + b"h" + bytes([i]) + combine + b"\x94" for i in range(depth))
     return b"K\x01\x94" + b"".join(steps)
 
@@ -463,8 +463,7 @@ def test_nothing_takes_long_or_much_memory(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """One network as this project stores it, and as the reference does; small, so that a few bytes are most
-    of it."""
+    """One network as this project stores it, and as the reference does; small, so that every byte counts."""
     folder = tmp_path_factory.mktemp("tiny")
     G = tiny_generator()
     save_network_pkl(folder / "ours", G=None, D=None, G_ema=G, info={"kimg": 1})
