@@ -13,7 +13,10 @@ HEAD = 4096  # bytes that are looked at
 MAX_NAMES = 2**20  # bytes of a checkpoint's pickle in which the names of its parts are looked for
 
 LFS = "a Git LFS pointer, which stands for the file and is not it (run 'git lfs pull' where it came from)"
-WEB_PAGE = "a web page, most likely what a server sent in place of the file (download it again, in a browser if need be)"
+WEB_PAGE = (
+    "a web page, most likely what a server sent in place of the file (download it again, in a browser if "
+    "need be)"
+)
 STATE = "a run's training state, which --continue reads; networks are in network-snapshot-*.pkl beside it"
 TORCH = "a checkpoint that torch.save wrote"
 ROSINALITY = (

@@ -58,7 +58,7 @@ def check_architecture() -> None:
         if digits is None:
             return
         theirs = divmod(int(digits[0]), 10)
-        # Machine code (sm) runs on later GPUs of its generation, intermediate code (compute) on all later ones.
+        # Machine code (sm) runs on later GPUs of its generation, intermediate code (compute) on all later.
         if theirs <= (major, minor) and (kind == "compute" or theirs[0] == major):
             return
     name = torch.cuda.get_device_name()

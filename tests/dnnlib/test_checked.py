@@ -1,5 +1,7 @@
-"""dnnlib.checked: types at construction, messages, JSON there and back. Whole configurations:
-tests/training/config/test_schema.py."""
+"""dnnlib.checked: types at construction, messages, and JSON round trips.
+
+tests/training/config/test_schema.py checks whole configurations.
+"""
 
 import json
 import math

@@ -43,8 +43,7 @@ CUT = 600_000  # where an answer of the kind "cut" breaks off
 
 
 class Server(ThreadingHTTPServer):
-    """Answers each request with the next of ``answers``: a status, or what to do with ``content``; then with
-    "good"."""
+    """Answers requests with ``answers``, each a status or what to do with ``content``; then with "good"."""
 
     daemon_threads = True
 
@@ -261,8 +260,7 @@ def test_a_connection_that_ends_early_without_an_error(
 
 
 def test_as_many_attempts_as_bring_something(server: Server, tmp_path: Path) -> None:
-    """Each answer but the last breaks off after a little more: five attempts, though three in vain are the
-    limit."""
+    """Each answer but the last breaks off a little later: five attempts, though three in vain end it."""
     server.content = CONTENT * 3
     server.answers = ["cut"] * 4
     assert fetch(server.url, tmp_path).read_bytes() == CONTENT * 3
@@ -477,7 +475,10 @@ def test_one_downloads_and_the_others_wait(server: Server, tmp_path: Path) -> No
 
 
 def test_several_processes(server: Server, tmp_path: Path) -> None:
-    source = "import sys; from dnnlib.download import fetch; print(fetch(sys.argv[1], sys.argv[2], sha256=sys.argv[3]))"
+    source = (
+        "import sys; from dnnlib.download import fetch; _, url, folder, digest = sys.argv; "
+        "print(fetch(url, folder, sha256=digest))"
+    )
     command = [sys.executable, "-c", source, server.url, str(tmp_path), DIGEST]
     running = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert {process.communicate(timeout=60)[0].strip() for process in running} == {
@@ -526,7 +527,6 @@ def test_a_file_system_without_locks(server: Server, tmp_path: Path, monkeypatch
     with pytest.raises(UserError, match="500"):
         fetch(server.url + "2", tmp_path)
     assert names(tmp_path) == {"net.pt", "net.pt.json"}
-
 
 
 def test_a_lock_ends_with_its_process(server: Server, tmp_path: Path) -> None:

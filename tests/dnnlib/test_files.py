@@ -73,7 +73,10 @@ def test_folders_that_cannot_be_synced(
 
 
 def test_temporaries_of_killed_processes_are_removed(tmp_path: Path) -> None:
-    code = "import os\nfrom dnnlib.files import atomic_write\nwith atomic_write('a.pt') as f: f.write(b'x'); os.kill(os.getpid(), 9)"
+    code = (
+        "import os\nfrom dnnlib.files import atomic_write\n"
+        "with atomic_write('a.pt') as f: f.write(b'x'); os.kill(os.getpid(), 9)"
+    )
     environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(files.__file__))}
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=False)
     for name in (".hidden", "b.tmp", ".config.json"):

@@ -66,7 +66,8 @@ def test_output_that_is_lost_to_a_full_disk_is_told(tmp_path: Path) -> None:
     done = run("> /dev/full", tmp_path)
     assert done.returncode == 1
     assert done.stderr.endswith(
-        b"Error: standard output cannot be written (No space left on device); make room, or send it elsewhere\n"
+        b"Error: standard output cannot be written (No space left on device); make room, or send it "
+        b"elsewhere\n"
     )
 
 

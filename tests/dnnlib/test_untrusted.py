@@ -1,3 +1,4 @@
+import builtins
 import errno
 import json
 import os
@@ -12,12 +13,19 @@ import pytest
 from dnnlib.errors import Unavailable, UserError
 from dnnlib.untrusted import MAX_NESTING, one_line, parse_json, parsing, read_bytes, read_json, reason
 
+BUILTIN_ERRORS = (
+    "ValueError TypeError KeyError IndexError AttributeError AssertionError EOFError OverflowError "
+    "RecursionError MemoryError NotImplementedError RuntimeError SyntaxError OSError StopIteration "
+    "ZeroDivisionError SystemError"
+)
 CONTENT_ERRORS = [
-    ValueError("bad"), TypeError("bad"), KeyError("bad"), IndexError("bad"), AttributeError("bad"), AssertionError("bad"), EOFError("bad"),
-    OverflowError("bad"), RecursionError("bad"), MemoryError("bad"), struct.error("bad"), zlib.error("bad"), zipfile.BadZipFile("bad"),
-    NotImplementedError("bad"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), RuntimeError("bad"), SyntaxError("bad"),
-    OSError("bad"), OSError(errno.EINVAL, "bad"), StopIteration("bad"), ZeroDivisionError("bad"), SystemError("bad"),
-]  # fmt: skip
+    *(getattr(builtins, name)("bad") for name in BUILTIN_ERRORS.split()),
+    struct.error("bad"),
+    zlib.error("bad"),
+    zipfile.BadZipFile("bad"),
+    OSError(errno.EINVAL, "bad"),
+    UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"),
+]
 
 
 @pytest.mark.parametrize("error", CONTENT_ERRORS, ids=lambda error: type(error).__name__)

@@ -1,5 +1,4 @@
-"""Training on a GPU: what the CPU's tests cannot see of it. Written without one; see README, "What has not
-been run"."""
+"""Training on a GPU: what tests on a CPU cannot see. docs/status.md tells where these have run."""
 
 import json
 import subprocess

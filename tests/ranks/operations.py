@@ -95,22 +95,23 @@ def _other_options(rank: int) -> str:
 
 
 def mishaps(rank: int, folder: Path, port: int) -> None:
-    """Run one after another, each in a group of its own; print ``NAME SECONDS MESSAGE``.
+    """One mishap after another, each in a group of its own; only rank 0 survives them all.
 
-    Rank 0 alone survives them all.
+    ``RANK.jsonl`` keeps the name, the seconds and the message of each. Timeouts are short only where a mishap
+    consists in one: processes start, and get the processor, at different times on a machine with other work.
     """
     distributed.GRACE = 1.0
-    for mishap, size in (
-        (raises, 3),
-        (fails_to_prepare, 3),
-        (is_late_to_prepare, 3),
-        (is_killed, 3),
-        (stops, 2),
-        (never_starts, 2),
+    for mishap, size, timeout in (
+        (raises, 3, 60),
+        (fails_to_prepare, 3, 60),
+        (is_late_to_prepare, 3, 60),
+        (is_killed, 3, 60),
+        (stops, 2, 5),
+        (never_starts, 2, 2),
     ):
         if rank < size:
             become(rank, size, port)
-            _suffer(mishap, rank)
+            _suffer(mishap, rank, timeout, folder / f"{rank}.jsonl")
 
 
 def raises(rank: int) -> None:
@@ -153,13 +154,15 @@ def _report(error: Exception) -> None:
     raise error
 
 
-def _suffer(mishap: Callable[[int], None], rank: int) -> None:
+def _suffer(mishap: Callable[[int], None], rank: int, timeout: float, record: Path) -> None:
     start = time.monotonic()
+    prepare_timeout = 3 if mishap is is_late_to_prepare else 60
     try:
-        with distributed.joined(cuda=False, timeout=2, prepare_timeout=3):
+        with distributed.joined(cuda=False, timeout=timeout, prepare_timeout=prepare_timeout):
             start = time.monotonic()
             mishap(rank)
         outcome = "nothing happened"
     except (distributed.RankLost, OSError, ValueError) as error:
         outcome = f"{type(error).__name__}: {error}".replace("\n", "|")
-    print(mishap.__name__, round(time.monotonic() - start, 2), outcome, flush=True)
+    with open(record, "a", encoding="utf-8") as stream:
+        stream.write(json.dumps([mishap.__name__, round(time.monotonic() - start, 2), outcome]) + "\n")

@@ -18,9 +18,7 @@ GIGABYTE = 1 << 30
 
 
 def mutations(mode: str, data: bytes, number: int) -> Iterator[bytes]:
-    """Prefixes of ``data`` at every ``number``-th byte; or ``number`` copies with one to four bits turned
-    over.
-    """
+    """Prefixes of ``data`` at every ``number``-th byte, or ``number`` copies with up to four bits flipped."""
     if mode == "truncate":
         for length in range(0, len(data), number):
             yield data[:length]

@@ -88,8 +88,9 @@ def bias_act_all(
 
 
 def assert_near(got: torch.Tensor, expected: torch.Tensor, plain: torch.Tensor) -> None:
-    """Equal to rounding; in half precision, where derivatives come from rounded results, not worse than plain
-    PyTorch is.
+    """Equal to rounding; in half precision, not worse than plain PyTorch.
+
+    Half-precision derivatives come from rounded results.
     """
     dtype = got.dtype
     if dtype in (torch.float32, torch.float64):

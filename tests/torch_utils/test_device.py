@@ -208,6 +208,7 @@ def test_kernels_have_to_be_there_for_the_gpu(
     if fits:
         device.check_architecture()
         return
-    message = rf"no kernels for Some GPU \(compute capability {capability[0]}\.{capability[1]}\), only for {' '.join(built)}; install"
+    number = rf"{capability[0]}\.{capability[1]}"
+    message = rf"no kernels for Some GPU \(compute capability {number}\), only for {' '.join(built)}; install"
     with pytest.raises(UserError, match=message):
         device.check_architecture()

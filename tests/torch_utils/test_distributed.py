@@ -47,20 +47,24 @@ def test_tensors_that_differ_are_named(found: Any) -> None:
 
 
 def test_ranks_with_other_options_are_named_on_all(found: Any) -> None:
-    message = "rank 1 has --gamma=100.0, rank 0 has --gamma=1.0; start all ranks with the same program and command line"
+    message = (
+        "rank 1 has --gamma=100.0, rank 0 has --gamma=1.0; start all ranks with the same program and "
+        "command line"
+    )
     assert [results["other_options"] for results in found] == [message] * 3
 
 
 @pytest.fixture(scope="module")
 def mishaps(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What each rank said at each mishap: ``[{mishap: (seconds, message)}]``."""
-    with ranks.running("operations:mishaps", 3, tmp_path_factory.mktemp("mishaps")) as processes:
-        outputs = [processes[0].communicate(timeout=120)[0]]
-        for process in processes[1:]:  # one was killed, the other is stopped
-            process.kill()
-            outputs.append(process.communicate()[0])
-    lines = [[line.split(" ", 2) for line in output.splitlines()] for output in outputs]
-    return [{name: (float(seconds), message) for name, seconds, message in of_rank} for of_rank in lines]
+    """What each rank recorded of each mishap: ``[{mishap: (seconds, message)}]``."""
+    folder = tmp_path_factory.mktemp("mishaps")
+    with ranks.running("operations:mishaps", 3, folder) as processes:
+        output, _ = processes[0].communicate(timeout=120)
+        assert processes[0].returncode == 0, output
+    records = [(folder / f"{rank}.jsonl").read_text().splitlines() for rank in range(3)]
+    return [
+        {name: (seconds, message) for name, seconds, message in map(json.loads, lines)} for lines in records
+    ]
 
 
 LOST = "RankLost: "
@@ -69,55 +73,56 @@ LOST = "RankLost: "
 @pytest.mark.parametrize(
     ("mishap", "rank", "longest", "message"),
     [
-        ("raises", 0, 2, LOST + "rank 1 failed: ValueError: this is wrong"),
-        ("raises", 1, 2, "ValueError: this is wrong|in detail"),
-        ("raises", 2, 2, LOST + "rank 1 failed: ValueError: this is wrong"),
-        ("fails_to_prepare", 0, 2, "OSError: no room"),
-        ("fails_to_prepare", 1, 2.5, LOST + "rank 0 failed: OSError: no room"),
+        ("raises", 0, 20, LOST + "rank 1 failed: ValueError: this is wrong"),
+        ("raises", 1, 20, r"ValueError: this is wrong\|in detail"),
+        ("raises", 2, 20, LOST + "rank 1 failed: ValueError: this is wrong"),
+        ("fails_to_prepare", 0, 20, "OSError: no room"),
+        ("fails_to_prepare", 1, 20, LOST + "rank 0 failed: OSError: no room"),
         (
             "is_late_to_prepare",
             1,
-            6,
-            LOST + "rank 0 was not done with the file within 3 seconds (--prepare-timeout)",
+            20,
+            LOST + r"rank 0 was not done with the file within 3 seconds \(--prepare-timeout\)",
         ),
         (
             "is_killed",
             0,
-            6,
-            LOST + "rank 0 gave up after waiting for the answers for 0.S seconds: rank 2 does not answer",
+            20,
+            LOST + r"rank 0 gave up after waiting for the answers for \S+ seconds: rank 2 does not answer",
         ),
         (
             "is_killed",
             1,
-            6,
-            LOST + "rank 1 gave up after waiting for the answers for 0.S seconds: rank 2 does not answer",
+            20,
+            LOST + r"rank 1 gave up after waiting for the answers for \S+ seconds: rank 2 does not answer",
         ),
         (
             "stops",
             0,
-            8,
-            LOST + "rank 0 gave up after waiting for the numbers for 2.S seconds: rank 1 does not answer",
+            20,
+            LOST
+            + r"rank 0 gave up after waiting for the numbers for [5-9]\.\d seconds: rank 1 does not answer",
         ),
         (
             "never_starts",
             0,
-            6,
-            LOST
-            + "rank 1 did not start within 2 seconds (--dist-timeout); look at what their machines printed",
+            20,
+            LOST + r"rank 1 did not start within 2 seconds \(--dist-timeout\); look at what their machines.*",
         ),
     ],
 )
 def test_whoever_is_lost_is_named_soon(
-    mishaps: Any, mishap: Any, rank: Any, longest: Any, message: Any
+    mishaps: Any, mishap: str, rank: int, longest: float, message: str
 ) -> None:
-    seconds, said = mishaps[rank][mishap]
-    assert re.sub(r"\.\d seconds", ".S seconds", said) == message
+    """Long before the timeout of a minute, which all but the last three have."""
+    seconds, found = mishaps[rank][mishap]
+    assert re.fullmatch(message, found)
     assert seconds < longest
 
 
 def test_only_the_first_failure_is_told(mishaps: Any) -> None:
-    """All were asked to be there; none of the survivors says anything of its own."""
-    assert [set(said) for said in mishaps] == [
+    """Each rank records one message for each mishap that it survives."""
+    assert [set(messages) for messages in mishaps] == [
         {"raises", "fails_to_prepare", "is_late_to_prepare", "is_killed", "stops", "never_starts"},
         {"raises", "fails_to_prepare", "is_late_to_prepare", "is_killed"},
         {"raises", "fails_to_prepare", "is_late_to_prepare"},
@@ -171,8 +176,7 @@ def test_a_checksum_sees_nan_and_the_sign_of_zero() -> None:
 @pytest.mark.parametrize("cuda", [False, True])
 @pytest.mark.parametrize("end", [None, RuntimeError, SystemExit, KeyboardInterrupt, StoppedInOrder])
 def test_after_a_failure_nobody_waits_for_nccl(monkeypatch: pytest.MonkeyPatch, cuda: Any, end: Any) -> None:
-    """Taking one's leave of ranks that no longer answer would take nccl's whole timeout, which keeps the
-    launcher waiting."""
+    """Waiting for ranks that do not answer takes nccl's whole timeout, and the launcher waits too."""
     left = []
     monkeypatch.setattr(distributed.dist, "rendezvous", lambda *args, **options: iter([(None, 0, 2)]))
     monkeypatch.setattr(distributed, "_meet", lambda *args: None)
@@ -202,7 +206,10 @@ def test_what_nccl_says_of_its_own_failure_is_shown(monkeypatch: pytest.MonkeyPa
             "NCCL error in: a.cpp:94, unhandled system error\nLast error:\nNo space left on device"
         )
 
-    expected = r"rank 2 failed in the gradients after 0\.\d seconds \(NCCL error .* No space left on device\); ranks 0, 1 do not answer"
+    expected = (
+        r"rank 2 failed in the gradients after 0\.\d seconds \(NCCL error .* No space left on device\); "
+        "ranks 0, 1 do not answer"
+    )
     with pytest.raises(distributed.RankLost, match=expected):
         fail(1, "the gradients")
 

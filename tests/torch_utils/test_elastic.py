@@ -133,7 +133,7 @@ def test_what_the_launcher_says_of_a_failure(
     [("SIGINT", True, 130), ("SIGINT", False, 130), ("SIGTERM", True, 0), ("SIGTERM", False, 143)],
 )
 def test_exit_status_after_a_signal(number: Any, in_order: Any, status: Any) -> None:
-    assert elastic._signal_status(signal.Signals[number], in_order) == status
+    assert elastic._signal_status(signal.Signals[number], in_order=in_order) == status
 
 
 def test_without_a_launcher_nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +169,7 @@ def test_torchruns_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_process_takes_its_gpu_and_one_says_if_there_are_too_few(
     monkeypatch: pytest.MonkeyPatch, number: Any, outcome: Any
 ) -> None:
-    taken = []
+    taken: list[int] = []
     monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
     for name, value in dict(RANK=str(number), WORLD_SIZE="4", LOCAL_WORLD_SIZE="4").items():
         monkeypatch.setenv(name, value)

@@ -1,5 +1,4 @@
-"""The GPU's kernels, compiled as plain C++ and run on the CPU under AddressSanitizer, block by block and
-thread by thread.
+"""The GPU kernels, compiled as C++ and run on the CPU under AddressSanitizer, thread by thread.
 
 The very text of ``csrc/*.cu`` runs here, with ``csrc/host_cuda.h`` in place of CUDA; so do the CPU's loops,
 in uneven pieces. Every tensor lies in memory of exactly its size, so an access beyond it ends the program.
@@ -245,8 +244,11 @@ def bias_act_case(
     skip: int = 0,
     kind: int = BIAS_ACT_GPU,
 ) -> bytes:
-    """A case over flat tensors. ``skip`` numbers go before each, or ``-skip`` before ``incoming`` alone,
-    which spoils their alignment."""
+    """A case over flat tensors.
+
+    ``skip`` numbers go before each tensor, or ``-skip`` before ``incoming`` alone, which spoils their
+    alignment.
+    """
     ints = [
         TYPES[kept.dtype],
         kept.numel(),
@@ -313,7 +315,7 @@ def expected_bias_act(
 
 
 def _inverse(act: str, v: torch.Tensor, alpha: float) -> torch.Tensor:
-    """u with act(u) = v."""
+    """The u with act(u) = v."""
     scale, selu = 1.0507009873554805, 1.6732632423543772
     inverses: dict[str, Callable[[], torch.Tensor]] = {
         "linear": lambda: v,
@@ -391,8 +393,7 @@ def test_bias_act(runner: Any, tmp_path: Path, dtype: Any, kind: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_numbers_are_torchs(runner: Any, tmp_path: Path, dtype: Any) -> None:
-    """Every number widens as torch's does, and floats round as torch's do: halfway cases, limits, subnormal
-    numbers."""
+    """Every number widens, and floats round, as torch's do: halfway cases, limits, subnormal numbers."""
     which = TYPES[dtype]
     halves = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(dtype)
     exact = halves.float()[halves.isfinite()]
@@ -417,8 +418,10 @@ def test_half_precision_numbers_are_torchs(runner: Any, tmp_path: Path, dtype: A
 
 
 def test_upfirdn2d_beyond_32_bits(runner: Any, tmp_path: Path) -> None:
-    """Images whose last pixels lie beyond 2^31 numbers. Only address space is taken: blocks at the end run,
-    the rest does not."""
+    """Images whose last pixels lie beyond 2^31 numbers.
+
+    Only address space is taken: blocks at the end run, the others do not.
+    """
     f = torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16]])
     encoded, wanted = [], []
     # 2^32 numbers and more; the tile kernel, then the general one (three taps), contiguous and channels-last.

@@ -74,7 +74,7 @@ class Call:
 
 
 def calls(trace: str) -> dict[str, object]:
-    """Values whose pickles run something that leaves the file ``trace``, by the first name in them."""
+    """Values whose pickles make the file ``trace``; the keys are the names that an unpickler meets first."""
     code = f"open({trace!r}, 'w').close()"
     module = Call(builtins.__import__, "os")
     return {
@@ -202,7 +202,7 @@ def blob(data: bytes) -> bytes:
 
 
 def tensor(offset: object, shape: object, stride: object, payload: bytes | None = None) -> ReferenceObject:
-    """A generator with a tensor of these numbers over four stored elements, or over those of ``payload``."""
+    """A generator with a tensor of these numbers over four stored elements, or over ``payload``."""
     storage = Call(torch.storage._load_from_bytes, payload or stored(torch.zeros(4)))
     view = Call(torch._utils._rebuild_tensor_v2, storage, offset, shape, stride, False, None)
     return ReferenceObject("Generator", {"_buffers": {"a": view}})
@@ -493,7 +493,7 @@ def test_nothing_takes_long_or_much_memory(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """One small network as this project stores it, and as the reference does."""
+    """One network as this project stores it, and as the reference does; small, so that every byte counts."""
     folder = tmp_path_factory.mktemp("tiny")
     G = tiny_generator()
     save_network_pkl(folder / "ours", G=None, D=None, G_ema=G, info={"kimg": 1})

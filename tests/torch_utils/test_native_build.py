@@ -1,4 +1,4 @@
-"""Building the compiled ops: the cache, its lock, missing or broken parts, and the line that says which path runs."""
+"""Building the compiled ops: the cache, its lock, missing or broken parts, and the log's line."""
 
 import errno
 import json
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,7 +38,7 @@ def fresh_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading does nothing: a library is loaded once in a process, and these tests build stand-ins."""
-    monkeypatch.setattr(dispatch.native, "load", lambda path: None)
+    monkeypatch.setattr("torch_utils.ops.native.load", lambda path: None)
 
 
 def script(folder: Path, name: str, text: str) -> Path:
@@ -90,7 +91,7 @@ def test_the_environment_variable_asks_for_compiled_ops(
         "library",
         lambda toolchain, options: (loads.append(options), (tmp_path / "x.so", 0.0))[1],
     )
-    monkeypatch.setattr(dispatch.native, "bias_act", lambda x, *args: x)
+    monkeypatch.setattr("torch_utils.ops.native.bias_act", lambda x, *args: x)
     monkeypatch.setenv(dispatch.VARIABLE, "native")
     monkeypatch.setenv("GGDR_CACHE_DIR", str(tmp_path))
     bias_act.bias_act(torch.ones(2))
@@ -154,7 +155,7 @@ def test_what_keeps_the_gpus_ops_from_being_built(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(build, "find_nvcc", lambda: None)
     assert "no nvcc; install the CUDA 13.0 toolkit" in str(build.reason_against_cuda())
     for text, message in {
-        "echo release 12.4, V12.4.99": "is of CUDA 12.4, PyTorch of CUDA 13.0; install that toolkit or set CUDA_HOME",
+        "echo release 12.4, V12.4.99": "is of CUDA 12.4, PyTorch of CUDA 13.0; install that toolkit or set",
         "echo hello": "does not say which CUDA release",
         "exit 3": "does not work here",
     }.items():
@@ -230,7 +231,7 @@ def test_the_key_changes_with_whatever_the_result_depends_on(
             {"nvcc_version": "12"},
             {"architectures": ("8.6",)},
         ):
-            yield build.replace(toolchain, **change)
+            yield replace(toolchain, **change)
 
     keys = [build.build_key(variant) for variant in variants()]
     monkeypatch.setattr(torch, "__version__", "9.9")
@@ -253,8 +254,7 @@ def test_the_key_changes_with_whatever_the_result_depends_on(
 def test_the_cache_is_quick_and_whole(
     build_cache: Path, compiled_ops: None, toolchain: build.Toolchain
 ) -> None:
-    """What the session's build left: the library, its log, what it was built with; found without
-    compiling."""
+    """The session's build: the library, its log and its description, found without compiling."""
     start = time.monotonic()
     path, seconds = build.library(toolchain, BuildOptions(cache=build_cache))
     assert seconds == 0
@@ -271,14 +271,17 @@ def test_the_cache_is_quick_and_whole(
 
 
 def test_another_process_finds_the_build(build_cache: Any, compiled_ops: Any) -> None:
-    """A fresh process, asked by the environment alone, with no compiler at work: golden values hold there
-    too."""
+    """A fresh process with ``GGDR_OPS`` alone, without a compiler: results agree there too."""
     code = """
 import torch
 from torch_utils.ops import bias_act, dispatch, upfirdn2d
 f = upfirdn2d.setup_filter([1, 3, 3, 1])
 x = torch.randn(1, 3, 16, 16)
-for make in (lambda impl: upfirdn2d.upsample2d(x, f, impl=impl), lambda impl: bias_act.bias_act(x, torch.ones(3), act="lrelu", impl=impl)):
+def upsample(impl):
+    return upfirdn2d.upsample2d(x, f, impl=impl)
+def activate(impl):
+    return bias_act.bias_act(x, torch.ones(3), act="lrelu", impl=impl)
+for make in (upsample, activate):
     torch.testing.assert_close(make("auto"), make("ref"))
 print(dispatch.status_line())
 """
@@ -330,7 +333,7 @@ def test_what_a_compiler_refused_is_not_tried_at_each_start(
 def prepare_native_ops_in(monkeypatch: pytest.MonkeyPatch, cache: Path, **options: float) -> str:
     """``auto``, with an empty cache."""
     monkeypatch.setenv("GGDR_CACHE_DIR", str(cache))
-    return prepare_native_ops("auto", **options)  # type: ignore[arg-type]
+    return prepare_native_ops("auto", **options)
 
 
 # In place of PyTorch's builder: run the compiler, and end as it does.
@@ -468,8 +471,7 @@ NVCC = pytest.mark.skipif(build.find_nvcc() is None, reason="no nvcc here")
 
 
 def ptxas_table(output: str) -> list[dict[str, object]]:
-    """Each kernel's registers, spilled bytes and shared memory for each architecture, from what ``-Xptxas
-    -v`` prints."""
+    """The registers, spilled bytes and shared memory of each kernel, from the output of ``-Xptxas -v``."""
     rows, kernel, architecture, spilled = [], "", "", 0
     for line in output.splitlines():
         if (match := re.search(r"Compiling entry function '(\w+)' for '(\w+)'", line)) is not None:
@@ -492,8 +494,7 @@ def ptxas_table(output: str) -> list[dict[str, object]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["upfirdn2d.cu", "bias_act.cu"])
 def test_kernels_compile_for_every_architecture(tmp_path: Path, name: Any) -> None:
-    """Warnings are errors, nothing is spilled, shared memory fits. Leaves ``build/ptxas-*.json`` as a
-    record."""
+    """Warnings are errors, nothing is spilled, shared memory fits. Writes ``build/ptxas-*.json``."""
     nvcc = build.find_nvcc()
     assert nvcc is not None
     includes = [f"-I{folder}" for folder in build.cuda_include_folders(build.toolkit_folder(nvcc))]
@@ -525,8 +526,7 @@ def test_kernels_compile_for_every_architecture(tmp_path: Path, name: Any) -> No
 @NVCC
 @pytest.mark.slow
 def test_the_gpus_library_builds_and_loads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The whole library with the GPU's part, for one architecture; it is loaded where it is built, which
-    needs no GPU."""
+    """The library with the GPU part, for one architecture. Loading it needs no GPU."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
     path, seconds = build.library(build.find_toolchain(with_cuda=True), BuildOptions(cache=tmp_path))
@@ -556,7 +556,7 @@ def test_a_build_from_nothing(tmp_path: Path, toolchain: Any) -> None:
 def test_a_build_is_announced_and_a_cached_one_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = []
+    said: list[str] = []
     monkeypatch.setattr(build, "_build", stand_in)
     toolchain = build.find_toolchain(with_cuda=False)
     for _ in range(2):
@@ -609,7 +609,7 @@ def test_a_build_that_is_not_what_was_built_is_built_again_with_a_line(
     if "somebody else" in harm and os.getuid() != 0:
         pytest.skip("only root can give files away")
     monkeypatch.setattr(build, "_build", stand_in)
-    said = []
+    said: list[str] = []
     path, _ = build.library(toolchain, BuildOptions(cache=tmp_path / "ops", warn=said.append))
     assert build.library(toolchain, BuildOptions(cache=tmp_path / "ops", warn=said.append)) == (path, 0.0)
     assert said == []
@@ -635,7 +635,7 @@ def test_builds_in_a_folder_of_somebody_else_are_neither_used_nor_touched(
     monkeypatch.setattr(os, "getuid", lambda: me + 1)  # to whom the folder belongs to another
     if me == 0:
         os.chown(tmp_path / "ops", 65534, 65534)
-    said = []
+    said: list[str] = []
     with monkeypatch.context() as patched:
         patched.setattr(
             "torch_utils.ops.build_cache._fault_of",
@@ -687,7 +687,7 @@ def test_whatever_loading_raises_auto_goes_on_with_a_line(
         raise error
 
     monkeypatch.setattr(build, "_build", stand_in)
-    monkeypatch.setattr(dispatch.native, "load", fail)
+    monkeypatch.setattr("torch_utils.ops.native.load", fail)
     assert prepare_native_ops_in(monkeypatch, tmp_path).startswith(
         "Ops: plain PyTorch (the library cannot be "
     )

@@ -136,8 +136,7 @@ def test_both_activation_tables_agree() -> None:
 
 
 def test_wide_images_are_taken_in_strips() -> None:
-    """A row that exceeds a strip, with each phase of upsampling, in both layouts; and many threads' worth of
-    rows."""
+    """A row that exceeds a strip, in every phase of upsampling and both layouts; rows for many threads."""
     for shape in ((1, 2, 5, 9001), (1, 300, 6, 120)):
         x = checks.noise(*shape, dtype=torch.float32)
         for laid in (x, x.contiguous(memory_format=torch.channels_last)):

@@ -1,4 +1,4 @@
-"""Network pickles of this project: round trips, contents, and the line that refuses a damaged or foreign file."""
+"""Network pickles of this project: round trips, contents, and the refusal of damaged or foreign files."""
 
 import inspect
 import io

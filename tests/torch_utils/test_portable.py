@@ -1,5 +1,6 @@
-"""Our network pickles in the programs of the reference family, which execute the text in them, and what these
-save, here.
+"""Our network pickles in the programs of the reference family, and theirs here.
+
+Those programs execute the text in our pickles.
 
 The programs are stand-ins: see reference_program.py.
 """

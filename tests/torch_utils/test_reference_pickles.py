@@ -1,5 +1,4 @@
-"""Pickles of StyleGAN2-ADA-PyTorch, GGDR and StyleGAN3: networks rebuilt from arguments and tensors, the rest
-refused by name."""
+"""Pickles of StyleGAN2-ADA-PyTorch, GGDR and StyleGAN3: rebuilt from arguments and tensors, or refused."""
 
 import collections
 import io
@@ -147,8 +146,7 @@ def dnnlib_util(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("dnnlib_util")
 @pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_stylegan3_takes_synthesis_arguments_beside_the_generators(protocol: Any) -> None:
-    """Its defaults for half precision and clamping differ, and are read from what the modules have kept of
-    them."""
+    """Its other defaults for half precision and clamping are read from the modules."""
     torch.manual_seed(2)
     G = Generator(
         8, 0, 8, 32, 3, dict(num_layers=2, w_avg_beta=0.998), dict(**SIZES, num_fp16_res=2, conv_clamp=256)
