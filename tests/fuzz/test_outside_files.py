@@ -58,8 +58,8 @@ class Child:
             if "faults" in answer:
                 return answer
             number = answer["begins"]
-        status = self._process.wait()
-        self._process = None
+        self._process.communicate()  # closes the pipes
+        status, self._process = self._process.returncode, None
         return {"faults": [[number, f"the process ended with status {status}"]], "seconds": 0, "mebibytes": 0}
 
     def close(self) -> None:
