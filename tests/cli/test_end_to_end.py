@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+import train
 from tests.support.runs import make_images
 from torch_utils.persistence import load_network_pkl
 from training.run.state_file import newest_state
@@ -118,16 +120,15 @@ def test_wrong_network_and_wrong_data_stop_before_anything_is_written(tmp_path: 
         ([f"--detector={tmp_path / 'none.pt'}"], "none.pt"),
         (["--metrics=fid5x_full"], "unknown metric"),
     ):
-        done = run(
-            "train.py", f"--data={source}", f"--outdir={tmp_path / 'runs'}", "--kimg=0.004", *options, *SMALL
-        )
-        assert done.returncode == 1
+        command = [f"--data={source}", f"--outdir={tmp_path / 'runs'}", "--kimg=0.004", *options, *SMALL]
+        done = CliRunner().invoke(train.main, command)
+        assert done.exit_code == 1
         assert message in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
         assert not any((tmp_path / "runs").iterdir()) if (tmp_path / "runs").exists() else True
 
 
-@pytest.mark.parametrize("presses", [1, 2])
+@pytest.mark.parametrize("presses", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_ctrl_c(tmp_path: Path, presses: Any) -> None:
     source = make_images(tmp_path / "images")
     command = [

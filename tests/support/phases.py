@@ -46,7 +46,7 @@ def gradients(module: nn.Module) -> dict[str, torch.Tensor]:
 def take_steps(state: RunState, steps: int, real: torch.Tensor | None = None) -> None:
     """Run the due phases on the same unlabelled images, and nothing else of a step."""
     images = make_batch(state).real_images if real is None else real
-    reals: Any = Reals(images, torch.zeros([len(images), 0]), None, None)  # type: ignore[arg-type]
+    reals: Any = Reals(images, torch.zeros([len(images), 0]), None, None)
     for _ in range(steps):
         for phase in build_phases(state):
             if phase.is_due(state.steps):

@@ -85,7 +85,8 @@ def test_gradient_penalties_against_finite_differences(phase: Any, augmented: An
         else D.get_parameter("b16.conv0.weight")
     )
     original, direction = weight.detach().clone(), torch.randn(weight.shape)
-    values, slopes = [], []
+    values: list[float] = []
+    slopes: list[float] = []
     for shift in (-1e-2, 0.0, 1e-2):
         weight.data.copy_(original + shift * direction)
         weight.grad = None

@@ -54,8 +54,8 @@ class Stateful(Protocol):
         """Take over what :meth:`state_dict` returned."""
 
 
-#: Everything that a checkpoint holds: attributes of :class:`RunState`, by name in the file. None marks a part,
-#: which is saved by its own ``state_dict``. A counter is saved as it is, and must have the form given here.
+#: Everything that a checkpoint holds: attributes of :class:`RunState`, by name in the file. None marks a
+#: part, which is saved by its own ``state_dict``. A counter is saved as it is, and has the form given here.
 HELD: Mapping[str, Any] = {
     "G": None,
     "D": None,
