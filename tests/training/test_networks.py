@@ -396,45 +396,6 @@ def test_only_layers_that_resample_have_another_filter() -> None:
     assert networks[1](images, torch.zeros([2, 0]), return_features=True)[1][8].shape == maps[8].shape
 
 
-def test_an_opened_network_computes_as_it_was_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    def computes_in(precision: Any, there: Any = True) -> Any:
-        monkeypatch.setattr(build, "has_bfloat16", lambda device: there)
-        G = small_generator(num_fp16_res=2)
-        note = compute_as_trained(G, {"config": {"runtime": {"precision": precision}}}, torch.device("cpu"))
-        block: Any = G.synthesis.get_submodule("b32")
-        return block.compute_as(torch.device("cpu"), force_fp32=False)[0], note
-
-    assert computes_in("auto") == (torch.float32, None)
-    assert computes_in("bf16") == (torch.bfloat16, None)
-    dtype, note = computes_in("bf16", there=False)
-    assert dtype == torch.float32
-    assert "the run computed in bfloat16, which cpu has not" in note
-    for info in (None, {}, {"config": None}):
-        assert compute_as_trained(small_generator(), info, torch.device("cpu")) is None
-
-
-def test_options_reach_what_they_are_for() -> None:
-    config = small_config(
-        plain_data(), cfg="cifar", mbstd_group=2, map_depth=3, target=0.4, augpipe="bg", resume="x.pkl"
-    )
-    G, D, ada, pipe = (
-        build_generator(config),
-        build_discriminator(config),
-        build_ada(config, torch.device("cpu")),
-        build_augment_pipe(config),
-    )
-    assert (G.mapping.num_layers, D.b4.mbstd.group_size, D.b32.architecture) == (3, 2, "orig")
-    assert (
-        G.synthesis.b32.conv1.conv_clamp
-        == G.synthesis.b32.torgb.conv_clamp
-        == D.b32.conv0.conv_clamp
-        == D.b4.conv.conv_clamp
-        == 256
-    )
-    assert (ada.target, ada.step_size) == (0.4, pytest.approx(4 * 4 / 100_000))
-    assert pipe.spec == AugmentPipe(**preset("bg")).spec
-
-
 def test_activations_of_g_are_clamped() -> None:
     G = Generator(
         8, 0, 8, 32, 3, {"num_layers": 2}, {"channel_base": 128, "channel_max": 8, "conv_clamp": 0.1}

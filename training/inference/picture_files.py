@@ -12,10 +12,10 @@ from tqdm import tqdm
 from dnnlib.cli import output_folder, plural
 from dnnlib.errors import UserError
 from dnnlib.files import writing
-from training.inference.outputs import check_outputs, mark_of, source_of
 from training.data.pictures import check_grid, save_grid, save_png
 from training.inference.generation import check_seeds, images_from_seeds, images_from_ws, load_projected_w
 from training.inference.opening import open_generator, open_renderer
+from training.inference.outputs import check_outputs, mark_of, source_of
 from training.networks.generator import NoiseMode
 
 

@@ -12,7 +12,6 @@ from dnnlib.errors import UserError
 from tests.support.small_networks import small_generator
 from torch_utils.ops import dispatch
 from torch_utils.ops.build import BuildError
-from torch_utils.ops.bias_act import ACTIVATIONS
 from training.inference import export as export_module
 from training.inference.export import (
     HEADER_KEY,
