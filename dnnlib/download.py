@@ -91,11 +91,10 @@ def fetch(
 ) -> Path:
     """The local path of the file at ``url``, downloaded unless the cache has it.
 
-    The bytes go to ``<name>.part``, which is renamed once its length and what is known of the file have been
-    checked. A download that broke off is continued, if the server can do that and still has the same file. Of
-    several processes that fetch one address, one downloads and the others wait. ``<name>.json`` beside the
-    file records its origin and its SHA-256, so that a later change of the cached file is noticed. A file put
-    there by hand needs no record.
+    The bytes go to ``<name>.part``, which is renamed once it has been checked. A download that broke off is
+    continued, if the server still has the same file. Of several processes that fetch one address, one
+    downloads and the others wait. ``<name>.json`` beside the file records its origin and its SHA-256, so that
+    a later change is noticed; a file put there by hand needs none.
 
     User name, password and query of an address may be credentials, so messages and the record have its public
     form (:mod:`dnnlib.addresses`). If ``url`` is such a form, as an earlier run recorded it, it stands for
@@ -105,8 +104,8 @@ def fetch(
         url: http(s), whole or as :func:`dnnlib.addresses.conceal` gave it; may end in
             ``#sha256=<hexadecimal>``, as in Python package indices.
         cache_dir: in place of ``<cache_root()>/downloads``.
-        sha256: of the file, in hexadecimal. A cached file that differs is replaced; so for ``size``.
-        size: of the file, in bytes.
+        sha256: of the file, in hexadecimal. A cached file that differs is replaced.
+        size: of the file, in bytes; likewise.
         progress: show a bar on a terminal.
 
     Raises:
@@ -137,9 +136,7 @@ def fetch(
                     stream.write(record)
     except (DownloadError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        kept = (
-            "; the part that has come is kept and continued next time" if part_path(target).is_file() else ""
-        )
+        kept = "; the part that has come is kept and continued next time" * part_path(target).is_file()
         raise Unavailable(f"cannot download {public} ({reason}); {by_hand}{kept}") from error
     return target
 

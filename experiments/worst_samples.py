@@ -36,11 +36,11 @@ from metrics.gaussian import Gaussian, fit_gaussian
 from metrics.sampling import ImageDataset, fake_images, real_images
 from metrics.statistics import MomentsCollector
 from torch_utils.device import announce_device
-from training.build import compute_as_trained
 from training.data.file_tree import check_apart
 from training.data.pictures import save_grid
 from training.data.reals import open_reals
 from training.inference.files import load_networks
+from training.inference.opening import compute_as_trained
 from training.inference.outputs import check_outputs, mark_of
 
 PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)

@@ -1,12 +1,10 @@
 """Where configuration meets constructors, GGDR and segmentation among them."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from torch_utils.device import has_bfloat16
 from torch_utils.training_stats import StatsCollector
 from training.augment import AdaController, AugmentPipe, preset
 from training.config.schema import DiscriminatorConfig, GeneratorConfig, OptimConfig, TrainConfig
@@ -72,30 +70,6 @@ def build_discriminator(config: TrainConfig) -> Discriminator:
     if config.runtime.precision == "bf16":
         use_bfloat16(D)
     return D
-
-
-def compute_as_trained(
-    network: nn.Module, info: Mapping[str, Any] | None, device: torch.device
-) -> str | None:
-    """Let the network of a run with ``--precision=bf16`` compute in bfloat16, as it did in the run.
-
-    Args:
-        network: from a file. It computes in float32 or float16 until then.
-        info: what the file says of the run.
-        device: where the network computes.
-
-    Returns:
-        a note where ``device`` has no bfloat16, or None.
-    """
-    if ((info or {}).get("config") or {}).get("runtime", {}).get("precision") != "bf16":
-        return None
-    if not has_bfloat16(device):
-        return (
-            f"the run computed in bfloat16, which {device} has not; values may differ a little from those "
-            "measured in training"
-        )
-    use_bfloat16(network)
-    return None
 
 
 def build_augment_pipe(config: TrainConfig) -> AugmentPipe | None:

@@ -72,7 +72,11 @@ def test_there_are_commands() -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_every_path_has_the_type_of_paths(module: str) -> None:
     command = command_of(module)
-    texts = {parameter.name for parameter in command.params if parameter.type.name == "text"}
+    texts = {
+        parameter.name
+        for parameter in command.params
+        if parameter.type.name == "text" and not getattr(parameter, "is_flag", False)
+    }
     if module == "experiments.cpu_study.reproduce":
         texts.discard("data")  # the name of a data set of the protocol
     assert texts <= TEXTS, "give it type=PATH or PATH_OR_URL, or name it in TEXTS"

@@ -13,11 +13,11 @@ from dnnlib.cli import plural
 from dnnlib.errors import UserError
 from metrics.results import MetricResult, append_result
 from torch_utils.distributed import is_rank0, rank0_first
-from training.build import compute_as_trained
 from training.config.run_directory import OPTIONS_FILE
 from training.data.dataset import ImageFolderDataset
 from training.data.reals import open_images, open_reals
 from training.inference.files import load_networks, weights_sha256
+from training.inference.opening import compute_as_trained
 from training.networks import Generator
 
 
