@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support.runs import plain_data, small_config
+from training.build import build_generator
 from training.inference import opening
 from training.inference.opening import compute_as_trained
 
