@@ -15,12 +15,6 @@ struct Tensors {
     std::int64_t size, step, channels;
 };
 
-// What is read and written at once.
-template <class T, int SIZE>
-struct alignas(sizeof(T) * SIZE) Pack {
-    T values[SIZE];
-};
-
 // Activations without a transcendental function have kernels of their own; ANY chooses at run time.
 struct Any {};
 template <Act ACT>
