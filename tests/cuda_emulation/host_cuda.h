@@ -35,6 +35,8 @@ inline HostIndex gridDim, blockDim, blockIdx, threadIdx;
 
 using cudaStream_t = void*;
 
+constexpr int cudaErrorInvalidValue = 1;
+
 inline int cudaGetLastError() { return 0; }
 
 namespace host_cuda {
@@ -173,9 +175,11 @@ inline void launch(std::int64_t blocks, unsigned threads, std::function<void()> 
 
 inline void __syncthreads() { host_cuda::wait(); }
 
-#define GGDR_SHARED(TYPE, NAME, COUNT) \
-    static TYPE NAME[COUNT];           \
+#define GGDR_SHARED(TYPE, NAME, COUNT)   \
+    alignas(16) static TYPE NAME[COUNT]; \
     [[maybe_unused]] static const bool NAME##_is_shared = host_cuda::share(NAME, sizeof(NAME))
 
 #define GGDR_LAUNCH(KERNEL, BLOCKS, THREADS, STREAM, ...) \
     static_cast<void>(STREAM), host_cuda::launch(BLOCKS, THREADS, [=] { (KERNEL)(__VA_ARGS__); })
+
+#define GGDR_KEEP(INDEX) static_cast<void>(INDEX)

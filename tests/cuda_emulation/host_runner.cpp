@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cpu.h"
+#include "divider.h"
 #include "host_cuda.h"
 #include "launch.h"
 #include "scalar.h"
@@ -18,7 +19,7 @@ using namespace ggdr;
 
 namespace {
 
-enum Kind : std::int64_t { UPFIRDN2D_GPU, BIAS_ACT_GPU, UPFIRDN2D_CPU, BIAS_ACT_CPU, ROUND, WIDEN, FAULT };
+enum Kind : std::int64_t { UPFIRDN2D_GPU, BIAS_ACT_GPU, UPFIRDN2D_CPU, BIAS_ACT_CPU, ROUND, WIDEN, FAULT, DIVIDE };
 
 [[noreturn]] void fail(const char* what) {
     std::fprintf(stderr, "host_runner: %s\n", what);
@@ -199,6 +200,19 @@ void run_conversion(Case& c, std::FILE* out) {
     put(out, result.data(), result.size());
 }
 
+// ints: the divisor. blobs: numbers of 32 bits.
+void run_divide(Case& c, std::FILE* out) {
+    const Divider divider(c.ints[0]);
+    Blob result(c.blobs[0].size());
+    for (std::size_t i = 0; i < result.size(); i += 4) {
+        std::uint32_t n;
+        std::memcpy(&n, c.blobs[0].data() + i, 4);
+        n = divider.quotient(n);
+        std::memcpy(result.data() + i, &n, 4);
+    }
+    put(out, result.data(), result.size());
+}
+
 // Faults that the runner must notice. ints: 0 a write beyond shared memory, 1 a barrier that half of the threads reach,
 // 2 a barrier that is missing (its results are what matters), 3 the same with the barrier, 4 a write beyond a tensor.
 void faulty_kernel(std::int64_t fault, float* out) {
@@ -235,6 +249,7 @@ int main(int argc, char** argv) {
         if (c.kind == UPFIRDN2D_GPU || c.kind == UPFIRDN2D_CPU) run_upfirdn2d(c, out);
         else if (c.kind == BIAS_ACT_GPU || c.kind == BIAS_ACT_CPU) run_bias_act(c, out);
         else if (c.kind == FAULT) run_fault(c, out);
+        else if (c.kind == DIVIDE) run_divide(c, out);
         else run_conversion(c, out);
     }
     std::fclose(in);

@@ -33,7 +33,7 @@ FLAGS = [
     "-Werror",
 ]
 TYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
-UPFIRDN2D_GPU, BIAS_ACT_GPU, UPFIRDN2D_CPU, BIAS_ACT_CPU, ROUND, WIDEN, FAULT = range(7)
+UPFIRDN2D_GPU, BIAS_ACT_GPU, UPFIRDN2D_CPU, BIAS_ACT_CPU, ROUND, WIDEN, FAULT, DIVIDE = range(8)
 ORDERS = {"forward": 0, "backward": 1, "shuffled": 2}
 ACTS = list(bias_act.ACTIVATIONS)
 Result = tuple[int, int, bytes]  # launches, blocks of the last one, what came out
@@ -165,18 +165,32 @@ CROPS = [
     {"down": 2, "padding": [-3, 6, 5, -1]},
 ]
 # Below, at and beyond one tile in every direction, odd sizes, single pixels' worth of output.
-SIZES = [(1, 1, 33, 17), (2, 3, 16, 32), (2, 17, 5, 9), (1, 9, 7, 8), (1, 2, 2, 70), (1, 8, 4, 4)]
+SIZES = [
+    (1, 1, 33, 17),
+    (2, 3, 16, 32),
+    (2, 17, 5, 9),
+    (1, 9, 7, 8),
+    (1, 2, 2, 70),
+    (1, 8, 4, 4),
+    (1, 1, 35, 130),
+    (1, 40, 18, 17),  # channels in packs of 4 and of 8, the last group not full
+]
 
 
 def kernel_cases(dtype: torch.dtype) -> list[tuple[bytes, Callable[[Result], None]]]:
     """Every kernel of upfirdn2d, over shapes, layouts and orders of threads."""
     orders, built = itertools.cycle(ORDERS), []
-    filters = {name: checks.FILTERS[name] for name in ("plane4", "row12")}  # neither is symmetric
+    names = ("plane4", "row12", "row8")  # none is symmetric
+    filters = {name: checks.FILTERS[name] for name in names}
     every = dtype == torch.float32
     for shape, (name, f), options in itertools.product(
         SIZES if every else SIZES[::2], filters.items(), TILED + CROPS if every else TILED
     ):
         longer = 8 if name.startswith("row") else 0
+        if longer and dtype == torch.float64:
+            continue  # no tile: it takes a launch for each axis
+        if name == "row8" and shape not in SIZES[::3]:
+            continue
         padding = [p + longer for p in options["padding"]]
         x = checks.noise(*shape, dtype=dtype)
         for layout, laid in checks.layouts(x).items():
@@ -471,11 +485,48 @@ def _grid(taps: torch.Tensor, last: bool, channels: int, size: int) -> int:
     """Blocks that a launch has."""
     if taps.shape[0] == 3:
         return -(-channels * size * size // 256)
-    return (
-        -(-size // 8) * -(-size // 4) * (channels // 16)
-        if last
-        else -(-size // 32) * -(-size // 16) * channels
+    return (-(-size // 16)) ** 2 * (channels // 32) if last else -(-size // 64) * -(-size // 32) * channels
+
+
+def test_upfirdn2d_of_one_long_row(runner: Any, tmp_path: Path) -> None:
+    """A row that is too long for offsets in 32 bits takes the general kernel."""
+    width, f = 2**28 + 300, torch.arange(16.0).reshape(4, 4)
+    offset, grid = width - 1, -(-(2**28 + 300) // 256)
+    axes = [width, width, 1, 1, 3, 4, 1, 1, 1, 1, 3, 4]
+    ints = [0, 1, 1, *axes, width, width, width, 1, width, width, width, 1, 0, 1, 0, 0, width, width]
+    peeks = struct.pack("<q", offset)
+    blobs = [raw(torch.tensor([2.0]).half()), raw(f), struct.pack("<I", grid - 1), peeks, peeks]
+    (result,) = run_cases(runner, tmp_path, [encode(UPFIRDN2D_GPU, ints, [1.0], blobs)])
+    assert result[:2] == (1, grid)
+    assert decode(result, torch.float16).tolist() == [30.0]
+
+
+def test_upfirdn2d_of_more_images_than_a_grid_has_blocks(runner: Any, tmp_path: Path) -> None:
+    """The rest takes a second launch."""
+    most, f = 2**31 - 1, torch.arange(16.0).reshape(4, 4)
+    axis, strides = [1, 1, 1, 1, 3, 4], [1, 1, 1, 1]
+    size = most + 5
+    ints = [0, size, 1, *axis, *axis, *strides, *strides, 0, 1, 0, 0, size, size]
+    offsets = struct.pack("<2q", 3, most + 3)
+    blobs = [raw(torch.tensor([2.0, 3.0]).half()), raw(f), struct.pack("<I", 3), offsets, offsets]
+    (result,) = run_cases(runner, tmp_path, [encode(UPFIRDN2D_GPU, ints, [1.0], blobs)])
+    assert result[:2] == (2, 5)
+    assert decode(result, torch.float16).tolist() == [30.0, 45.0]
+
+
+def test_division_by_a_multiplication(runner: Any, tmp_path: Path) -> None:
+    divisors = [1, 2, 3, 5, 7, 64, 641, 65535, 65536, 65537, 2**30 + 1, 2**31 - 1, 2**31]
+    numbers = sorted(
+        {min(max(k * d + e, 0), 2**31 - 1) for d in divisors for k in (0, 1, 2, 1000) for e in (-1, 0, 1)}
+        | {2**31 - 2, 2**31 - 1}
     )
+    blob = struct.pack(f"<{len(numbers)}I", *numbers)
+    for result, d in zip(
+        run_cases(runner, tmp_path, [encode(DIVIDE, [d], [], [blob]) for d in divisors]),
+        divisors,
+        strict=True,
+    ):
+        assert list(struct.unpack(f"<{len(numbers)}I", result[2])) == [n // d for n in numbers]
 
 
 def test_bias_act_beyond_32_bits(runner: Any, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ at::Tensor upfirdn2d(const at::Tensor& x, const std::optional<at::Tensor>& f, at
     const c10::cuda::CUDAGuard guard(x.device());
     const Upfirdn2dCall call(x, f, up, down, padding, flip_filter, gain);
     if (call.out.numel() == 0) return call.out;
-    if (!call.shape.separable || upfirdn2d_is_tiled(call.shape)) {
+    if (!call.shape.separable || upfirdn2d_is_tiled(scalar_of(call.in, "upfirdn2d"), call.shape)) {
         run_upfirdn2d(call, call.shape, call.in, call.out);
         return call.out;
     }

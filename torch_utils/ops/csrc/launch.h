@@ -20,7 +20,7 @@ struct Upfirdn2dShape {
 };
 
 // Whether a kernel filters along both axes in one pass. Where not, a separable filter takes one launch for each axis.
-bool upfirdn2d_is_tiled(const Upfirdn2dShape& shape);
+bool upfirdn2d_is_tiled(Scalar type, const Upfirdn2dShape& shape);
 
 // `filter` is double for float64, else float. Returns a cudaError_t, 0 on success.
 int launch_upfirdn2d(Scalar type, const void* in, const void* filter, void* out, const Upfirdn2dShape& shape, void* stream);

@@ -51,6 +51,12 @@ GGDR_INLINE BFloat16 narrow<BFloat16>(float x) {
     return to_bfloat16(x);
 }
 
+// What is read and written at once.
+template <class T, int SIZE>
+struct alignas(sizeof(T) * SIZE) Pack {
+    T values[SIZE];
+};
+
 // x as T would hold it
 template <class T>
 GGDR_INLINE Accumulator<T> rounded(double x) {
