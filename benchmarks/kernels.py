@@ -50,8 +50,10 @@ TRIPS: dict[str, tuple[int, ...]] = {}
 
 
 class Limits(NamedTuple):
-    """What a multiprocessor has (CUDA C++ Programming Guide, technical specifications). ``shared`` is in
-    bytes, of which each block takes 1 KiB for the system."""
+    """What a multiprocessor has (CUDA C++ Programming Guide, technical specifications).
+
+    ``shared`` is in bytes, of which each block takes 1 KiB for the system.
+    """
 
     threads: int
     blocks: int
@@ -202,8 +204,10 @@ class _Ways:
 
 
 def count_path(code: list[Instruction], trips: tuple[int, ...] = ()) -> int:
-    """Instructions of the longest way through a function, as the head of this file says. Raises
-    :class:`ValueError` where that cannot be told."""
+    """Instructions of the longest way through a function, as the head of this file says.
+
+    Raises :class:`ValueError` where that cannot be told.
+    """
     length = _Ways(code, trips).lengths[0]
     if length is None:
         raise ValueError("no way leads to its end")
@@ -226,8 +230,10 @@ def occupancy(used: Resources, architecture: int) -> float | None:
 
 
 def find_tool(name: str, nvcc: str) -> str:
-    """The path of one of the toolkit's programs: beside nvcc, on the PATH, or in the package triton, which
-    comes with PyTorch. Raises :class:`UserError`."""
+    """The path of one of the toolkit's programs: beside nvcc, on the PATH, or in PyTorch's package triton.
+
+    Raises :class:`UserError`.
+    """
     toolkit = Path(build.toolkit_folder(nvcc)) / "bin"
     triton = Path(torch.__file__).parent.parent / "triton" / "backends" / "nvidia" / "bin"
     folders = [str(toolkit), os.environ.get("PATH", ""), str(triton)]
