@@ -123,7 +123,7 @@ GGDR_INLINE bool inside(int position, int size) { return unsigned(position) < un
 // The block's input to shared memory, zero outside the image. With LOADS 2, pixels are read in pairs. A thread keeps its
 // column and goes on by whole rows, or by whole planes where these are small; a few threads have nothing to do.
 template <class TILE, int WIDTH, int HEIGHT, int PITCH, int LOADS, class T, class PLACE>
-GGDR_INLINE void load_tile(const T* in, const Tiled& s, const PLACE& place, float* tile) {
+__device__ __forceinline__ void load_tile(const T* in, const Tiled& s, const PLACE& place, float* tile) {
     static_assert(LOADS == 1 || (TILE::PLANES == 1 && WIDTH / 2 * 2 + 2 <= PITCH));
     constexpr int COLUMNS = LOADS == 1 ? WIDTH : WIDTH / 2 + 1, LANES = TILE::LANES_FIRST ? TILE::PLANES : 1, LINE = COLUMNS * LANES;
     constexpr int ROWS = THREADS / LINE < HEIGHT ? THREADS / LINE : HEIGHT;  // at once
@@ -157,7 +157,7 @@ template <class TILE>
 struct Strip {
     int x, y, plane;  // in strips
 
-    GGDR_INLINE Strip() {
+    __device__ __forceinline__ Strip() {
         constexpr unsigned XS = TILE::WIDTH / TILE::OX, YS = TILE::HEIGHT / TILE::OY, PLANES = TILE::PLANES;
         static_assert(XS * YS * PLANES == THREADS);
         const unsigned pixel = TILE::LANES_FIRST ? threadIdx.x / PLANES : threadIdx.x;
@@ -168,7 +168,7 @@ struct Strip {
 
 // SIZE numbers of a row in shared memory, which begin at a multiple of STEP.
 template <int SIZE, int STEP>
-GGDR_INLINE void read_row(const float* from, float* values) {
+__device__ __forceinline__ void read_row(const float* from, float* values) {
     constexpr int PACK = STEP % 4 == 0 ? 4 : STEP % 2 == 0 ? 2 : 1;
 #pragma unroll
     for (int i = 0; i < SIZE; i += PACK) {
@@ -181,7 +181,7 @@ GGDR_INLINE void read_row(const float* from, float* values) {
 
 // OX by OY outputs of one channel, from pixel (x, y) of the tile on.
 template <class TILE, int OX, int OY, class T, class PLACE>
-GGDR_INLINE void store(T* out, const Tiled& s, const PLACE& place, int x, int y, int plane, const float (&sums)[OY][OX]) {
+__device__ __forceinline__ void store(T* out, const Tiled& s, const PLACE& place, int x, int y, int plane, const float (&sums)[OY][OX]) {
     if (TILE::PLANES > 1 && place.channel + plane >= s.channels) return;
     const int column = place.x.output + x, row = place.y.output + y, out_pixel = TILE::LANES_FIRST ? s.out_pixel : 1;
     std::int64_t to = place.out_offset + plane * s.out_channel + std::int64_t(row) * s.out_row + std::int64_t(column) * out_pixel;
@@ -204,7 +204,7 @@ GGDR_INLINE void store(T* out, const Tiled& s, const PLACE& place, int x, int y,
 
 // Adds to a thread's sums what one row of its input gives: taps 0 .. TAPS-1 of output o meet positions start(o) on.
 template <int OX, int UP, int DOWN, int TAPS>
-GGDR_INLINE void add_row(const float* row, const float* taps, float* sums, int count = TAPS) {
+__device__ __forceinline__ void add_row(const float* row, const float* taps, float* sums, int count = TAPS) {
 #pragma unroll
     for (int ox = 0; ox < OX; ++ox)
 #pragma unroll
@@ -215,7 +215,7 @@ GGDR_INLINE void add_row(const float* row, const float* taps, float* sums, int c
 }
 
 // The 16 taps, in the order of use and with the gain.
-GGDR_INLINE void load_4x4_taps(const float* filter, const Tiled& s, float* taps) {
+__device__ __forceinline__ void load_4x4_taps(const float* filter, const Tiled& s, float* taps) {
     const int i = int(threadIdx.x);
     if (i < 16) taps[i] = filter[s.correlate ? i : 15 - i] * s.gain;
 }
