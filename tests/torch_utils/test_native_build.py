@@ -512,7 +512,7 @@ def test_kernels_compile_for_every_architecture(tmp_path: Path, name: Any) -> No
         *targets,
         *strict,
     ]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
     assert result.returncode == 0, result.stderr[:4000]
     rows = ptxas_table(result.stdout + result.stderr)
     assert {row["architecture"] for row in rows} == {f"sm_{a}" for a in ARCHITECTURES}
