@@ -31,8 +31,10 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+# WITHOUT=fuzz leaves out the longest of them, as continuous integration does.
+WITHOUT ?= gpu
 test-slow: setup
-	$(BIN)/python -m pytest -m 'slow and not gpu' -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m 'slow and not gpu and not $(WITHOUT)' -n 2 --dist loadfile
 
 # Ops, networks, losses and training once more, with compiled ops in place of plain PyTorch.
 test-native: setup

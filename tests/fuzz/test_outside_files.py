@@ -99,6 +99,7 @@ def test_two_hundred_changed_files(child: Child, kind: str, request: pytest.Fixt
 
 
 @pytest.mark.slow
+@pytest.mark.fuzz
 @pytest.mark.parametrize("kind", NAMES)
 def test_five_thousand_changed_files(child: Child, kind: str, request: pytest.FixtureRequest) -> None:
     check(child, kind, 5000, request)
