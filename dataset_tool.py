@@ -19,7 +19,7 @@ from dnnlib.cli import (
 from dnnlib.errors import UserError
 from dnnlib.untrusted import one_line
 from training.data.importing import ImportReport, Transform, import_dataset
-from training.data.importing.writer import refuse_existing_zip
+from training.data.importing.writer import note_replaced_zip
 
 SHOWN_CLASSES = 40  #: Lines about classes, at most.
 
@@ -112,7 +112,8 @@ def main(width: int | None, height: int | None, resolution: tuple[int, int] | No
     python dataset_tool.py --source=imagenet/train --dest=imagenet128.zip --labels=subfolders \\
         --transform=center-crop --resolution=128x128 --on-error=skip
 
-    A zip that is there is replaced with --overwrite only, and a folder has to be new or empty.
+    A zip that is there is replaced, with a note; --overwrite leaves the note out. A folder has to be new or
+    empty.
 
     --transform=center-crop takes the largest centred square. --transform=center-crop-wide takes the largest
     centred rectangle of the ratio width:height and pads it with black to width x width; smaller images are
@@ -126,7 +127,7 @@ def main(width: int | None, height: int | None, resolution: tuple[int, int] | No
         if width is not None or height is not None:
             raise UserError("--resolution stands for --width and --height; give one or the other")
         width, height = resolution
-    refuse_existing_zip(options["dest"])
+    note_replaced_zip(options["dest"])
     transform = Transform(options.pop("transform"), width, height, options.pop("resize_filter"))
     print_report(import_dataset(**options, transform=transform), options["dest"])
 

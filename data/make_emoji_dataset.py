@@ -21,7 +21,7 @@ from dnnlib.cli import PATH, Command, friendly_errors, overwrite_option
 from dnnlib.errors import UserError
 from training.data.decode import load
 from training.data.importing import ImportReport, Transform, import_dataset
-from training.data.importing.writer import check_dest, encode_png, open_writer, refuse_existing_zip
+from training.data.importing.writer import check_dest, encode_png, note_replaced_zip, open_writer
 from training.data.paired import FOLDERS
 
 PACKAGE_SHA256 = "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58"
@@ -132,7 +132,7 @@ def main(*, package: str, dest: str, resolution: int, paired: bool) -> None:
     path, transform = Path(dest), Transform("center-crop", resolution, resolution)
     if paired and path.suffix.lower() == ".zip":
         raise UserError(f"--paired writes a folder, not '{dest}'; give its name with --dest")
-    refuse_existing_zip(dest)
+    note_replaced_zip(dest)
     images = select_bases(read_package(package))
     if paired:
         report = write_pairs(images, path, transform)

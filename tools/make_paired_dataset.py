@@ -40,7 +40,7 @@ from training.data.decode import (
 )
 from training.data.file_tree import FileTree
 from training.data.importing import Transform
-from training.data.importing.writer import DatasetWriter, encode_png, open_store, refuse_existing_zip
+from training.data.importing.writer import DatasetWriter, encode_png, note_replaced_zip, open_store
 from training.data.paired import FOLDERS, MAX_CLASSES, UNLABELLED
 
 
@@ -225,7 +225,7 @@ def main(
     for tree in sources:
         tree.check_apart(dest, "--dest")
         print_notes(tree.note())
-    refuse_existing_zip(dest)
+    note_replaced_zip(dest)
     count = len(matched(*sources))
     reader = PairReader(
         transform, DecodeOptions(max_pixels=max_pixels, value_range=value_range), zero == "unlabelled"

@@ -153,15 +153,18 @@ def test_files_without_a_mark_need_the_option(net: Path, tmp_path: Path) -> None
     assert not (tmp_path / "net.safetensors").exists()
 
 
-def test_a_data_set_is_replaced_on_demand(tmp_path: Path) -> None:
+def test_a_data_set_is_replaced_with_a_note(tmp_path: Path) -> None:
     source = make_images(tmp_path / "images", count=2)
     arguments = [f"--source={source}", f"--dest={tmp_path / 'x.zip'}", "--workers=1"]
     run(dataset_tool.main, *arguments)
-    made = (tmp_path / "x.zip").read_bytes()
-    assert "--dest=" in refused(dataset_tool.main, *arguments, "--max-images=1")
-    assert (tmp_path / "x.zip").read_bytes() == made
-    run(dataset_tool.main, *arguments, "--max-images=1", "--overwrite")
-    assert (tmp_path / "x.zip").read_bytes() != made
+    made, note = (
+        (tmp_path / "x.zip").read_bytes(),
+        "x.zip is there already, and the new data set takes its place",
+    )
+    for options, noted in (["--max-images=1"], True), (["--overwrite"], False):
+        result = CliRunner().invoke(dataset_tool.main, [*arguments, *options])
+        assert (result.exit_code, note in result.stderr) == (0, noted), result.output
+        assert ((tmp_path / "x.zip").read_bytes() == made) == (not noted)
 
 
 def test_a_file_that_cannot_be_read_gets_no_mark(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from dnnlib.cli import refuse_existing
+from dnnlib.cli import may_overwrite, print_notes
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from dnnlib.untrusted import reason
@@ -118,10 +118,13 @@ def check_dest(dest: str | os.PathLike[str]) -> None:
         )
 
 
-def refuse_existing_zip(dest: str | os.PathLike[str]) -> None:
-    """Raise :class:`UserError` where a command would replace a zip without ``--overwrite``."""
-    if is_zip_name(Path(dest)):
-        refuse_existing(os.fspath(dest), "--dest")
+def note_replaced_zip(dest: str | os.PathLike[str]) -> None:
+    """Print a note where a zip will be replaced, unless ``--overwrite`` was given.
+
+    As in the reference, a zip is replaced. The old one stays until the new one is complete.
+    """
+    if is_zip_name(Path(dest)) and os.path.lexists(dest) and not may_overwrite():
+        print_notes([f"{dest} is there already, and the new data set takes its place"])
 
 
 def is_zip_name(path: Path) -> bool:
