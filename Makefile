@@ -39,7 +39,7 @@ test-slow: setup
 # Ops, networks, losses and training once more, with compiled ops in place of plain PyTorch.
 test-native: setup
 	GGDR_OPS=native $(BIN)/python -m pytest -n 2 --dist loadfile tests/parity tests/training/test_networks.py \
-		tests/training/test_objective.py tests/training/test_augment.py tests/training/test_phases.py \
+		tests/training/test_objective.py tests/training/test_ggdr.py tests/training/test_augment.py tests/training/test_phases.py \
 		tests/training/test_training_loop.py tests/torch_utils/test_convolution.py tests/torch_utils/test_ops.py
 
 lint: setup
