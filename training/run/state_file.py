@@ -68,9 +68,11 @@ def write_state(path: Path, content: Mapping[str, Any]) -> None:
         writer = _HashingWriter(stream)
         try:
             torch.save({"format": FORMAT, "version": VERSION, **content}, cast(IO[bytes], writer))
-        except RuntimeError:  # as which torch reports a full disk
+        except RuntimeError as error:  # as which torch reports a full disk, and any interruption
             if writer.failure is not None:
                 raise writer.failure from None
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise error.__context__ from None
             raise
         stream.write(_MARK + writer.digest.digest())
 

@@ -181,3 +181,15 @@ def test_a_folder_named_like_a_state_is_none(run_dir: Any) -> None:
     assert [images_in_state(path) for path in state_paths(run_dir)] == [300, 200, 100]
     prune_states(run_dir, state_path(run_dir, 300))
     assert [images_in_state(path) for path in state_paths(run_dir)] == [300, 200]
+
+
+def test_ctrl_c_while_torch_writes_stays_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's writer turns an interruption into an error of its own."""
+
+    def interrupted(self: Any, data: bytes) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.run.state_file._HashingWriter.write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_state(tmp_path / "training-state-0000000008.pt", {"a": torch.zeros(100_000)})
+    assert list(tmp_path.iterdir()) == []
