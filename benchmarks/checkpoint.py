@@ -1,4 +1,4 @@
-"""What saving the run state costs: seconds to write it, against the interval between two of them.
+"""What saving a checkpoint costs: seconds to write it, against the interval between two of them.
 
 Usage:
 

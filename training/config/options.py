@@ -88,11 +88,6 @@ class Option:
         return self.name(value) if callable(self.name) else self.name.format(value)
 
 
-def _number(name: str) -> Callable[[float], str]:
-    """For names of runs: whole numbers in full, others with six digits: ``kimg25000``, ``gamma0.0064``."""
-    return lambda value: f"{name}{int(value)}" if value % 1 == 0 else f"{name}{value:g}"
-
-
 def _fixed_p(config: Any) -> float | None:
     return config.augment.initial_p if config.augment.mode == "fixed" else None
 
